@@ -1,0 +1,50 @@
+# Every target that needs the environment makes it: one .venv, stamped with what it was made from.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+SOURCES := pyproject.toml Cargo.toml Cargo.lock rust_tokenize/Cargo.toml $(shell find rust_tokenize/src -name '*.rs')
+# Small models on few cores: spinning worker threads cost more than they give.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check test-faults test-wheel test-lowest bench gpu-wheels gpu-check clean
+
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(STAMP): $(SOURCES)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@cmp -s pyproject.toml $(VENV)/.pyproject || $(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	@cp pyproject.toml $(VENV)/.pyproject && touch $@
+
+install: $(STAMP) ## Make .venv with everything in it
+
+demo: $(STAMP) ## Score 1,000 real answers with the embedded model
+	$(BIN)/fam-engine score --model embedded --data demo --out demo-out
+
+test: $(STAMP) ## Run all tests
+	cargo test --quiet --manifest-path rust_tokenize/Cargo.toml
+	$(PYTEST) -m 'not faults'
+
+check: $(STAMP) ## Lint, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	PYTHONPATH=engine $(BIN)/lint-imports --no-cache
+	MYPYPATH=engine $(BIN)/python -m mypy.stubtest fam_engine._rust_tokenize
+	cargo fmt --check --manifest-path rust_tokenize/Cargo.toml
+	cargo clippy --quiet --all-targets --all-features --manifest-path rust_tokenize/Cargo.toml -- -D warnings
+
+test-faults: $(STAMP) ## Kill jobs at random moments and compare their results
+	$(PYTEST) -m faults
+
+test-wheel: $(STAMP) ## Build the wheel, install it in a clean environment, import every module
+	$(BIN)/python tests/wheel/check_wheel.py
+
+bench: $(STAMP) ## Measure against the peers, side by side
+	$(BIN)/python benchmarks/bench_score.py
+
+clean: ## Remove what the targets made
+	rm -rf $(VENV) target dist demo-out

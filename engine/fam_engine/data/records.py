@@ -1,0 +1,264 @@
+"""Rows of users' files as records: which form a row has, and what prompt, response and labels it holds.
+
+In: a row (a dict) and where it stood. Out: a `Record`, or a `RecordError` naming the field. The form is detected once a
+file, from its first readable row, and printed; after that every row must have it. Guessing per row was rejected: a file
+whose rows mean different things is a mistake to show, not to smooth over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fam_engine.errors import RecordError
+
+_SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
+_SHAREGPT_ROLES |= {"system": "system"}
+_ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """One answer to be scored.
+
+    Attributes:
+        file: File it came from, as the user wrote it.
+        line: Line (JSON Lines) or row (Parquet) number in it, from 1.
+        context: The turns before the answer.
+        verbatim: The text before the answer when no template is used.
+        response: The answer, never empty.
+        id: Name of the record, `file:line` by default.
+        source: Who wrote the answer; the file's stem by default.
+        group: What the answer answers; None: the hash of the prompt ids.
+        correct: Whether the answer is right, where known.
+    """
+
+    file: str
+    line: int
+    context: tuple[Message, ...]
+    verbatim: str
+    response: str
+    id: str
+    source: str
+    group: str | None = None
+    answer: str | None = None
+    correct: bool | None = None
+    task: str | None = None
+
+
+_Parts = tuple[tuple[Message, ...], str, str]
+_Reader = Callable[[Mapping[str, Any]], _Parts]
+
+
+@dataclass(frozen=True)
+class RecordForm:
+    """One way rows are written: the columns it needs, and how to read them.
+
+    Attributes:
+        name: What a user would call it.
+        columns: Columns a row must have to be of this form.
+        read: Row -> (turns before the answer, verbatim prompt, answer).
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    read: _Reader
+
+
+def detect_form(row: Mapping[str, Any]) -> RecordForm:
+    """Find the form of a row.
+
+    Raises:
+        RecordError: No known form has its columns here.
+    """
+    for form in FORMS:
+        if all(row.get(column) is not None for column in form.columns):
+            return form
+    known = ", ".join("/".join(form.columns) for form in FORMS)
+    found = ", ".join(f"`{name}`" for name in list(row)[:8]) or "no columns"
+    raise RecordError(
+        "E_RECORD_FORM",
+        f"found {found}, expected one of {known} (name other columns with --map field=column)",
+    )
+
+
+def map_columns(row: Mapping[str, Any], columns: Mapping[str, str]) -> Mapping[str, Any]:
+    """Rename a row's columns as `--map field=column` asks."""
+    if not columns:
+        return row
+    taken = set(columns.values())
+    mapped = {name: value for name, value in row.items() if name not in taken}
+    mapped.update({name: row.get(column) for name, column in columns.items()})
+    return mapped
+
+
+def read_record(
+    row: Mapping[str, Any], form: RecordForm, *, file: str, line: int, stem: str
+) -> Record:
+    """Read a row of a known form.
+
+    Args:
+        row: Column name -> value.
+        form: The file's form.
+        file: Name of the file for messages and ids.
+        line: Line or row number, from 1.
+        stem: Default for `source`.
+
+    Raises:
+        RecordError: A field is missing, of a wrong type, or empty.
+    """
+    context, verbatim, response = form.read(row)
+    if not response:
+        raise RecordError("E_EMPTY_RESPONSE", "the response is empty, expected some text")
+    for text in (verbatim, response, *(message.content for message in context)):
+        _refuse_surrogates(text)
+    # In the question/answer form `answer` is the response itself, not the gold answer.
+    gold = None if "answer" in form.columns else _label(row, "answer")
+    return Record(
+        file=file,
+        line=line,
+        context=context,
+        verbatim=verbatim,
+        response=response,
+        id=_label(row, "id") or f"{file}:{line}",
+        source=_label(row, "source") or stem,
+        group=_label(row, "group"),
+        answer=gold,
+        correct=_flag(row, "correct"),
+        task=_label(row, "task"),
+    )
+
+
+def _refuse_surrogates(text: str) -> None:
+    # A lone surrogate cannot be written as UTF-8, so no tokenizer has seen it.
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        raise RecordError("E_RECORD_TEXT", "the text holds a lone surrogate, expected Unicode")
+
+
+def _text(row: Mapping[str, Any], name: str) -> str:
+    value = row.get(name)
+    if value is None:
+        raise RecordError("E_RECORD_FIELD", f"field `{name}` is missing or null, expected text")
+    if not isinstance(value, str):
+        raise RecordError(
+            "E_RECORD_TYPE", f"field `{name}` is {_type_name(value)}, expected text"
+        )
+    return value
+
+
+def _label(row: Mapping[str, Any], name: str) -> str | None:
+    value = row.get(name)
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    raise RecordError(
+        "E_RECORD_TYPE", f"field `{name}` is {_type_name(value)}, expected text or a number"
+    )
+
+
+def _flag(row: Mapping[str, Any], name: str) -> bool | None:
+    value = row.get(name)
+    if value is None or isinstance(value, bool):
+        return value
+    raise RecordError(
+        "E_RECORD_TYPE", f"field `{name}` is {_type_name(value)}, expected true or false"
+    )
+
+
+def _type_name(value: object) -> str:
+    names = {bool: "true/false", int: "a number", float: "a number", list: "a list"}
+    return names.get(type(value), "an object" if isinstance(value, Mapping) else "no text")
+
+
+def _turns(value: object, name: str) -> tuple[Message, ...]:
+    """Read a list of turns, `role`/`content` or ShareGPT's `from`/`value`."""
+    if not isinstance(value, list):
+        raise RecordError(
+            "E_RECORD_TYPE", f"field `{name}` is {_type_name(value)}, expected a list of turns"
+        )
+    return tuple(_turn(turn, f"{name}[{index}]") for index, turn in enumerate(value))
+
+
+def _turn(turn: object, name: str) -> Message:
+    if not isinstance(turn, Mapping):
+        raise RecordError("E_RECORD_TYPE", f"`{name}` is {_type_name(turn)}, expected an object")
+    if "from" in turn:
+        role = _SHAREGPT_ROLES.get(str(turn["from"]))
+        found, content = turn["from"], _text(turn, "value")
+    else:
+        role = turn.get("role") if turn.get("role") in _ROLES else None
+        found, content = turn.get("role"), _text(turn, "content")
+    if role is None:
+        raise RecordError("E_RECORD_ROLE", f"`{name}` has role {found!r}, expected user, ...")
+    return Message(role, content)
+
+
+def _conversation(turns: tuple[Message, ...], name: str) -> _Parts:
+    if not turns or turns[-1].role != "assistant":
+        raise RecordError("E_RECORD_ROLE", f"`{name}` does not end in an assistant turn")
+    return turns[:-1], _joined(turns[:-1]), turns[-1].content
+
+
+def _joined(turns: tuple[Message, ...]) -> str:
+    """Turns as plain text for models without a template: one a line."""
+    return "".join(f"{turn.content}\n" for turn in turns)
+
+
+def _read_messages(row: Mapping[str, Any]) -> _Parts:
+    return _conversation(_turns(row.get("messages"), "messages"), "messages")
+
+
+def _read_sharegpt(row: Mapping[str, Any]) -> _Parts:
+    return _conversation(_turns(row.get("conversations"), "conversations"), "conversations")
+
+
+def _read_messages_response(row: Mapping[str, Any]) -> _Parts:
+    turns = _turns(row.get("messages"), "messages")
+    return turns, _joined(turns), _text(row, "response")
+
+
+def _read_prompt(row: Mapping[str, Any], answer: str) -> _Parts:
+    """Read TRL's two prompt forms: text, or a list of turns with the answer as a list of one."""
+    if isinstance(row.get("prompt"), list):
+        turns = _turns(row["prompt"], "prompt")
+        if isinstance(row.get(answer), list):
+            return _conversation((*turns, *_turns(row[answer], answer)), answer)
+        return turns, _joined(turns), _text(row, answer)
+    prompt = _text(row, "prompt")
+    return (Message("user", prompt),), prompt, _text(row, answer)
+
+
+def _read_question(row: Mapping[str, Any]) -> _Parts:
+    question = _text(row, "question")
+    return (Message("user", question),), f"{question}\n", _text(row, "answer")
+
+
+def _read_instruction(row: Mapping[str, Any]) -> _Parts:
+    text = _text(row, "instruction")
+    if row.get("input"):
+        text = f"{text}\n\n{_text(row, 'input')}"
+    return (Message("user", text),), f"{text}\n", _text(row, "output")
+
+
+# The first form whose columns are all there wins, so the more telling ones come first.
+FORMS = (
+    RecordForm("messages and a response", ("messages", "response"), _read_messages_response),
+    RecordForm("messages", ("messages",), _read_messages),
+    RecordForm("ShareGPT", ("conversations",), _read_sharegpt),
+    RecordForm("prompt and response", ("prompt", "response"), lambda r: _read_prompt(r, "response")),
+    RecordForm(
+        "prompt and completion", ("prompt", "completion"), lambda r: _read_prompt(r, "completion")
+    ),
+    RecordForm("question and answer", ("question", "answer"), _read_question),
+    RecordForm("instruction", ("instruction", "output"), _read_instruction),
+)

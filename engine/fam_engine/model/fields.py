@@ -1,0 +1,144 @@
+"""Strict reading of the JSON files that describe models and adapters.
+
+In: a JSON file or the object in it. Out: checked values, through a `Fields` reader that remembers which names were asked
+for, so that in the end every name was *used*, is *known harmless*, or is refused: a field nobody understood may change
+what the model computes, and a wrong score looks as plausible as a right one. Types are strict: no bool for an int, no
+NaN, no name twice.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from fam_engine.errors import ModelRefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+# The largest published config.json is some tens of KB (long rope tables); nothing honest comes near.
+MAX_JSON_BYTES: Final = 4 << 20
+_MISSING: Final = object()
+
+
+def read_json_object(path: Path, *, code: str, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """Read a JSON file that must hold one object.
+
+    Args:
+        path: The file.
+        code: Code of the error raised.
+        max_bytes: A larger file is refused unread.
+
+    Raises:
+        ModelRefusedError: No such file, too large, not UTF-8 JSON, NaN or a repeated name in it, or not an object.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(max_bytes + 1)
+        if len(raw) > max_bytes:
+            raise ValueError(f"more than {max_bytes} bytes")
+        value = json.loads(raw, parse_constant=_no_constant, object_pairs_hook=_no_repeats)
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        message = f"expected a JSON object, found: {reason}"
+        raise ModelRefusedError(message, code=code, where=str(path)) from error
+    if not isinstance(value, dict):
+        message = f"expected a JSON object, found {type(value).__name__}"
+        raise ModelRefusedError(message, code=code, where=str(path))
+    return value
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"the number {name}")
+
+
+def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name {repeated!r} twice in one object")
+    return result
+
+
+class Fields:
+    """Reads the fields of one JSON object and refuses what does not fit, by name.
+
+    Args:
+        values: The object.
+        where: File it came from, for messages.
+        code: Code of the errors raised.
+        prefix: Put before names in messages, such as `rope_scaling.`.
+    """
+
+    def __init__(
+        self, values: dict[str, Any], *, where: str | None, code: str, prefix: str = ""
+    ) -> None:
+        self.values = values
+        self.where = where
+        self.code = code
+        self.prefix = prefix
+        self._used: set[str] = set()
+
+    def get(self, name: str, default: Any = _MISSING) -> Any:
+        """Return a raw value and mark its name as used; refuse a missing one that has no default."""
+        self._used.add(name)
+        value = self.values.get(name, default)
+        if value is _MISSING:
+            message = f"`{self.prefix}{name}` is missing"
+            raise ModelRefusedError(message, code=self.code, where=self.where)
+        return value
+
+    def integer(self, name: str, default: Any = _MISSING, *, low: int, high: int) -> int:
+        """Return an int in [low, high]. A default is returned as it is; null is refused."""
+        value = self.get(name, default)
+        if value is default:
+            return int(value)
+        if type(value) is not int or not low <= value <= high:
+            self.refuse(name, f"an integer from {low} to {high}")
+        return int(value)
+
+    def number(self, name: str, default: Any = _MISSING, *, low: float, high: float) -> float:
+        """Return a finite number in [low, high] as a float. A default is returned as it is."""
+        value = self.get(name, default)
+        if value is default:
+            return float(value)
+        # isfinite comes after the range: an int of 400 digits does not fit a float.
+        if type(value) not in (int, float) or not low <= value <= high or not math.isfinite(value):
+            self.refuse(name, f"a number from {low:g} to {high:g}")
+        return float(value)
+
+    def boolean(self, name: str, default: Any = _MISSING) -> bool:
+        """Return a bool. A default is returned as it is."""
+        value = self.get(name, default)
+        if value is not default and type(value) is not bool:
+            self.refuse(name, "true or false")
+        return bool(value)
+
+    def only(self, name: str, supported: Sequence[Any]) -> None:
+        """Refuse a field that is there with any but the supported values."""
+        if name not in self.values:
+            return
+        value = self.get(name)
+        if not any(type(value) is type(good) and value == good for good in supported):
+            self.refuse(name, " or ".join(json.dumps(good) for good in supported))
+
+    def is_null(self, name: str) -> bool:
+        """Whether a field is absent or null."""
+        return self.get(name, None) is None
+
+    def finish(self, harmless: Iterable[str]) -> None:
+        """Refuse any field that nothing asked for and that is not known to be harmless."""
+        unknown = sorted(self.values.keys() - self._used - set(harmless))
+        if unknown:
+            self.refuse(unknown[0], "only fields whose meaning is known: this one may change results")
+
+    def refuse(self, name: str, supported: str) -> NoReturn:
+        """Raise for one field: its name, its value, what is supported."""
+        shown = json.dumps(self.values.get(name), default=str)
+        if len(shown) > 80:
+            shown = shown[:77] + "..."
+        message = f"`{self.prefix}{name}` is {shown}; supported: {supported}"
+        raise ModelRefusedError(message, code=self.code, where=self.where)
