@@ -22,7 +22,7 @@ $(STAMP): $(SOURCES)
 install: $(STAMP) ## Make .venv with everything in it
 
 demo: $(STAMP) ## Score 1,000 real answers with the embedded model
-	$(BIN)/fam-engine score --model embedded --data demo --out demo-out
+	$(BIN)/fam-engine score --model embedded --data embedded --out demo-out
 
 test: $(STAMP) ## Run all tests
 	cargo test --quiet --manifest-path rust_tokenize/Cargo.toml

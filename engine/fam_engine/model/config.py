@@ -12,7 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from fam_engine.model.fields import Fields, read_json_object
+from fam_engine.model.fields import Fields
+from fam_engine.model.plain_files import plain_file, read_json_object
 from fam_engine.model.rope_config import MAX_POSITIONS, RopeConfig, read_rope
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ class ModelConfig:
         Raises:
             ModelRefusedError: See `from_dict`; also a file that is not there or not JSON.
         """
-        path = folder / "config.json"
+        path = plain_file(folder, "config.json", code=CODE)
         return cls.from_dict(read_json_object(path, code=CODE), where=str(path))
 
 

@@ -1,9 +1,9 @@
-"""Strict reading of the JSON files that describe models and adapters.
+"""Strict reading of the JSON objects that describe models and adapters.
 
-In: a JSON file or the object in it. Out: checked values, through a `Fields` reader that remembers which names were asked
-for, so that in the end every name was *used*, is *known harmless*, or is refused: a field nobody understood may change
+In: the object in a JSON file. Out: checked values, through a `Fields` reader that remembers which names were asked for,
+so that in the end every name was *used*, is *known harmless*, or is refused: a field nobody understood may change
 what the model computes, and a wrong score looks as plausible as a right one. Types are strict: no bool for an int, no
-NaN, no name twice.
+infinity.
 """
 
 from __future__ import annotations
@@ -16,51 +16,8 @@ from fam_engine.errors import ModelRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
-# The largest published config.json is some tens of KB (long rope tables); nothing honest comes near.
-MAX_JSON_BYTES: Final = 4 << 20
 _MISSING: Final = object()
-
-
-def read_json_object(path: Path, *, code: str, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """Read a JSON file that must hold one object.
-
-    Args:
-        path: The file.
-        code: Code of the error raised.
-        max_bytes: A larger file is refused unread.
-
-    Raises:
-        ModelRefusedError: No such file, too large, not UTF-8 JSON, NaN or a repeated name in it, or not an object.
-    """
-    try:
-        with path.open("rb") as file:
-            raw = file.read(max_bytes + 1)
-        if len(raw) > max_bytes:
-            raise ValueError(f"more than {max_bytes} bytes")
-        value = json.loads(raw, parse_constant=_no_constant, object_pairs_hook=_no_repeats)
-    except (OSError, ValueError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        message = f"expected a JSON object, found: {reason}"
-        raise ModelRefusedError(message, code=code, where=str(path)) from error
-    if not isinstance(value, dict):
-        message = f"expected a JSON object, found {type(value).__name__}"
-        raise ModelRefusedError(message, code=code, where=str(path))
-    return value
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"the number {name}")
-
-
-def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the name {repeated!r} twice in one object")
-    return result
 
 
 class Fields:

@@ -1,0 +1,77 @@
+"""The command line: one file a subcommand, and errors as one line with their exit code.
+
+In: arguments. Out: a call of one job, its outcome printed, an exit code. Heavy imports happen inside the subcommands, so
+that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from fam_engine.cli import score
+from fam_engine.errors import EXIT_BUG, FamEngineError
+
+app = typer.Typer(
+    name="fam-engine",
+    help="Measure how familiar answers are to a language model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command(name="score", epilog=score.EPILOG)(score.run)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from fam_engine.version import __version__
+
+        print(f"fam-engine {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Version.")
+    ] = False,
+) -> None:
+    """Measure how familiar answers are to a language model."""
+
+
+def main() -> None:
+    """Run the program and leave with its exit code."""
+    debug = "--debug" in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    if sys.platform == "win32":
+        print("error[E_PLATFORM]: Windows is not supported (use WSL 2)", file=sys.stderr)
+        sys.exit(2)
+    try:
+        app()
+    except Exception as error:
+        if debug:
+            raise
+        sys.exit(_report(error))
+
+
+def _report(error: Exception) -> int:
+    """Print an error as one line; give its exit code."""
+    if isinstance(error, FamEngineError):
+        print(error, file=sys.stderr)
+        return error.exit_code
+    code = getattr(error, "exit_code", None)
+    if isinstance(code, int):
+        print(
+            f"interrupted by {error}; run the same command again to go on from here",
+            file=sys.stderr,
+        )
+        return code
+    summary = " ".join(str(error).split())
+    print(
+        f"error[E_BUG]: {type(error).__name__}: {summary} (our fault; please report it with the "
+        "output of the same command with --debug)",
+        file=sys.stderr,
+    )
+    return EXIT_BUG

@@ -1,0 +1,49 @@
+"""Files that appear whole or not at all.
+
+In: a path and a function that writes. Out: the finished file under its name, or nothing. Temporary file in the same
+folder, fsync, rename, fsync of the folder: after a crash at any moment a reader finds the old file, the new one or none.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file through a temporary one.
+
+    Args:
+        path: The name it is to have.
+        write: Writes the content to the path it is given.
+
+    Raises:
+        OSError: The disk would not take it; nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        write(temporary)
+        _sync(temporary)
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync(path.parent)
+
+
+def write_text_whole(path: Path, text: str) -> None:
+    """Write a text file through a temporary one."""
+    write_whole(path, lambda temporary: _write_text(temporary, text))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,413 @@
+"""Pass 1 of scoring: files in, an on-disk spool of token ids and a table of who is who out.
+
+In: data files, a `TextEncoder`. Out: the spool (one or more entries a record: the record itself, its response alone for
+IFD, its response after worked examples) and rows in the journal. Memory stays flat: records pass through in chunks, and
+what is needed again later is on disk. A pass that was killed starts over, it is cheap; a finished one is never repeated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
+
+from fam_engine._rust_tokenize import SpoolWriter
+from fam_engine.data.reading import Row, read_rows
+from fam_engine.data.records import (
+    Message,
+    Record,
+    RecordForm,
+    detect_form,
+    map_columns,
+    read_record,
+)
+from fam_engine.data.tokenizer import Encoded, Ids, TextEncoder
+from fam_engine.errors import InputError, RecordError
+from fam_engine.jobs.journal import Journal
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS records (
+    position INTEGER PRIMARY KEY, id TEXT, file TEXT, line INTEGER, source TEXT, grp TEXT,
+    correct INTEGER, num_bytes INTEGER, num_prompt_tokens INTEGER, num_response_tokens INTEGER,
+    flags TEXT, entry INTEGER, entry_alone INTEGER, entry_in_context INTEGER
+);
+CREATE TABLE IF NOT EXISTS texts (
+    position INTEGER PRIMARY KEY, context TEXT, verbatim TEXT, response TEXT
+);
+"""
+
+# What an entry of the spool is for.
+MAIN, ALONE, IN_CONTEXT = 0, 1, 2
+_CHUNK = 512
+
+T = TypeVar("T")
+
+Quarantined = tuple[str, int, int | None, str, str]
+
+
+@dataclass(frozen=True)
+class IngestPlan:
+    """What pass 1 is to make of the records.
+
+    Attributes:
+        max_length: Longest sequence the model takes, tokens.
+        on_long: What happens to longer ones.
+        ifd: Whether each response is also scored alone.
+        in_context: Number of worked examples to score each response after; 0: none.
+        columns: Record field -> column, from `--map`.
+        limit: Read no more records than this.
+    """
+
+    max_length: int
+    on_long: Literal["quarantine", "cut-prompt"]
+    ifd: bool = False
+    in_context: int = 0
+    columns: dict[str, str] | None = None
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class FileForm:
+    """How a file was understood, with one example to look at."""
+
+    file: str
+    form: str
+    context: str
+    response: str
+
+
+class Ingest:
+    """Runs pass 1.
+
+    Args:
+        journal: Where the records' rows go.
+        encoder: Text to ids.
+        plan: What to make of the records.
+    """
+
+    def __init__(self, journal: Journal, encoder: TextEncoder, plan: IngestPlan) -> None:
+        self.journal = journal
+        self.encoder = encoder
+        self.plan = plan
+        self.folder = journal.folder / "spool"
+        self.forms: list[FileForm] = []
+        self._position = 0
+        self._entry = 0
+
+    def run(self, files: Sequence[Path], advance: Callable[[int], None]) -> None:
+        """Read all files.
+
+        Args:
+            files: Data files, in order.
+            advance: Called with the number of records read since the last call.
+
+        Raises:
+            InputError: Not one record of all files is usable.
+        """
+        self._start_over()
+        writer = SpoolWriter(str(self.folder))
+        first: Quarantined | None = None
+        for chunk in _chunks(self._rows(files), _CHUNK):
+            bad = self._take(writer, chunk)
+            first = first or (bad[0] if bad else None)
+            advance(len(chunk))
+        if self._position == 0:
+            raise _nothing_usable(files, first)
+        if self.plan.in_context:
+            self._add_in_context(writer)
+        writer.finish()
+        with self.journal.commit():
+            self.journal.put("ingested", {"records": self._position, "entries": self._entry})
+            self.journal.put("forms", [vars(form) for form in self.forms])
+
+    def _start_over(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        with self.journal.commit() as db:
+            for table in ("records", "texts", "quarantine"):
+                db.execute(f"DELETE FROM {table}")  # noqa: S608 - our own names
+
+    # -- rows to records -----------------------------------------------------------------------
+
+    def _rows(self, files: Sequence[Path]) -> Iterator[tuple[Row, Record | RecordError, str]]:
+        rows = (item for path in files for item in self._file_records(path))
+        yield from islice(rows, self.plan.limit)
+
+    def _file_records(self, path: Path) -> Iterator[tuple[Row, Record | RecordError, str]]:
+        form: RecordForm | None = None
+        for row in read_rows(path):
+            if row.columns is None:
+                yield row, RecordError(row.code or "E_JSON", row.reason or ""), str(path)
+                continue
+            try:
+                columns = map_columns(row.columns, self.plan.columns or {})
+                form = form or detect_form(columns)
+                record = read_record(
+                    columns, form, file=str(path), line=row.line, stem=path.stem
+                )
+            except RecordError as error:
+                yield row, error, str(path)
+                continue
+            if all(known.file != str(path) for known in self.forms):
+                self.forms.append(FileForm(str(path), form.name, "", record.response))
+            yield row, record, str(path)
+
+    # -- records to entries --------------------------------------------------------------------
+
+    def _take(
+        self, writer: SpoolWriter, chunk: list[tuple[Row, Record | RecordError, str]]
+    ) -> list[Quarantined]:
+        """Encode and spool a chunk; give what had to be left out."""
+        good = [(row, record) for row, record, _ in chunk if isinstance(record, Record)]
+        encoded = iter(self.encoder.encode([record for _, record in good]))
+        bad: list[Quarantined] = []
+        spooled = _Entries()
+        with self.journal.commit() as db:
+            for row, record, file in chunk:
+                result = self._fit(next(encoded)) if isinstance(record, Record) else record
+                if isinstance(result, RecordError):
+                    bad.append((file, row.line, row.offset, result.code, result.reason))
+                else:
+                    assert isinstance(record, Record)
+                    self._keep(db, record, result, spooled)
+            self.journal.quarantine(bad)
+        spooled.write(writer)
+        return bad
+
+    def _fit(self, encoded: Encoded | RecordError) -> Encoded | RecordError:
+        """Apply the rule for records longer than the model."""
+        if isinstance(encoded, RecordError):
+            return encoded
+        room = self.plan.max_length - _num_inputs(encoded.response_ids, encoded.end_of_turn_ids)
+        excess = len(encoded.context_ids) - room
+        if excess <= 0:
+            return encoded
+        if self.plan.on_long == "quarantine" or room < 1:
+            return RecordError(
+                "E_TOO_LONG",
+                f"is {self.plan.max_length + excess} tokens long, expected at most "
+                f"{self.plan.max_length} (--on-long cut-prompt shortens prompts, never responses)",
+            )
+        return Encoded(
+            _cut_left(encoded.context_ids, room, self.encoder.bos_id),
+            encoded.response_ids,
+            encoded.end_of_turn_ids,
+            encoded.context_text,
+            (*encoded.flags, "prompt_cut"),
+        )
+
+    def _keep(
+        self, db: sqlite3.Connection, record: Record, encoded: Encoded, spooled: _Entries
+    ) -> None:
+        self._show(record, encoded)
+        position, self._position = self._position, self._position + 1
+        entry = self._add(spooled, position, MAIN, encoded.context_ids, encoded)
+        alone = None
+        if self.plan.ifd:
+            context, rest = self.encoder.context_alone(encoded.response_ids)
+            if len(rest):
+                alone = self._next_entry()
+                spooled.add(position, ALONE, context, rest, np.array([], np.int32))
+        group = record.group or _context_name(encoded.context_ids)
+        db.execute(
+            "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                position,
+                record.id,
+                record.file,
+                record.line,
+                record.source,
+                group,
+                record.correct,
+                len(record.response.encode()),
+                len(encoded.context_ids),
+                len(encoded.response_ids),
+                json.dumps(encoded.flags),
+                entry,
+                alone,
+                None,
+            ),
+        )
+        if self.plan.in_context:
+            turns = json.dumps([[m.role, m.content] for m in record.context])
+            db.execute(
+                "INSERT INTO texts VALUES (?, ?, ?, ?)",
+                (position, turns, record.verbatim, record.response),
+            )
+
+    def _show(self, record: Record, encoded: Encoded) -> None:
+        """Keep a file's first record as the example to look at."""
+        last = self.forms[-1] if self.forms else None
+        if last and not last.context and last.file == record.file:
+            self.forms[-1] = FileForm(
+                last.file, last.form, encoded.context_text or "(empty)", record.response
+            )
+
+    def _add(
+        self, spooled: _Entries, position: int, variant: int, context: Ids, encoded: Encoded
+    ) -> int:
+        spooled.add(position, variant, context, encoded.response_ids, encoded.end_of_turn_ids)
+        return self._next_entry()
+
+    def _next_entry(self) -> int:
+        entry, self._entry = self._entry, self._entry + 1
+        return entry
+
+    # -- worked examples -----------------------------------------------------------------------
+
+    def _add_in_context(self, writer: SpoolWriter) -> None:
+        """Add an entry a record that has K right answers to other questions before it."""
+        db = self.journal.db
+        correct = db.execute(
+            "SELECT position, grp FROM records WHERE correct ORDER BY position"
+        ).fetchall()
+        positions = np.array([row[0] for row in correct], np.int64)
+        groups = [row[1] for row in correct]
+        records = db.execute("SELECT position, grp FROM records ORDER BY position").fetchall()
+        for chunk in _chunks(iter(records), _CHUNK):
+            spooled = _Entries()
+            with self.journal.commit():
+                for position, group in chunk:
+                    start = int(np.searchsorted(positions, position + 1))
+                    examples = _next_examples(
+                        positions, groups, start, group, self.plan.in_context
+                    )
+                    self._add_one_in_context(position, examples, spooled)
+            spooled.write(writer)
+
+    def _add_one_in_context(
+        self, position: int, examples: list[int], spooled: _Entries
+    ) -> None:
+        """Add one; too few examples or too long a context leave the columns null."""
+        db = self.journal.db
+        if len(examples) < self.plan.in_context:
+            return
+        turns: list[Message] = []
+        verbatim = ""
+        for example in examples:
+            context, before, response = _texts(db, example)
+            turns += [*context, Message("assistant", response)]
+            verbatim += f"{before}{response}\n\n"
+        context, before, response = _texts(db, position)
+        try:
+            ids = self.encoder.encode_context([*turns, *context], verbatim + before)
+        except RecordError:
+            return
+        response_ids, _ = self.encoder.tokenizer.encode_batch(
+            [response], parse_special=self.encoder.parse_special, continuation=True
+        )
+        if len(ids) + len(response_ids) - 1 > self.plan.max_length:
+            return
+        spooled.add(position, IN_CONTEXT, ids, response_ids, np.array([], np.int32))
+        db.execute(
+            "UPDATE records SET entry_in_context = ? WHERE position = ?",
+            (self._next_entry(), position),
+        )
+
+
+class _Entries:
+    """Entries gathered for one write to the spool."""
+
+    def __init__(self) -> None:
+        self._contexts: list[Ids] = []
+        self._targets: list[Ids] = []
+        self._labels: list[tuple[int, int, int]] = []
+
+    def add(
+        self, position: int, variant: int, context: Ids, response: Ids, end_of_turn: Ids
+    ) -> None:
+        self._contexts.append(context)
+        self._targets.append(np.concatenate([response, end_of_turn]))
+        self._labels.append((len(end_of_turn), variant, position))
+
+    def write(self, writer: SpoolWriter) -> None:
+        if not self._labels:
+            return
+        num_eot, variants, positions = (
+            np.array(column) for column in zip(*self._labels, strict=True)
+        )
+        writer.append(
+            *_flat(self._contexts),
+            *_flat(self._targets),
+            num_eot.astype(np.uint8),
+            variants.astype(np.uint8),
+            positions.astype(np.uint32),
+        )
+
+
+def _flat(arrays: list[Ids]) -> tuple[Ids, np.ndarray[tuple[int], np.dtype[np.int64]]]:
+    offsets = np.zeros(len(arrays) + 1, np.int64)
+    np.cumsum([len(array) for array in arrays], out=offsets[1:])
+    return np.concatenate(arrays).astype(np.int32, copy=False), offsets
+
+
+def _num_inputs(response: Ids, end_of_turn: Ids) -> int:
+    # The last target is only predicted, never read.
+    return max(len(response) + len(end_of_turn) - 1, 0)
+
+
+def _cut_left(ids: Ids, room: int, bos_id: int | None) -> Ids:
+    """Keep the last ids, and the beginning-of-sequence token where there was one."""
+    if bos_id is not None and len(ids) and ids[0] == bos_id and room > 1:
+        return np.concatenate([ids[:1], ids[len(ids) - room + 1 :]])
+    return ids[len(ids) - room :]
+
+
+def _context_name(ids: Ids) -> str:
+    """Name a prompt by its ids, for grouping answers to the same question."""
+    return hashlib.blake2b(ids.tobytes(), digest_size=8).hexdigest()
+
+
+def _next_examples(
+    positions: np.ndarray[tuple[int], np.dtype[np.int64]],
+    groups: list[str],
+    start: int,
+    group: str,
+    count: int,
+) -> list[int]:
+    """Give the next right answers to other questions, cyclic, one a question."""
+    chosen: list[int] = []
+    used = {group}
+    for step in range(len(groups)):
+        index = (start + step) % len(groups)
+        if groups[index] not in used:
+            used.add(groups[index])
+            chosen.append(int(positions[index]))
+            if len(chosen) == count:
+                break
+    return chosen
+
+
+def _texts(db: sqlite3.Connection, position: int) -> tuple[list[Message], str, str]:
+    turns, verbatim, response = db.execute(
+        "SELECT context, verbatim, response FROM texts WHERE position = ?", (position,)
+    ).fetchone()
+    return [Message(role, content) for role, content in json.loads(turns)], verbatim, response
+
+
+def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def _nothing_usable(files: Sequence[Path], first: Quarantined | None) -> InputError:
+    where = ", ".join(str(file) for file in files)
+    if first is None:
+        return InputError(
+            "holds no records, expected at least one", code="E_INPUT_EMPTY", where=where
+        )
+    file, line, _, code, reason = first
+    return InputError(
+        f"not one record is usable; the first fault is {code}: {reason}",
+        code="E_INPUT_UNUSABLE",
+        where=f"{file}:{line}",
+    )

@@ -1,0 +1,242 @@
+"""Durable progress of a long job: one SQLite file in the output folder, one lock beside it.
+
+In: rows a job wants to keep, and which batch it is about to run. Out: the same rows after any crash. SQLite's write-ahead
+journal carries the durability (a committed batch survives `kill -9`); a log format of our own was rejected, it would be
+worse and ours to prove. The key says what the progress belongs to: an equal one resumes, an unequal one is refused.
+
+The batch in flight is noted before it runs. A process that died in it comes back, finds the note and runs that batch in
+halves, then quarters, so that the one record that kills the process is found in a few restarts and left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from fam_engine.errors import CorruptStateError, LockedError, StorageError, UsageError
+
+STATE_FOLDER = ".fam-engine"
+# A record is blamed only after it was alone in this many dead processes: one kill -9 proves nothing.
+DEATHS_TO_BLAME = 3
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS in_flight (entry INTEGER PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS suspects (entry INTEGER PRIMARY KEY, party INTEGER, deaths INTEGER);
+CREATE TABLE IF NOT EXISTS quarantine (
+    number INTEGER PRIMARY KEY, file TEXT, line INTEGER, offset INTEGER, code TEXT, reason TEXT
+);
+"""
+
+
+class Journal:
+    """The state of one job in one output folder, held by one process at a time.
+
+    Args:
+        out: Output folder; made if absent.
+        key: What the progress belongs to; names -> values that JSON can hold.
+        schema: SQL that makes the job's own tables.
+
+    Raises:
+        LockedError: Another process holds the folder.
+        UsageError: The folder holds progress of another job; the message names what differs.
+        StorageError: The folder cannot be written.
+        CorruptStateError: The saved state does not read back.
+    """
+
+    def __init__(self, out: Path, key: dict[str, Any], schema: str) -> None:
+        self.folder = out / STATE_FOLDER
+        with storage_errors(out):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _take_lock(self.folder / "lock", out)
+        try:
+            with storage_errors(out):
+                self.db = _open(self.folder / "journal.sqlite", _SCHEMA + schema)
+                self._check_key(key, out)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def __enter__(self) -> Journal:
+        """Give itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the file and let the folder go."""
+        self.db.close()
+        self._lock.close()
+
+    @contextlib.contextmanager
+    def commit(self) -> Iterator[sqlite3.Connection]:
+        """Run statements as one transaction: all of them are kept, or none."""
+        with storage_errors(self.folder.parent), self.db:
+            self.db.execute("BEGIN IMMEDIATE")
+            yield self.db
+
+    def get(self, name: str) -> Any:  # noqa: ANN401 - any JSON value
+        """Give a value kept under a name, None if there is none."""
+        row = self.db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return None if row is None else json.loads(row[0])
+
+    def put(self, name: str, value: Any) -> None:  # noqa: ANN401 - any JSON value
+        """Keep a JSON value under a name; inside `commit` as part of it."""
+        self.db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, json.dumps(value)))
+
+    # -- quarantine ------------------------------------------------------------------------------
+
+    def quarantine(self, rows: Iterable[tuple[str, int, int | None, str, str]]) -> None:
+        """Keep (file, line, offset, code, reason) of records left out; inside `commit`."""
+        self.db.executemany(
+            "INSERT INTO quarantine (file, line, offset, code, reason) VALUES (?, ?, ?, ?, ?)", rows
+        )
+
+    # -- the batch in flight -----------------------------------------------------------------------
+
+    def take_off(self, entries: Sequence[int]) -> None:
+        """Note the entries about to be computed."""
+        with self.commit() as db:
+            db.execute("DELETE FROM in_flight")
+            db.executemany("INSERT INTO in_flight VALUES (?)", ((int(e),) for e in entries))
+
+    def land(self, entries: Sequence[int]) -> None:
+        """Note that they came through; inside the `commit` that keeps their results."""
+        self.db.execute("DELETE FROM in_flight")
+        self.db.executemany("DELETE FROM suspects WHERE entry = ?", ((int(e),) for e in entries))
+
+    def examine_crash(self) -> list[int]:
+        """Turn a batch a dead process left in flight into suspects, half a batch a party.
+
+        Returns:
+            Entries to blame: each was alone in flight when the process died, several times.
+        """
+        with self.commit() as db:
+            flying = [row[0] for row in db.execute("SELECT entry FROM in_flight ORDER BY entry")]
+            db.execute("DELETE FROM in_flight")
+            if not flying:
+                return []
+            deaths = 1 + _most_deaths(db, flying) if len(flying) == 1 else 0
+            if deaths >= DEATHS_TO_BLAME:
+                db.execute("DELETE FROM suspects WHERE entry = ?", (flying[0],))
+                return flying
+            party = db.execute("SELECT COALESCE(MAX(party), 0) FROM suspects").fetchone()[0]
+            half = (len(flying) + 1) // 2
+            db.executemany(
+                "INSERT OR REPLACE INTO suspects VALUES (?, ?, ?)",
+                ((e, party + (1 if i < half else 2), deaths) for i, e in enumerate(flying)),
+            )
+            return []
+
+    def suspect_parties(self) -> list[list[int]]:
+        """Give the groups of entries to be run apart from everything else."""
+        parties: dict[int, list[int]] = {}
+        for entry, party in self.db.execute("SELECT entry, party FROM suspects ORDER BY entry"):
+            parties.setdefault(party, []).append(entry)
+        return [parties[party] for party in sorted(parties)]
+
+    def clear_flight(self) -> None:
+        """Forget the note: the process ends in good order, nobody is to blame."""
+        with self.commit() as db:
+            db.execute("DELETE FROM in_flight")
+
+    # -- opening -----------------------------------------------------------------------------------
+
+    def _check_key(self, key: dict[str, Any], out: Path) -> None:
+        kept = self.get("key")
+        if kept is None:
+            with self.commit():
+                self.put("key", key)
+            return
+        now = json.loads(json.dumps(key))
+        for name in sorted(kept.keys() | now.keys()):
+            if kept.get(name) != now.get(name):
+                raise UsageError(
+                    f"holds a job with {name} = {_short(kept.get(name))}, "
+                    f"this one has {_short(now.get(name))}",
+                    code="E_RESUME_MISMATCH",
+                    where=str(out),
+                    hint="choose another --out, or repeat the earlier settings",
+                )
+
+
+def _most_deaths(db: sqlite3.Connection, entries: Sequence[int]) -> int:
+    row = db.execute("SELECT deaths FROM suspects WHERE entry = ?", (entries[0],)).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _take_lock(path: Path, out: Path) -> Any:  # noqa: ANN401 - an open file
+    file = path.open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.seek(0)
+        holder = file.read().strip() or "an unknown process"
+        file.close()
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            raise LockedError(
+                f"is in use by {holder}", code="E_LOCKED", where=str(out), hint="wait for its end"
+            ) from None
+        raise
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}")
+    file.flush()
+    return file
+
+
+def _open(path: Path, schema: str) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        # With WAL this survives any death of the process; a power cut may cost the last batches.
+        db.execute("PRAGMA synchronous = NORMAL")
+        db.executescript(schema)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+@contextlib.contextmanager
+def storage_errors(where: Path) -> Iterator[None]:
+    """Turn what the disk says into one line: full, read-only, over quota, damaged."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise StorageError(
+            f"cannot be written: {error}",
+            code="E_STORAGE",
+            where=str(where),
+            hint="free space or fix the permission, then run the same command again",
+        ) from error
+    except sqlite3.DatabaseError as error:
+        raise CorruptStateError(
+            f"saved progress does not read back: {error}",
+            code="E_STATE",
+            where=str(where),
+            hint="remove the folder and start again",
+        ) from error
+    except OSError as error:
+        raise StorageError(
+            f"cannot be written: {error.strerror or error}",
+            code="E_STORAGE",
+            where=str(error.filename or where),
+            hint="free space or fix the permission, then run the same command again",
+        ) from error

@@ -1,0 +1,102 @@
+"""Which files of a model or adapter folder may be opened, and the strict reading of the JSON among them.
+
+In: a folder and a file name, which may come from a hostile index. Out: a path that stays in the folder, or the object in
+a JSON file. A name is a plain name, never a path; a link may lead out of the folder only where the Hugging Face cache
+keeps its files (`snapshots/<commit>/x -> ../../blobs/<hash>`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from fam_engine.errors import ModelRefusedError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# The largest published config.json is some tens of KB (long rope tables), the largest index some MB.
+MAX_JSON_BYTES: Final = 16 << 20
+_PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9._-]+")
+
+
+def plain_file(folder: Path, name: str, *, code: str) -> Path:
+    """Give the path of a regular file in a folder.
+
+    Args:
+        folder: The folder.
+        name: The file's plain name: letters, digits, dot, underscore, hyphen.
+        code: Code of the error raised.
+
+    Raises:
+        ModelRefusedError: A name that is not plain, a link that leaves the folder, or no regular file.
+    """
+    if not _PLAIN_NAME.fullmatch(name) or name in (".", ".."):
+        message = f"the file name {name!r} is not a plain name of letters, digits, `.`, `_`, `-`"
+        raise ModelRefusedError(message, code=code, where=str(folder))
+    path = folder / name
+    home = folder.resolve()
+    homes = [home, home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [home]
+    target = path.resolve()
+    if target.parent not in homes:
+        message = f"the link leads to {target}, out of the folder"
+        raise ModelRefusedError(message, code=code, where=str(path))
+    if not target.is_file():
+        message = "no such file" if not path.exists() else "not a regular file"
+        raise ModelRefusedError(message, code=code, where=str(path))
+    return path
+
+
+def read_json_object(path: Path, *, code: str) -> dict[str, Any]:
+    """Read a JSON file that must hold one object.
+
+    Args:
+        path: The file.
+        code: Code of the error raised.
+
+    Raises:
+        ModelRefusedError: No such file, too large, not UTF-8 JSON, NaN or a repeated name in it, or not an object.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_JSON_BYTES + 1)
+    except OSError as error:
+        raise ModelRefusedError(str(error.strerror), code=code, where=str(path)) from error
+    if len(raw) > MAX_JSON_BYTES:
+        message = f"expected a JSON object, found more than {MAX_JSON_BYTES} bytes"
+        raise ModelRefusedError(message, code=code, where=str(path))
+    return parse_json_object(raw, code=code, where=str(path))
+
+
+def parse_json_object(raw: bytes, *, code: str, where: str) -> dict[str, Any]:
+    """Parse bytes that must be one JSON object in UTF-8.
+
+    Raises:
+        ModelRefusedError: Not UTF-8 JSON, NaN or a repeated name in it, nested too deep, or not an object.
+    """
+    try:
+        value = json.loads(
+            raw.decode(), parse_constant=_no_constant, object_pairs_hook=_no_repeats
+        )
+    except (ValueError, RecursionError) as error:
+        message = f"expected a JSON object, found: {error}"
+        raise ModelRefusedError(message, code=code, where=where) from error
+    if not isinstance(value, dict):
+        message = f"expected a JSON object, found {type(value).__name__}"
+        raise ModelRefusedError(message, code=code, where=where)
+    return value
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"the number {name}")
+
+
+def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        count = Counter(name for name, _ in pairs)
+        repeated = max(count, key=lambda name: count[name])
+        raise ValueError(f"the name {repeated!r} twice in one object")
+    return result

@@ -1,0 +1,168 @@
+//! Which entries are computed together.
+//!
+//! In: a spool and the entries to do. Out: batches of at most `max_tokens` tokens. Entries with the same context ids
+//! form a *unit*: one prompt segment and a response segment for each, so the prompt is computed once. Units are packed
+//! best-fit-decreasing (see [`crate::bins`]). The plan depends on the spool and the set of entries alone.
+
+use crate::bins;
+use crate::error::{Error, Result};
+use crate::spool::Spool;
+
+/// Batches, largest units first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// Entries of all batches, one batch after the other.
+    entries: Vec<usize>,
+    /// Where each batch begins in `entries`; the last is the end.
+    offsets: Vec<usize>,
+    tokens: Vec<usize>,
+    tokens_without_sharing: usize,
+}
+
+impl Plan {
+    /// Number of batches.
+    #[must_use]
+    pub fn num_batches(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Entries of a batch: unit after unit, units and entries in rising order.
+    pub fn batch_entries(&self, batch: usize) -> Result<&[usize]> {
+        self.check(batch)?;
+        Ok(&self.entries[self.offsets[batch]..self.offsets[batch + 1]])
+    }
+
+    /// Tokens of a batch before padding.
+    pub fn num_tokens(&self, batch: usize) -> Result<usize> {
+        self.check(batch)?;
+        Ok(self.tokens[batch])
+    }
+
+    /// Tokens of all batches before padding.
+    #[must_use]
+    pub fn total_tokens(&self) -> usize {
+        self.tokens.iter().sum()
+    }
+
+    /// Tokens it would be if every entry brought its own prompt.
+    #[must_use]
+    pub fn tokens_without_sharing(&self) -> usize {
+        self.tokens_without_sharing
+    }
+
+    fn check(&self, batch: usize) -> Result<()> {
+        let count = self.num_batches();
+        if batch < count {
+            return Ok(());
+        }
+        Err(Error::Argument(format!(
+            "batch {batch} was asked for, expected a number below {count}"
+        )))
+    }
+}
+
+/// Entries that share a prompt segment.
+struct Unit {
+    entries: Vec<usize>,
+    tokens: usize,
+}
+
+/// Plans batches of at most `max_tokens` tokens; an entry that is longer gets a batch of its own.
+pub fn plan_batches(spool: &Spool, entries: &[usize], max_tokens: usize) -> Result<Plan> {
+    if max_tokens == 0 {
+        return Err(Error::Argument("`max_tokens` is 0, expected at least 1".to_owned()));
+    }
+    let mut units = Vec::new();
+    for siblings in group_siblings(spool, entries)? {
+        cut_units(spool, &siblings, max_tokens, &mut units)?;
+    }
+    units.sort_unstable_by_key(|unit| unit.entries[0]);
+    let lengths: Vec<usize> = units.iter().map(|unit| unit.tokens).collect();
+    let bins = bins::pack(&lengths, max_tokens)?;
+    let mut tokens_without_sharing = 0;
+    for &number in entries {
+        let entry = spool.entry(number)?;
+        tokens_without_sharing += entry.context_len as usize + entry.response_tokens();
+    }
+    Ok(assemble(&units, &bins, tokens_without_sharing))
+}
+
+/// Sets of entries with identical context ids, each set in rising order.
+fn group_siblings(spool: &Spool, entries: &[usize]) -> Result<Vec<Vec<usize>>> {
+    let mut keyed = Vec::with_capacity(entries.len());
+    for &number in entries {
+        let entry = spool.entry(number)?;
+        keyed.push((entry.context_hash, entry.context_len, number));
+    }
+    keyed.sort_unstable();
+    if let Some(pair) = keyed.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(Error::Argument(format!("entry {} is listed twice, expected once", pair[0].2)));
+    }
+    let mut groups = Vec::new();
+    for run in keyed.chunk_by(|left, right| (left.0, left.1) == (right.0, right.1)) {
+        let members: Vec<usize> = run.iter().map(|key| key.2).collect();
+        separate(spool, members, &mut groups)?;
+    }
+    Ok(groups)
+}
+
+/// Splits entries of equal hash by their ids: two contexts that merely collide must never be merged.
+fn separate(spool: &Spool, members: Vec<usize>, groups: &mut Vec<Vec<usize>>) -> Result<()> {
+    if members.len() == 1 {
+        groups.push(members);
+        return Ok(());
+    }
+    let mut classes: Vec<(Vec<i32>, Vec<usize>)> = Vec::new();
+    for number in members {
+        let ids = spool.context(number)?;
+        match classes.iter_mut().find(|class| class.0 == ids) {
+            Some(class) => class.1.push(number),
+            None => classes.push((ids, vec![number])),
+        }
+    }
+    groups.extend(classes.into_iter().map(|class| class.1));
+    Ok(())
+}
+
+/// Cuts siblings into units that fit; each repeats the prompt.
+fn cut_units(
+    spool: &Spool,
+    siblings: &[usize],
+    max_tokens: usize,
+    units: &mut Vec<Unit>,
+) -> Result<()> {
+    let prompt = spool.entry(siblings[0])?.context_len as usize;
+    let mut unit = Unit { entries: Vec::new(), tokens: prompt };
+    for &number in siblings {
+        let response = spool.entry(number)?.response_tokens();
+        if !unit.entries.is_empty() && unit.tokens + response > max_tokens {
+            units.push(std::mem::replace(&mut unit, Unit { entries: Vec::new(), tokens: prompt }));
+        }
+        unit.entries.push(number);
+        unit.tokens += response;
+    }
+    units.push(unit);
+    Ok(())
+}
+
+/// Gathers the units of each bin, in rising order of their first entry.
+fn assemble(units: &[Unit], bins: &[u32], tokens_without_sharing: usize) -> Plan {
+    let num_batches = bins.iter().max().map_or(0, |&last| last as usize + 1);
+    let mut tokens = vec![0; num_batches];
+    let mut offsets = vec![0; num_batches + 1];
+    for (unit, &bin) in units.iter().zip(bins) {
+        tokens[bin as usize] += unit.tokens;
+        offsets[bin as usize + 1] += unit.entries.len();
+    }
+    for batch in 0..num_batches {
+        offsets[batch + 1] += offsets[batch];
+    }
+    let mut next = offsets.clone();
+    let mut entries = vec![0; offsets[num_batches]];
+    for (unit, &bin) in units.iter().zip(bins) {
+        let start = next[bin as usize];
+        next[bin as usize] += unit.entries.len();
+        entries[start..next[bin as usize]].copy_from_slice(&unit.entries);
+    }
+    Plan { entries, offsets, tokens, tokens_without_sharing }
+}

@@ -1,0 +1,193 @@
+//! Writing a spool: ids straight to disk, a finished index only at the end.
+//!
+//! In: columns of entries, a batch at a time. Out: `data.bin` and `index.bin` in a folder. The index grows in
+//! `index.tmp`, so memory stays flat, and takes its name by rename after both files are on the disk: a spool without
+//! `index.bin` is unfinished, whatever interrupted it.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::spool::{
+    DATA_NAME, Entry, HEADER_BYTES, Header, INDEX_NAME, Mixer, check_ids, hash_ids,
+};
+
+const INDEX_TEMPORARY: &str = "index.tmp";
+const BUFFER_BYTES: usize = 1 << 20;
+
+/// A batch of n entries as columns; ids are flat, offsets have n + 1 members.
+#[derive(Debug, Clone, Copy)]
+pub struct Columns<'a> {
+    /// Context ids of all entries.
+    pub context_ids: &'a [i32],
+    /// Where each entry's context begins; the last is the end.
+    pub context_offsets: &'a [i64],
+    /// Target ids of all entries.
+    pub target_ids: &'a [i32],
+    /// Where each entry's targets begin; the last is the end.
+    pub target_offsets: &'a [i64],
+    /// End-of-turn ids at the end of each entry's targets.
+    pub num_eot: &'a [u8],
+    /// The caller's name for the form of the record.
+    pub variant: &'a [u8],
+    /// The record each entry belongs to.
+    pub record: &'a [u32],
+}
+
+/// A spool being written. After an error it takes no more entries.
+pub struct SpoolWriter {
+    folder: PathBuf,
+    files: Option<Files>,
+}
+
+struct Files {
+    data: BufWriter<File>,
+    index: BufWriter<File>,
+    num_entries: u64,
+    data_bytes: u64,
+    checksum: Mixer,
+}
+
+impl SpoolWriter {
+    /// Starts a spool in `folder`, made if need be; a spool that was there is gone.
+    pub fn create(folder: &Path) -> Result<Self> {
+        let files = Files::create(folder).map_err(Error::io(folder))?;
+        Ok(Self { folder: folder.to_path_buf(), files: Some(files) })
+    }
+
+    /// Adds entries; either all of them are taken or none.
+    pub fn append(&mut self, columns: &Columns<'_>) -> Result<()> {
+        let contexts = split("context", columns.context_ids, columns.context_offsets)?;
+        let targets = split("target", columns.target_ids, columns.target_offsets)?;
+        check_columns(columns, &contexts, &targets)?;
+        let mut files = self.files.take().ok_or_else(closed)?;
+        for number in 0..contexts.len() {
+            let entry = Entry {
+                offset: files.data_bytes,
+                context_hash: hash_ids(contexts[number]),
+                context_len: length(contexts[number])?,
+                target_len: length(targets[number])?,
+                record: columns.record[number],
+                num_eot: columns.num_eot[number],
+                variant: columns.variant[number],
+                target_check: check_ids(targets[number]),
+            };
+            files
+                .write(entry, contexts[number], targets[number])
+                .map_err(Error::io(&self.folder))?;
+        }
+        self.files = Some(files); // only now: after a failed write the files are of no use
+        Ok(())
+    }
+
+    /// Makes the spool durable and visible.
+    pub fn finish(&mut self) -> Result<()> {
+        let files = self.files.take().ok_or_else(closed)?;
+        files.finish(&self.folder).map_err(Error::io(&self.folder))
+    }
+}
+
+fn closed() -> Error {
+    Error::Spool("the spool takes no more entries: it is finished, or a write failed".to_owned())
+}
+
+fn length(ids: &[i32]) -> Result<u32> {
+    u32::try_from(ids.len()).map_err(|_| {
+        Error::Argument(format!("found an entry of {} ids, expected 32 bits", ids.len()))
+    })
+}
+
+/// Cuts flat ids at their offsets.
+fn split<'a>(name: &str, ids: &'a [i32], offsets: &[i64]) -> Result<Vec<&'a [i32]>> {
+    let wrong = |what: String| Error::Argument(format!("`{name}_offsets` {what}"));
+    let ends = (offsets.first().copied(), offsets.last().map(|&end| usize::try_from(end)));
+    if ends != (Some(0), Some(Ok(ids.len()))) {
+        return Err(wrong(format!(
+            "must begin with 0 and end with {}, the number of ids",
+            ids.len()
+        )));
+    }
+    let cut = |pair: &[i64]| {
+        let bounds = usize::try_from(pair[0]).ok().zip(usize::try_from(pair[1]).ok());
+        bounds.and_then(|(start, end)| ids.get(start..end))
+    };
+    let pieces: Option<Vec<_>> = offsets.windows(2).map(cut).collect();
+    pieces.ok_or_else(|| wrong("must never fall".to_owned()))
+}
+
+fn check_columns(columns: &Columns<'_>, contexts: &[&[i32]], targets: &[&[i32]]) -> Result<()> {
+    let count = contexts.len();
+    let lengths =
+        [targets.len(), columns.num_eot.len(), columns.variant.len(), columns.record.len()];
+    if lengths.iter().any(|&length| length != count) {
+        return Err(Error::Argument(format!(
+            "columns have {count} contexts but {lengths:?} targets, num_eot, variant, record"
+        )));
+    }
+    if let Some(id) = columns.context_ids.iter().chain(columns.target_ids).find(|&&id| id < 0) {
+        return Err(Error::Argument(format!("found the token id {id}, expected none below 0")));
+    }
+    for number in 0..count {
+        if contexts[number].is_empty() {
+            return Err(Error::Argument(format!(
+                "entry {number} of the batch has no context ids, expected at least 1"
+            )));
+        }
+        if usize::from(columns.num_eot[number]) > targets[number].len() {
+            let (found, most) = (columns.num_eot[number], targets[number].len());
+            return Err(Error::Argument(format!(
+                "entry {number} has num_eot {found}, expected at most its {most} targets"
+            )));
+        }
+    }
+    Ok(())
+}
+
+impl Files {
+    fn create(folder: &Path) -> io::Result<Self> {
+        fs::create_dir_all(folder)?;
+        match fs::remove_file(folder.join(INDEX_NAME)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => File::open(folder)?.sync_all()?, // the old index must be gone before its data changes
+        }
+        let data = File::create(folder.join(DATA_NAME))?;
+        let mut index =
+            BufWriter::with_capacity(BUFFER_BYTES, File::create(folder.join(INDEX_TEMPORARY))?);
+        index.write_all(&[0; HEADER_BYTES])?;
+        Ok(Self {
+            data: BufWriter::with_capacity(BUFFER_BYTES, data),
+            index,
+            num_entries: 0,
+            data_bytes: 0,
+            checksum: Mixer::new(),
+        })
+    }
+
+    fn write(&mut self, entry: Entry, context: &[i32], target: &[i32]) -> io::Result<()> {
+        for id in context.iter().chain(target) {
+            self.data.write_all(&id.to_le_bytes())?;
+        }
+        let line = entry.to_bytes();
+        self.index.write_all(&line)?;
+        self.checksum.add_bytes(&line);
+        self.num_entries += 1;
+        self.data_bytes += entry.num_bytes();
+        Ok(())
+    }
+
+    fn finish(self, folder: &Path) -> io::Result<()> {
+        self.data.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+        let header = Header {
+            num_entries: self.num_entries,
+            data_bytes: self.data_bytes,
+            checksum: self.checksum.value(),
+        };
+        let mut index = self.index.into_inner().map_err(io::IntoInnerError::into_error)?;
+        index.seek(SeekFrom::Start(0))?;
+        index.write_all(&header.to_bytes())?;
+        index.sync_all()?;
+        fs::rename(folder.join(INDEX_TEMPORARY), folder.join(INDEX_NAME))?;
+        File::open(folder)?.sync_all()
+    }
+}
