@@ -1,16 +1,19 @@
-"""NF4 to floating point, in plain torch: the reference every other dequantizer is compared with, and the CPU's own path.
+"""NF4 to floating point, in plain torch: the reference, and the CPU's own path.
 
-Equation, for value i of the flattened row-major matrix, block b = i // 64:
+Every other dequantizer is compared with it. For value i of the flattened row-major matrix, in
+block b = i // 64:
 
     weight[i] = round(NF4[index[i]] * (code2[absmax[b]] * absmax2[b // 256] + offset))
 
-Every product and sum is rounded to float32 on its own (a fused multiply-add would give other bits), the last rounding goes
-to the output dtype. This is what bitsandbytes computes, bit for bit. Any shape: blocks straddle rows where K % 64 != 0.
+Every product and sum is rounded to float32 on its own (a fused multiply-add would give other bits),
+the last rounding goes to the output dtype. This is what bitsandbytes computes, bit for bit. Any
+shape: blocks straddle rows where K % 64 != 0.
 
-In: uint8 pairs of indices and the two levels of scales. Out: the matrix, into scratch memory when given.
-Memory traffic: 0.5 byte in and one value out per weight. A byte is looked up whole: a table of 256 pairs, each pair read as
-one 64-bit word, is 2.5 to 5 times faster than fancy indexing. Chunks keep the float32 values before scaling in the cache:
-0.55 ns a value on one core (AVX-512), against 0.78 (to fp32) and 4.4 (to bf16) in one piece; bitsandbytes' C++ takes 0.2.
+In: uint8 pairs of indices and the two levels of scales. Out: the matrix, into scratch memory when
+given. Memory traffic: 0.5 byte in and one value out per weight. A byte is looked up whole: a table
+of 256 pairs, each pair read as one 64-bit word, is 2.5 to 5 times faster than fancy indexing.
+Chunks keep the float32 values before scaling in the cache: 0.55 ns a value on one core (AVX-512),
+against 0.78 (to fp32) and 4.4 (to bf16) in one piece; bitsandbytes' C++ takes 0.2.
 """
 
 from __future__ import annotations
@@ -67,7 +70,8 @@ def nf4_dequantize(
         code2: float32[256].
         shape: (N, K).
         dtype: Dtype of the result: bf16, fp16, fp32, or fp64 (which holds the fp32 values).
-        out: [N, K] of that dtype, contiguous, on the same device: where to write. A new tensor by default.
+        out: [N, K] of that dtype, contiguous, on the same device: where to write. A new tensor by
+            default.
 
     Returns:
         [N, K] in `dtype`; `out` itself when given.
@@ -76,8 +80,10 @@ def nf4_dequantize(
     num_values = num_rows * num_columns
     if out is None:
         out = torch.empty(shape, dtype=dtype, device=packed.device)
-    assert out.shape == shape and out.dtype == dtype and out.is_contiguous()
-    assert packed.numel() == -(-num_values // 2) and absmax.numel() == -(-num_values // BLOCK_SIZE)
+    assert (out.shape, out.dtype) == (shape, dtype)
+    assert out.is_contiguous()
+    assert packed.numel() == -(-num_values // 2)
+    assert absmax.numel() == -(-num_values // BLOCK_SIZE)
     scale = nf4_scales(absmax, absmax2, offset, code2)
     table = _pair_table(packed.device)
     values = out.view(-1)
@@ -115,7 +121,8 @@ def _look_up(table: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
 @lru_cache(maxsize=8)
 def _pair_table(device: torch.device) -> torch.Tensor:
     """Give int64[256]: for each byte, its two float32 values as one word."""
-    # A tensor made in inference mode could not be used in autograd later, and this one outlives the call.
+    # A tensor made in inference mode could not be used in autograd later, and this one outlives the
+    # call.
     with torch.inference_mode(False):
         code = torch.tensor(NF4_CODE, dtype=torch.float32)
         byte = torch.arange(256)

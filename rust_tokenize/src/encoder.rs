@@ -43,6 +43,8 @@ pub trait Encoder: Send + Sync {
     fn engine(&self) -> &'static str;
     /// Number of distinct tokens, added ones included.
     fn vocab_size(&self) -> usize;
+    /// Makes ready for texts read this way, or says why it cannot.
+    fn prepare(&self, options: EncodeOptions) -> Result<()>;
     /// Appends the ids of `text`.
     fn encode(&self, text: &str, options: EncodeOptions, ids: &mut Vec<i32>) -> Result<()>;
     /// Gives the text of `ids`; ids without a token vanish.
@@ -77,6 +79,7 @@ pub fn encode_batch<T: AsRef<str> + Sync>(
     if num_threads == Some(0) {
         return Err(Error::Argument("`num_threads` is 0, expected at least 1".to_owned()));
     }
+    guard(|| encoder.prepare(options))?;
     let num_bytes: usize = texts.iter().map(|text| text.as_ref().len()).sum();
     let wanted =
         num_threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));

@@ -249,6 +249,10 @@ impl Encoder for HuggingFaceEncoder {
         self.pipeline.get_vocab_size(true)
     }
 
+    fn prepare(&self, options: EncodeOptions) -> Result<()> {
+        self.pipeline(options).map(|_| ())
+    }
+
     fn encode(&self, text: &str, options: EncodeOptions, ids: &mut Vec<i32>) -> Result<()> {
         let pipeline = self.pipeline(options)?;
         let encoded = pipeline.encode_fast(text, options.add_special_tokens);

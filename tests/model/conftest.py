@@ -1,7 +1,8 @@
 """Small random checkpoints of every architecture, in the folder form users bring.
 
-In: an architecture's name and fields of its config. Out: a folder with config.json and model.safetensors, written by
-transformers itself, so that what our reader meets is what other programs write.
+In: an architecture's name and fields of its config. Out: a folder with config.json and
+model.safetensors, written by transformers itself, so that what our reader meets is what other
+programs write.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import transformers
 if TYPE_CHECKING:
     from pathlib import Path
 
-# Hidden 64 and MLP 96: NF4 blocks of down_proj straddle rows (96 % 64 != 0). Heads of 16, two queries to a key head.
+# Hidden 64 and MLP 96: NF4 blocks of down_proj straddle rows (96 % 64 != 0). Heads of 16, two
+# queries to a key head.
 TINY: dict[str, Any] = {
     "vocab_size": 160,
     "hidden_size": 64,
@@ -42,7 +44,7 @@ class TinyCheckpoint(Protocol):
         dtype: torch.dtype = torch.float32,
         seed: int = 0,
         max_shard_size: str = "1GB",
-        **config_overrides: Any,
+        **config_overrides: object,
     ) -> Path: ...
 
 
@@ -63,7 +65,7 @@ def tiny_checkpoint(tmp_path: Path) -> TinyCheckpoint:
         dtype: torch.dtype = torch.float32,
         seed: int = 0,
         max_shard_size: str = "1GB",
-        **config_overrides: Any,
+        **config_overrides: object,
     ) -> Path:
         nonlocal count
         folder = tmp_path / f"{model_type}-{count}"

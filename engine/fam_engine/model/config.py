@@ -1,10 +1,12 @@
 """The shape of a model: what its config.json says, checked and made explicit.
 
-In: the object in config.json (or the folder it is in). Out: a `ModelConfig`, all the decoder needs to know.
+In: the object in config.json (or the folder it is in). Out: a `ModelConfig`, all the decoder needs
+to know.
 
-One decoder serves Llama 2/3.x, Mistral, Qwen2/2.5, Qwen3 and the many models published under these types; they differ by
-the fields below. Every field of the file is used, known to be harmless (`HARMLESS`, with the reason) or refused by name:
-a field that is silently left aside gives a wrong score that looks right. Defaults are those of transformers 5.23.
+One decoder serves Llama 2/3.x, Mistral, Qwen2/2.5, Qwen3 and the many models published under these
+types; they differ by the fields below. Every field of the file is used, known to be harmless
+(`HARMLESS`, with the reason) or refused by name: a field that is silently left aside gives a wrong
+score that looks right. Defaults are those of transformers 5.23.
 """
 
 from __future__ import annotations
@@ -91,7 +93,8 @@ class ModelConfig:
         mlp_bias: Whether gate, up, down have biases.
         qk_norm: Whether q and k heads are normed before rope (Qwen3).
         tie_word_embeddings: Whether the head is the embedding table.
-        sliding_windows: For each layer, how many keys a query sees, itself included; None: all before it.
+        sliding_windows: For each layer, how many keys a query sees, itself included; None: all
+            before it.
         max_position_embeddings: Context length, tokens.
         quantization: How the checkpoint itself is quantized, or None.
         bos_token_id: Beginning-of-text token, or None.
@@ -128,7 +131,8 @@ class ModelConfig:
             where: The file's name, for messages.
 
         Raises:
-            ModelRefusedError: Code E_MODEL_CONFIG; names the field, its value and what is supported.
+            ModelRefusedError: Code E_MODEL_CONFIG; names the field, its value and what is
+                supported.
         """
         fields = Fields(values, where=where, code=CODE)
         model_type = _read_model_type(fields)
@@ -185,8 +189,9 @@ def _read_model_type(fields: Fields) -> ModelType:
 def _refuse_other_architectures(fields: Fields) -> None:
     """Refuse what is not a plain causal language model of one of the types.
 
-    `auto_map` names Python code that comes with a model, which we never run. It is harmless where `architectures` names
-    a class of transformers' own: without trust_remote_code transformers runs its class too. Else the code is the model.
+    `auto_map` names Python code that comes with a model, which we never run. It is harmless where
+    `architectures` names a class of transformers' own: without trust_remote_code transformers runs
+    its class too. Else the code is the model.
     """
     name = ARCHITECTURES[fields.get("model_type")]
     fields.only("architectures", [[name], None])
@@ -202,7 +207,7 @@ def _refuse_other_architectures(fields: Fields) -> None:
 
 
 def _read_num_key_value_heads(fields: Fields, model_type: ModelType) -> int:
-    """Read the number of key heads. Null, and in Llama an absent field, mean one for each query head."""
+    """Read the key heads. Null, and in Llama an absent field, mean one for each query head."""
     heads = fields.integer("num_attention_heads", low=1, high=MAX_WIDTH)
     name = "num_key_value_heads"
     if fields.get(name, *([None] if model_type == "llama" else [])) is None:
@@ -230,20 +235,19 @@ def _read_head_dim(fields: Fields, model_type: ModelType) -> int:
 
 
 def _read_attention_bias(fields: Fields, model_type: ModelType) -> bool:
-    """Whether q, k, v have biases: a field in Llama and Qwen3, always in Qwen2, never in Mistral."""
+    """Whether q, k, v have biases: a field in Llama, Qwen3; always in Qwen2, never in Mistral."""
     if model_type in ("qwen2", "mistral"):
         fields.only("attention_bias", [model_type == "qwen2"])
         return model_type == "qwen2"
     return fields.boolean("attention_bias", default=False)
 
 
-def _read_windows(
-    fields: Fields, model_type: ModelType, num_layers: int
-) -> tuple[int | None, ...]:
+def _read_windows(fields: Fields, model_type: ModelType, num_layers: int) -> tuple[int | None, ...]:
     """Give each layer's sliding window.
 
-    Mistral: `sliding_window` in every layer (absent means 4096, null none). Qwen: only with `use_sliding_window`, in the
-    layers `layer_types` names, by default those from `max_window_layers` on. Llama: none.
+    Mistral: `sliding_window` in every layer (absent means 4096, null none). Qwen: only with
+    `use_sliding_window`, in the layers `layer_types` names, by default those from
+    `max_window_layers` on. Llama: none.
     """
     if model_type not in _QWEN:
         fields.only("use_sliding_window", [False, None])
@@ -273,13 +277,17 @@ def _read_qwen_windows(
             first = fields.integer("max_window_layers", 28, low=0, high=MAX_LAYERS)
         return tuple(window if layer >= first else None for layer in range(num_layers))
     known = ("full_attention",) if window is None else ("full_attention", "sliding_attention")
-    if not isinstance(names, list) or len(names) != num_layers or any(n not in known for n in names):
+    if (
+        not isinstance(names, list)
+        or len(names) != num_layers
+        or any(n not in known for n in names)
+    ):
         fields.refuse("layer_types", f"{num_layers} names of: {', '.join(known)}")
     return tuple(window if name == "sliding_attention" else None for name in names)
 
 
 def _read_quantization(fields: Fields) -> Literal["bnb-nf4"] | None:
-    """Read `quantization_config`: bitsandbytes NF4 with double quantization in bytes, or nothing."""
+    """Read `quantization_config`: bitsandbytes NF4, double quantization, bytes; or nothing."""
     values = fields.get("quantization_config", None)
     if values is None:
         return None
@@ -298,7 +306,8 @@ def _read_quantization(fields: Fields) -> Literal["bnb-nf4"] | None:
     inner.only("load_in_8bit", [False])
     inner.only("_load_in_4bit", [True])
     inner.only("_load_in_8bit", [False])
-    # The rest steers 8-bit layers, or which layers were quantized, which the tensors themselves show.
+    # The rest steers 8-bit layers, or which layers were quantized, which the tensors themselves
+    # show.
     inner.finish(
         (
             "bnb_4bit_compute_dtype",

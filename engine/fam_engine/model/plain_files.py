@@ -1,8 +1,9 @@
-"""Which files of a model or adapter folder may be opened, and the strict reading of the JSON among them.
+"""Which files of a model's folder may be opened, and the strict reading of the JSON among them.
 
-In: a folder and a file name, which may come from a hostile index. Out: a path that stays in the folder, or the object in
-a JSON file. A name is a plain name, never a path; a link may lead out of the folder only where the Hugging Face cache
-keeps its files (`snapshots/<commit>/x -> ../../blobs/<hash>`).
+In: a folder and a file name, which may come from a hostile index. Out: a path that stays in the
+folder, or the object in a JSON file. A name is a plain name, never a path; a link may lead out of
+the folder only where the Hugging Face cache keeps its files (`snapshots/<commit>/x ->
+../../blobs/<hash>`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from fam_engine.errors import ModelRefusedError
 if TYPE_CHECKING:
     from pathlib import Path
 
-# The largest published config.json is some tens of KB (long rope tables), the largest index some MB.
+# The largest published config.json is some tens of KB (long rope tables), the largest index some
+# MB.
 MAX_JSON_BYTES: Final = 16 << 20
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9._-]+")
 
@@ -31,7 +33,8 @@ def plain_file(folder: Path, name: str, *, code: str) -> Path:
         code: Code of the error raised.
 
     Raises:
-        ModelRefusedError: A name that is not plain, a link that leaves the folder, or no regular file.
+        ModelRefusedError: A name that is not plain, a link that leaves the folder, or no regular
+            file.
     """
     if not _PLAIN_NAME.fullmatch(name) or name in (".", ".."):
         message = f"the file name {name!r} is not a plain name of letters, digits, `.`, `_`, `-`"
@@ -57,7 +60,8 @@ def read_json_object(path: Path, *, code: str) -> dict[str, Any]:
         code: Code of the error raised.
 
     Raises:
-        ModelRefusedError: No such file, too large, not UTF-8 JSON, NaN or a repeated name in it, or not an object.
+        ModelRefusedError: No such file, too large, not UTF-8 JSON, NaN or a repeated name in it, or
+            not an object.
     """
     try:
         with path.open("rb") as file:
@@ -74,12 +78,11 @@ def parse_json_object(raw: bytes, *, code: str, where: str) -> dict[str, Any]:
     """Parse bytes that must be one JSON object in UTF-8.
 
     Raises:
-        ModelRefusedError: Not UTF-8 JSON, NaN or a repeated name in it, nested too deep, or not an object.
+        ModelRefusedError: Not UTF-8 JSON, NaN or a repeated name in it, nested too deep, or not an
+            object.
     """
     try:
-        value = json.loads(
-            raw.decode(), parse_constant=_no_constant, object_pairs_hook=_no_repeats
-        )
+        value = json.loads(raw.decode(), parse_constant=_no_constant, object_pairs_hook=_no_repeats)
     except (ValueError, RecursionError) as error:
         message = f"expected a JSON object, found: {error}"
         raise ModelRefusedError(message, code=code, where=where) from error

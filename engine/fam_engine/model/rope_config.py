@@ -1,19 +1,20 @@
 """Rotary position settings: what a config.json says about them, made explicit.
 
-In: the top-level fields `rope_theta`, `rope_scaling` (transformers 4; also with the older name `type`) and
-`rope_parameters` (transformers 5). Out: one `RopeConfig` in which every default is filled in as transformers 5.23
-`modeling_rope_utils.py` fills it, so that the code which makes the frequencies has no cases of its own.
-Types whose frequencies depend on the length of the sequence (`dynamic`, `longrope`) are refused: a record's scores would
-depend on more than the tokens before each position.
+In: the top-level fields `rope_theta`, `rope_scaling` (transformers 4; also with the older name
+`type`) and `rope_parameters` (transformers 5). Out: one `RopeConfig` in which every default is
+filled in as transformers 5.23 `modeling_rope_utils.py` fills it, so that the code which makes the
+frequencies has no cases of its own. Types whose frequencies depend on the length of the sequence
+(`dynamic`, `longrope`) are refused: a record's scores would depend on more than the tokens before
+each position.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-from fam_engine.model.fields import Fields
+from fam_engine.model.fields import Fields, Json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,7 +59,8 @@ def read_rope(config: Fields, *, max_position_embeddings: int) -> RopeConfig:
 
     Args:
         config: The top level of the file.
-        max_position_embeddings: Context length, tokens: the default of the original length, as in transformers.
+        max_position_embeddings: Context length, tokens: the default of the original length, as in
+            transformers.
 
     Raises:
         ModelRefusedError: An unknown type or field, a bad value, or two places that disagree.
@@ -81,7 +83,7 @@ def read_rope(config: Fields, *, max_position_embeddings: int) -> RopeConfig:
 
 
 def _read_one(
-    config: Fields, name: str, value: Any, top_theta: float | None, max_position_embeddings: int
+    config: Fields, name: str, value: Json, top_theta: float | None, max_position_embeddings: int
 ) -> RopeConfig:
     """Read one of the two dictionaries."""
     if not isinstance(value, dict):
@@ -139,7 +141,7 @@ def _read_llama3(fields: Fields, theta: float, max_position_embeddings: int) -> 
 
 
 def _read_yarn(fields: Fields, theta: float, max_position_embeddings: int) -> RopeConfig:
-    """Read YaRN (Peng et al. 2023, arXiv 2309.00071). A null factor means the ratio of the two lengths."""
+    """Read YaRN (arXiv 2309.00071). A null factor means the ratio of the two lengths."""
     original = _original(fields, max_position_embeddings)
     if fields.get("factor") is None:
         factor = max_position_embeddings / original
@@ -162,7 +164,7 @@ def _read_yarn(fields: Fields, theta: float, max_position_embeddings: int) -> Ro
 
 
 def _yarn_attention_factor(fields: Fields, factor: float) -> float:
-    """Give the explicit value, else the one the paper derives from `factor` (equation 22), weighted if asked."""
+    """Give the explicit value, else the paper's (equation 22), weighted if asked."""
     explicit = _optional(fields, "attention_factor", high=1e3)
     numerator = _optional(fields, "mscale", high=1e3)
     denominator = _optional(fields, "mscale_all_dim", high=1e3)

@@ -1,21 +1,23 @@
 """Reading safetensors files without trusting them.
 
-In: a model's folder. Out: what every tensor is and where it lies (`list_tensors`), and one tensor at a time
-(`read_tensor`). Headers are read by ourselves, in full, before any weight: lengths, dtypes, shapes and offsets must fit
-each other and the file, without holes or overlaps, so that nothing is allocated that the file does not hold. Tensors are
-then copied with plain reads: a mapped file that shrinks underneath (a network disk, a re-download) kills the process by
-SIGBUS, a short read is an error that can be told. Pickled checkpoints are never opened.
+In: a model's folder. Out: what every tensor is and where it lies (`list_tensors`), and one tensor
+at a time (`read_tensor`). Headers are read by ourselves, in full, before any weight: lengths,
+dtypes, shapes and offsets must fit each other and the file, without holes or overlaps, so that
+nothing is allocated that the file does not hold. Tensors are then copied with plain reads: a mapped
+file that shrinks underneath (a network disk, a re-download) kills the process by SIGBUS, a short
+read is an error that can be told. Pickled checkpoints are never opened.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import torch
 
 from fam_engine.errors import ModelRefusedError
+from fam_engine.model.fields import Json
 from fam_engine.model.plain_files import parse_json_object, plain_file, read_json_object
 
 if TYPE_CHECKING:
@@ -64,7 +66,8 @@ def list_tensors(folder: Path) -> dict[str, TensorInfo]:
     """List the tensors of a checkpoint, in one file or in the shards its index names.
 
     Raises:
-        ModelRefusedError: No safetensors, pickles only, a malformed file, or an index that does not fit its shards.
+        ModelRefusedError: No safetensors, pickles only, a malformed file, or an index that does not
+            fit its shards.
     """
     if (folder / "model.safetensors").exists():  # before the index, as in transformers
         return read_header(plain_file(folder, "model.safetensors", code=CODE))
@@ -84,7 +87,9 @@ def _list_shards(folder: Path, index: Path) -> dict[str, TensorInfo]:
     path = plain_file(folder, index.name, code=CODE)
     places = read_json_object(path, code=CODE).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
-        raise ModelRefusedError("`weight_map` is not an object of names", code=CODE, where=str(path))
+        raise ModelRefusedError(
+            "`weight_map` is not an object of names", code=CODE, where=str(path)
+        )
     tensors: dict[str, TensorInfo] = {}
     for file in sorted(set(places.values())):
         if not file.endswith(".safetensors"):
@@ -93,7 +98,9 @@ def _list_shards(folder: Path, index: Path) -> dict[str, TensorInfo]:
         shard = read_header(plain_file(folder, file, code=CODE))
         for name in shard:
             if places.get(name) != file:
-                message = f"`{file}` holds the tensor `{name}`, which the index does not place there"
+                message = (
+                    f"`{file}` holds the tensor `{name}`, which the index does not place there"
+                )
                 raise ModelRefusedError(message, code=CODE, where=str(path))
         tensors |= shard
     missing = sorted(places.keys() - tensors.keys())
@@ -117,7 +124,9 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         file.seek(0)
         header_bytes = int.from_bytes(file.read(8), "little")
         if file_bytes < 8 or header_bytes > min(MAX_HEADER_BYTES, file_bytes - 8):
-            message = f"not a safetensors file, or cut short: its header would be {header_bytes} bytes"
+            message = (
+                f"not a safetensors file, or cut short: its header would be {header_bytes} bytes"
+            )
             raise ModelRefusedError(message, code=CODE, where=str(path))
         raw = file.read(header_bytes)
     header = parse_json_object(raw, code=CODE, where=str(path))
@@ -131,12 +140,14 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
             _refuse(path, info.name, f"begins at byte {info.start}, the one before ends at {end}")
         end = info.start + info.num_bytes
     if end != file_bytes:
-        message = f"the tensors end at byte {end}, the file at {file_bytes}: it is cut short or longer"
+        message = (
+            f"the tensors end at byte {end}, the file at {file_bytes}: it is cut short or longer"
+        )
         raise ModelRefusedError(message, code=CODE, where=str(path), hint="copy it again")
     return {info.name: info for info in tensors}
 
 
-def _read_entry(name: str, entry: Any, path: Path, first: int) -> TensorInfo:
+def _read_entry(name: str, entry: Json, path: Path, first: int) -> TensorInfo:
     """Check one entry of a header, `first` being the byte where data begins."""
     match entry:
         case {"dtype": str(kind), "shape": list(shape), "data_offsets": [int(start), int(stop)]}:
@@ -175,7 +186,7 @@ def read_tensor(info: TensorInfo) -> torch.Tensor:
     tensor = torch.empty(info.shape, dtype=info.dtype)
     if not info.num_bytes:
         return tensor
-    buffer = memoryview(tensor.view(-1).view(torch.uint8).numpy())
+    buffer = memoryview(tensor.view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
     try:
         with info.path.open("rb", buffering=0) as file:
             file.seek(info.start)

@@ -2,11 +2,13 @@
 
 In: tensors. Out: `Weights`, one `LayerWeights` a layer, one `Linear` a (merged) matrix.
 
-q, k, v are one `Linear` merged on the output rows, and so are gate and up: one wide product costs less than three narrow
-ones. Matrices are stored as the precision says (NF4, bf16, fp32) and are brought to the compute dtype when used; vectors
-(norm weights, biases) are stored in the compute dtype, where their size costs nothing.
+q, k, v are one `Linear` merged on the output rows, and so are gate and up: one wide product costs
+less than three narrow ones. Matrices are stored as the precision says (NF4, bf16, fp32) and are
+brought to the compute dtype when used; vectors (norm weights, biases) are stored in the compute
+dtype, where their size costs nothing.
 
-Shapes: V vocabulary, D hidden size, N rows (output features), K columns (input features), R rank of an adapter.
+Shapes: V vocabulary, D hidden size, N rows (output features), K columns (input features), R rank of
+an adapter.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class LoraPart:
-    """The adapter of one source matrix, which fills the rows [row_start, row_stop) of its (merged) `Linear`.
+    """The adapter of one source matrix, which fills rows of its (merged) `Linear`.
 
     Attributes:
         row_start: First row of the source in the `Linear`.
@@ -43,7 +45,7 @@ class LoraPart:
 
 @dataclass(frozen=True, kw_only=True)
 class LoraDelta:
-    """What an adapter adds to one (merged) `Linear`: W + scaling * B @ A on the rows of each part, ordered by row."""
+    """What an adapter adds to a `Linear`: scaling * B @ A on the rows of each part, by row."""
 
     parts: tuple[LoraPart, ...]
 

@@ -1,0 +1,181 @@
+"""Scoring speed and memory beside transformers, in one run: workloads G1, G8, L8.
+
+    python benchmarks/bench_score.py --out benchmarks/results/score_cpu.json
+
+Agreement comes first: both engines' log-probs of every answer token are compared, and their distance is printed with the
+times. Then transformers picks its best batch size per workload, and the engines take turns, A B A B, three rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from engines import serve
+from workloads import QWEN_05B, Question, count_tokens, make_workload, write_random_model
+
+BATCH_SIZES = (1, 2, 4, 8, 16)
+
+
+class Worker:
+    """An engine in a process of its own."""
+
+    def __init__(self, name: str, folder: str, precision: str, device: str, threads: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(
+            target=serve, args=(theirs, name, folder, precision, device, threads)
+        )
+        self._process.start()
+        self.loaded_bytes = self._pipe.recv()["loaded_bytes"]
+
+    def run(self, questions: list[Question], size: int) -> dict[str, Any]:
+        """Score a workload once."""
+        self._pipe.send((questions, size))
+        return self._pipe.recv()
+
+    def close(self) -> None:
+        """Stop the process."""
+        self._pipe.send(None)
+        self._process.join()
+
+
+@contextlib.contextmanager
+def workers(folder: str, precision: str, device: str, threads: int) -> Iterator[dict[str, Worker]]:
+    """Start the engines of one precision."""
+    theirs = (
+        {"transformers": precision}
+        if precision != "nf4" or device == "cuda"
+        else {"transformers": "nf4", "transformers-dequantize": "nf4-dequantize"}
+    )
+    started = {"fam-engine": Worker("fam-engine", folder, precision, device, threads)}
+    for label, variant in theirs.items():
+        started[label] = Worker("transformers", folder, variant, device, threads)
+    try:
+        yield started
+    finally:
+        for worker in started.values():
+            worker.close()
+
+
+def measure(engines: dict[str, Worker], name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure one workload."""
+    questions = make_workload(name, options.questions[name], options.config["vocab_size"])
+    few = questions[: max(2, len(questions) // 4)]
+    size = {label: _best_size(worker, label, few, options) for label, worker in engines.items()}
+    rounds: dict[str, list[dict[str, Any]]] = {label: [] for label in engines}
+    for _ in range(options.rounds):
+        for label, worker in engines.items():
+            rounds[label].append(worker.run(questions, size[label]))
+    tokens = count_tokens(questions)
+    result: dict[str, Any] = {"workload": name, "questions": len(questions), **tokens}
+    for label, runs in rounds.items():
+        seconds = statistics.median(run["seconds"] for run in runs)
+        result[label] = {
+            "size": size[label],
+            "seconds": [run["seconds"] for run in runs],
+            "effective_tokens_per_second": tokens["effective"] / seconds,
+            "peak_bytes": max(run["peak_bytes"] for run in runs),
+            "loaded_bytes": engines[label].loaded_bytes,
+        }
+    ours = rounds["fam-engine"][0]["logprobs"]
+    peers = [label for label in engines if label != "fam-engine"]
+    best = max(peers, key=lambda label: result[label]["effective_tokens_per_second"])
+    result["best_peer"] = best
+    result["ratio"] = (
+        result["fam-engine"]["effective_tokens_per_second"]
+        / result[best]["effective_tokens_per_second"]
+    )
+    difference = np.abs(ours - rounds[best][0]["logprobs"])
+    result["logprob_difference"] = {"mean": difference.mean(), "max": difference.max()}
+    return result
+
+
+def _best_size(
+    worker: Worker, label: str, questions: list[Question], options: argparse.Namespace
+) -> int:
+    """Find the batch size an engine is fastest at; ours uses its default."""
+    if label == "fam-engine":
+        worker.run(questions[:1], options.tokens_per_batch)
+        return options.tokens_per_batch
+    seconds = {size: worker.run(questions, size)["seconds"] for size in BATCH_SIZES}
+    return min(seconds, key=lambda size: seconds[size])
+
+
+def environment(options: argparse.Namespace) -> dict[str, Any]:
+    """Describe the machine and the versions."""
+    import torch
+
+    names = ("torch", "transformers", "bitsandbytes", "triton", "fam-engine")
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return {
+        "date": datetime.date.today().isoformat(),
+        "commit": commit.stdout.strip(),
+        "device": torch.cuda.get_device_name() if options.device == "cuda" else _cpu_name(),
+        "threads": options.threads,
+        "load": os.getloadavg(),
+        "versions": {name: metadata.version(name) for name in names},
+        "python": platform.python_version(),
+    }
+
+
+def _cpu_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+
+
+def main() -> None:
+    """Measure and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--precision", nargs="*", default=["bf16", "nf4"])
+    parser.add_argument("--tokens-per-batch", type=int, default=4096)
+    parser.add_argument("--scale", type=float, default=1.0, help="of the number of questions")
+    options = parser.parse_args()
+    options.config = QWEN_05B
+    base = {"G1": 32, "G8": 8, "L8": 4}
+    options.questions = {name: max(2, int(n * options.scale)) for name, n in base.items()}
+    results: dict[str, Any] = {"environment": environment(options), "results": []}
+    with tempfile.TemporaryDirectory() as folder:
+        write_random_model(Path(folder), options.config)
+        for precision in options.precision:
+            with workers(folder, precision, options.device, options.threads) as engines:
+                for name in options.questions:
+                    row = {"precision": precision, **measure(engines, name, options)}
+                    results["results"].append(row)
+                    print(_line(row), flush=True)
+    if options.out:
+        options.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def _line(row: dict[str, Any]) -> str:
+    ours, peer = row["fam-engine"], row[row["best_peer"]]
+    return (
+        f"{row['precision']:5} {row['workload']:3} fam-engine "
+        f"{ours['effective_tokens_per_second']:7.0f} tokens/s {ours['peak_bytes'] / 2**30:.2f} GiB"
+        f" | {row['best_peer']} {peer['effective_tokens_per_second']:7.0f} tokens/s "
+        f"{peer['peak_bytes'] / 2**30:.2f} GiB (batch {peer['size']}) | {row['ratio']:.2f}x | "
+        f"log-prob difference mean {row['logprob_difference']['mean']:.4f}"
+    )
+
+
+if __name__ == "__main__":
+    main()

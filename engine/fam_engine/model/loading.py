@@ -1,0 +1,180 @@
+"""From a name to a model ready to score: finds the folder, chooses device and dtype, loads.
+
+In: a folder, `embedded`, or (only with `download`) a Hugging Face id. Out: a `Decoder`.
+
+Offline by default: a name that is no folder is refused, never looked up, so a run cannot depend on
+what a server says today. With `download` the id is resolved to a commit, which the caller records.
+What the machine cannot do is refused, never replaced: `cuda` without a GPU is an error; only `auto`
+chooses, bf16 where the device multiplies it natively and fp32 elsewhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, Literal
+
+import torch
+
+import fam_engine
+from fam_engine.errors import DeviceError, ModelRefusedError, StorageError, UsageError
+from fam_engine.model.checkpoint import Precision, load_weights
+from fam_engine.model.config import ModelConfig
+from fam_engine.model.decoder import Decoder
+from fam_engine.model.lora import attach_adapter, load_adapter
+
+ComputeDtype = Literal["auto", "bf16", "fp32", "fp64"]
+Device = Literal["auto", "cpu", "cuda"]
+EMBEDDED: Final = "embedded"
+# Everything a model's folder may give us to read; the rest is neither fetched nor hashed.
+SUFFIXES: Final = (".safetensors", ".json", ".txt", ".model", ".jinja")
+_DTYPES: Final = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp64": torch.float64}
+_HUB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+
+
+def load_model(
+    model: str | Path,
+    *,
+    adapter: str | Path | None = None,
+    precision: Precision = "nf4",
+    compute_dtype: ComputeDtype = "auto",
+    device: Device = "auto",
+) -> Decoder:
+    """Load a model from a folder.
+
+    Args:
+        model: A folder with config.json and safetensors, or `embedded`.
+        adapter: A folder with a PEFT LoRA adapter.
+        precision: How the matrices are held; see `checkpoint`.
+        compute_dtype: What they are multiplied in. fp64 is for references in tests.
+        device: Where.
+
+    Returns:
+        The decoder, its weights on the device.
+
+    Raises:
+        ModelRefusedError: The model or adapter is not there, unsafe, incomplete or not understood.
+        DeviceError: The device is not there.
+        UsageError: Precision fp32 multiplied in bf16.
+    """
+    folder, _ = resolve_model(model, download=False)
+    place = choose_device(device)
+    dtype = choose_compute_dtype(compute_dtype, precision=precision, device=place)
+    config = ModelConfig.from_folder(folder)
+    weights = load_weights(folder, config, precision=precision, compute_dtype=dtype, device=place)
+    if adapter is not None:
+        loaded = load_adapter(Path(adapter), config)
+        weights = attach_adapter(weights, loaded, config, device=place)
+    return Decoder(config, weights, compute_dtype=dtype, device=place, precision=precision)
+
+
+def resolve_model(model: str | Path, *, download: bool) -> tuple[Path, str | None]:
+    """Find a model's folder.
+
+    Args:
+        model: A folder, `embedded`, or with `download` the id of a repository on the hub.
+        download: Whether an id that is no folder may be fetched.
+
+    Returns:
+        The folder, and the commit it was fetched at if it was.
+
+    Raises:
+        ModelRefusedError: Neither a folder nor, with `download`, to be had from the hub.
+    """
+    if str(model) == EMBEDDED:
+        return Path(fam_engine.__file__).parent / "embedded" / "model", None
+    folder = Path(model)
+    if folder.is_dir():
+        return folder, None
+    is_hub_id = _HUB_ID.fullmatch(str(model)) is not None
+    if download and is_hub_id:
+        return _download(str(model))
+    message = f"`{model}` is not a folder"
+    hint = "add --download to fetch it from the hub" if is_hub_id else "check the path"
+    raise ModelRefusedError(message, code="E_MODEL_NOT_FOUND", hint=hint)
+
+
+def _download(hub_id: str) -> tuple[Path, str]:
+    """Fetch the files we read of a repository, at the commit its main branch has now."""
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    patterns = [f"*{suffix}" for suffix in SUFFIXES]
+    try:
+        folder = Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=patterns))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        message = f"`{hub_id}` could not be downloaded: {error}"
+        hint = "check the id, the network, and whether the model asks for a login"
+        raise ModelRefusedError(message, code="E_MODEL_DOWNLOAD", hint=hint) from error
+    return folder, folder.name  # .../snapshots/<commit>
+
+
+def hash_model(folder: Path) -> str:
+    """Give one SHA-256 over the names and bytes of all files of a model or adapter we may read.
+
+    Args:
+        folder: Its folder.
+
+    Raises:
+        StorageError: A file that cannot be read.
+    """
+    files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file())
+    try:
+        with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter's lock
+            digests = list(pool.map(_hash_file, files))
+    except OSError as error:
+        message = f"cannot be read: {error.strerror}"
+        raise StorageError(message, code="E_MODEL_READ", where=str(error.filename)) from error
+    total = hashlib.sha256()
+    for path, digest in zip(files, digests, strict=True):
+        total.update(f"{path.name}\n{digest}\n".encode())
+    return total.hexdigest()
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def choose_device(device: Device) -> torch.device:
+    """Give the device: `auto` is the GPU if there is one.
+
+    Raises:
+        DeviceError: `cuda` where torch sees no GPU.
+    """
+    has_gpu = torch.cuda.is_available()
+    if device == "cuda" and not has_gpu:
+        message = "no NVIDIA GPU that torch can use; `cuda` was asked for"
+        raise DeviceError(message, code="E_DEVICE", hint="use --device cpu, or check nvidia-smi")
+    return torch.device("cuda" if device == "cuda" or (device == "auto" and has_gpu) else "cpu")
+
+
+def choose_compute_dtype(
+    compute_dtype: ComputeDtype, *, precision: Precision, device: torch.device
+) -> torch.dtype:
+    """Give the dtype matrices are multiplied in.
+
+    Raises:
+        UsageError: bf16 with precision fp32, which would round what was asked to be exact.
+    """
+    if precision == "fp32":
+        if compute_dtype == "bf16":
+            message = "compute dtype bf16 would round the weights of precision fp32"
+            hint = "use --precision bf16, or --compute-dtype fp32"
+            raise UsageError(message, code="E_COMPUTE_DTYPE", hint=hint)
+        return torch.float64 if compute_dtype == "fp64" else torch.float32
+    if compute_dtype != "auto":
+        return _DTYPES[compute_dtype]
+    return torch.bfloat16 if has_native_bf16(device) else torch.float32
+
+
+def has_native_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 in hardware (Ampere and later; AVX512-BF16, AMX)."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    if not hasattr(torch.cpu, "get_capabilities"):  # an older torch tells of AVX512-BF16 only
+        return bool(torch.cpu._is_avx512_bf16_supported())
+    capabilities = torch.cpu.get_capabilities()
+    return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))

@@ -1,0 +1,245 @@
+"""LoRA adapters in PEFT's form, checked and attached to the weights they change.
+
+In: a folder with adapter_config.json and adapter_model.safetensors, and the model's shape. Out:
+weights whose `Linear.lora` hold A, B and the scaling of each source matrix by its rows.
+
+Plain LoRA on the seven matrices of a layer, all of one rank and alpha. Whatever else PEFT can do
+(DoRA, biases, trained embeddings, ranks by pattern, initialisations that change the base model) is
+refused by name. The tensors must be exactly those the configuration names: PEFT loads an adapter
+none of whose names match as one that changes nothing, with a warning. `base_model_name_or_path` is
+never followed, `auto_mapping` never imported.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import torch
+
+from fam_engine.errors import ModelRefusedError
+from fam_engine.model.checkpoint import linear_shapes
+from fam_engine.model.fields import Fields
+from fam_engine.model.plain_files import plain_file, read_json_object
+from fam_engine.model.safetensors_files import read_header, read_tensor
+from fam_engine.model.weights import LayerWeights, Linear, LoraDelta, LoraPart, Weights
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from fam_engine.model.config import ModelConfig
+    from fam_engine.model.safetensors_files import TensorInfo
+
+CODE: Final = "E_ADAPTER"
+MAX_RANK: Final = 4096
+_FLOATS: Final = (torch.bfloat16, torch.float16, torch.float32)
+# The merged matrices of a layer and the sources that fill their rows.
+SOURCES: Final[dict[str, tuple[str, ...]]] = {
+    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "o": ("self_attn.o_proj",),
+    "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
+    "down": ("mlp.down_proj",),
+}
+
+# Name -> why leaving it aside cannot change a score.
+HARMLESS: Final[dict[str, str]] = {
+    "auto_mapping": "names Python modules to import, which we don't",
+    "base_model_name_or_path": "where the trainer had the base model",
+    "revision": "where the trainer had the base model",
+    "inference_mode": "whether PEFT lets it train",
+    "lora_dropout": "acts in training only",
+    "megatron_core": "a module to import, which we don't",
+    "peft_version": "who wrote the file",
+    "qalora_group_size": "without effect while use_qalora is false",
+    "ensure_weight_tying": "acts on trained embeddings, which are refused",
+}
+# Fields that must have one of these values, or be absent: anything else is another method.
+_NEUTRAL: Final[dict[str, Sequence[object]]] = {
+    "task_type": ("CAUSAL_LM", None),
+    "fan_in_fan_out": (False,),
+    "bias": ("none",),
+    "lora_bias": (False,),
+    "use_dora": (False,),
+    "use_qalora": (False,),
+    # Others (pissa, olora, corda, loftq, lora_ga) change the base weights before training.
+    "init_lora_weights": (True, False, "gaussian", "orthogonal"),
+    "modules_to_save": (None, []),
+    "exclude_modules": (None, []),
+    "rank_pattern": ({}, None),
+    "alpha_pattern": ({}, None),
+    "loftq_config": ({}, None),
+} | dict.fromkeys(
+    (
+        "alora_invocation_tokens",
+        "arrow_config",
+        "corda_config",
+        "eva_config",
+        "kasa_config",
+        "layer_replication",
+        "layers_pattern",
+        "layers_to_transform",
+        "lora_ga_config",
+        "megatron_config",
+        "monteclora_config",
+        "target_parameters",
+        "trainable_token_indices",
+        "use_bdlora",
+        "velora_config",
+    ),
+    (None,),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """A checked adapter.
+
+    Attributes:
+        rank: R, the same for every matrix.
+        scaling: Factor of B @ A.
+        matrices: By the full name of the changed module: float32 A [R, K] and B [N, R].
+    """
+
+    rank: int
+    scaling: float
+    matrices: dict[str, tuple[torch.Tensor, torch.Tensor]]
+
+
+def load_adapter(folder: Path, config: ModelConfig) -> Adapter:
+    """Read and check an adapter.
+
+    Args:
+        folder: Where its two files are.
+        config: The model it is for.
+
+    Raises:
+        ModelRefusedError: Another method than plain LoRA, or tensors that are not exactly those the
+            configuration names, in shape, dtype or by a value that is not finite.
+    """
+    path = plain_file(folder, "adapter_config.json", code=CODE)
+    fields = Fields(read_json_object(path, code=CODE), where=str(path), code=CODE)
+    fields.get("peft_type")
+    fields.only("peft_type", ["LORA"])
+    for name, supported in _NEUTRAL.items():
+        fields.only(name, supported)
+    rank = fields.integer("r", low=1, high=MAX_RANK)
+    alpha = fields.number("lora_alpha", low=1e-6, high=1e9)
+    scaling = alpha / (math.sqrt(rank) if fields.boolean("use_rslora", default=False) else rank)
+    modules = _read_targets(fields, config)
+    fields.finish(HARMLESS)
+    tensors = _list_adapter_tensors(folder, modules, rank)
+    matrices = {
+        module: (_read(tensors[_name(module, "A")]), _read(tensors[_name(module, "B")]))
+        for module in modules
+    }
+    return Adapter(rank=rank, scaling=scaling, matrices=matrices)
+
+
+def attach_adapter(
+    weights: Weights, adapter: Adapter, config: ModelConfig, *, device: torch.device
+) -> Weights:
+    """Give the same weights with the adapter's matrices in `Linear.lora`, on the device."""
+    shapes = linear_shapes(config)
+
+    def with_lora(linear: Linear, index: int, sources: Sequence[str]) -> Linear:
+        parts, row = [], 0
+        for source in sources:
+            stop = row + shapes[source][0]
+            found = adapter.matrices.get(f"model.layers.{index}.{source}")
+            if found is not None:
+                lora_A, lora_B = (matrix.to(device) for matrix in found)
+                parts.append(
+                    LoraPart(
+                        row_start=row,
+                        row_stop=stop,
+                        lora_A=lora_A,
+                        lora_B=lora_B,
+                        scaling=adapter.scaling,
+                    )
+                )
+            row = stop
+        return replace(linear, lora=LoraDelta(parts=tuple(parts)) if parts else None)
+
+    def layer_with_lora(layer: LayerWeights, index: int) -> LayerWeights:
+        return replace(
+            layer,
+            qkv=with_lora(layer.qkv, index, SOURCES["qkv"]),
+            o=with_lora(layer.o, index, SOURCES["o"]),
+            gate_up=with_lora(layer.gate_up, index, SOURCES["gate_up"]),
+            down=with_lora(layer.down, index, SOURCES["down"]),
+        )
+
+    layers = (layer_with_lora(layer, index) for index, layer in enumerate(weights.layers))
+    return replace(weights, layers=tuple(layers))
+
+
+def _read_targets(fields: Fields, config: ModelConfig) -> dict[str, tuple[int, int]]:
+    """Give the full names and shapes (N, K) of the modules `target_modules` means."""
+    targets = fields.get("target_modules")
+    shapes = {
+        f"model.layers.{index}.{module}": shape
+        for index in range(config.num_layers)
+        for module, shape in linear_shapes(config).items()
+    }
+    if targets == "all-linear":
+        return shapes
+    if not isinstance(targets, list) or not targets:
+        # PEFT takes a string as a regular expression; a hostile one runs for years.
+        fields.refuse("target_modules", 'a list of module names, or "all-linear"')
+    chosen: dict[str, tuple[int, int]] = {}
+    for target in targets:
+        # As in PEFT: the whole name of a module, or the end of it after a dot.
+        found = {
+            module: shape
+            for module, shape in shapes.items()
+            if isinstance(target, str) and f".{module}".endswith(f".{target}")
+        }
+        if not found or target == "":
+            names = ", ".join(module.split(".")[1] for module in linear_shapes(config))
+            fields.refuse("target_modules", f"modules of this model out of {names}")
+        chosen |= found
+    return chosen
+
+
+def _list_adapter_tensors(
+    folder: Path, modules: dict[str, tuple[int, int]], rank: int
+) -> dict[str, TensorInfo]:
+    """List the tensors of the adapter: exactly an A and a B for each module, of the right shape."""
+    name = "adapter_model.safetensors"
+    if not (folder / name).exists() and (folder / "adapter_model.bin").exists():
+        message = "the adapter is pickled (`adapter_model.bin`); only safetensors are read"
+        hint = "unpickling runs code: save it again with PEFT's save_pretrained in a safe place"
+        raise ModelRefusedError(message, code="E_MODEL_PICKLE", where=str(folder), hint=hint)
+    path = plain_file(folder, name, code=CODE)
+    tensors = read_header(path)
+    expected: dict[str, tuple[int, int]] = {}
+    for module, (num_rows, num_columns) in modules.items():
+        expected[_name(module, "A")] = (rank, num_columns)
+        expected[_name(module, "B")] = (num_rows, rank)
+    for unexpected in sorted(tensors.keys() - expected.keys()):
+        _refuse(path, unexpected, "is not one that adapter_config.json asks for in this model")
+    for tensor, shape in expected.items():
+        info = tensors.get(tensor)
+        if info is None:
+            _refuse(path, tensor, "is missing; adapter_config.json asks for it")
+        if info.shape != shape or info.dtype not in _FLOATS:
+            found = f"is {info.dtype} {list(info.shape)}"
+            _refuse(path, tensor, f"{found}; expected {list(shape)} in bf16, fp16 or fp32")
+    return tensors
+
+
+def _name(module: str, letter: str) -> str:
+    return f"base_model.model.{module}.lora_{letter}.weight"
+
+
+def _read(info: TensorInfo) -> torch.Tensor:
+    tensor = read_tensor(info).float()
+    if not bool(tensor.isfinite().all()):
+        _refuse(info.path, info.name, "has values that are not finite")
+    return tensor
+
+
+def _refuse(path: Path, name: str, problem: str) -> NoReturn:
+    raise ModelRefusedError(f"the tensor `{name}` {problem}", code=CODE, where=str(path))

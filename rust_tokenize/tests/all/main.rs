@@ -1,0 +1,9 @@
+//! Tests of the crate through its public face; no Python needed.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)] // helpers of tests may fail loudly
+
+mod batches;
+mod bin_packing;
+mod encoding;
+mod json_lines;
+mod random;
+mod spools;

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fam_engine.data.records import Message, Record, detect_form, map_columns, read_record
+from fam_engine.errors import RecordError
+
+
+def read(row: dict[str, Any]) -> Record:
+    return read_record(row, detect_form(row), file="a.jsonl", line=3, stem="a")
+
+
+CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+
+
+@pytest.mark.parametrize(
+    ("row", "context", "verbatim", "response"),
+    [
+        ({"prompt": "P", "response": "R"}, [("user", "P")], "P", "R"),
+        ({"prompt": "P", "completion": "R"}, [("user", "P")], "P", "R"),
+        ({"question": "Q", "answer": "A"}, [("user", "Q")], "Q\n", "A"),
+        ({"instruction": "I", "output": "O"}, [("user", "I")], "I\n", "O"),
+        ({"instruction": "I", "input": "x", "output": "O"}, [("user", "I\n\nx")], "I\n\nx\n", "O"),
+        ({"instruction": "I", "input": "", "output": "O"}, [("user", "I")], "I\n", "O"),
+        ({"messages": CHAT}, [("user", "Hi")], "Hi\n", "Hello"),
+        ({"messages": CHAT[:1], "response": "Yo"}, [("user", "Hi")], "Hi\n", "Yo"),
+        ({"prompt": CHAT[:1], "completion": CHAT[1:]}, [("user", "Hi")], "Hi\n", "Hello"),
+        (
+            {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yo"}]},
+            [("user", "Hi")],
+            "Hi\n",
+            "Yo",
+        ),
+    ],
+)
+def test_every_form_gives_context_and_response(
+    row: dict[str, Any], context: list[tuple[str, str]], verbatim: str, response: str
+) -> None:
+    record = read(row)
+    assert record.context == tuple(Message(*turn) for turn in context)
+    assert (record.verbatim, record.response) == (verbatim, response)
+
+
+def test_labels_have_defaults_and_are_kept() -> None:
+    plain = read({"prompt": "P", "response": "R"})
+    assert (plain.id, plain.source, plain.group, plain.correct) == ("a.jsonl:3", "a", None, None)
+    row = {"prompt": "P", "response": "R", "id": 7, "source": "gpt", "group": "g", "correct": True}
+    labelled = read({**row, "answer": "18", "task": "gsm8k"})
+    assert (labelled.id, labelled.source, labelled.group) == ("7", "gpt", "g")
+    assert (labelled.correct, labelled.answer, labelled.task) == (True, "18", "gsm8k")
+
+
+def test_the_answer_of_a_question_is_the_response_not_the_gold_answer() -> None:
+    assert read({"question": "Q", "answer": "A"}).answer is None
+
+
+@pytest.mark.parametrize(
+    ("row", "code", "named"),
+    [
+        ({"prompt": "P", "response": ""}, "E_EMPTY_RESPONSE", "empty"),
+        ({"prompt": 3, "response": "R"}, "E_RECORD_TYPE", "`prompt`"),
+        ({"prompt": "P", "response": ["R"]}, "E_RECORD_TYPE", "`response`"),
+        ({"prompt": "P", "response": "R", "correct": "yes"}, "E_RECORD_TYPE", "`correct`"),
+        ({"prompt": "P", "response": "R", "source": {}}, "E_RECORD_TYPE", "`source`"),
+        ({"messages": CHAT[:1]}, "E_RECORD_ROLE", "assistant"),
+        ({"messages": "Hi"}, "E_RECORD_TYPE", "`messages`"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "E_RECORD_ROLE", "robot"),
+        ({"messages": [{"role": "user"}]}, "E_RECORD_FIELD", "`content`"),
+        ({"messages": ["Hi"]}, "E_RECORD_TYPE", "messages[0]"),
+        ({"prompt": "P", "response": "\ud800"}, "E_RECORD_TEXT", "surrogate"),
+        ({"text": "T"}, "E_RECORD_FORM", "`text`"),
+    ],
+)
+def test_what_is_wrong_is_named(row: dict[str, Any], code: str, named: str) -> None:
+    with pytest.raises(RecordError, match=".") as caught:
+        read(row)
+    assert caught.value.code == code
+    assert named in caught.value.reason
+
+
+def test_columns_can_be_mapped() -> None:
+    row = {"frage": "Q", "antwort": "A", "id": "x"}
+    mapped = map_columns(row, {"prompt": "frage", "response": "antwort"})
+    assert mapped == {"prompt": "Q", "response": "A", "id": "x"}
+
+
+def test_a_row_of_another_form_than_its_file_is_refused() -> None:
+    form = detect_form({"prompt": "P", "response": "R"})
+    with pytest.raises(RecordError) as caught:
+        read_record({"question": "Q", "answer": "A"}, form, file="f", line=1, stem="f")
+    assert caught.value.code == "E_RECORD_FIELD"
