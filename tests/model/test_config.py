@@ -35,14 +35,14 @@ BASE: dict[str, dict[str, Any]] = {
 }
 
 
-def make(model_type: str = "llama", **changes: Any) -> ModelConfig:
-    return ModelConfig.from_dict(BASE[model_type] | changes)
+def make(kind: str = "llama", /, **changes: Any) -> ModelConfig:
+    return ModelConfig.from_dict(BASE[kind] | changes)
 
 
-def refused(named: str, model_type: str = "llama", **changes: Any) -> str:
+def refused(named: str, kind: str = "llama", /, **changes: Any) -> str:
     """Expect a refusal whose message starts with the field; give the message."""
     with pytest.raises(ModelRefusedError) as caught:
-        make(model_type, **changes)
+        make(kind, **changes)
     assert caught.value.code == "E_MODEL_CONFIG"
     assert caught.value.message.startswith(f"`{named}` is ")
     return caught.value.message
@@ -55,11 +55,6 @@ def test_published_configurations_are_accepted() -> None:
     for file in files:
         config = ModelConfig.from_dict(json.loads(file.read_text()), where=file.name)
         assert (config.quantization is not None) == (".bnb-4bit" in file.name)
-        assert (
-            config.head_dim == (128 if "0.5b" not in file.name and "1b" not in file.name else 64)
-            or "smollm" in file.name
-            or "tinyllama" in file.name
-        )
 
 
 @pytest.mark.skipif(not CONFIGS.is_dir(), reason="the published configurations are not here")
@@ -87,7 +82,7 @@ def test_published_configurations_in_detail() -> None:
 @pytest.mark.parametrize("model_type", BASE)
 def test_agrees_with_transformers_on_defaults(model_type: str) -> None:
     ours = make(model_type)
-    theirs = transformers.AutoConfig.for_model(model_type, **BASE[model_type])
+    theirs = transformers.AutoConfig.for_model(**BASE[model_type])
     assert ours.rms_norm_eps == theirs.rms_norm_eps
     assert ours.tie_word_embeddings == theirs.tie_word_embeddings
     assert ours.head_dim == (getattr(theirs, "head_dim", None) or 8)
@@ -112,7 +107,7 @@ def test_agrees_with_transformers_on_defaults(model_type: str) -> None:
     ],
 )
 def test_qwen_windows_agree_with_transformers(model_type: str, fields: dict[str, Any]) -> None:
-    theirs = transformers.AutoConfig.for_model(model_type, **(BASE[model_type] | fields))
+    theirs = transformers.AutoConfig.for_model(**(BASE[model_type] | fields))
     expected = tuple(
         theirs.sliding_window if kind == "sliding_attention" else None
         for kind in theirs.layer_types

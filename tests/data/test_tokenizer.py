@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fam_engine.data.records import Record, detect_form, read_record
+from fam_engine.data.tokenizer import Encoded, TextEncoder
+from fam_engine.errors import ModelRefusedError
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(autouse=True)
+def _closing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Close every encoder a test makes: each may hold a child process."""
+    made: list[TextEncoder] = []
+    start = TextEncoder.__init__
+
+    def noted(self: TextEncoder, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        start(self, *args, **kwargs)
+        made.append(self)
+
+    monkeypatch.setattr(TextEncoder, "__init__", noted)
+    yield
+    for encoder in made:
+        encoder.close()
+
+
+def record(prompt: str, response: str) -> Record:
+    row = {"prompt": prompt, "response": response}
+    return read_record(row, detect_form(row), file="f", line=1, stem="f")
+
+
+def encode(encoder: TextEncoder, prompt: str, response: str) -> Encoded:
+    (encoded,) = encoder.encode([record(prompt, response)])
+    assert isinstance(encoded, Encoded)
+    return encoded
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> Path:
+    """A folder with a word tokenizer small enough to know every id by heart."""
+    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+
+    vocab = {word: i for i, word in enumerate(["<unk>", "a", "b", "c", "user", "assistant"])}
+    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    names = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
+    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in names])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    return tmp_path
+
+
+def configure(folder: Path, **config: object) -> TextEncoder:
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return TextEncoder(folder)
+
+
+def test_a_plain_prompt_gets_one_bos_and_the_answer_an_eos(words: Path) -> None:
+    encoder = configure(words, bos_token="<s>", eos_token="</s>", add_bos_token=True)
+    encoded = encode(encoder, "a b\n", "c")
+    assert encoded.context_ids.tolist() == [6, 1, 2]
+    assert encoded.response_ids.tolist() == [3]
+    assert encoded.end_of_turn_ids.tolist() == [7]
+    assert encoded.flags == ()
+
+
+def test_without_a_bos_an_empty_prompt_leaves_the_first_token_unscored(words: Path) -> None:
+    encoder = configure(words, eos_token="</s>")
+    encoded = encode(encoder, "", "a b")
+    assert encoded.context_ids.tolist() == [1]
+    assert encoded.response_ids.tolist() == [2]
+    assert "first_token_unscored" in encoded.flags
+    with_bos = configure(words, bos_token="<s>", add_bos_token=True)
+    assert encode(with_bos, "", "a b").context_ids.tolist() == [6]
+
+
+def test_special_tokens_in_texts_are_text_unless_asked(words: Path) -> None:
+    encoder = configure(words, bos_token="<s>", eos_token="</s>", chat_template=CHATML)
+    encoded = encode(encoder, "a <|im_end|> b", "c </s>")
+    unk, start, end = 0, 8, 9
+    assert encoded.context_ids.tolist() == [start, 4, 1, unk, 2, end, start, 5]
+    assert encoded.response_ids.tolist() == [3, unk]
+    assert encoded.flags == ("special_in_text",)
+    assert "<|im_end|> b<|im_end|>" in encoded.context_text
+    parsing = TextEncoder(words, parse_special=True)
+    assert encode(parsing, "a <|im_end|> b", "c </s>").response_ids.tolist() == [3, 7]
+
+
+def test_the_end_of_turn_is_the_templates_own(words: Path) -> None:
+    encoder = configure(words, eos_token="</s>", chat_template=CHATML)
+    assert encode(encoder, "a", "b").end_of_turn_ids.tolist() == [9]
+
+
+def test_a_template_that_changes_the_answer_is_flagged(words: Path) -> None:
+    shouting = CHATML.replace("m.content", "m.content | upper")
+    encoder = configure(words, eos_token="</s>", chat_template=shouting)
+    assert "template_altered" in encode(encoder, "a", "b").flags
+    assert "template_altered" not in encode(encoder, "a", "1").flags
+
+
+def test_boundary_modes(shared: Path) -> None:
+    folder = shared / "tokenizers" / "gpt2"
+    apart, joint = TextEncoder(folder), TextEncoder(folder, boundary="joint")
+    # GPT-2 gives the blank at the end of a prompt to the next word.
+    one, other = encode(apart, "Answer: ", "yes"), encode(joint, "Answer: ", "yes")
+    assert "boundary_merged" in one.flags
+    assert [apart.tokenizer.decode(e.response_ids) for e in (one, other)] == ["yes", ""]
+    assert len(other.context_ids) == len(one.context_ids)
+    clean = encode(apart, "Answer:\n", "yes")
+    assert clean.flags == ()
+    assert encode(joint, "Answer:\n", "yes").response_ids.tolist() == clean.response_ids.tolist()
+
+
+@pytest.mark.parametrize("name", ["mistral_v03", "phi3_mini"])
+def test_a_response_has_no_dummy_blank(shared: Path, name: str) -> None:
+    encoder = TextEncoder(shared / "tokenizers" / name)
+    encoded = encode(encoder, "Who?", "Lily")
+    first = encoder.tokenizer.id_to_token(int(encoded.response_ids[0]))
+    assert first is not None
+    assert not first.startswith("\u2581")
+
+
+def test_bos_is_never_doubled_by_a_template_that_brings_its_own(shared: Path) -> None:
+    encoder = TextEncoder(shared / "tokenizers" / "llama3")
+    ids = encode(encoder, "Who?", "Lily").context_ids
+    assert encoder.bos_id == ids[0]
+    assert int((ids == encoder.bos_id).sum()) == 1
+
+
+def test_alone_starts_from_bos_or_from_the_first_token(words: Path) -> None:
+    ids = np.array([1, 2, 3], np.int32)
+    with_bos = configure(words, bos_token="<s>", add_bos_token=True)
+    assert [part.tolist() for part in with_bos.context_alone(ids)] == [[6], [1, 2, 3]]
+    without = configure(words)
+    assert [part.tolist() for part in without.context_alone(ids)] == [[1], [2, 3]]
+
+
+def test_a_folder_without_a_tokenizer_or_with_a_broken_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelRefusedError, match="does not exist"):
+        TextEncoder(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(ModelRefusedError, match="does not load"):
+        TextEncoder(tmp_path)

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fam_engine.errors import CorruptStateError, LockedError, StorageError, UsageError
+from fam_engine.jobs.journal import DEATHS_TO_BLAME, STATE_FOLDER, Journal
+
+KEY = {"model": "a", "seed": 0}
+SCHEMA = "CREATE TABLE IF NOT EXISTS things (name TEXT);"
+
+
+def test_what_is_committed_is_kept_and_what_fails_is_not(tmp_path: Path) -> None:
+    with Journal(tmp_path, KEY, SCHEMA) as journal:
+        with journal.commit() as db:
+            journal.put("n", {"a": [1]})
+            db.execute("INSERT INTO things VALUES ('kept')")
+        with pytest.raises(RuntimeError), journal.commit() as db:
+            db.execute("INSERT INTO things VALUES ('lost')")
+            raise RuntimeError
+    with Journal(tmp_path, KEY, SCHEMA) as journal:
+        assert journal.get("n") == {"a": [1]}
+        assert journal.get("m") is None
+        assert journal.db.execute("SELECT name FROM things").fetchall() == [("kept",)]
+
+
+def test_another_job_is_refused_and_the_difference_named(tmp_path: Path) -> None:
+    Journal(tmp_path, KEY, SCHEMA).__exit__(None, None, None)
+    with pytest.raises(UsageError, match="seed = 0, this one has 1"):
+        Journal(tmp_path, {**KEY, "seed": 1}, SCHEMA)
+    # The refusal must not keep the folder locked.
+    Journal(tmp_path, KEY, SCHEMA).__exit__(None, None, None)
+
+
+def test_a_second_process_is_locked_out_and_told_by_whom(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from fam_engine.jobs.journal import Journal\n"
+        f"Journal(Path({str(tmp_path)!r}), {KEY!r}, {SCHEMA!r})"
+    )
+    with Journal(tmp_path, KEY, SCHEMA):
+        run = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=False
+        )
+    assert "LockedError" in run.stderr
+    assert f"process {os.getpid()}" in run.stderr
+    assert LockedError.exit_code == 6
+
+
+def test_a_damaged_state_is_named_as_such(tmp_path: Path) -> None:
+    Journal(tmp_path, KEY, SCHEMA).__exit__(None, None, None)
+    (tmp_path / STATE_FOLDER / "journal.sqlite").write_bytes(b"not a database at all" * 100)
+    with pytest.raises(CorruptStateError, match="does not read back"):
+        Journal(tmp_path, KEY, SCHEMA)
+
+
+def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError):
+        Journal(tmp_path / "file" / "out", KEY, SCHEMA)
+
+
+def test_a_record_that_kills_is_found_by_halves(tmp_path: Path) -> None:
+    poison, deaths, blamed = 5, 0, []
+    done: set[int] = set()
+    while not blamed and deaths < 50:
+        with Journal(tmp_path, KEY, SCHEMA) as journal:
+            blamed = journal.examine_crash()
+            suspects = journal.suspect_parties()
+            rest = sorted(set(range(8)) - {e for party in suspects for e in party})
+            for batch in [*suspects, rest]:
+                todo = [entry for entry in batch if entry not in done]
+                if not todo or blamed:
+                    continue
+                journal.take_off(todo)
+                if poison in todo:
+                    deaths += 1
+                    break
+                done.update(todo)
+                with journal.commit():
+                    journal.land(todo)
+    assert blamed == [poison]
+    assert done == set(range(8)) - {poison}
+    # Three halvings of eight, then the record alone until it is blamed.
+    assert deaths == 3 + DEATHS_TO_BLAME
+
+
+def test_an_orderly_end_blames_nobody(tmp_path: Path) -> None:
+    with Journal(tmp_path, KEY, SCHEMA) as journal:
+        journal.take_off([1])
+        journal.clear_flight()
+        assert journal.examine_crash() == []
+        assert journal.suspect_parties() == []
