@@ -143,7 +143,7 @@ def run_score(config: ScoreConfig, progress: Progress) -> ScoreOutcome:
         if finished is not None:
             progress.note(f"{config.out} is complete already")
             return ScoreOutcome(finished, finished["records"]["quarantined"])
-        scorer = _score_entries(config, journal, spool, progress, interrupts)
+        scorer = _score_entries(config, sources, journal, spool, progress, interrupts)
         progress.start("writing", None, "files")
         summary = _write_outputs(config, scorer, encoder, watch, sources)
         with journal.commit():
@@ -153,13 +153,14 @@ def run_score(config: ScoreConfig, progress: Progress) -> ScoreOutcome:
 
 def _score_entries(
     config: ScoreConfig,
+    sources: scoring.Sources,
     journal: Journal,
     spool: Spool,
     progress: Progress,
     interrupts: Interrupts,
 ) -> scoring.Scorer:
     progress.start("loading the model", None, "")
-    decoder = scoring.open_model(config)
+    decoder = scoring.open_model(config, sources)
     budget = scoring.tokens_per_batch(config, decoder)
     progress.note(
         f"{decoder.num_parameters / 1e6:.1f} M parameters, {decoder.precision} weights, "
@@ -261,7 +262,9 @@ def forecast_score(config: ScoreConfig, progress: Progress) -> ScoreForecast:
     ):
         model = ModelConfig.from_folder(sources.model)
         device = choose_device(config.device)
-        dtype = choose_compute_dtype(config.compute_dtype, config.precision, device)
+        dtype = choose_compute_dtype(
+            config.compute_dtype, precision=config.precision, device=device
+        )
         budget = config.max_tokens_per_batch or default_tokens_per_batch(model, device, dtype)
         plan = plan_batches(spool, np.arange(len(spool), dtype=np.int64), max_tokens=budget)
         index = spool.index()

@@ -279,11 +279,11 @@ class Scorer:
         self.journal.quarantine([(file, line, None, code, reason)])
 
 
-def open_model(config: ScoreConfig) -> Decoder:
-    """Load the model a configuration names."""
+def open_model(config: ScoreConfig, sources: Sources) -> Decoder:
+    """Load the model of a job."""
     return load_model(
-        config.model,
-        adapter=config.adapter,
+        sources.model,
+        adapter=sources.adapter,
         precision=config.precision,
         compute_dtype=config.compute_dtype,
         device=config.device,
