@@ -46,5 +46,11 @@ test-wheel: $(STAMP) ## Build the wheel, install it in a clean environment, impo
 bench: $(STAMP) ## Measure against the peers, side by side
 	$(BIN)/python benchmarks/bench_score.py
 
+gpu-wheels: $(STAMP) ## Bundle what a GPU machine lacks into dist/gpu
+	$(BIN)/python benchmarks/gpu_wheels.py
+
+gpu-check: ## On a GPU machine: tests, throughput, probe, as one JSON file
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu_check.py --out $(or $(OUT),.)/gpu_check.json
+
 clean: ## Remove what the targets made
 	rm -rf $(VENV) target dist demo-out
