@@ -34,7 +34,7 @@ DOWN = "model.layers.1.mlp.down_proj.weight"
 Tensors = dict[str, torch.Tensor]
 
 
-def load(folder: Path, **kwargs: Any) -> Weights:
+def load(folder: Path, **kwargs: object) -> Weights:
     options = {"precision": "fp32", "compute_dtype": torch.float32, "device": CPU} | kwargs
     return load_weights(folder, ModelConfig.from_folder(folder), **options)
 
@@ -45,7 +45,7 @@ def edit(folder: Path, change: Callable[[Tensors], object]) -> None:
     save_file(tensors, folder / WEIGHTS)
 
 
-def refused(folder: Path, match: str, **kwargs: Any) -> None:
+def refused(folder: Path, match: str, **kwargs: object) -> None:
     with pytest.raises(ModelRefusedError, match=match):
         load(folder, **kwargs)
 
@@ -401,7 +401,7 @@ def header(entries: object) -> bytes:
     return len(raw).to_bytes(8, "little") + raw
 
 
-def entry(start: int, stop: int, dtype: str = "U8", shape: Any = None) -> dict[str, Any]:
+def entry(start: int, stop: int, dtype: str = "U8", shape: object = None) -> dict[str, Any]:
     shape = [stop - start] if shape is None else shape
     return {"dtype": dtype, "shape": shape, "data_offsets": [start, stop]}
 

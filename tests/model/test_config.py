@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -16,7 +15,8 @@ from fam_engine.errors import ModelRefusedError
 from fam_engine.model.config import HARMLESS, ModelConfig
 from fam_engine.model.rope_config import RopeConfig
 
-CONFIGS = Path(__file__).parents[2] / "../shared/configs"
+if TYPE_CHECKING:
+    from pathlib import Path
 
 BASE: dict[str, dict[str, Any]] = {
     model_type: {
@@ -35,11 +35,11 @@ BASE: dict[str, dict[str, Any]] = {
 }
 
 
-def make(kind: str = "llama", /, **changes: Any) -> ModelConfig:
+def make(kind: str = "llama", /, **changes: object) -> ModelConfig:
     return ModelConfig.from_dict(BASE[kind] | changes)
 
 
-def refused(named: str, kind: str = "llama", /, **changes: Any) -> str:
+def refused(named: str, kind: str = "llama", /, **changes: object) -> str:
     """Expect a refusal whose message starts with the field; give the message."""
     with pytest.raises(ModelRefusedError) as caught:
         make(kind, **changes)
@@ -48,19 +48,17 @@ def refused(named: str, kind: str = "llama", /, **changes: Any) -> str:
     return caught.value.message
 
 
-@pytest.mark.skipif(not CONFIGS.is_dir(), reason="the published configurations are not here")
-def test_published_configurations_are_accepted() -> None:
-    files = sorted(CONFIGS.glob("*.json"))
+def test_published_configurations_are_accepted(shared: Path) -> None:
+    files = sorted((shared / "configs").glob("*.json"))
     assert len(files) >= 17
     for file in files:
         config = ModelConfig.from_dict(json.loads(file.read_text()), where=file.name)
         assert (config.quantization is not None) == (".bnb-4bit" in file.name)
 
 
-@pytest.mark.skipif(not CONFIGS.is_dir(), reason="the published configurations are not here")
-def test_published_configurations_in_detail() -> None:
+def test_published_configurations_in_detail(shared: Path) -> None:
     def read(name: str) -> ModelConfig:
-        return ModelConfig.from_dict(json.loads((CONFIGS / f"{name}.json").read_text()))
+        return ModelConfig.from_dict(json.loads((shared / f"configs/{name}.json").read_text()))
 
     llama = read("llama-3.2-1b-instruct")
     assert llama == read("llama-3.2-1b-instruct.v5-style")

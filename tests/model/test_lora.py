@@ -34,7 +34,7 @@ ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_pro
 DOWN_B = "base_model.model.model.layers.2.mlp.down_proj.lora_B.weight"
 
 
-def save_adapter(base: Path, folder: Path, **settings: Any) -> transformers.PreTrainedModel:
+def save_adapter(base: Path, folder: Path, **settings: object) -> transformers.PreTrainedModel:
     """Have PEFT make and save a random adapter; give its model with the adapter merged."""
     model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     lora = peft.LoraConfig(task_type="CAUSAL_LM", **settings)

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -18,6 +18,8 @@ from fam_engine.model.nf4 import NF4Weight, bitsandbytes_functional, from_checkp
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from bitsandbytes.functional import QuantState
 
 FORMATS = [torch.float32, torch.bfloat16, torch.float16]
 SHAPES = [
@@ -34,13 +36,15 @@ SHAPES = [
 ]
 
 
-def quantize_with_bitsandbytes(weight: torch.Tensor) -> tuple[torch.Tensor, Any]:
+def quantize_with_bitsandbytes(weight: torch.Tensor) -> tuple[torch.Tensor, QuantState]:
     return bitsandbytes_functional().quantize_4bit(
         weight, blocksize=64, compress_statistics=True, quant_type="nf4"
     )
 
 
-def dequantize_with_bitsandbytes(packed: torch.Tensor, state: Any, shape: tuple[int, int]) -> Any:
+def dequantize_with_bitsandbytes(
+    packed: torch.Tensor, state: QuantState, shape: tuple[int, int]
+) -> torch.Tensor:
     """Dequantize the flattened matrix.
 
     bitsandbytes 0.50.2 on AVX-512 takes blocks to begin anew with each row where
@@ -51,7 +55,7 @@ def dequantize_with_bitsandbytes(packed: torch.Tensor, state: Any, shape: tuple[
     return bitsandbytes_functional().dequantize_4bit(packed.view(-1, 1), state).view(shape)
 
 
-def dequantize(weight: NF4Weight, dtype: torch.dtype, **kwargs: Any) -> torch.Tensor:
+def dequantize(weight: NF4Weight, dtype: torch.dtype, **kwargs: object) -> torch.Tensor:
     return nf4_dequantize(
         weight.packed,
         weight.absmax,

@@ -1,11 +1,12 @@
 """The formulas: from facts about each token to the metrics of a record.
 
-In: `TokenFacts` of one record (response tokens first, then end-of-turn tokens). Out: a `Score`, and the two IFD ratios.
-Sums use `math.fsum`, which rounds once: the result is the same on every machine, whatever its vector width, and costs
-about 10 us for a response of 124 tokens.
+In: `TokenFacts` of one record (response tokens first, then end-of-turn tokens). Out: a `Score`, and
+the two IFD ratios. Sums use `math.fsum`, which rounds once: the result is the same on every
+machine, whatever its vector width, and costs about 10 us for a response of 124 tokens.
 
-Sources: perplexity as familiarity, arXiv 2402.11192; in-context perplexity, arXiv 2502.11779; rank-surprisal ratio,
-arXiv 2601.14249; surprising tokens (threshold 2.5), arXiv 2501.14315; instruction-following difficulty, arXiv 2308.12032.
+Sources: perplexity as familiarity, arXiv 2402.11192; in-context perplexity, arXiv 2502.11779;
+rank-surprisal ratio, arXiv 2601.14249; surprising tokens (threshold 2.5), arXiv 2501.14315;
+instruction-following difficulty, arXiv 2308.12032.
 """
 
 from __future__ import annotations
@@ -75,8 +76,8 @@ def ifd_scores(
 ) -> tuple[float | None, float | None]:
     """Compare a response given its prompt with the same response alone.
 
-    `ifd` is the ratio of perplexities, as published (arXiv 2308.12032); `ifd_loss_ratio` is the ratio of mean losses,
-    which other code calls by the same name. Below 1 the prompt helps.
+    `ifd` is the ratio of perplexities, as published (arXiv 2308.12032); `ifd_loss_ratio` is the
+    ratio of mean losses, which other code calls by the same name. Below 1 the prompt helps.
 
     Args:
         nll_mean: Mean negative log-likelihood given the prompt, nats a token.
@@ -104,7 +105,8 @@ def _mean(values: npt.NDArray[np.generic]) -> float | None:
 
 
 def _rank_surprisal_ratio(ranks: npt.NDArray[np.int32], nll_sum: float | None) -> float | None:
-    # Rounding can leave a certain response with a sum a hair below zero, where the ratio has no meaning.
+    # Rounding can leave a certain response with a sum a hair below zero, where the ratio has no
+    # meaning.
     if nll_sum is None or nll_sum <= 0.0:
         return None
     return _ratio(float(ranks.sum()), nll_sum)

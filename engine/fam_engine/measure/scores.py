@@ -1,7 +1,8 @@
 """The metric columns of one scored record.
 
-In: nothing. Out: `Score`, whose field names are the column names of the scores table, in its order. Every metric is a
-float or None where it is undefined; NaN and infinity never occur, since neither JSON nor a sort knows what to do with them.
+In: nothing. Out: `Score`, whose field names are the column names of the scores table, in its order.
+Every metric is a float or None where it is undefined; NaN and infinity never occur, since neither
+JSON nor a sort knows what to do with them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ class Score:
         perplexity: exp(nll_mean); None with an `nll_mean` means that it is beyond float64.
         bits_per_byte: nll_sum / (ln 2 * num_bytes); comparable between tokenizers.
         eos_nll: Negative log-likelihood of the end-of-turn tokens, nats.
-        rank_mean: Mean rank of the response's tokens, 1 is the model's first choice, clipped at 100.
+        rank_mean: Mean rank of the response's tokens, 1 is the model's first choice, clipped at
+            100.
         rank_surprisal_ratio: Sum of ranks over `nll_sum`.
         entropy_mean: Mean entropy of the model's predictions, nats.
         margin_mean: Mean log-prob of the token minus that of the best other token, nats.

@@ -1,14 +1,17 @@
-"""How sure we are of an average: percentile bootstrap intervals that resample questions, not answers.
+"""How sure we are of an average: bootstrap intervals that resample questions, not answers.
 
-In: a column of values and the group (question) of each row. Out: `Estimate(value, low, high)`, 95 %. Answers to one
-question resemble each other, so a resample draws whole groups with replacement; drawing answers would give intervals
-that are too narrow. Every average here is a ratio of two sums over groups (a mean, a token-weighted mean, a share), so
-one matrix product of resampling weights and group sums gives all replicates. The median of a replicate is at most x
-exactly when its share of rows up to x reaches one half, so its interval comes from the same product by binary search.
+In: a column of values and the group (question) of each row. Out: `Estimate(value, low, high)`, 95 %
+percentile intervals. Answers to one question resemble each other, so a resample draws whole groups
+with replacement; drawing answers would give intervals that are too narrow. Every average here is a
+ratio of two sums over groups (a mean, a token-weighted mean, a share), so one matrix product of
+resampling weights and group sums gives all replicates. The median of a replicate is at most x
+exactly when its share of rows up to x reaches one half, so its interval comes from the same product
+by binary search.
 
-Memory and time are bounded: beyond `MAX_UNITS` groups, groups are dealt at random into that many units and units are
-resampled. The variance of a sum over units equals that over groups in expectation, so intervals stay honest; their
-ends only vary a little more (about 1.6 % of the width at 2,000 units) than if every group could be drawn by itself.
+Memory and time are bounded: beyond `MAX_UNITS` groups, groups are dealt at random into that many
+units and units are resampled. The variance of a sum over units equals that over groups in
+expectation, so intervals stay honest; their ends only vary a little more (about 1.6 % of the width
+at 2,000 units) than if every group could be drawn by itself.
 """
 
 from __future__ import annotations
@@ -80,10 +83,9 @@ def resample_groups(
     if num_units > MAX_UNITS:
         units = (generator.permutation(num_units) % MAX_UNITS)[units]
         num_units = MAX_UNITS
-    weights = np.empty((num_resamples, num_units))
+    weights = np.empty((num_resamples if num_units else 0, num_units))
     for row in weights:
-        drawn = generator.integers(0, num_units, num_units) if num_units else []
-        row[:] = np.bincount(drawn, minlength=num_units)
+        row[:] = np.bincount(generator.integers(0, num_units, num_units), minlength=num_units)
     return Resamples(units.astype(np.int64), weights)
 
 
@@ -150,7 +152,7 @@ def _excess(resamples: Resamples, units: Ints, k: int) -> Floats:
 
 
 def _first(count: int, holds: Callable[[int], bool | np.bool_]) -> int:
-    """Find the first k below `count` for which a condition holds; once it does, it does for all above."""
+    """Find the first k below `count` where a condition holds that then holds for all above."""
     low, high = 0, count - 1
     while low < high:
         middle = (low + high) // 2

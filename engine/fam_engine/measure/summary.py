@@ -1,8 +1,9 @@
-"""The averages of a scoring job: by source, overall, and source against source on the questions they share.
+"""The averages of a scoring job: overall, by source, and between sources on shared questions.
 
-In: the columns of the scores table. Out: a plain dictionary, ready for `summary.json` and the report. Four averages of
-perplexity stand side by side because they answer different questions and can disagree: the mean (ruled by outliers),
-the median, the geometric mean (exp of the mean loss an answer) and the token-weighted one (exp of the mean loss a token).
+In: the columns of the scores table. Out: a plain dictionary, ready for `summary.json` and the
+report. Four averages of perplexity stand side by side because they answer different questions and
+can disagree: the mean (ruled by outliers), the median, the geometric mean (exp of the mean loss an
+answer) and the token-weighted one (exp of the mean loss a token).
 """
 
 from __future__ import annotations
@@ -48,16 +49,19 @@ def summarize(columns: Mapping[str, Column], *, seed: int) -> dict[str, Any]:
     """Summarize scored records.
 
     Args:
-        columns: Columns of the scores table, all of length n: `source`, `group`, `nll_sum`, `nll_mean`, `perplexity`,
-            `num_response_tokens`, and, where there, `bits_per_byte`, `rank_mean`, `surprising_rate`, `correct`, `flags`.
-            None and NaN mean undefined. Without `group` every record is its own.
-        seed: Seed of the resampling. The intervals of a source depend on its records and the seed alone.
+        columns: Columns of the scores table, all of length n: `source`, `group`, `nll_sum`,
+            `nll_mean`, `perplexity`, `num_response_tokens`, and, where there, `bits_per_byte`,
+            `rank_mean`, `surprising_rate`, `correct`, `flags`. None and NaN mean undefined. Without
+            `group` every record is its own.
+        seed: Seed of the resampling. The intervals of a source depend on its records and the seed
+            alone.
 
     Returns:
-        `overall` and `sources` (by name, in order of appearance): n, num_scored, num_groups, num_response_tokens,
-        `perplexity` (mean, median, geometric_mean, token_weighted), bits_per_byte, rank_surprisal_ratio,
-        surprising_rate, tokens_per_response, each {value, low, high}; `correct` or None; `flags` as counts.
-        `comparison`: see `_compare`. `intervals`: how they were made.
+        `overall` and `sources` (by name, in order of appearance): n, num_scored, num_groups,
+        num_response_tokens, `perplexity` (mean, median, geometric_mean, token_weighted),
+        bits_per_byte, rank_surprisal_ratio, surprising_rate, tokens_per_response, each {value, low,
+        high}; `correct` or None; `flags` as counts. `comparison`: see `_compare`. `intervals`: how
+        they were made.
     """
     count = len(columns["source"])
     numbers = {name: _floats(columns.get(name), count) for name in _NUMBERS}
@@ -141,7 +145,7 @@ def _entry(
 def _correctness(
     part: Mapping[str, Floats], resamples: Resamples, ones: Floats
 ) -> dict[str, Any] | None:
-    """Give the share of correct answers and the perplexity of either kind; None where no record says."""
+    """Give the share of correct answers and the perplexity of either kind, where known."""
     correct = part["correct"]
     num_known = int((~np.isnan(correct)).sum())
     if num_known == 0:
@@ -171,7 +175,8 @@ def _compare(
     """Compare each source with the one of the lowest geometric mean perplexity, over shared groups.
 
     Returns:
-        `reference` and `pairs`: source, num_groups, `difference` in nats a token (source minus reference, mean over
+        `reference` and `pairs`: source, num_groups, `difference` in nats a token (source minus
+            reference, mean over
         groups of the difference of mean losses), verdict. None below two sources with scores.
     """
     geometric = {name: e["perplexity"]["geometric_mean"]["value"] for name, e in entries.items()}

@@ -18,7 +18,6 @@ from typing import Final, Literal
 
 import torch
 
-import fam_engine
 from fam_engine.errors import DeviceError, ModelRefusedError, StorageError, UsageError
 from fam_engine.model.checkpoint import Precision, load_weights
 from fam_engine.model.config import ModelConfig
@@ -28,6 +27,7 @@ from fam_engine.model.lora import attach_adapter, load_adapter
 ComputeDtype = Literal["auto", "bf16", "fp32", "fp64"]
 Device = Literal["auto", "cpu", "cuda"]
 EMBEDDED: Final = "embedded"
+EMBEDDED_FOLDER: Final = Path(__file__).parents[1] / "embedded" / "model"
 # Everything a model's folder may give us to read; the rest is neither fetched nor hashed.
 SUFFIXES: Final = (".safetensors", ".json", ".txt", ".model", ".jinja")
 _DTYPES: Final = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp64": torch.float64}
@@ -84,7 +84,7 @@ def resolve_model(model: str | Path, *, download: bool) -> tuple[Path, str | Non
         ModelRefusedError: Neither a folder nor, with `download`, to be had from the hub.
     """
     if str(model) == EMBEDDED:
-        return Path(fam_engine.__file__).parent / "embedded" / "model", None
+        return EMBEDDED_FOLDER, None
     folder = Path(model)
     if folder.is_dir():
         return folder, None
@@ -118,10 +118,14 @@ def hash_model(folder: Path) -> str:
         folder: Its folder.
 
     Raises:
+        ModelRefusedError: No such folder.
         StorageError: A file that cannot be read.
     """
-    files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file())
+    if not folder.is_dir():
+        raise ModelRefusedError(f"`{folder}` is not a folder", code="E_MODEL_NOT_FOUND")
     try:
+        paths = sorted(folder.iterdir())
+        files = [path for path in paths if path.suffix in SUFFIXES and path.is_file()]
         with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter's lock
             digests = list(pool.map(_hash_file, files))
     except OSError as error:

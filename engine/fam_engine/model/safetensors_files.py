@@ -119,19 +119,10 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     Raises:
         ModelRefusedError: Anything about it that is not as the format says.
     """
-    with path.open("rb") as file:
-        file_bytes = file.seek(0, 2)
-        file.seek(0)
-        header_bytes = int.from_bytes(file.read(8), "little")
-        if file_bytes < 8 or header_bytes > min(MAX_HEADER_BYTES, file_bytes - 8):
-            message = (
-                f"not a safetensors file, or cut short: its header would be {header_bytes} bytes"
-            )
-            raise ModelRefusedError(message, code=CODE, where=str(path))
-        raw = file.read(header_bytes)
+    raw, file_bytes = _read_raw_header(path)
+    first = 8 + len(raw)
     header = parse_json_object(raw, code=CODE, where=str(path))
     header.pop("__metadata__", None)  # text for people
-    first = 8 + header_bytes
     tensors = [_read_entry(name, entry, path, first) for name, entry in header.items()]
     tensors.sort(key=lambda info: (info.start, info.num_bytes))
     end = first
@@ -145,6 +136,22 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         )
         raise ModelRefusedError(message, code=CODE, where=str(path), hint="copy it again")
     return {info.name: info for info in tensors}
+
+
+def _read_raw_header(path: Path) -> tuple[bytes, int]:
+    """Give the JSON of a header, and the length of the file."""
+    try:
+        with path.open("rb") as file:
+            file_bytes = file.seek(0, 2)
+            file.seek(0)
+            header_bytes = int.from_bytes(file.read(8), "little")
+            if file_bytes >= 8 and header_bytes <= min(MAX_HEADER_BYTES, file_bytes - 8):
+                return file.read(header_bytes), file_bytes
+    except OSError as error:
+        message = f"cannot be read: {error.strerror}"
+        raise ModelRefusedError(message, code=CODE, where=str(path)) from error
+    message = f"not a safetensors file, or cut short: its header would be {header_bytes} bytes"
+    raise ModelRefusedError(message, code=CODE, where=str(path))
 
 
 def _read_entry(name: str, entry: Json, path: Path, first: int) -> TensorInfo:

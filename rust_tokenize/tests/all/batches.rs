@@ -107,25 +107,23 @@ fn plans_refuse_what_makes_no_sense() {
     assert!(matches!(pack_batch(&spool, &[2]), Err(Error::Argument(_))));
 }
 
-/// Two different contexts of equal length and equal hash: equal upper halves after the first id leave a
-/// difference that the second id can undo.
+/// Two different contexts of equal length and equal hash: when the upper halves agree after two ids, a third
+/// id can undo the difference between the lower halves.
 fn colliding_contexts() -> (Vec<i32>, Vec<i32>) {
-    let mixed = |id: i32| {
-        let product = (0x9E37_79B9_7F4A_7C15_u64 ^ u64::from(id.cast_unsigned()))
-            .wrapping_mul(0xD6E8_FEB8_6659_FD93);
+    let mix = |state: u64, id: i32| {
+        let product = (state ^ u64::from(id.cast_unsigned())).wrapping_mul(0xD6E8_FEB8_6659_FD93);
         product ^ (product >> 32)
     };
+    let mixed = |id: i32| mix(mix(0x9E37_79B9_7F4A_7C15, id), 0);
     let mut seen: HashMap<u64, i32> = HashMap::new();
-    for second in 0.. {
-        if let Some(first) = seen.insert(mixed(second) >> 32, second) {
-            let difference = mixed(first) ^ mixed(second);
-            let undo = i32::try_from(difference).unwrap_or(-1);
-            if undo >= 0 {
-                return (vec![first, 0], vec![second, undo]);
-            }
+    for second in 0..10_000_000 {
+        if let Some(first) = seen.insert(mixed(second) >> 32, second)
+            && let Ok(undo) = i32::try_from(mixed(first) ^ mixed(second))
+        {
+            return (vec![first, 0, 0], vec![second, 0, undo]);
         }
     }
-    unreachable!()
+    panic!("no collision among ten million contexts")
 }
 
 #[test]
@@ -143,7 +141,7 @@ fn contexts_that_only_collide_are_not_merged() {
     let spool = write_spool(folder.path(), &pairs);
     let plan = plan_batches(&spool, &[0, 1, 2, 3], 100).unwrap();
     assert_eq!(plan.batch_entries(0).unwrap(), [0, 2, 1, 3]); // two units
-    assert_eq!(plan.total_tokens(), 6);
+    assert_eq!(plan.total_tokens(), 8);
     check_batch(&spool, &pairs, &[0, 1, 2, 3]);
 }
 

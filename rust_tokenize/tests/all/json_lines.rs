@@ -205,7 +205,7 @@ fn lines_keep_their_numbers_and_offsets() {
     for max_lines in [1, 2, 100] {
         let (lines, reader) = read_all(text, 1000, max_lines);
         let places: Vec<_> = lines.iter().map(|line| (line.number, line.offset)).collect();
-        assert_eq!(places, [(1, 3), (4, 15), (5, 24), (6, 28)]);
+        assert_eq!(places, [(1, 3), (4, 16), (5, 25), (6, 29)]);
         assert_eq!(lines[1].text.as_deref(), Ok("{\"a\":2}\r"));
         assert_eq!(lines[2].text.as_ref().unwrap_err().code, "E_JSON_SYNTAX");
         assert_eq!(lines[3].text.as_deref(), Ok("{\"a\":\"\u{2028}\"}"));

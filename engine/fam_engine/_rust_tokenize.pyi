@@ -1,0 +1,213 @@
+"""Text to packed arrays: tokenizer, JSON Lines reader, spool of token ids, batch planner (Rust).
+
+Heavy work runs without the interpreter lock; ids come back as flat numpy arrays that own their memory, never as objects
+per token. Arrays that go in must be one-dimensional, contiguous and of the dtype named; anything else is a TypeError
+or a ValueError. A file or folder the system refuses is an OSError. A panic is never a `PanicException`.
+"""
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import TypedDict, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+class TokenizerError(ValueError):
+    """A tokenizer definition, a text or an id that cannot be used."""
+
+class SpoolError(ValueError):
+    """A spool that is unfinished, damaged or of another version."""
+
+class RustPanicError(RuntimeError):
+    """A bug in the extension or in one of its dependencies."""
+
+@final
+class Tokenizer:
+    """A tokenizer; safe to share between threads."""
+
+    @staticmethod
+    def from_file(path: str | PathLike[str]) -> Tokenizer:
+        """Load a `tokenizer.json`; truncation and padding stored in it never apply.
+
+        Raises:
+            TokenizerError: Not a tokenizer, one of another version, or one whose ids would be random or renumbered.
+        """
+    @property
+    def engine(self) -> str:
+        """Name of the implementation: `tokenizers`."""
+    @property
+    def vocab_size(self) -> int:
+        """Number of distinct tokens, added ones included; a model's embedding may have more rows."""
+    def encode_batch(
+        self,
+        texts: Sequence[str],
+        *,
+        num_threads: int | None = None,
+        add_special_tokens: bool = False,
+        parse_special: bool = True,
+        continuation: bool = False,
+    ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Encode texts; the ids of text i are `ids[offsets[i]:offsets[i + 1]]`.
+
+        Args:
+            texts: The texts; a lone surrogate in one is a UnicodeEncodeError.
+            num_threads: At most so many threads (default: as many as the machine has). The ids do not depend on it.
+            add_special_tokens: Add what the tokenizer puts around a text, such as BOS.
+            parse_special: Special tokens in a text count as such; otherwise they are encoded as plain text.
+            continuation: The texts go on from others, so no blank is put in front of them.
+
+        Returns:
+            ids int32[total] and offsets int64[n + 1].
+
+        Raises:
+            TokenizerError: A text cannot be encoded (the message has its position), or the tokenizer puts a blank in
+                front of every word and so cannot encode a continuation.
+        """
+    def decode(
+        self,
+        ids: Sequence[int] | NDArray[np.int32] | NDArray[np.int64],
+        *,
+        skip_special_tokens: bool = False,
+    ) -> str:
+        """Give the text of ids; ids that have no token vanish, a negative one is a ValueError."""
+    def token_to_id(self, token: str, /) -> int | None:
+        """Give the id of a token, None if there is no such token."""
+    def id_to_token(self, token_id: int, /) -> str | None:
+        """Give the token of an id, None if there is no such id."""
+    def special_tokens(self) -> list[tuple[str, int]]:
+        """List added tokens marked special, by rising id."""
+    def added_tokens(self) -> list[tuple[str, int]]:
+        """List all added tokens, by rising id."""
+
+@final
+class JsonLinesReader:
+    """Reads a JSON Lines file once, checking each line; belongs to one thread at a time.
+
+    Memory is bounded by `max_line_bytes` and the 16 MiB of text after which a batch ends early.
+    """
+
+    def __new__(
+        cls, path: str | PathLike[str], *, max_line_bytes: int = 67108864
+    ) -> JsonLinesReader: ...
+    def read_batch(
+        self, max_lines: int
+    ) -> list[tuple[int, int, str | None, str | None, str | None]]:
+        """Give up to `max_lines` lines that are not blank; an empty list at the end, and only there.
+
+        Returns:
+            Tuples (line, offset, text, code, reason): 1-based line number, offset of the line's first byte in the file
+            (after a byte order mark), then the text of one strict JSON object and two None, or None and why not: a code
+            `E_JSON_...` and a reason that names the 1-based byte column.
+        """
+    @property
+    def bytes_read(self) -> int:
+        """Bytes consumed so far."""
+    def sha256(self) -> str:
+        """Give the SHA-256 of the bytes consumed so far; at the end, of the file."""
+
+@final
+class SpoolWriter:
+    """Writes a spool; belongs to one thread at a time. A folder without `finish` holds no spool."""
+
+    def __new__(cls, folder: str | PathLike[str]) -> SpoolWriter:
+        """Start a spool in `folder`, made if need be; a spool that was there is gone."""
+    def append(
+        self,
+        context_ids: NDArray[np.int32],
+        context_offsets: NDArray[np.int64],
+        target_ids: NDArray[np.int32],
+        target_offsets: NDArray[np.int64],
+        num_eot: NDArray[np.uint8] | NDArray[np.int32],
+        variant: NDArray[np.uint8],
+        record: NDArray[np.uint32],
+    ) -> None:
+        """Add n entries; they are numbered in the order they come.
+
+        Args:
+            context_ids: Flat context ids, at least one an entry.
+            context_offsets: [n + 1], from 0 to the number of ids.
+            target_ids: Flat response ids, each entry's followed by its end-of-turn ids.
+            target_offsets: [n + 1], from 0 to the number of ids.
+            num_eot: [n] end-of-turn ids among the targets, at most 255.
+            variant: [n] which form of the record this is; the caller gives it meaning.
+            record: [n] the record an entry belongs to.
+
+        Raises:
+            ValueError: Columns that disagree or a negative id; nothing was added.
+            OSError: The disk; the writer takes no more entries.
+            SpoolError: The writer is finished, or an earlier write failed.
+        """
+    def finish(self) -> None:
+        """Make the spool durable (fsync) and then visible (rename)."""
+
+class SpoolIndex(TypedDict):
+    """The index as columns of n entries."""
+
+    context_len: NDArray[np.uint32]
+    target_len: NDArray[np.uint32]
+    num_eot: NDArray[np.uint8]
+    variant: NDArray[np.uint8]
+    record: NDArray[np.uint32]
+    context_hash: NDArray[np.uint64]
+
+@final
+class Spool:
+    """A finished spool; safe to share between threads."""
+
+    @staticmethod
+    def open(folder: str | PathLike[str]) -> Spool:
+        """Open a spool and check its index.
+
+        Raises:
+            SpoolError: There is no finished spool, or it is damaged or of another version.
+        """
+    def __len__(self) -> int: ...
+    def index(self) -> SpoolIndex:
+        """Give a copy of the index."""
+    def read(self, entry: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Give context ids and target ids of an entry, checked against their checksums (SpoolError)."""
+
+@final
+class Plan:
+    """Which entries are computed together, largest units first."""
+
+    @property
+    def num_batches(self) -> int:
+        """Number of batches."""
+    @property
+    def total_tokens(self) -> int:
+        """Tokens of all batches before padding."""
+    @property
+    def tokens_without_sharing(self) -> int:
+        """Tokens it would be if every entry brought its own prompt."""
+    def batch_entries(self, batch: int) -> NDArray[np.int64]:
+        """Give the entries of a batch, those that share a prompt side by side."""
+    def num_tokens(self, batch: int) -> int:
+        """Give the tokens of a batch before padding."""
+
+def plan_batches(spool: Spool, entries: NDArray[np.int64], *, max_tokens: int) -> Plan:
+    """Plan batches of at most `max_tokens` tokens, padding apart, by best-fit decreasing.
+
+    Entries with identical context ids form a unit: one prompt segment, a response segment each. A unit that is too large
+    is cut, each part with the prompt; an entry that alone is too large gets a batch of its own. The plan depends on the
+    set of entries, not on their order; an entry listed twice is a ValueError.
+    """
+
+def pack_lengths(lengths: NDArray[np.int64], capacity: int) -> NDArray[np.int32]:
+    """Give each item its bin by best-fit decreasing; an item above the capacity gets a bin of its own."""
+
+class PackedArrays(TypedDict):
+    """The fields of `fam_engine.data.packing.PackedBatch`."""
+
+    input_ids: NDArray[np.int32]
+    position_ids: NDArray[np.int32]
+    cu_seqlens: NDArray[np.int32]
+    parents: NDArray[np.int32]
+    rows: NDArray[np.int32]
+    targets: NDArray[np.int32]
+    num_rows: int
+    entry_rows: NDArray[np.int64]
+    entries: NDArray[np.int64]
+
+def pack_batch(spool: Spool, entries: NDArray[np.int64]) -> PackedArrays:
+    """Pack entries, siblings adjacent or not, into the arrays of one batch; results keep the order given."""

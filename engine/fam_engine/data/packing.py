@@ -1,0 +1,60 @@
+"""A batch of records as flat arrays: what the packer in Rust makes and the decoder reads.
+
+In: the arrays. Out: `PackedBatch`, one type instead of eight loose arrays.
+
+There is no batch dimension and no padding inside: segments lie one after another. A record is a
+*prompt segment* and a *response segment*, split at its own prompt length even when it is alone, and
+records with the same prompt share one prompt segment. So what is computed for a record, down to the
+shapes, depends on the record only (design: same record, same bits).
+
+Letters: T tokens, S segments, R rows that predict something, E entries (records).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+# T and R are multiples of this: matrix products then give each row the same bits whatever their
+# height (measured; see fam_engine.model.ops).
+ROW_GRID: Final = 64
+NO_PARENT: Final = -1
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """One batch.
+
+    A segment sees its parent's tokens and its own up to each position. The inputs of a response
+    segment are all tokens to predict but the last; with one token to predict there is no response
+    segment and the last prompt row predicts it.
+
+    Attributes:
+        input_ids: int32[T]; T is a multiple of 64. The tail may be one dummy segment of token 0.
+        position_ids: int32[T]; a prompt counts from 0, a response goes on where its prompt ended.
+        cu_seqlens: int32[S + 1]; segment s is rows cu_seqlens[s] to cu_seqlens[s + 1].
+        parents: int32[S]; the prompt segment whose keys a segment also sees, which comes earlier in
+            the batch; -1 for none (prompts, the dummy).
+        rows: int32[R]; rows whose hidden state predicts a token, entry after entry: the last prompt
+            row, then the response rows. R is a multiple of 64, filled up with row 0.
+        targets: int32[R]; the tokens to predict; 0 in the filling.
+        num_rows: How many of the rows are real.
+        entry_rows: int64[E + 1]; entry e has rows[entry_rows[e] : entry_rows[e + 1]].
+        entries: int64[E]; their indices in the spool.
+    """
+
+    input_ids: Int32
+    position_ids: Int32
+    cu_seqlens: Int32
+    parents: Int32
+    rows: Int32
+    targets: Int32
+    num_rows: int
+    entry_rows: Int64
+    entries: Int64

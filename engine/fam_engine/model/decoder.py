@@ -1,0 +1,191 @@
+"""The decoder: packed token ids in, hidden states of the rows that predict something out.
+
+In: a `PackedBatch`. Out: hidden_RD after the final norm. One class serves Llama, Mistral, Qwen2 and
+Qwen3; where they differ, `ModelConfig` says so.
+
+Tensors are flat: T tokens of all segments, no batch dimension, no padding. Only attention knows of
+segments. A quantized matrix is dequantized once a batch into scratch memory. The last layer makes
+keys and values for all tokens and everything else for the rows alone. There is no cache and no
+training here: activations live until the next layer has read them.
+
+Letters: T tokens, R rows, D hidden size, F intermediate size, H query heads, G key heads, d head
+width.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from fam_engine.data.packing import PackedBatch
+from fam_engine.model import ops
+from fam_engine.model.checkpoint import Precision
+from fam_engine.model.config import ModelConfig
+from fam_engine.model.rope import RopeTables
+from fam_engine.model.segments import AttentionPlan, SegmentRuns
+from fam_engine.model.weights import LayerWeights, Linear, Weights
+
+# cos and sin, each [T, d / 2].
+Tables = tuple[torch.Tensor, torch.Tensor]
+
+
+class Decoder:
+    """A model ready to compute.
+
+    Args:
+        config: Its shape.
+        weights: Its weights, on `device`.
+        precision: How the matrices are held (for reports; the weights themselves tell).
+        compute_dtype: Dtype of activations and matrix products: bf16, fp32 or fp64.
+        device: Where it computes.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: Weights,
+        *,
+        precision: Precision,
+        compute_dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.config = config
+        self.weights = weights
+        self.precision = precision
+        self.compute_dtype = compute_dtype
+        self.device = device
+        self._scratch = ops.Scratch(weights, dtype=compute_dtype, device=device)
+        self._rope = RopeTables(
+            config.rope,
+            config.head_dim,
+            dtype=torch.promote_types(compute_dtype, torch.float32),
+            device=device,
+        )
+
+    @property
+    def num_parameters(self) -> int:
+        """Return the number of the model's parameters, adapter aside; a tied head counts once."""
+        linears = (
+            linear
+            for layer in self.weights.layers
+            for linear in (layer.qkv, layer.o, layer.gate_up, layer.down)
+        )
+        tables = {id(table): table for table in (self.weights.embed_VD, self.weights.head_VD)}
+        return (
+            sum(map(_num_parameters, linears))
+            + sum(table.numel() for table in tables.values())
+            + sum(map(_num_norm_parameters, self.weights.layers))
+            + self.weights.final_norm_D.numel()
+        )
+
+    @property
+    def memory_bytes(self) -> int:
+        """Return the bytes the weights take."""
+        return self.weights.memory_bytes
+
+    @torch.inference_mode()
+    def hidden_rows(self, batch: PackedBatch) -> torch.Tensor:
+        """Compute a batch.
+
+        Args:
+            batch: The batch; T and R are multiples of 64.
+
+        Returns:
+            hidden_RD in the compute dtype, after the final norm, one row for each of `batch.rows`
+            (filling included). `token_facts` takes it from there.
+        """
+        ids_T = torch.from_numpy(batch.input_ids).to(self.device)
+        rows_R = torch.from_numpy(batch.rows).to(self.device)
+        tables = self._rope.look_up(torch.from_numpy(batch.position_ids).to(self.device))
+        x_TD = self.weights.embed_VD[ids_T].to(self.compute_dtype)
+        plan = AttentionPlan(batch, like=x_TD)
+        last = self.config.num_layers - 1
+        for index, layer in enumerate(self.weights.layers):
+            window = self.config.sliding_windows[index]
+            calls = plan.calls(window=window, rows_only=index == last)
+            x_TD = self._layer(layer, x_TD, tables, calls, rows_R if index == last else None)
+        return ops.rmsnorm(x_TD, self.weights.final_norm_D, eps=self.config.rms_norm_eps)
+
+    def _layer(
+        self,
+        layer: LayerWeights,
+        x_TD: torch.Tensor,
+        tables: Tables,
+        calls: list[SegmentRuns],
+        rows_R: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Run one layer; with `rows_R` only those rows go on after the keys and values."""
+        eps = self.config.rms_norm_eps
+        normed_TD = ops.rmsnorm(x_TD, layer.input_norm_D, eps=eps)
+        query_QHd, kv_TG2d = self._heads(layer, normed_TD, tables, rows_R)
+        mixed = self._attend(query_QHd, kv_TG2d, calls)
+        x_QD = x_TD if rows_R is None else x_TD[rows_R]
+        ops.linear_add_(x_QD, mixed, layer.o, self._scratch)
+        normed_QD = ops.rmsnorm(x_QD, layer.post_norm_D, eps=eps)
+        activated = ops.linear_swiglu(normed_QD, layer.gate_up, self._scratch)
+        ops.linear_add_(x_QD, activated, layer.down, self._scratch)
+        return x_QD
+
+    def _heads(
+        self,
+        layer: LayerWeights,
+        normed_TD: torch.Tensor,
+        tables: Tables,
+        rows_R: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give turned queries [Q, H, d] and turned keys, then values [T, 2G, d].
+
+        Q is T, or R with `rows_R`. Both are views of one product where all tokens have queries.
+        """
+        heads, width = self.config.num_attention_heads, self.config.head_dim
+        num_keys = self.config.num_key_value_heads
+        cos_Td, sin_Td = tables
+        if rows_R is None:
+            qkv = ops.linear(normed_TD, layer.qkv, self._scratch).unflatten(1, (-1, width))
+            query, kv = qkv[:, :heads], qkv[:, heads:]
+            self._norm_heads_(layer, query, kv[:, :num_keys])
+            ops.rope_(qkv[:, : heads + num_keys], cos_Td, sin_Td)
+            return query, kv
+        cut = heads * width
+        query, kv = (
+            ops.linear(x, layer.qkv, self._scratch, features=part).unflatten(1, (-1, width))
+            for x, part in ((normed_TD[rows_R], slice(0, cut)), (normed_TD, slice(cut, None)))
+        )
+        self._norm_heads_(layer, query, kv[:, :num_keys])
+        ops.rope_(query, cos_Td[rows_R], sin_Td[rows_R])
+        ops.rope_(kv[:, :num_keys], cos_Td, sin_Td)
+        return query, kv
+
+    def _norm_heads_(self, layer: LayerWeights, query: torch.Tensor, key: torch.Tensor) -> None:
+        """Norm queries and keys head by head, in place, where the model does (Qwen3)."""
+        for heads, weight in ((query, layer.q_norm), (key, layer.k_norm)):
+            if weight is not None:
+                heads.copy_(ops.rmsnorm(heads, weight, eps=self.config.rms_norm_eps))
+
+    def _attend(
+        self, query_QHd: torch.Tensor, kv_TG2d: torch.Tensor, calls: list[SegmentRuns]
+    ) -> torch.Tensor:
+        """Give the mixed values [Q, H * d]; rows without a call (filling) are 0."""
+        num_keys = self.config.num_key_value_heads
+        out_QHd = query_QHd.new_zeros(query_QHd.shape)
+        for segment in calls:
+            kv = segment.keys(kv_TG2d)
+            for run in segment.runs:
+                ops.attention(
+                    query_QHd[run.queries],
+                    kv[run.keys, :num_keys],
+                    kv[run.keys, num_keys:],
+                    out_QHd=out_QHd[run.queries],
+                    mask_QS=run.mask_QS,
+                    is_causal=run.is_causal,
+                )
+        return out_QHd.flatten(1)
+
+
+def _num_parameters(linear: Linear) -> int:
+    bias = 0 if linear.bias is None else linear.bias.numel()
+    return linear.out_features * linear.in_features + bias
+
+
+def _num_norm_parameters(layer: LayerWeights) -> int:
+    norms = (layer.input_norm_D, layer.post_norm_D, layer.q_norm, layer.k_norm)
+    return sum(norm.numel() for norm in norms if norm is not None)

@@ -1,0 +1,108 @@
+"""Rotary tables: cos and sin of every position a batch needs.
+
+In: `RopeConfig` and position ids. Out: cos, sin [T, d / 2].
+
+Frequencies and angles are computed in fp32, in the order of operations of transformers 5.23
+`modeling_rope_utils.py`, even when the model computes in fp64: models were trained and published
+with these very angles (an fp32 frequency is off by up to 6e-8 of itself, 2e-4 rad at position
+4,000), so more exact ones would be another model. Tables grow by doubling: their values never
+depend on a batch.
+
+Letters: N positions in the table, T tokens, d head width.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import torch
+
+from fam_engine.model.rope_config import RopeConfig
+
+_FIRST_LENGTH: Final = 2048
+
+
+class RopeTables:
+    """Cos and sin tables of one model.
+
+    Args:
+        config: The model's rotary settings.
+        head_dim: d.
+        dtype: fp32 or fp64.
+        device: Where the tables live.
+    """
+
+    def __init__(
+        self, config: RopeConfig, head_dim: int, *, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self._inverse_frequencies = inverse_frequencies(config, head_dim)
+        self._factor = config.attention_factor
+        self._dtype = dtype
+        self._device = device
+        self._cos_Nd, self._sin_Nd = self._compute(_FIRST_LENGTH)
+
+    def look_up(self, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give cos and sin [T, d / 2] of int positions [T]."""
+        longest = int(position_ids.max()) + 1
+        length = self._cos_Nd.shape[0]
+        if longest > length:
+            while length < longest:
+                length *= 2
+            self._cos_Nd, self._sin_Nd = self._compute(length)
+        return self._cos_Nd[position_ids], self._sin_Nd[position_ids]
+
+    def _compute(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        angles_Nd = torch.arange(length, dtype=torch.float32)[:, None] * self._inverse_frequencies
+        cos_Nd, sin_Nd = angles_Nd.cos() * self._factor, angles_Nd.sin() * self._factor
+        return cos_Nd.to(self._device, self._dtype), sin_Nd.to(self._device, self._dtype)
+
+
+def inverse_frequencies(config: RopeConfig, head_dim: int) -> torch.Tensor:
+    """Give float32[head_dim / 2]: radians per position of each pair of dimensions."""
+    powers = config.theta ** (torch.arange(0, head_dim, 2).float() / head_dim)
+    match config.type:
+        case "default":
+            return 1.0 / powers
+        case "linear":
+            return 1.0 / powers / config.factor
+        case "llama3":
+            return _llama3(config, 1.0 / powers)
+        case "yarn":
+            return _yarn(config, powers)
+
+
+def _llama3(config: RopeConfig, frequencies: torch.Tensor) -> torch.Tensor:
+    """Slow down long wavelengths, keep short ones, blend between (Llama 3.1)."""
+    original, low, high = (
+        config.original_max_position_embeddings,
+        config.low_freq_factor,
+        config.high_freq_factor,
+    )
+    wavelengths = 2 * math.pi / frequencies
+    is_long, is_short = wavelengths > original / low, wavelengths < original / high
+    smooth = (original / wavelengths - low) / (high - low)
+    blended = (1 - smooth) * frequencies / config.factor + smooth * frequencies
+    result = torch.where(is_long, frequencies / config.factor, blended)
+    return torch.where(is_short, frequencies, result)
+
+
+def _yarn(config: RopeConfig, powers: torch.Tensor) -> torch.Tensor:
+    """Blend by how often a dimension turns in the original context (YaRN, arXiv 2309.00071, 3.2)."""
+    num_pairs = powers.shape[0]
+    low = _yarn_dimension(config, config.beta_fast, 2 * num_pairs)
+    high = _yarn_dimension(config, config.beta_slow, 2 * num_pairs)
+    if config.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, 2 * num_pairs - 1)
+    if low == high:
+        high += 0.001  # no division by zero
+    ramp = ((torch.arange(num_pairs, dtype=torch.float32) - low) / (high - low)).clamp(0, 1)
+    kept = 1 - ramp
+    return 1.0 / (config.factor * powers) * (1 - kept) + 1.0 / powers * kept
+
+
+def _yarn_dimension(config: RopeConfig, num_rotations: float, head_dim: int) -> float:
+    """Give the dimension that turns so often in the original context (the paper's equation 15)."""
+    turns = config.original_max_position_embeddings / (num_rotations * 2 * math.pi)
+    return head_dim * math.log(turns) / (2 * math.log(config.theta))
