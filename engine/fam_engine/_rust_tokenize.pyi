@@ -1,16 +1,31 @@
 """Text to packed arrays: tokenizer, JSON Lines reader, spool of token ids, batch planner (Rust).
 
-Heavy work runs without the interpreter lock; ids come back as flat numpy arrays that own their memory, never as objects
-per token. Arrays that go in must be one-dimensional, contiguous and of the dtype named; anything else is a TypeError
-or a ValueError. A file or folder the system refuses is an OSError. A panic is never a `PanicException`.
+Heavy work runs without the interpreter lock; ids come back as flat numpy arrays that own their
+memory, never as objects per token. Arrays that go in must be one-dimensional, contiguous and of the
+dtype named; anything else is a TypeError or a ValueError. A file or folder the system refuses is an
+OSError. A panic is never a `PanicException`.
 """
 
 from collections.abc import Sequence
 from os import PathLike
-from typing import TypedDict, final
+from typing import TypedDict, final, type_check_only
 
 import numpy as np
 from numpy.typing import NDArray
+
+__all__ = [
+    "JsonLinesReader",
+    "Plan",
+    "RustPanicError",
+    "Spool",
+    "SpoolError",
+    "SpoolWriter",
+    "Tokenizer",
+    "TokenizerError",
+    "pack_batch",
+    "pack_lengths",
+    "plan_batches",
+]
 
 class TokenizerError(ValueError):
     """A tokenizer definition, a text or an id that cannot be used."""
@@ -30,14 +45,15 @@ class Tokenizer:
         """Load a `tokenizer.json`; truncation and padding stored in it never apply.
 
         Raises:
-            TokenizerError: Not a tokenizer, one of another version, or one whose ids would be random or renumbered.
+            TokenizerError: Not a tokenizer, one of another version, or one whose ids would be
+                random or renumbered.
         """
     @property
     def engine(self) -> str:
         """Name of the implementation: `tokenizers`."""
     @property
     def vocab_size(self) -> int:
-        """Number of distinct tokens, added ones included; a model's embedding may have more rows."""
+        """Number of distinct tokens, added ones included; an embedding may have more rows."""
     def encode_batch(
         self,
         texts: Sequence[str],
@@ -51,17 +67,19 @@ class Tokenizer:
 
         Args:
             texts: The texts; a lone surrogate in one is a UnicodeEncodeError.
-            num_threads: At most so many threads (default: as many as the machine has). The ids do not depend on it.
+            num_threads: At most so many threads (default: as many as the machine has). The ids do
+                not depend on it.
             add_special_tokens: Add what the tokenizer puts around a text, such as BOS.
-            parse_special: Special tokens in a text count as such; otherwise they are encoded as plain text.
+            parse_special: Special tokens in a text count as such; otherwise they are encoded as
+                plain text.
             continuation: The texts go on from others, so no blank is put in front of them.
 
         Returns:
             ids int32[total] and offsets int64[n + 1].
 
         Raises:
-            TokenizerError: A text cannot be encoded (the message has its position), or the tokenizer puts a blank in
-                front of every word and so cannot encode a continuation.
+            TokenizerError: A text cannot be encoded (the message has its position), or the
+                tokenizer puts a blank in front of every word and so cannot encode a continuation.
         """
     def decode(
         self,
@@ -92,12 +110,13 @@ class JsonLinesReader:
     def read_batch(
         self, max_lines: int
     ) -> list[tuple[int, int, str | None, str | None, str | None]]:
-        """Give up to `max_lines` lines that are not blank; an empty list at the end, and only there.
+        """Give up to `max_lines` lines that are not blank; an empty list only at the end.
 
         Returns:
-            Tuples (line, offset, text, code, reason): 1-based line number, offset of the line's first byte in the file
-            (after a byte order mark), then the text of one strict JSON object and two None, or None and why not: a code
-            `E_JSON_...` and a reason that names the 1-based byte column.
+            Tuples (line, offset, text, code, reason): 1-based line number, offset of the line's
+            first byte in the file (after a byte order mark), then the text of one strict JSON
+            object and two None, or None and why not: a code `E_JSON_...` and a reason that names
+            the 1-based byte column.
         """
     @property
     def bytes_read(self) -> int:
@@ -140,6 +159,7 @@ class SpoolWriter:
     def finish(self) -> None:
         """Make the spool durable (fsync) and then visible (rename)."""
 
+@type_check_only
 class SpoolIndex(TypedDict):
     """The index as columns of n entries."""
 
@@ -165,7 +185,7 @@ class Spool:
     def index(self) -> SpoolIndex:
         """Give a copy of the index."""
     def read(self, entry: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Give context ids and target ids of an entry, checked against their checksums (SpoolError)."""
+        """Give context ids and target ids of an entry; SpoolError if they are damaged."""
 
 @final
 class Plan:
@@ -188,14 +208,16 @@ class Plan:
 def plan_batches(spool: Spool, entries: NDArray[np.int64], *, max_tokens: int) -> Plan:
     """Plan batches of at most `max_tokens` tokens, padding apart, by best-fit decreasing.
 
-    Entries with identical context ids form a unit: one prompt segment, a response segment each. A unit that is too large
-    is cut, each part with the prompt; an entry that alone is too large gets a batch of its own. The plan depends on the
-    set of entries, not on their order; an entry listed twice is a ValueError.
+    Entries with identical context ids form a unit: one prompt segment, a response segment each. A
+    unit that is too large is cut, each part with the prompt; an entry that alone is too large gets
+    a batch of its own. The plan depends on the set of entries, not on their order; an entry listed
+    twice is a ValueError.
     """
 
 def pack_lengths(lengths: NDArray[np.int64], capacity: int) -> NDArray[np.int32]:
-    """Give each item its bin by best-fit decreasing; an item above the capacity gets a bin of its own."""
+    """Give each item its bin (best-fit decreasing); one above the capacity gets its own."""
 
+@type_check_only
 class PackedArrays(TypedDict):
     """The fields of `fam_engine.data.packing.PackedBatch`."""
 
@@ -210,4 +232,4 @@ class PackedArrays(TypedDict):
     entries: NDArray[np.int64]
 
 def pack_batch(spool: Spool, entries: NDArray[np.int64]) -> PackedArrays:
-    """Pack entries, siblings adjacent or not, into the arrays of one batch; results keep the order given."""
+    """Pack entries, siblings adjacent or not, into one batch; rows keep the order given."""

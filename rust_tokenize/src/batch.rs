@@ -1,9 +1,10 @@
 //! One batch as the flat arrays the model takes.
 //!
-//! In: a spool and the entries of a batch, in the order their results are wanted. Out: [`PackedBatch`]. Each distinct
-//! context becomes one prompt segment, followed by the response segments of its entries, which attend to it and to
-//! themselves; positions of a response go on from its prompt. Tokens and rows are padded to multiples of
-//! [`MULTIPLE`], for every matrix product must see full tiles if a record is to get the same bits in any company.
+//! In: a spool and the entries of a batch, in the order their results are wanted. Out:
+//! [`PackedBatch`]. Each distinct context becomes one prompt segment, followed by the response
+//! segments of its entries, which attend to it and to themselves; positions of a response go on
+//! from its prompt. Tokens and rows are padded to multiples of [`MULTIPLE`], for every matrix
+//! product must see full tiles if a record is to get the same bits in any company.
 
 use std::collections::HashMap;
 use std::collections::hash_map;
@@ -123,7 +124,8 @@ impl PackedBatch {
         self.add_segment(&[0; MULTIPLE][..missing], 0, -1)
     }
 
-    /// The first target of an entry is predicted by the last token of its prompt, the others by its response segment.
+    /// The first target of an entry is predicted by the last token of its prompt, the others by its
+    /// response segment.
     fn add_rows(&mut self, placed: &[Placed]) -> Result<()> {
         self.entry_rows.push(0);
         for entry in placed {

@@ -1,9 +1,10 @@
 //! Best-fit-decreasing bin packing in time linear in items plus capacity.
 //!
-//! In: lengths and a capacity. Out: a bin for every item. Items are taken longest first (counting sort, ties in input
-//! order), each goes into the fullest bin that still has room, and an item longer than the capacity gets a bin of its
-//! own. Open bins wait in one list per remaining capacity; a tree of 64-bit words finds the smallest one that is large
-//! enough. A segment tree does the same with a log factor; first-fit fills worse. The outcome depends on the input alone.
+//! In: lengths and a capacity. Out: a bin for every item. Items are taken longest first (counting
+//! sort, ties in input order), each goes into the fullest bin that still has room, and an item
+//! longer than the capacity gets a bin of its own. Open bins wait in one list per remaining
+//! capacity; a tree of 64-bit words finds the smallest one that is large enough. A segment tree
+//! does the same with a log factor; first-fit fills worse. The outcome depends on the input alone.
 
 use crate::error::{Error, Result};
 
@@ -39,7 +40,8 @@ pub fn pack(lengths: &[usize], capacity: usize) -> Result<Vec<u32>> {
     Ok(bins)
 }
 
-/// Items in the order they are placed: those above the capacity, then by falling length; ties in input order.
+/// Items in the order they are placed: those above the capacity, then by falling length; ties in
+/// input order.
 fn longest_first(lengths: &[usize], capacity: usize) -> Vec<usize> {
     // bucket 0: above the capacity; bucket 1: as long as the capacity; ...
     let bucket = |length: usize| capacity.checked_sub(length).map_or(0, |room| room + 1);
@@ -114,7 +116,8 @@ impl OpenBins {
     }
 }
 
-/// A set of small integers: one bit each, and above every 64 words a word that says which of them are not empty.
+/// A set of small integers: one bit each, and above every 64 words a word that says which of them
+/// are not empty.
 struct BitTree {
     levels: Vec<Vec<u64>>,
 }

@@ -1,9 +1,10 @@
 //! The same tokenizer for a text that goes on from another.
 //!
-//! In: the `normalizer` and `pre_tokenizer` sections of a `tokenizer.json`. Out: the sections without the step that puts
-//! a blank in front of a text, or None if there is no such step. A response follows its prompt, so the blank that
-//! SentencePiece puts before a *text* would be a token nobody wrote. Cutting the first token off afterwards was rejected:
-//! the blank merges with the first word.
+//! In: the `normalizer` and `pre_tokenizer` sections of a `tokenizer.json`. Out: the sections
+//! without the step that puts a blank in front of a text, or None if there is no such step. A
+//! response follows its prompt, so the blank that SentencePiece puts before a *text* would be a
+//! token nobody wrote. Cutting the first token off afterwards was rejected: the blank merges with
+//! the first word.
 
 use serde_json::Value;
 

@@ -1,8 +1,9 @@
 //! Text to token ids: what a tokenizer must offer, and the batch that is the same for all of them.
 //!
-//! In: texts. Out: flat ids and offsets. Texts are cut into runs of about equal bytes, and threads take the next run
-//! when they are done with one; a run's ids land in its own place, so that the outcome does not depend on threads. Plain
-//! scoped threads instead of a pool: nothing survives the call, so a later `fork` is safe.
+//! In: texts. Out: flat ids and offsets. Texts are cut into runs of about equal bytes, and threads
+//! take the next run when they are done with one; a run's ids land in its own place, so that the
+//! outcome does not depend on threads. Plain scoped threads instead of a pool: nothing survives the
+//! call, so a later `fork` is safe.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};

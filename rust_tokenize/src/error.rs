@@ -1,8 +1,8 @@
 //! The crate's one error type, and the guard that turns a panic into it.
 //!
-//! The `tokenizers` crate panics on some malformed definitions, and a panic that crosses into Python becomes a
-//! `PanicException`, which `except Exception` does not catch. [`guard`] catches every panic at the boundary, and
-//! keeps it off stderr: its message travels in the error instead.
+//! The `tokenizers` crate panics on some malformed definitions, and a panic that crosses into
+//! Python becomes a `PanicException`, which `except Exception` does not catch. [`guard`] catches
+//! every panic at the boundary, and keeps it off stderr: its message travels in the error instead.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;

@@ -1,9 +1,10 @@
 //! The reference tokenizer: `tokenizer.json` through the `tokenizers` crate.
 //!
-//! In: a path. Out: an [`Encoder`] whose ids are those of the Python package `tokenizers` with the same file. The
-//! sections are read one by one, so that an error can name the section, truncation and padding stored in the file never
-//! apply, and the four ways to read a text (special tokens parsed or not, continuation or not) share one vocabulary: the
-//! crate keeps these switches inside a tokenizer, and a copy of it costs as much memory as the first.
+//! In: a path. Out: an [`Encoder`] whose ids are those of the Python package `tokenizers` with the
+//! same file. The sections are read one by one, so that an error can name the section, truncation
+//! and padding stored in the file never apply, and the four ways to read a text (special tokens
+//! parsed or not, continuation or not) share one vocabulary: the crate keeps these switches inside
+//! a tokenizer, and a copy of it costs as much memory as the first.
 
 use std::collections::HashMap;
 use std::fs;
@@ -220,7 +221,8 @@ fn check_model(model: &hf::ModelWrapper) -> Result<()> {
     Ok(())
 }
 
-/// The crate numbers added tokens itself; a file that says otherwise would silently mean other embeddings.
+/// The crate numbers added tokens itself; a file that says otherwise would silently mean other
+/// embeddings.
 fn check_added(pipeline: &Pipeline, entries: &[AddedEntry]) -> Result<()> {
     for entry in entries.iter().filter(|entry| !entry.token.content.is_empty()) {
         let content = &entry.token.content;

@@ -1,10 +1,11 @@
 //! Is this line one strict JSON object? If not: which rule, at which byte.
 //!
-//! In: the bytes of a line. Out: the same bytes as text, or a [`Problem`] with a stable code and a reason that names
-//! the 1-based byte column. Nothing is built, so a hostile line costs no memory; Python's `json` then reads the text
-//! and cannot disagree. Stricter than common readers where they differ among themselves: duplicate keys, lone
-//! surrogate escapes, `NaN`, numbers outside float64 and deep nesting are all refused. `serde_json` was not used: it
-//! accepts duplicate keys and gives no reason of ours.
+//! In: the bytes of a line. Out: the same bytes as text, or a [`Problem`] with a stable code and a
+//! reason that names the 1-based byte column. Nothing is built, so a hostile line costs no memory;
+//! Python's `json` then reads the text and cannot disagree. Stricter than common readers where they
+//! differ among themselves: duplicate keys, lone surrogate escapes, `NaN`, numbers outside float64
+//! and deep nesting are all refused. `serde_json` was not used: it accepts duplicate keys and gives
+//! no reason of ours.
 
 use std::collections::HashSet;
 use std::fmt::Display;
@@ -95,7 +96,8 @@ impl Checker<'_> {
         Err(self.problem("E_JSON_SYNTAX", format!("found {found}, expected {expected}")))
     }
 
-    /// `depth`: containers around this value. Recursion stops at `MAX_DEPTH`, so the stack stays small.
+    /// `depth`: containers around this value. Recursion stops at `MAX_DEPTH`, so the stack stays
+    /// small.
     fn value(&mut self, depth: usize) -> Checked<()> {
         match self.peek() {
             Some(b'{' | b'[') if depth == MAX_DEPTH => {

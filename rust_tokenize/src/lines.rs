@@ -1,9 +1,9 @@
 //! A JSON Lines file as a stream of checked lines.
 //!
-//! In: a path. Out: batches of [`Line`], each the text of one JSON object or the reason why it is none. Lines end at
-//! byte 0x0A alone, so that U+2028 inside a string splits nothing. Memory is bounded by the longest line allowed: a
-//! longer one is skipped as it is read, and reported. Every byte consumed goes through SHA-256, so that the end of the
-//! file is also its identity.
+//! In: a path. Out: batches of [`Line`], each the text of one JSON object or the reason why it is
+//! none. Lines end at byte 0x0A alone, so that U+2028 inside a string splits nothing. Memory is
+//! bounded by the longest line allowed: a longer one is skipped as it is read, and reported. Every
+//! byte consumed goes through SHA-256, so that the end of the file is also its identity.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
@@ -16,7 +16,8 @@ use crate::json::{self, Problem};
 
 /// Bytes asked from the system at a time.
 const READ_BYTES: usize = 1 << 18;
-/// A batch also ends when its texts reach this size: a batch of long lines must not fill the memory.
+/// A batch also ends when its texts reach this size: a batch of long lines must not fill the
+/// memory.
 const BATCH_BYTES: usize = 16 << 20;
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
@@ -107,7 +108,8 @@ impl LineReader {
         Ok(batch)
     }
 
-    /// Reads one line into `self.line` (nothing if it is too long) and gives its length; None at the end of the file.
+    /// Reads one line into `self.line` (nothing if it is too long) and gives its length; None at
+    /// the end of the file.
     fn next_line(&mut self) -> io::Result<Option<u64>> {
         self.line.clear();
         let mut length = 0;

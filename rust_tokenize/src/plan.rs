@@ -1,8 +1,9 @@
 //! Which entries are computed together.
 //!
-//! In: a spool and the entries to do. Out: batches of at most `max_tokens` tokens. Entries with the same context ids
-//! form a *unit*: one prompt segment and a response segment for each, so the prompt is computed once. Units are packed
-//! best-fit-decreasing (see [`crate::bins`]). The plan depends on the spool and the set of entries alone.
+//! In: a spool and the entries to do. Out: batches of at most `max_tokens` tokens. Entries with the
+//! same context ids form a *unit*: one prompt segment and a response segment for each, so the
+//! prompt is computed once. Units are packed best-fit-decreasing (see [`crate::bins`]). The plan
+//! depends on the spool and the set of entries alone.
 
 use crate::bins;
 use crate::error::{Error, Result};
@@ -106,7 +107,8 @@ fn group_siblings(spool: &Spool, entries: &[usize]) -> Result<Vec<Vec<usize>>> {
     Ok(groups)
 }
 
-/// Splits entries of equal hash by their ids: two contexts that merely collide must never be merged.
+/// Splits entries of equal hash by their ids: two contexts that merely collide must never be
+/// merged.
 fn separate(spool: &Spool, members: Vec<usize>, groups: &mut Vec<Vec<usize>>) -> Result<()> {
     if members.len() == 1 {
         groups.push(members);

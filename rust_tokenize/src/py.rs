@@ -1,8 +1,9 @@
 //! Python's view of the crate; the only file that names pyo3.
 //!
-//! Every method copies its arguments into Rust vectors, releases the interpreter lock, calls one function of the core
-//! inside [`guard`], and hands the vectors that come back to numpy without copying them. Signatures and documentation for
-//! Python live in `engine/fam_engine/_rust_tokenize.pyi`.
+//! Every method copies its arguments into Rust vectors, releases the interpreter lock, calls one
+//! function of the core inside [`guard`], and hands the vectors that come back to numpy without
+//! copying them. Signatures and documentation for Python live in
+//! `engine/fam_engine/_rust_tokenize.pyi`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -218,7 +219,7 @@ fn to_row(line: Line) -> LineRow {
 #[pymethods]
 impl JsonLinesReader {
     #[new]
-    #[pyo3(signature = (path, *, max_line_bytes=64 << 20))]
+    #[pyo3(signature = (path, *, max_line_bytes=67108864))]
     fn new(path: PathBuf, max_line_bytes: usize) -> PyResult<Self> {
         Ok(Self { reader: LineReader::open(&path, max_line_bytes)? })
     }

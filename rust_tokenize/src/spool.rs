@@ -1,9 +1,10 @@
 //! The spool on disk: token ids of every entry, and an index of 32 bytes an entry.
 //!
-//! In: a folder a [`crate::spool_writer::SpoolWriter`] finished. Out: the index in memory, ids read when asked for. An
-//! entry is one thing to score: context ids, then target ids (response and end of turn). `data.bin` is read with
-//! `pread`, not mapped: a file that shrinks must raise an error, not kill the process. Every number that steers a read is
-//! checked when the spool is opened, every id when it is read.
+//! In: a folder a [`crate::spool_writer::SpoolWriter`] finished. Out: the index in memory, ids read
+//! when asked for. An entry is one thing to score: context ids, then target ids (response and end
+//! of turn). `data.bin` is read with `pread`, not mapped: a file that shrinks must raise an error,
+//! not kill the process. Every number that steers a read is checked when the spool is opened, every
+//! id when it is read.
 
 use std::fs::{self, File};
 use std::io;

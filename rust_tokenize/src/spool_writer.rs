@@ -1,8 +1,8 @@
 //! Writing a spool: ids straight to disk, a finished index only at the end.
 //!
-//! In: columns of entries, a batch at a time. Out: `data.bin` and `index.bin` in a folder. The index grows in
-//! `index.tmp`, so memory stays flat, and takes its name by rename after both files are on the disk: a spool without
-//! `index.bin` is unfinished, whatever interrupted it.
+//! In: columns of entries, a batch at a time. Out: `data.bin` and `index.bin` in a folder. The
+//! index grows in `index.tmp`, so memory stays flat, and takes its name by rename after both files
+//! are on the disk: a spool without `index.bin` is unfinished, whatever interrupted it.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};

@@ -16,7 +16,7 @@ from fam_engine.measure.summary import summarize
 def make_columns(
     shifts: dict[str, float], num_questions: int, *, seed: int = 0
 ) -> dict[str, list[Any]]:
-    """Answers of several sources to the same questions, each source shifted by some nats a token."""
+    """Answers of several sources to the same questions, each source shifted by some nats."""
     generator = np.random.default_rng(seed)
     hard = generator.normal(1.5, 0.3, num_questions)
     columns: dict[str, list[Any]] = {name: [] for name in ("source", "group", "flags", "correct")}

@@ -11,11 +11,11 @@ import hashlib
 import json
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -75,6 +75,14 @@ class IngestPlan:
 
 
 @dataclass(frozen=True)
+class DataFile:
+    """A data file: the name its user gave it, and where it is."""
+
+    name: str
+    path: Path
+
+
+@dataclass(frozen=True)
 class FileForm:
     """How a file was understood, with one example to look at."""
 
@@ -102,7 +110,7 @@ class Ingest:
         self._position = 0
         self._entry = 0
 
-    def run(self, files: Sequence[Path], advance: Callable[[int], None]) -> None:
+    def run(self, files: Sequence[DataFile], advance: Callable[[int], None]) -> None:
         """Read all files.
 
         Args:
@@ -137,28 +145,29 @@ class Ingest:
 
     # -- rows to records -----------------------------------------------------------------------
 
-    def _rows(self, files: Sequence[Path]) -> Iterator[tuple[Row, Record | RecordError, str]]:
-        rows = (item for path in files for item in self._file_records(path))
+    def _rows(self, files: Sequence[DataFile]) -> Iterator[tuple[Row, Record | RecordError, str]]:
+        rows = (item for file in files for item in self._file_records(file))
         yield from islice(rows, self.plan.limit)
 
-    def _file_records(self, path: Path) -> Iterator[tuple[Row, Record | RecordError, str]]:
+    def _file_records(self, file: DataFile) -> Iterator[tuple[Row, Record | RecordError, str]]:
         form: RecordForm | None = None
-        for row in read_rows(path):
+        for row in read_rows(file.path):
             if row.columns is None:
-                yield row, RecordError(row.code or "E_JSON", row.reason or ""), str(path)
+                yield row, RecordError(row.code or "E_JSON", row.reason or ""), file.name
                 continue
             try:
                 columns = map_columns(row.columns, self.plan.columns or {})
-                form = form or detect_form(columns)
-                record = read_record(
-                    columns, form, file=str(path), line=row.line, stem=path.stem
-                )
+                if form is None:
+                    form = detect_form(columns)
+                    self.forms.append(FileForm(file.name, form.name, "", ""))
+                yield row, self._read(columns, form, file, row.line), file.name
             except RecordError as error:
-                yield row, error, str(path)
-                continue
-            if all(known.file != str(path) for known in self.forms):
-                self.forms.append(FileForm(str(path), form.name, "", record.response))
-            yield row, record, str(path)
+                yield row, error, file.name
+
+    def _read(
+        self, columns: Mapping[str, Any], form: RecordForm, file: DataFile, line: int
+    ) -> Record:
+        return read_record(columns, form, file=file.name, line=line, stem=file.path.stem)
 
     # -- records to entries --------------------------------------------------------------------
 
@@ -245,11 +254,11 @@ class Ingest:
 
     def _show(self, record: Record, encoded: Encoded) -> None:
         """Keep a file's first record as the example to look at."""
-        last = self.forms[-1] if self.forms else None
-        if last and not last.context and last.file == record.file:
-            self.forms[-1] = FileForm(
-                last.file, last.form, encoded.context_text or "(empty)", record.response
-            )
+        for index, form in enumerate(self.forms):
+            if form.file == record.file and not form.response:
+                self.forms[index] = FileForm(
+                    form.file, form.form, encoded.context_text, record.response
+                )
 
     def _add(
         self, spooled: _Entries, position: int, variant: int, context: Ids, encoded: Encoded
@@ -399,8 +408,8 @@ def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield chunk
 
 
-def _nothing_usable(files: Sequence[Path], first: Quarantined | None) -> InputError:
-    where = ", ".join(str(file) for file in files)
+def _nothing_usable(files: Sequence[DataFile], first: Quarantined | None) -> InputError:
+    where = ", ".join(file.name for file in files)
     if first is None:
         return InputError(
             "holds no records, expected at least one", code="E_INPUT_EMPTY", where=where

@@ -22,7 +22,7 @@ from fam_engine.config import ComputeDtype, Device, Precision
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.errors import InputError
 from fam_engine.jobs import scoring
-from fam_engine.jobs.ingest import IngestPlan
+from fam_engine.jobs.ingest import DataFile, IngestPlan
 from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.score_files import score_rows, scores_schema
 from fam_engine.model.loading import load_model, resolve_model
@@ -131,7 +131,9 @@ class Scorer:
 
     def _run(self, journal: Journal, data: Path, *, keep_tokens: bool = False) -> scoring.Scorer:
         plan = IngestPlan(self._decoder.config.max_position_embeddings, "quarantine")
-        spool = scoring.ingest_records(journal, self._encoder, plan, [data], _nothing)
+        spool = scoring.ingest_records(
+            journal, self._encoder, plan, [DataFile("records", data)], _nothing
+        )
         scorer = scoring.Scorer(self._decoder, journal, spool, keep_tokens=keep_tokens)
         scorer.run(self._budget, _nothing)
         bad = journal.db.execute("SELECT line, code, reason FROM quarantine").fetchone()

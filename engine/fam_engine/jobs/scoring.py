@@ -28,7 +28,7 @@ from fam_engine.data.templates import TEMPLATE_DATE
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.embedded import DEMO_RECORDS
 from fam_engine.jobs import ingest
-from fam_engine.jobs.ingest import Ingest, IngestPlan
+from fam_engine.jobs.ingest import DataFile, Ingest, IngestPlan
 from fam_engine.jobs.journal import Journal
 from fam_engine.measure.metrics import score_record
 from fam_engine.measure.results import TokenFacts
@@ -59,7 +59,7 @@ Entries = npt.NDArray[np.int64]
 class Sources:
     """Where a job's input is: data files, the model's folder, the adapter's."""
 
-    files: tuple[Path, ...]
+    files: tuple[DataFile, ...]
     model: Path
     revision: str | None
     adapter: Path | None
@@ -72,8 +72,10 @@ def find_sources(config: ScoreConfig) -> Sources:
         InputError: A data file is missing or of an unknown kind.
         ModelRefusedError: The model is not there.
     """
-    names = [str(DEMO_RECORDS) if name == "embedded" else name for name in config.data]
-    files = tuple(check_file(name) for name in names)
+    files = tuple(
+        DataFile(name, DEMO_RECORDS if name == "embedded" else check_file(name))
+        for name in config.data
+    )
     model, revision = resolve_model(config.model, download=config.download)
     return Sources(files, model, revision, config.adapter)
 
@@ -85,7 +87,7 @@ def run_key(config: ScoreConfig, sources: Sources, encoder: TextEncoder) -> dict
         mode="json", exclude={"model", "data", "out", "adapter", "max_tokens_per_batch", "download"}
     )
     return {
-        "data": [hash_file(file) for file in sources.files],
+        "data": [hash_file(file.path) for file in sources.files],
         "model": hash_model(sources.model),
         "adapter": hash_model(sources.adapter) if sources.adapter else None,
         "template": template,
@@ -120,7 +122,7 @@ def ingest_records(
     journal: Journal,
     encoder: TextEncoder,
     plan: IngestPlan,
-    files: Sequence[Path],
+    files: Sequence[DataFile],
     advance: Callable[[int], None],
 ) -> Spool:
     """Run pass 1 unless it is done, and open its spool."""

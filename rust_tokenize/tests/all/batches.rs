@@ -27,7 +27,8 @@ fn random_pairs(random: &mut Random, count: usize) -> Vec<Pair> {
     (0..count).map(|_| pair()).collect()
 }
 
-/// Tokens of a batch by its definition: each distinct context once, and all but the last target of each entry.
+/// Tokens of a batch by its definition: each distinct context once, and all but the last target of
+/// each entry.
 fn count_tokens(pairs: &[Pair], entries: &[usize]) -> usize {
     let contexts: HashMap<&Vec<i32>, usize> =
         entries.iter().map(|&entry| (&pairs[entry].0, pairs[entry].0.len())).collect();
@@ -42,7 +43,8 @@ fn check_plan(plan: &Plan, pairs: &[Pair], wanted: &[usize], max_tokens: usize) 
     for batch in 0..plan.num_batches() {
         let entries = plan.batch_entries(batch).unwrap();
         let tokens = plan.num_tokens(batch).unwrap();
-        // Two units of the same context may share a batch: the plan counts their prompt twice, the batch has it once.
+        // Two units of the same context may share a batch: the plan counts their prompt twice, the
+        // batch has it once.
         assert!(count_tokens(pairs, entries) <= tokens);
         assert!(tokens <= max_tokens || entries.len() == 1, "{tokens} tokens in {entries:?}");
         seen.extend_from_slice(entries);
@@ -107,8 +109,8 @@ fn plans_refuse_what_makes_no_sense() {
     assert!(matches!(pack_batch(&spool, &[2]), Err(Error::Argument(_))));
 }
 
-/// Two different contexts of equal length and equal hash: when the upper halves agree after two ids, a third
-/// id can undo the difference between the lower halves.
+/// Two different contexts of equal length and equal hash: when the upper halves agree after two
+/// ids, a third id can undo the difference between the lower halves.
 fn colliding_contexts() -> (Vec<i32>, Vec<i32>) {
     let mix = |state: u64, id: i32| {
         let product = (state ^ u64::from(id.cast_unsigned())).wrapping_mul(0xD6E8_FEB8_6659_FD93);

@@ -1,0 +1,113 @@
+"""The results on a terminal: a table by source, and what was left out.
+
+In: the summary dictionary and the quarantine's counts. Out: text through rich, readable at 80 columns; colour and bold
+vanish by themselves under NO_COLOR or in a pipe. Each value has its 95 % interval on the line below.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fam_engine.errors import printable
+from fam_engine.report.wording import (
+    AVERAGES,
+    MISSING,
+    by_familiarity,
+    headline,
+    number,
+    percent,
+    remarks,
+)
+
+_SOURCE_WIDTH = 17
+# Broken by hand, so that four averages and their intervals fit in 80 columns.
+_AVERAGE_LABELS = [
+    re.sub("[ -]", lambda sign: f"{sign[0].strip()}\n", name) for name in AVERAGES.values()
+]
+
+
+def print_summary(
+    summary: Mapping[str, Any], quarantined: Mapping[str, int], console: Console
+) -> None:
+    """Print what was found.
+
+    Args:
+        summary: From `measure.summary.summarize`.
+        quarantined: Records left out, by code.
+        console: Where to print.
+    """
+    console.print(
+        "Perplexity by source, most familiar first (95 % intervals below)", highlight=False
+    )
+    console.print(_source_table(summary))
+    console.print(Text(printable(headline(summary))))
+    for remark in remarks(summary):
+        console.print(Text(printable(remark), style="dim"))
+    if quarantined:
+        console.print(_count_table("left out", quarantined))
+    if flags := summary["overall"]["flags"]:
+        console.print(_count_table("flagged", flags))
+
+
+def _source_table(summary: Mapping[str, Any]) -> Table:
+    with_correct = summary["overall"]["correct"] is not None
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("source", no_wrap=True, max_width=_SOURCE_WIDTH)
+    for label in (*_AVERAGE_LABELS, "bits/\nbyte", *(["correct"] if with_correct else [])):
+        table.add_column(label, justify="right", vertical="top", overflow="fold")
+    names = by_familiarity(summary)
+    for name in names:
+        table.add_row(*_cells(name, summary["sources"][name], with_correct=with_correct))
+    if len(names) > 1:
+        table.add_section()
+        table.add_row(*_cells("all", summary["overall"], with_correct=with_correct))
+    return table
+
+
+def _cells(name: str, entry: Mapping[str, Any], *, with_correct: bool) -> list[Text]:
+    label = Text(_shortened(printable(name)), style="bold")
+    label.append(
+        f"\n{entry['n']:,}, {_count(entry['num_response_tokens'])} tok", style="not bold dim"
+    )
+    cells = [label]
+    cells += [_estimate(entry["perplexity"][average]) for average in AVERAGES]
+    cells.append(Text(number(entry["bits_per_byte"]["value"])))
+    if with_correct:
+        correct = entry["correct"]
+        cells.append(Text(MISSING if correct is None else percent(correct["share"]["value"])))
+    return cells
+
+
+def _estimate(estimate: Mapping[str, float | None]) -> Text:
+    text = Text(number(estimate["value"]))
+    if estimate["low"] is not None and estimate["high"] is not None:
+        text.append(f"\n{number(estimate['low'])}-{number(estimate['high'])}", style="dim")
+    return text
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _SOURCE_WIDTH else name[: _SOURCE_WIDTH - 2] + ".."
+
+
+def _count(value: int) -> str:
+    """Write a count in at most five characters."""
+    for size, unit in ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")):
+        if value >= size:
+            return f"{value / size:.{1 if value < 100 * size else 0}f}{unit}"
+    return str(value)
+
+
+def _count_table(label: str, counts: Mapping[str, int]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column(label)
+    table.add_column("records", justify="right")
+    for code, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        table.add_row(Text(printable(code)), f"{count:,}")
+    return table

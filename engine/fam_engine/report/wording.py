@@ -1,0 +1,169 @@
+"""Numbers and findings in words, the same in the terminal and in the HTML report.
+
+In: the dictionary `measure.summary.summarize` makes. Out: short strings without markup. A finding says how sure it is: a
+source is only called more familiar than another where the interval of their difference on shared questions leaves out 0.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+MISSING = "-"
+# Percentile intervals from fewer draws than this are known to be too narrow.
+FEW_GROUPS = 20
+
+AVERAGES = {
+    "geometric_mean": "geometric mean",
+    "median": "median",
+    "mean": "mean",
+    "token_weighted": "token-weighted",
+}
+FLAG_MEANINGS = {
+    "boundary_merged": "tokenized as one text, prompt and response would share a token",
+    "template_altered": "the chat template does not keep the response verbatim",
+    "special_in_text": "the text spells a special token; it was read as plain text",
+    "prompt_cut": "the prompt was cut from the left to fit the model",
+    "duplicate_id": "another record has the same id",
+    "perplexity_overflow": "the perplexity is too large for a number; nll_mean is there",
+}
+_KEPT_CONTROLS = "\n\t\u200c\u200d"
+
+
+def number(value: float | None) -> str:
+    """Write about three significant digits."""
+    if value is None:
+        return MISSING
+    size = abs(value)
+    if size >= 99_999.5:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa}e{int(exponent)}"
+    digits = 0 if size >= 99.95 else 1 if size >= 9.995 else 2
+    return f"{value:,.{digits}f}"
+
+
+def percent(value: float | None) -> str:
+    """Write a share as a percentage."""
+    return MISSING if value is None else f"{100 * value:.1f} %"
+
+
+def interval(estimate: Mapping[str, float | None], *, as_percent: bool = False) -> str:
+    """Write an interval as `low to high`, or nothing where there is none."""
+    low, high = estimate["low"], estimate["high"]
+    if low is None or high is None:
+        return ""
+    write = percent if as_percent else number
+    return f"{write(low)} to {write(high)}"
+
+
+def visible(text: str) -> str:
+    """Spell out characters that would act instead of show: controls, direction marks, surrogates.
+
+    Line breaks and tabs stay, and so do the joiners that emoji and some scripts need.
+    """
+    return "".join(_spelled(c) if unicodedata.category(c)[0] == "C" else c for c in text)
+
+
+def _spelled(character: str) -> str:
+    if character in _KEPT_CONTROLS:
+        return character
+    code = ord(character)
+    return (
+        f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
+    )
+
+
+def by_familiarity(summary: Mapping[str, Any]) -> list[str]:
+    """Order the sources by geometric mean perplexity, lowest first, those without scores last."""
+    values = {
+        name: entry["perplexity"]["geometric_mean"]["value"]
+        for name, entry in summary["sources"].items()
+    }
+    return sorted(values, key=lambda name: (values[name] is None, values[name] or 0.0))
+
+
+def headline(summary: Mapping[str, Any]) -> str:
+    """Say in one sentence what was found."""
+    overall = summary["overall"]
+    if overall["num_scored"] == 0:
+        return "No answer was scored."
+    comparison = summary["comparison"]
+    if comparison is not None:
+        return _compared(summary, comparison)
+    (name,) = [name for name in by_familiarity(summary)[:1]]
+    value = summary["sources"][name]["perplexity"]["geometric_mean"]
+    return f"Answers from {name} have a perplexity of {_sure(value)}."
+
+
+def _compared(summary: Mapping[str, Any], comparison: Mapping[str, Any]) -> str:
+    reference, pairs = comparison["reference"], comparison["pairs"]
+    value = summary["sources"][reference]["perplexity"]["geometric_mean"]
+    lead = f"{reference} has the lowest perplexity of {len(pairs) + 1} sources, {_sure(value)}"
+    of_verdict = {
+        verdict: [pair["source"] for pair in pairs if pair["verdict"] == verdict]
+        for verdict in {pair["verdict"] for pair in pairs}
+    }
+    if opposite := of_verdict.get("more familiar"):
+        return f"{lead}, yet question by question {_listed(opposite)} is more familiar."
+    if alike := of_verdict.get("not distinguishable"):
+        return f"{lead}, but it cannot be told apart from {_listed(alike)} on the questions they share."
+    if set(of_verdict) == {"less familiar"}:
+        return f"{lead}; on the questions they share, every other source is less familiar."
+    return f"{lead}; how far questions and not answers make the difference is open."
+
+
+def _sure(estimate: Mapping[str, float | None]) -> str:
+    limits = interval(estimate)
+    return number(estimate["value"]) + (f" (95 % interval {limits})" if limits else "")
+
+
+def _listed(names: Sequence[str], most: int = 4) -> str:
+    if len(names) > most:
+        names = [*names[: most - 1], f"{len(names) - most + 1} others"]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def remarks(summary: Mapping[str, Any]) -> list[str]:
+    """Say what the headline leaves open: other averages, few questions, questions not shared."""
+    sources = {n: e for n, e in summary["sources"].items() if e["num_scored"]}
+    found = []
+    if len(sources) == 1 and len(summary["sources"]) == 1:
+        (entry,) = sources.values()
+        value = entry["perplexity"]["geometric_mean"]["value"]
+        if value is not None:
+            found.append(
+                f"Roughly, the model gave each token a chance of 1 in {number(value)}. One source alone "
+                "says little: score answers of several sources to the same questions."
+            )
+    elif sources:
+        found += _other_averages(summary, sources)
+    few = [name for name, entry in sources.items() if entry["num_groups"] < FEW_GROUPS]
+    if few:
+        found.append(
+            f"{_listed(few)}: fewer than {FEW_GROUPS} questions, too few for an interval to lean on."
+        )
+    pairs = (summary["comparison"] or {"pairs": []})["pairs"]
+    apart = [pair["source"] for pair in pairs if pair["verdict"] == "no shared questions"]
+    if apart:
+        found.append(
+            f"{_listed(apart)} and {summary['comparison']['reference']} share no questions, so a difference "
+            "may come from the questions."
+        )
+    return found
+
+
+def _other_averages(summary: Mapping[str, Any], sources: Mapping[str, Any]) -> list[str]:
+    """Name the averages by which another source would come first."""
+    first = by_familiarity(summary)[0]
+    dissent: dict[str, list[str]] = {}
+    for average, label in AVERAGES.items():
+        values = {n: e["perplexity"][average]["value"] for n, e in sources.items()}
+        known = [name for name, value in values.items() if value is not None]
+        best = min(known, key=lambda name: values[name], default=first)
+        if values[first] is not None and values[best] < values[first]:
+            dissent.setdefault(best, []).append(label)
+    return [
+        f"By the {_listed(labels)} perplexity {name} comes first."
+        for name, labels in dissent.items()
+    ]
