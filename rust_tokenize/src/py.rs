@@ -219,7 +219,7 @@ fn to_row(line: Line) -> LineRow {
 #[pymethods]
 impl JsonLinesReader {
     #[new]
-    #[pyo3(signature = (path, *, max_line_bytes=67108864))]
+    #[pyo3(signature = (path, *, max_line_bytes=67_108_864))]
     fn new(path: PathBuf, max_line_bytes: usize) -> PyResult<Self> {
         Ok(Self { reader: LineReader::open(&path, max_line_bytes)? })
     }

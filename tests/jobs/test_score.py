@@ -155,9 +155,8 @@ def test_bad_records_are_set_aside_with_their_place(tiny_model: Path, tmp_path: 
     outcome = score(tiny_model, data, tmp_path / "out")
     assert outcome.num_quarantined == 3
     assert outcome.summary["records"]["read"] == 8
-    quarantine = [
-        json.loads(line) for line in (tmp_path / "out" / "quarantine.jsonl").open(encoding="utf-8")
-    ]
+    text = (tmp_path / "out" / "quarantine.jsonl").read_text(encoding="utf-8")
+    quarantine = [json.loads(line) for line in text.splitlines()]
     assert [(row["line"], row["code"]) for row in quarantine] == [
         (2, "E_JSON_SYNTAX"),
         (4, "E_EMPTY_RESPONSE"),
@@ -187,22 +186,23 @@ def test_a_long_prompt_can_be_cut_but_never_a_response(tiny_model: Path, tmp_pat
 def test_ifd_and_in_context_follow_their_definitions(
     tiny_model: Path, data: Path, tmp_path: Path
 ) -> None:
+    # These have no end of turn, so their segments are a token shorter: equal but for fp32 rounding.
     score(tiny_model, data, tmp_path / "out", ifd=True, in_context=1)
     scorer = Scorer(tiny_model, precision="fp32", device="cpu")
     records = make_records(24)
     for index, row in enumerate(table(tmp_path / "out")):
         record = records[index]
         alone = -scorer.token_logprobs("", record["response"]).mean()
-        assert row["ifd"] == pytest.approx(np.exp(row["nll_mean"] - alone), rel=1e-9)
-        assert row["ifd_loss_ratio"] == pytest.approx(row["nll_mean"] / alone, rel=1e-9)
+        assert row["ifd"] == pytest.approx(np.exp(row["nll_mean"] - alone), rel=1e-5)
+        assert row["ifd_loss_ratio"] == pytest.approx(row["nll_mean"] / alone, rel=1e-5)
         following = records[index + 1 :] + records[:index]
         example = next(
             r for r in following if r["correct"] and r["prompt"] != record["prompt"]
         )
         prompt = f"{example['prompt']}{example['response']}\n\n{record['prompt']}"
         expected = -scorer.token_logprobs(prompt, record["response"]).mean()
-        assert row["in_context_nll_mean"] == pytest.approx(expected, rel=1e-9)
-        assert row["in_context_perplexity"] == pytest.approx(np.exp(expected), rel=1e-9)
+        assert row["in_context_nll_mean"] == pytest.approx(expected, rel=1e-5)
+        assert row["in_context_perplexity"] == pytest.approx(np.exp(expected), rel=1e-5)
 
 
 def test_token_facts_add_up_to_the_scores(tiny_model: Path, data: Path, tmp_path: Path) -> None:

@@ -218,7 +218,9 @@ def _write_outputs(
             "settings": _settings(config, scorer, sources),
             "key": journal.get("key"),
         }
-        write_score_report(out / "report.html", table, summary, scorer, encoder)
+        write_score_report(
+            out / "report.html", table, summary, scorer, encoder.tokenizer
+        )
         write_text_whole(out / "summary.json", json.dumps(summary, indent=2) + "\n")
     return summary
 

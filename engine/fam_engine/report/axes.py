@@ -1,7 +1,8 @@
-"""Axes for the plots: where a logarithmic axis begins and ends, where its ticks sit, and smoothed distributions on it.
+"""Logarithmic axes for the plots: their ends, their ticks, and smoothed distributions on them.
 
-In: positive values as natural logarithms. Out: ranges, ticks, density curves; no drawing. Plots work on logarithms
-throughout, since perplexity is exp(loss): equal distances mean equal loss, and no value is ever too large to place.
+In: positive values as natural logarithms. Out: ranges, ticks, density curves; no drawing. Plots
+work on logarithms throughout, since perplexity is exp(loss): equal distances mean equal loss, and
+no value is ever too large to place.
 """
 
 from __future__ import annotations
@@ -39,16 +40,19 @@ class LogAxis:
 
 
 def fit_axis(logs: Floats) -> LogAxis:
-    """Fit an axis to values, leaving out at most the outer 0.25 % on either side.
+    """Fit an axis to values, leaving out the outer 0.25 % on either side and far outliers.
 
     Args:
-        logs: float64[n] natural logarithms, finite; may be empty.
+        logs: float64[n] natural logarithms, finite and of values from 1 up; may be empty.
     """
     if len(logs) == 0:
         return LogAxis(0.0, math.log(10), ((0.0, "1"), (math.log(10), "10")))
-    low, high = (float(end) for end in np.quantile(logs, [0.0025, 0.9975]))
+    low, lower, upper, high = np.quantile(logs, [0.0025, 0.25, 0.75, 0.9975]).tolist()
+    # One absurd value among a hundred would squeeze the rest into a corner.
+    reach = 4.0 * (upper - lower) or math.inf
+    low, high = max(low, lower - reach), min(high, upper + reach)
     margin = max(0.04 * (high - low), 0.05)
-    low, high = low - margin, high + margin
+    low, high = max(low - margin, -0.05), high + margin
     outside = int(np.count_nonzero((logs < low) | (logs > high)))
     return LogAxis(low, high, _ticks(low, high), outside)
 
@@ -79,7 +83,8 @@ def _label(log: float) -> str:
 def density(logs: Floats, axis: LogAxis) -> Floats:
     """Smooth a distribution along an axis.
 
-    Histogram of 160 bins under a Gaussian of Silverman's width, so the cost does not grow with n beyond one pass.
+    Histogram of 160 bins under a Gaussian of Silverman's width, so the cost does not grow with n
+    beyond one pass.
 
     Args:
         logs: float64[n] natural logarithms, n > 0.

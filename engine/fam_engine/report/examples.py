@@ -1,7 +1,7 @@
 """The answers shown token by token: which ones, and what a report needs to know of each.
 
-In: the columns of the scores table. Out: row numbers of the most and least familiar answers, for which the caller then
-reads the texts, so that a report over a million records touches six of them.
+In: the columns of the scores table. Out: row numbers of the most and least familiar answers, for
+which the caller then reads the texts, so that a report over a million records touches six of them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-# Below this an average is a matter of one or two tokens, and the extremes would all be one-word answers.
+# Below this an average is a matter of one or two tokens, and the extremes would all be one-word
+# answers.
 MIN_TOKENS = 8
 
 
@@ -48,12 +49,13 @@ def pick_examples(
 
     Args:
         nll_mean: float64[n], NaN where undefined.
-        num_response_tokens: int[n]. Answers of fewer than 8 tokens are left out if enough are longer.
+        num_response_tokens: int[n]. Answers of fewer than 8 tokens are left out if enough are
+            longer.
         count: How many of each kind.
 
     Returns:
-        Rows of the most familiar answers, most familiar first, and of the least familiar, least familiar first. No row
-        is in both.
+        Rows of the most familiar answers, most familiar first, and of the least familiar, least
+        familiar first. No row is in both.
     """
     known = ~np.isnan(nll_mean)
     long_enough = known & (num_response_tokens >= MIN_TOKENS)

@@ -1,8 +1,9 @@
 """The report of a scoring job as one HTML file that opens offline, light or dark, narrow or wide.
 
-In: plain data (`ReportData`). Out: the page as a string. Everything is inside: style, figures as SVG, no script, no font,
-no address to fetch from; a content security policy says so to the browser. All text passes jinja2's escaping or
-`html.escape`, with control characters spelled out first. Size does not grow with the number of records.
+In: plain data (`ReportData`). Out: the page as a string. Everything is inside: style, figures as
+SVG, no script, no font, no address to fetch from; a content security policy says so to the browser.
+All text passes jinja2's escaping or `html.escape`, with control characters spelled out first. Size
+does not grow with the number of records.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from fam_engine.report.plots import Row, cloud_panels, colour_of, distribution_p
 Floats = npt.NDArray[np.float64]
 
 MAX_ROWS, MAX_CLOUDS, MAX_DOTS = 30, 12, 2000
+# Fewer answers show no relation between length and perplexity.
+MIN_FOR_CLOUD = 10
 MAX_TOKENS, MAX_PROMPT, MAX_QUARANTINE = 600, 1500, 20
 # Bounds of the six shades: tokens the model gave at least 90, 50, 10, 1 and 0.1 %.
 _SHADE_BOUNDS = tuple(-math.log(p) for p in (0.9, 0.5, 0.1, 0.01, 0.001))
@@ -137,7 +140,7 @@ def _figures(data: ReportData, names: Sequence[str]) -> dict[str, Any]:
         "length_panel": Markup(
             distribution_panel(lengths, axes[0], label="length of the answer (tokens)")
         ),
-        "clouds": _clouds(data, records, clouds, axes) if clouds else [],
+        "clouds": _clouds(data, records, clouds, axes) if usable.sum() >= MIN_FOR_CLOUD else [],
         "num_outside": axes[1].num_outside,
         "num_drawn": len(drawn),
         "num_clouds": len(clouds),
@@ -157,13 +160,14 @@ def _largest(records: Mapping[str, list[int]], most: int) -> list[str]:
 def _rows(
     data: ReportData, records: Mapping[str, list[int]], names: Sequence[str]
 ) -> tuple[list[Row], list[Row]]:
-    """Make the rows of the two panels, in the same order and colours."""
+    """Make the rows of the two panels; a source keeps its colour in every figure."""
     perplexities, lengths = [], []
-    for position, name in enumerate(names):
+    positions = {name: position for position, name in enumerate(records)}
+    for name in names:
         tokens = data.num_response_tokens[records[name]].astype(np.float64)
         median = data.summary["sources"][name]["perplexity"]["median"]
         length = {"value": float(np.median(tokens)), "low": None, "high": None}
-        colour = colour_of(position)
+        colour = colour_of(positions[name])
         perplexities.append(Row(name, colour, data.nll_mean[records[name]], median))
         lengths.append(Row(name, colour, np.log(tokens), length))
     return perplexities, lengths

@@ -1,8 +1,9 @@
-"""The report's figures as inline SVG, drawn by hand so that the page needs no script, font or plotting library.
+"""The report's figures as inline SVG, drawn by hand: no script, no font, no plotting library.
 
-In: logarithms of the values by source. Out: SVG strings, with all text escaped. Colours are classes (`c0` to `c6`, `cx`
-beyond) which the page's style sheet fills in for light and dark. A panel is about 360 units wide and shown at about that
-many pixels, so text keeps its size on a telephone; whoever has more room sees panels side by side.
+In: logarithms of the values by source. Out: SVG strings, with all text escaped. Colours are classes
+(`c0` to `c6`, `cx` beyond) which the page's style sheet fills in for light and dark. A panel is
+about 360 units wide and shown at about that many pixels, so text keeps its size on a telephone;
+whoever has more room sees panels side by side.
 """
 
 from __future__ import annotations
@@ -159,7 +160,7 @@ def _dots(x: Floats, y: Floats, axes: tuple[LogAxis, LogAxis]) -> str:
 def _frame(row: Row, axes: tuple[LogAxis, LogAxis]) -> list[str]:
     bottom = _CELL - _CELL_BOTTOM
     parts = [
-        f'<text class="name" x="{_CELL_LEFT:.0f}" y="13">{escape(_clipped(row.name, 24))}</text>',
+        f'<text class="name" x="{_CELL_LEFT:.0f}" y="13">{escape(_clipped(row.name, 21))}</text>',
         f'<line class="base" x1="{_CELL_LEFT:.0f}" x2="{_CELL - 6:.0f}" y1="{bottom:.0f}" '
         f'y2="{bottom:.0f}"/>',
     ]
@@ -183,16 +184,15 @@ def _frame(row: Row, axes: tuple[LogAxis, LogAxis]) -> list[str]:
 
 
 def _trend(row: Row, lengths: Floats, axes: tuple[LogAxis, LogAxis]) -> str:
-    """Draw the geometric mean perplexity of answers of similar length."""
+    """Draw the median perplexity of answers of similar length."""
     if len(lengths) < 2 * _MIN_IN_BIN:
         return ""
     edges = np.quantile(lengths, np.linspace(0, 1, _NUM_LENGTH_BINS + 1)[1:-1])
     bins = np.searchsorted(edges, lengths, side="right")
-    counts = np.bincount(bins, minlength=_NUM_LENGTH_BINS)
-    enough = counts >= _MIN_IN_BIN
+    members = [bins == number for number in range(_NUM_LENGTH_BINS)]
+    members = [some for some in members if some.sum() >= _MIN_IN_BIN]
     x, y = (
-        np.bincount(bins, values, _NUM_LENGTH_BINS)[enough] / counts[enough]
-        for values in (lengths, row.logs)
+        np.array([np.median(values[some]) for some in members]) for values in (lengths, row.logs)
     )
     points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(*_place_cell(x, y, axes), strict=True))
     return f'<polyline class="halo" points="{points}"/><polyline class="trend" points="{points}"/>'

@@ -1,7 +1,8 @@
 """The results on a terminal: a table by source, and what was left out.
 
-In: the summary dictionary and the quarantine's counts. Out: text through rich, readable at 80 columns; colour and bold
-vanish by themselves under NO_COLOR or in a pipe. Each value has its 95 % interval on the line below.
+In: the summary dictionary and the quarantine's counts. Out: text through rich, readable at 80
+columns; colour and bold vanish by themselves under NO_COLOR or in a pipe. Each value has its 95 %
+interval on the line below.
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ def print_summary(
         quarantined: Records left out, by code.
         console: Where to print.
     """
-    console.print(
-        "Perplexity by source, most familiar first (95 % intervals below)", highlight=False
-    )
-    console.print(_source_table(summary))
+    if summary["sources"]:
+        title = "Perplexity by source, most familiar first (95 % intervals below)"
+        console.print(title, highlight=False)
+        console.print(_source_table(summary))
     console.print(Text(printable(headline(summary))))
     for remark in remarks(summary):
         console.print(Text(printable(remark), style="dim"))

@@ -1,7 +1,8 @@
 """Numbers and findings in words, the same in the terminal and in the HTML report.
 
-In: the dictionary `measure.summary.summarize` makes. Out: short strings without markup. A finding says how sure it is: a
-source is only called more familiar than another where the interval of their difference on shared questions leaves out 0.
+In: the dictionary `measure.summary.summarize` makes. Out: short strings without markup. A finding
+says how sure it is: a source is only called more familiar than another where the interval of their
+difference on shared questions leaves out 0.
 """
 
 from __future__ import annotations

@@ -1,0 +1,118 @@
+"""`report.html` of a scoring job: picks the answers to show, gets their tokens, hands all to the report.
+
+In: the finished table and the scorer, still loaded. Out: the file. The few answers shown token by token are computed again
+rather than kept from the first time: a record gives the same bits whenever it is computed, so nothing need be stored for
+the million that are not shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from fam_engine._rust_tokenize import Tokenizer
+from fam_engine.data.files import write_text_whole
+from fam_engine.data.tokenizer import Ids
+from fam_engine.jobs.scoring import Scorer
+from fam_engine.report.examples import Example, pick_examples
+from fam_engine.report.html import MAX_QUARANTINE, ReportData, render_report
+
+_SHOWN_SETTINGS = (
+    "model",
+    "adapter",
+    "precision",
+    "compute_dtype",
+    "device",
+    "template",
+    "boundary",
+    "on_long",
+    "data",
+)
+
+
+def write_score_report(
+    path: Path, table: pa.Table, summary: dict[str, Any], scorer: Scorer, tokenizer: Tokenizer
+) -> None:
+    """Write the report.
+
+    Args:
+        path: Where to.
+        table: The scores table.
+        summary: What `summary.json` holds.
+        scorer: The scorer of the job, to compute the answers shown.
+        tokenizer: Ids to text.
+    """
+    nll_mean = table["nll_mean"].to_numpy(zero_copy_only=False).astype(np.float64)
+    counts = table["num_response_tokens"].to_numpy()
+    most, least = pick_examples(nll_mean, counts)
+    shown = dict(zip(most + least, _examples(table, most + least, scorer, tokenizer), strict=True))
+    settings = {name: summary["settings"].get(name) for name in _SHOWN_SETTINGS}
+    data = ReportData(
+        title=f"How familiar are these answers to {Path(summary['settings']['model']).name}?",
+        summary=summary,
+        sources=table["source"].to_pylist(),
+        nll_mean=nll_mean,
+        num_response_tokens=counts,
+        most_familiar=[shown[row] for row in most],
+        least_familiar=[shown[row] for row in least],
+        quarantined=summary["records"]["quarantined_by_code"],
+        quarantine_sample=_quarantine_sample(scorer),
+        settings={**settings, **summary["key"]["versions"]},
+    )
+    write_text_whole(path, render_report(data))
+
+
+def _quarantine_sample(scorer: Scorer) -> list[dict[str, Any]]:
+    names = ("file", "line", "code", "reason")
+    rows = scorer.journal.db.execute(
+        "SELECT file, line, code, reason FROM quarantine ORDER BY number LIMIT ?", (MAX_QUARANTINE,)
+    )
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def _examples(
+    table: pa.Table, rows: Sequence[int], scorer: Scorer, tokenizer: Tokenizer
+) -> list[Example]:
+    """Compute the answers of some rows again, each token by token."""
+    examples = []
+    for record in table.take(rows).to_pylist():
+        entry = _entry_of(scorer, record)
+        # One at a time: what fitted in memory then must fit now.
+        (one,) = scorer.facts(np.array([entry], np.int64))
+        context, targets = scorer.spool.read(entry)
+        count = record["num_response_tokens"]
+        examples.append(
+            Example(
+                id=record["id"],
+                source=record["source"],
+                prompt=tokenizer.decode(context),
+                tokens=token_texts(tokenizer, targets[:count]),
+                logprobs=one.logprobs[:count].tolist(),
+                ranks=one.ranks[:count].tolist(),
+                perplexity=record["perplexity"],
+                correct=record["correct"],
+            )
+        )
+    return examples
+
+
+def _entry_of(scorer: Scorer, record: dict[str, Any]) -> int:
+    row = scorer.journal.db.execute(
+        "SELECT entry FROM records WHERE file = ? AND line = ?", (record["file"], record["line"])
+    ).fetchone()
+    return int(row[0])
+
+
+def token_texts(tokenizer: Tokenizer, ids: Ids) -> list[str]:
+    """Give what each token adds to the text; a character of several tokens goes to its last."""
+    texts, known = [], ""
+    for end in range(1, len(ids) + 1):
+        # An unfinished character decodes to replacement characters, which later tokens replace.
+        whole = tokenizer.decode(ids[:end]).rstrip("\ufffd")
+        texts.append(whole[len(known) :])
+        known = whole
+    return texts
