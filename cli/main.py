@@ -20,6 +20,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    epilog="Add --debug to any command for the traceback behind an error.",
 )
 app.command(name="score", epilog=score.EPILOG)(score.run)
 
@@ -44,16 +45,29 @@ def _root(
 def main() -> None:
     """Run the program and leave with its exit code."""
     debug = "--debug" in sys.argv
-    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     if sys.platform == "win32":
         print("error[E_PLATFORM]: Windows is not supported (use WSL 2)", file=sys.stderr)
         sys.exit(2)
     try:
-        app()
+        app(_repeat_data(arguments))
     except Exception as error:
         if debug:
             raise
         sys.exit(_report(error))
+
+
+def _repeat_data(arguments: list[str]) -> list[str]:
+    """Write `--data a b` as `--data a --data b`: a shell's `*.jsonl` gives several files."""
+    repeated: list[str] = []
+    in_data = False
+    for argument in arguments:
+        is_flag = argument.startswith("-")
+        if in_data and not is_flag and repeated[-1] != "--data":
+            repeated.append("--data")
+        in_data = argument == "--data" if is_flag else in_data
+        repeated.append(argument)
+    return repeated
 
 
 def _report(error: Exception) -> int:

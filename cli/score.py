@@ -25,7 +25,7 @@ def run(  # noqa: PLR0913 - one parameter a flag
     ] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(help="JSON Lines or Parquet; repeat it.", rich_help_panel=_DATA),
+        typer.Option(help="JSON Lines or Parquet, one or more.", rich_help_panel=_DATA),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Output folder.", rich_help_panel=_RUN)] = None,
     adapter: Annotated[
@@ -111,8 +111,9 @@ def run(  # noqa: PLR0913 - one parameter a flag
 ) -> None:
     """Score how familiar each answer is to a model.
 
-    Writes scores.parquet, summary.json, report.html and quarantine.jsonl into --out. A job that
-    was stopped goes on when the same command is given again.
+    Writes scores.parquet, summary.json, report.html and quarantine.jsonl into --out.
+
+    A job that was stopped goes on when the same command is given again.
     """
     flags = {name: value for name, value in locals().items() if name not in _NOT_SETTINGS}
     flags["map"] = _columns(map_) if map_ else None
@@ -129,22 +130,29 @@ def _run(
 
     config = read_config(ScoreConfig, flags, file)
 
+    from rich.console import Console
+
     from fam_engine.jobs.score import forecast_score, run_score
+    from fam_engine.report.forecast import print_forecast
     from fam_engine.report.progress import JobProgress
-    from fam_engine.report.terminal import print_forecast, print_summary
+    from fam_engine.report.terminal import print_summary
 
     with JobProgress(quiet=quiet) as progress:
-        forecast = forecast_score(config, progress) if dry_run else None
-        outcome = None if dry_run else run_score(config, progress)
-    if forecast is not None:
-        print_forecast(vars(forecast)) if not as_json else print(json.dumps(vars(forecast)))
-        raise typer.Exit(EXIT_QUARANTINED if forecast.quarantined else EXIT_OK)
-    assert outcome is not None
+        if dry_run:
+            forecast = vars(forecast_score(config, progress))
+            num_bad = sum(forecast["quarantined"].values())
+        else:
+            outcome = run_score(config, progress)
+            num_bad = outcome.num_quarantined
     if as_json:
-        print(json.dumps(outcome.summary))
+        print(json.dumps(forecast if dry_run else outcome.summary))
+    elif dry_run:
+        print_forecast(forecast, Console())
     else:
-        print_summary(outcome.summary, str(config.out))
-    raise typer.Exit(EXIT_QUARANTINED if outcome.num_quarantined else EXIT_OK)
+        codes = outcome.summary["records"]["quarantined_by_code"]
+        print_summary(outcome.summary, codes, Console())
+        print(f"wrote {config.out}: scores.parquet, summary.json, report.html, quarantine.jsonl")
+    raise typer.Exit(EXIT_QUARANTINED if num_bad else EXIT_OK)
 
 
 def _columns(pairs: list[str]) -> dict[str, str]:

@@ -156,7 +156,8 @@ impl BitTree {
             if word != 0 {
                 return Some(self.descend(height, index + word.trailing_zeros() as usize));
             }
-            index = index / 64 + 1; // nothing left in this word: ask the level above for the next word
+            // Nothing is left in this word: the level above knows the next one that is not empty.
+            index = index / 64 + 1;
         }
         None
     }

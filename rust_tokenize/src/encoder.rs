@@ -92,7 +92,8 @@ pub fn encode_batch<T: AsRef<str> + Sync>(
     let work = || {
         while let Some((number, run)) = take(&next, &runs) {
             let (start, end) = (bounds[number], bounds[number + 1]);
-            let _ = run.set(encode_run(encoder, &texts[start..end], start, options)); // nobody else has this number
+            // Nobody else has this number, so the place is free.
+            let _ = run.set(encode_run(encoder, &texts[start..end], start, options));
         }
     };
     thread::scope(|scope| {

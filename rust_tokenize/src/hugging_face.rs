@@ -229,7 +229,7 @@ fn check_added(pipeline: &Pipeline, entries: &[AddedEntry]) -> Result<()> {
         let loaded = pipeline.token_to_id(content);
         if loaded != Some(entry.id) {
             return Err(Error::Tokenizer(format!(
-                "its added token `{content}` is to have id {}, but follows from the file as {loaded:?}",
+                "its added token `{content}` has id {}, but loads as {loaded:?}",
                 entry.id
             )));
         }

@@ -149,7 +149,8 @@ impl Files {
         fs::create_dir_all(folder)?;
         match fs::remove_file(folder.join(INDEX_NAME)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => File::open(folder)?.sync_all()?, // the old index must be gone before its data changes
+            // The old index must be gone from the disk before its data changes.
+            _ => File::open(folder)?.sync_all()?,
         }
         let data = File::create(folder.join(DATA_NAME))?;
         let mut index =

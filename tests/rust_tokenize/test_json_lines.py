@@ -134,15 +134,23 @@ PIECES = [
     "é",
 ]
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
     max_leaves=8,
-)  # fmt: skip
+)
 LINES = st.one_of(
     st.lists(st.sampled_from(PIECES), max_size=10).map("".join),
     st.dictionaries(st.text(max_size=3), VALUES, max_size=3).map(json.dumps),
-    st.dictionaries(st.text(max_size=3), VALUES, max_size=3).map(lambda value: json.dumps(value, ensure_ascii=False)),
-)  # fmt: skip
+    st.dictionaries(st.text(max_size=3), VALUES, max_size=3).map(
+        lambda value: json.dumps(value, ensure_ascii=False)
+    ),
+)
 
 
 @settings(max_examples=400, deadline=None)

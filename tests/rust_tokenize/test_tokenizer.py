@@ -1,9 +1,10 @@
-"""`Tokenizer`: ids equal to those of the `tokenizers` package, on files made here and on real ones."""
+"""`Tokenizer`: ids equal to those of the `tokenizers` package, on small and on real files."""
 
 from __future__ import annotations
 
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,16 +21,51 @@ if TYPE_CHECKING:
 # What breaks tokenizers: blanks and newlines in runs, contraction folding, combining marks, byte
 # fallback, special tokens inside text, digits, nothing at all.
 TRICKY = [
-    "", " ", "  ", "\t", "\n\n  \n a", "Hello world", "  two  spaces ", " leading", "don't I'LL x'\u017fe",
-    "a\x85b\u00a0c\u2028d", "e\u0301 \u00e9", "\u65e5\u672c\u8a9e\u30c6\u30ad\u30b9\u30c8 123456", "a  b\r\n\r\nc",
-    "\U0001f642\U0001f468\u200d\U0001f469\u200d\U0001f467", "Hello<s>Hello</s>", "<|endoftext|> a",
-    "<|im_start|>user\nhi<|im_end|>", "<|end|>\n hi", "<|begin_of_text|>x<|eot_id|>", "\u00e9" * 300, "x" * 300,
-    '{"a": 1.5e3}', "1234567 3.14159", "\x00\x01", "\ufeffbom", "\u0e20\u0e32\u0e29\u0e32", "def f(x):\n\treturn x",
-]  # fmt: skip
+    "",
+    " ",
+    "  ",
+    "\t",
+    "\n\n  \n a",
+    "Hello world",
+    "  two  spaces ",
+    " leading",
+    "don't I'LL x'\u017fe",
+    "a\x85b\u00a0c\u2028d",
+    "e\u0301 \u00e9",
+    "\u65e5\u672c\u8a9e\u30c6\u30ad\u30b9\u30c8 123456",
+    "a  b\r\n\r\nc",
+    "\U0001f642\U0001f468\u200d\U0001f469\u200d\U0001f467",
+    "Hello<s>Hello</s>",
+    "<|endoftext|> a",
+    "<|im_start|>user\nhi<|im_end|>",
+    "<|end|>\n hi",
+    "<|begin_of_text|>x<|eot_id|>",
+    "\u00e9" * 300,
+    "x" * 300,
+    '{"a": 1.5e3}',
+    "1234567 3.14159",
+    "\x00\x01",
+    "\ufeffbom",
+    "\u0e20\u0e32\u0e29\u0e32",
+    "def f(x):\n\treturn x",
+]
 REAL = [
-    "bert_base_cased", "deepseek", "falcon", "gemma_shaped_mistral_vocab", "gpt2", "gpt_neox", "llama3",
-    "mistral_v03", "phi2", "phi3_mini", "qwen2.5", "qwen3", "roberta_base", "smollm2_shaped_gpt2_vocab", "t5_small",
-]  # fmt: skip
+    "bert_base_cased",
+    "deepseek",
+    "falcon",
+    "gemma_shaped_mistral_vocab",
+    "gpt2",
+    "gpt_neox",
+    "llama3",
+    "mistral_v03",
+    "phi2",
+    "phi3_mini",
+    "qwen2.5",
+    "qwen3",
+    "roberta_base",
+    "smollm2_shaped_gpt2_vocab",
+    "t5_small",
+]
 
 
 def tiny_definition() -> dict[str, object]:
@@ -74,7 +110,7 @@ def tiny(tiny_path: Path) -> rt.Tokenizer:
 
 def encode(tokenizer: rt.Tokenizer, texts: list[str], **options: bool) -> list[list[int]]:
     ids, offsets = tokenizer.encode_batch(texts, **options)
-    return [ids[start:stop].tolist() for start, stop in zip(offsets[:-1], offsets[1:], strict=True)]
+    return [ids[start:stop].tolist() for start, stop in pairwise(offsets)]
 
 
 def reference(path: Path) -> tokenizers.Tokenizer:
@@ -169,7 +205,7 @@ def test_definitions_that_are_refused(
 def test_a_definition_that_makes_the_library_panic_is_an_ordinary_error(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A Precompiled normalizer of nonsense bytes is one of the known panics of `tokenizers` 0.23."""
+    """A Precompiled normalizer of nonsense bytes is one of the panics of `tokenizers` 0.23."""
     path = tmp_path / "tokenizer.json"
     charsmap = {"type": "Precompiled", "precompiled_charsmap": "/////////w=="}
     path.write_text(json.dumps(tiny_definition() | {"normalizer": charsmap}))

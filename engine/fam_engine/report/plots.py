@@ -64,9 +64,7 @@ def distribution_panel(rows: Sequence[Row], axis: LogAxis, *, label: str) -> str
     for log, text in axis.ticks:
         x = _MARGIN + inner * float(axis.place(np.array(log)))
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="4" y2="{height:.0f}"/>')
-        parts.append(
-            f'<text class="tick" x="{x:.1f}" y="{height + 15:.0f}" text-anchor="middle">{text}</text>'
-        )
+        parts.append(_tick(text, x, height + 15))
     parts += [_distribution(row, axis, _ROW * (i + 1)) for i, row in enumerate(rows)]
     parts.append(
         f'<text class="axis" x="{_WIDTH / 2:.0f}" y="{height + 33:.0f}" text-anchor="middle">'
@@ -167,15 +165,13 @@ def _frame(row: Row, axes: tuple[LogAxis, LogAxis]) -> list[str]:
     for log, text in axes[1].ticks:
         _, (y,) = _place_cell(np.array([axes[0].low]), np.array([log]), axes)
         parts.append(
-            f'<line class="grid" x1="{_CELL_LEFT:.0f}" x2="{_CELL - 6:.0f}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            f'<text class="tick" x="{_CELL_LEFT - 4:.0f}" y="{y + 3.5:.1f}" text-anchor="end">{text}</text>'
+            f'<line class="grid" x1="{_CELL_LEFT:.0f}" x2="{_CELL - 6:.0f}" '
+            f'y1="{y:.1f}" y2="{y:.1f}"/>' + _tick(text, _CELL_LEFT - 4, y + 3.5, anchor="end")
         )
     # Every other tick: a cell is half as wide as a panel.
     for log, text in axes[0].ticks[:: 1 if len(axes[0].ticks) < 5 else 2]:
         (x,), _ = _place_cell(np.array([log]), np.array([axes[1].low]), axes)
-        parts.append(
-            f'<text class="tick" x="{x:.1f}" y="{bottom + 14:.0f}" text-anchor="middle">{text}</text>'
-        )
+        parts.append(_tick(text, x, bottom + 14))
     parts.append(
         f'<text class="axis" x="{(_CELL + _CELL_LEFT) / 2:.0f}" y="{_CELL - 5:.0f}" '
         f'text-anchor="middle">tokens in the answer</text>'
@@ -196,6 +192,12 @@ def _trend(row: Row, lengths: Floats, axes: tuple[LogAxis, LogAxis]) -> str:
     )
     points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(*_place_cell(x, y, axes), strict=True))
     return f'<polyline class="halo" points="{points}"/><polyline class="trend" points="{points}"/>'
+
+
+def _tick(text: str, x: float, y: float, *, anchor: str = "middle") -> str:
+    return (
+        f'<text class="tick" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+    )
 
 
 def _clipped(name: str, most: int = 34) -> str:

@@ -92,7 +92,7 @@ def headline(summary: Mapping[str, Any]) -> str:
     comparison = summary["comparison"]
     if comparison is not None:
         return _compared(summary, comparison)
-    (name,) = [name for name in by_familiarity(summary)[:1]]
+    name = by_familiarity(summary)[0]
     value = summary["sources"][name]["perplexity"]["geometric_mean"]
     return f"Answers from {name} have a perplexity of {_sure(value)}."
 
@@ -108,7 +108,8 @@ def _compared(summary: Mapping[str, Any], comparison: Mapping[str, Any]) -> str:
     if opposite := of_verdict.get("more familiar"):
         return f"{lead}, yet question by question {_listed(opposite)} is more familiar."
     if alike := of_verdict.get("not distinguishable"):
-        return f"{lead}, but it cannot be told apart from {_listed(alike)} on the questions they share."
+        others = _listed(alike)
+        return f"{lead}, but on the questions they share it cannot be told apart from {others}."
     if set(of_verdict) == {"less familiar"}:
         return f"{lead}; on the questions they share, every other source is less familiar."
     return f"{lead}; how far questions and not answers make the difference is open."
@@ -134,22 +135,22 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
         value = entry["perplexity"]["geometric_mean"]["value"]
         if value is not None:
             found.append(
-                f"Roughly, the model gave each token a chance of 1 in {number(value)}. One source alone "
-                "says little: score answers of several sources to the same questions."
+                f"Roughly, the model gave each token a chance of 1 in {number(value)}. One source "
+                "alone says little: score answers of several sources to the same questions."
             )
     elif sources:
         found += _other_averages(summary, sources)
     few = [name for name, entry in sources.items() if entry["num_groups"] < FEW_GROUPS]
     if few:
         found.append(
-            f"{_listed(few)}: fewer than {FEW_GROUPS} questions, too few for an interval to lean on."
+            f"{_listed(few)}: fewer than {FEW_GROUPS} questions, too few to lean on an interval."
         )
     pairs = (summary["comparison"] or {"pairs": []})["pairs"]
     apart = [pair["source"] for pair in pairs if pair["verdict"] == "no shared questions"]
     if apart:
         found.append(
-            f"{_listed(apart)} and {summary['comparison']['reference']} share no questions, so a difference "
-            "may come from the questions."
+            f"{_listed(apart)} and {summary['comparison']['reference']} share no questions, "
+            "so a difference may come from the questions."
         )
     return found
 

@@ -1,0 +1,46 @@
+"""A dry run's forecast for the terminal.
+
+In: the forecast as plain values. Out: lines. Figures that are estimates say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+
+from fam_engine.report.wording import visible
+
+
+def print_forecast(forecast: Mapping[str, Any], console: Console) -> None:
+    """Print what a job would do.
+
+    Args:
+        forecast: The fields of `ScoreForecast`.
+        console: Where to print.
+    """
+    tokens = forecast["tokens"]
+    saved = 1.0 - tokens["computed"] / max(tokens["without_sharing"], 1)
+    lines = [
+        f"{forecast['num_records']:,} records to score"
+        + "".join(f", {count:,} {code}" for code, count in forecast["quarantined"].items()),
+        f"{tokens['prompt']:,} prompt and {tokens['response']:,} response tokens",
+        f"{tokens['computed']:,} tokens to compute; shared prompts save {saved:.0%} of "
+        f"{tokens['without_sharing']:,}",
+        f"{forecast['max_tokens_per_batch']:,} tokens a batch",
+        f"about {forecast['memory_bytes'] / 2**30:.2f} GiB of memory (estimate)",
+        f"about {_duration(forecast['seconds'])} (from a probe of this machine)",
+        "longest records: "
+        + ", ".join(f"{visible(name)} ({count:,} tokens)" for name, count in forecast["longest"]),
+    ]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
