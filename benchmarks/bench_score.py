@@ -2,8 +2,9 @@
 
     python benchmarks/bench_score.py --out benchmarks/results/score_cpu.json
 
-Agreement comes first: both engines' log-probs of every answer token are compared, and their distance is printed with the
-times. Then transformers picks its best batch size per workload, and the engines take turns, A B A B, three rounds.
+Agreement comes first: both engines' log-probs of every answer token are compared, and their distance is printed with
+the times. Then transformers picks its best batch size per workload, and the engines take turns, A B A B, three
+rounds.
 """
 
 from __future__ import annotations

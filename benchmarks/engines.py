@@ -1,8 +1,8 @@
 """The engines side by side: ours and transformers at its best, behind one small interface.
 
-In: a model folder, then questions. Out: log-probs of every answer token, so that agreement is checked before anything is
-timed. Each engine lives in a process of its own (its memory is its own, too) and answers over a pipe, so that runs can
-alternate without loading anything twice.
+In: a model folder, then questions. Out: log-probs of every answer token, so that agreement is checked before anything
+is timed. Each engine lives in a process of its own (its memory is its own, too) and answers over a pipe, so that runs
+can alternate without loading anything twice.
 """
 
 from __future__ import annotations
@@ -29,9 +29,7 @@ class OursEngine:
     def __init__(self, folder: str, precision: str, device: str, tokens_per_batch: int) -> None:
         from fam_engine.model.loading import load_model
 
-        self.decoder = load_model(
-            folder, precision=precision, compute_dtype="bf16", device=device
-        )
+        self.decoder = load_model(folder, precision=precision, compute_dtype="bf16", device=device)
         self.tokens_per_batch = tokens_per_batch
 
     def logprobs(self, questions: list[Question]) -> np.ndarray:

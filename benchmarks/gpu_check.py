@@ -1,4 +1,4 @@
-"""All that only a GPU can show, in one script: tests first, then throughput, then the probe; the answer is one JSON file.
+"""All that only a GPU can show, as one JSON file: tests first, then throughput, then the probe.
 
     python benchmarks/gpu_check.py --out results.json
 

@@ -1,8 +1,8 @@
 """Questions a GPU must answer before its kernels are written: attention, matrix products, look-up modes.
 
-In: nothing. Out: a dictionary. Does torch's flash varlen attention take grouped queries; what do a few extra columns of K
-cost a cuBLAS product (room for LoRA inside it); which way of looking up NF4 codes is fastest. Times are medians of CUDA
-events after warm-up, on random data: zeros would draw less power and look faster.
+In: nothing. Out: a dictionary. Does torch's flash varlen attention take grouped queries; what do a few extra columns
+of K cost a cuBLAS product (room for LoRA inside it); which way of looking up NF4 codes is fastest. Times are medians
+of CUDA events after warm-up, on random data: zeros would draw less power and look faster.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """An offline bundle for a GPU machine with torch, triton and transformers but without the rest.
 
-In: this tree. Out: `dist/gpu/` with our abi3 wheel, bitsandbytes cut to its CUDA 13 library, and pydantic, all for Python
-3.12 on x86-64 Linux, under 60 MiB. Install there with
+In: this tree. Out: `dist/gpu/` with our abi3 wheel, bitsandbytes cut to its CUDA 13 library, and pydantic, all for
+Python 3.12 on x86-64 Linux, under 60 MiB. Install there with
 
     pip install --no-index --no-deps --target SITE dist/gpu/*.whl
 """

@@ -1,8 +1,8 @@
 """The fixed scoring workloads G1, G8 and L8, and random models in the shape of real ones.
 
-In: a workload's name and how many questions. Out: token ids of prompts and answers, the same for every engine. Lengths are
-those of real GSM8K records; ids are random, which changes nothing about speed: every engine does the same arithmetic on
-any ids. Weights are random too, written once as a Hugging Face folder that all engines load.
+In: a workload's name and how many questions. Out: token ids of prompts and answers, the same for every engine.
+Lengths are those of real GSM8K records; ids are random, which changes nothing about speed: every engine does the same
+arithmetic on any ids. Weights are random too, written once as a Hugging Face folder that all engines load.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The command line: one file a subcommand, and errors as one line with their exit code.
 
-In: arguments. Out: a call of one job, its outcome printed, an exit code. Heavy imports happen inside the subcommands, so
-that `--help` answers at once.
+In: arguments. Out: a call of one job, its outcome printed, an exit code. Heavy imports happen inside the subcommands,
+so that `--help` answers at once.
 """
 
 from __future__ import annotations

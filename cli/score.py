@@ -18,7 +18,7 @@ _DATA = "Data"
 _WHAT = "What is measured"
 
 
-def run(  # noqa: PLR0913 - one parameter a flag
+def run(
     model: Annotated[
         str | None,
         typer.Option(help="Folder, hub id with --download, or `embedded`.", rich_help_panel=_MODEL),
@@ -74,9 +74,7 @@ def run(  # noqa: PLR0913 - one parameter a flag
     ] = None,
     ifd: Annotated[
         bool | None,
-        typer.Option(
-            "--ifd", help="Also instruction-following difficulty.", rich_help_panel=_WHAT
-        ),
+        typer.Option("--ifd", help="Also instruction-following difficulty.", rich_help_panel=_WHAT),
     ] = None,
     in_context: Annotated[
         int | None,

@@ -30,12 +30,10 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
         ("map: {respnse: x}", "did you mean `response`"),
     ],
 )
-def test_what_does_not_fit_is_named_with_the_remedy(
-    tmp_path: Path, text: str, named: str
-) -> None:
+def test_what_does_not_fit_is_named_with_the_remedy(tmp_path: Path, text: str, named: str) -> None:
     file = tmp_path / "c.yaml"
     file.write_text(text)
-    with pytest.raises(UsageError, match=".") as caught:
+    with pytest.raises(UsageError, match=r".") as caught:
         read_config(ScoreConfig, FLAGS, file)
     assert named in str(caught.value)
     assert caught.value.exit_code == 2

@@ -1,7 +1,7 @@
 """fam-engine: how familiar answers are to a language model, and fine-tuning on the familiar ones.
 
-The names below are the stable Python API; each is imported on first use, so `import fam_engine` costs nothing and brings
-no torch.
+The names below are the stable Python API; each is imported on first use, so `import fam_engine` costs nothing and
+brings no torch.
 """
 
 from __future__ import annotations

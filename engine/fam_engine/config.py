@@ -1,7 +1,7 @@
 """Settings of every command: one pydantic model each, read from flags and from a YAML file of the same names.
 
-In: what the user gave. Out: a checked, frozen settings object. Unknown names are refused with the nearest known one, so a
-typing error never silently becomes a default. Flags win over the file.
+In: what the user gave. Out: a checked, frozen settings object. Unknown names are refused with the nearest known one,
+so a typing error never silently becomes a default. Flags win over the file.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """What can go wrong, and the exit code each kind ends the program with.
 
 In: nothing. Out: exceptions every wing may raise. A `FamEngineError` is something its user can cause and cure, so it
-prints as one line, ``error[E_CODE] where: what was found, what was expected (what to do)``; any other exception is our bug
-(exit code 1). `RecordError` is different: it concerns one record, never stops a job and becomes a line of the quarantine.
+prints as one line, ``error[E_CODE] where: what was found, what was expected (what to do)``; any other exception is
+our bug (exit code 1). `RecordError` is different: it concerns one record, never stops a job and becomes a line of the
+quarantine.
 """
 
 from __future__ import annotations

@@ -133,7 +133,9 @@ def test_a_pickle_checkpoint_is_refused(
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         (model / name).write_bytes((tiny_model / name).read_bytes())
     (model / "pytorch_model.bin").write_bytes(b"")
-    code, _, err = run("score", "--model", model, "--data", data, "--out", tmp_path / "o", "--quiet")
+    code, _, err = run(
+        "score", "--model", model, "--data", data, "--out", tmp_path / "o", "--quiet"
+    )
     assert code == 10
     assert "safetensors" in err
     assert err.count("\n") == 1

@@ -74,7 +74,7 @@ def test_the_answer_of_a_question_is_the_response_not_the_gold_answer() -> None:
     ],
 )
 def test_what_is_wrong_is_named(row: dict[str, Any], code: str, named: str) -> None:
-    with pytest.raises(RecordError, match=".") as caught:
+    with pytest.raises(RecordError, match=r".") as caught:
         read(row)
     assert caught.value.code == code
     assert named in caught.value.reason

@@ -1,7 +1,7 @@
 """Kill a scoring job at random moments, again and again, and compare its table with an undisturbed one.
 
-A parent that has imported everything forks a child a run: a real process with the real job, dead by SIGKILL after a random
-time, without paying for `import torch` each time.
+A parent that has imported everything forks a child a run: a real process with the real job, dead by SIGKILL after a
+random time, without paying for `import torch` each time.
 """
 
 from __future__ import annotations

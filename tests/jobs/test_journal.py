@@ -14,14 +14,19 @@ KEY = {"model": "a", "seed": 0}
 SCHEMA = "CREATE TABLE IF NOT EXISTS things (name TEXT);"
 
 
+def fail_midway(journal: Journal) -> None:
+    with journal.commit() as db:
+        db.execute("INSERT INTO things VALUES ('lost')")
+        raise RuntimeError
+
+
 def test_what_is_committed_is_kept_and_what_fails_is_not(tmp_path: Path) -> None:
     with Journal(tmp_path, KEY, SCHEMA) as journal:
         with journal.commit() as db:
             journal.put("n", {"a": [1]})
             db.execute("INSERT INTO things VALUES ('kept')")
-        with pytest.raises(RuntimeError), journal.commit() as db:
-            db.execute("INSERT INTO things VALUES ('lost')")
-            raise RuntimeError
+        with pytest.raises(RuntimeError):
+            fail_midway(journal)
     with Journal(tmp_path, KEY, SCHEMA) as journal:
         assert journal.get("n") == {"a": [1]}
         assert journal.get("m") is None

@@ -30,7 +30,22 @@ class Silent:
     def note(self, text: str) -> None: ...
 
 
-WORDS = "one two three apples pears more less and then so is was left right".split()
+WORDS = [
+    "one",
+    "two",
+    "three",
+    "apples",
+    "pears",
+    "more",
+    "less",
+    "and",
+    "then",
+    "so",
+    "is",
+    "was",
+    "left",
+    "right",
+]
 
 
 def make_records(count: int, seed: int = 0) -> list[dict[str, Any]]:
@@ -63,7 +78,9 @@ def write(path: Path, records: list[dict[str, Any]]) -> Path:
 
 def score(model: Path, data: Path, out: Path, **settings: Any) -> ScoreOutcome:  # noqa: ANN401
     settings = {"precision": "fp32", "device": "cpu", **settings}
-    return run_score(ScoreConfig(model=str(model), data=(str(data),), out=out, **settings), Silent())
+    return run_score(
+        ScoreConfig(model=str(model), data=(str(data),), out=out, **settings), Silent()
+    )
 
 
 def table(out: Path) -> list[dict[str, Any]]:
@@ -196,9 +213,7 @@ def test_ifd_and_in_context_follow_their_definitions(
         assert row["ifd"] == pytest.approx(np.exp(row["nll_mean"] - alone), rel=1e-5)
         assert row["ifd_loss_ratio"] == pytest.approx(row["nll_mean"] / alone, rel=1e-5)
         following = records[index + 1 :] + records[:index]
-        example = next(
-            r for r in following if r["correct"] and r["prompt"] != record["prompt"]
-        )
+        example = next(r for r in following if r["correct"] and r["prompt"] != record["prompt"])
         prompt = f"{example['prompt']}{example['response']}\n\n{record['prompt']}"
         expected = -scorer.token_logprobs(prompt, record["response"]).mean()
         assert row["in_context_nll_mean"] == pytest.approx(expected, rel=1e-5)

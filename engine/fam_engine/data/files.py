@@ -1,7 +1,8 @@
 """Files that appear whole or not at all.
 
 In: a path and a function that writes. Out: the finished file under its name, or nothing. Temporary file in the same
-folder, fsync, rename, fsync of the folder: after a crash at any moment a reader finds the old file, the new one or none.
+folder, fsync, rename, fsync of the folder: after a crash at any moment a reader finds the old file, the new one or
+none.
 """
 
 from __future__ import annotations

@@ -149,9 +149,7 @@ def _text(row: Mapping[str, Any], name: str) -> str:
     if value is None:
         raise RecordError("E_RECORD_FIELD", f"field `{name}` is missing or null, expected text")
     if not isinstance(value, str):
-        raise RecordError(
-            "E_RECORD_TYPE", f"field `{name}` is {_type_name(value)}, expected text"
-        )
+        raise RecordError("E_RECORD_TYPE", f"field `{name}` is {_type_name(value)}, expected text")
     return value
 
 
@@ -255,7 +253,9 @@ FORMS = (
     RecordForm("messages and a response", ("messages", "response"), _read_messages_response),
     RecordForm("messages", ("messages",), _read_messages),
     RecordForm("ShareGPT", ("conversations",), _read_sharegpt),
-    RecordForm("prompt and response", ("prompt", "response"), lambda r: _read_prompt(r, "response")),
+    RecordForm(
+        "prompt and response", ("prompt", "response"), lambda r: _read_prompt(r, "response")
+    ),
     RecordForm(
         "prompt and completion", ("prompt", "completion"), lambda r: _read_prompt(r, "completion")
     ),

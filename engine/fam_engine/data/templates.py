@@ -2,7 +2,8 @@
 
 In: a model folder or a template file, then conversations. Out: texts, or a `RecordError` for the one that would not
 render. Rendering happens in `template_worker`, a child with time and memory limits; a child that dies or hangs is
-replaced and costs one record. The date a template may ask for is fixed and recorded, so scores do not depend on the day.
+replaced and costs one record. The date a template may ask for is fixed and recorded, so scores do not depend on the
+day.
 """
 
 from __future__ import annotations
@@ -168,7 +169,8 @@ class Renderer:
     def _ask(self, request: dict[str, Any]) -> dict[str, str] | None:
         """Send a request; None if the child died or kept silent."""
         stdin, stdout = self._child.stdin, self._child.stdout
-        assert stdin is not None and stdout is not None
+        assert stdin is not None
+        assert stdout is not None
         try:
             stdin.write(json.dumps(request).encode() + b"\n")
             stdin.flush()

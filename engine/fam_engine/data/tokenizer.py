@@ -1,10 +1,10 @@
 """Text to ids, by the one rule that scoring, training and generating share.
 
-In: records. Out: `Encoded` (context, response and end-of-turn ids) or a `RecordError` each. The context is what the model
-would see when asked (template with its generation prompt, or the prompt verbatim); the response is encoded alone, as
-something that continues a text. Encoding both jointly and cutting was rejected as the default: the cut then depends on
-the tokenizer's merges across it (0-100 % of records, by separator), and siblings would not share their prompt's ids.
-`boundary="joint"` still does it, to reproduce published figures.
+In: records. Out: `Encoded` (context, response and end-of-turn ids) or a `RecordError` each. The context is what the
+model would see when asked (template with its generation prompt, or the prompt verbatim); the response is encoded
+alone, as something that continues a text. Encoding both jointly and cutting was rejected as the default: the cut then
+depends on the tokenizer's merges across it (0-100 % of records, by separator), and siblings would not share their
+prompt's ids. `boundary="joint"` still does it, to reproduce published figures.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -204,7 +205,7 @@ class TextEncoder:
             merged = not np.array_equal(both, np.concatenate([context, response]))
             flags = (*text.flags, "boundary_merged") if merged else text.flags
             if self.boundary == "joint":
-                context, response = both[: len(context)], both[len(context) :]  # noqa: PLW2901
+                context, response = both[: len(context)], both[len(context) :]
             encoded.append(self._finish(context, response, text.context, flags))
         return encoded
 
@@ -243,7 +244,7 @@ class TextEncoder:
         ids, offsets = self.tokenizer.encode_batch(
             plain, parse_special=parse, continuation=continuation
         )
-        split = [ids[a:b] for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+        split = [ids[a:b] for a, b in pairwise(offsets.tolist())]
         for index, text in enumerate(texts):
             if self._has_stand_in(text):
                 split[index] = self._sections(text, parse=parse, continuation=continuation)

@@ -1,7 +1,7 @@
 """Make the demo's records from GSM8K's released example solutions (MIT).
 
-In: `example_model_solutions.jsonl` of OpenAI's grade-school-math. Out: `demo/answers.jsonl`, five answers a question, one by
-a person and four by models, each marked right or wrong.
+In: `example_model_solutions.jsonl` of OpenAI's grade-school-math. Out: `demo/answers.jsonl`, five answers a question,
+one by a person and four by models, each marked right or wrong.
 
     python -m fam_engine.embedded.make_demo_records example_model_solutions.jsonl
 """

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 VOCAB_SIZE = 2048
 NUM_GENERATED = 12000
 HELD_OUT_SHARE = 0.05
-ROW_TOKENS = 256
-ROWS_A_STEP = 12
+ROW_TOKENS = 512
+ROWS_A_STEP = 6
 PEAK_LEARNING_RATE = 3e-3
 WARM_UP_SHARE = 0.03
 
@@ -160,7 +160,7 @@ def train(documents: list[list[int]], budget_seconds: float) -> tuple[Any, float
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(spent)
         loss = loss_of(model, rows)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -1,8 +1,9 @@
 """Pass 1 of scoring: files in, an on-disk spool of token ids and a table of who is who out.
 
-In: data files, a `TextEncoder`. Out: the spool (one or more entries a record: the record itself, its response alone for
-IFD, its response after worked examples) and rows in the journal. Memory stays flat: records pass through in chunks, and
-what is needed again later is on disk. A pass that was killed starts over, it is cheap; a finished one is never repeated.
+In: data files, a `TextEncoder`. Out: the spool (one or more entries a record: the record itself, its response alone
+for IFD, its response after worked examples) and rows in the journal. Memory stays flat: records pass through in
+chunks, and what is needed again later is on disk. A pass that was killed starts over, it is cheap; a finished one is
+never repeated.
 """
 
 from __future__ import annotations
@@ -141,7 +142,7 @@ class Ingest:
         self.folder.mkdir(parents=True)
         with self.journal.commit() as db:
             for table in ("records", "texts", "quarantine"):
-                db.execute(f"DELETE FROM {table}")  # noqa: S608 - our own names
+                db.execute(f"DELETE FROM {table}")
 
     # -- rows to records -----------------------------------------------------------------------
 
@@ -286,15 +287,11 @@ class Ingest:
             with self.journal.commit():
                 for position, group in chunk:
                     start = int(np.searchsorted(positions, position + 1))
-                    examples = _next_examples(
-                        positions, groups, start, group, self.plan.in_context
-                    )
+                    examples = _next_examples(positions, groups, start, group, self.plan.in_context)
                     self._add_one_in_context(position, examples, spooled)
             spooled.write(writer)
 
-    def _add_one_in_context(
-        self, position: int, examples: list[int], spooled: _Entries
-    ) -> None:
+    def _add_one_in_context(self, position: int, examples: list[int], spooled: _Entries) -> None:
         """Add one; too few examples or too long a context leave the columns null."""
         db = self.journal.db
         if len(examples) < self.plan.in_context:

@@ -1,8 +1,9 @@
 """Durable progress of a long job: one SQLite file in the output folder, one lock beside it.
 
-In: rows a job wants to keep, and which batch it is about to run. Out: the same rows after any crash. SQLite's write-ahead
-journal carries the durability (a committed batch survives `kill -9`); a log format of our own was rejected, it would be
-worse and ours to prove. The key says what the progress belongs to: an equal one resumes, an unequal one is refused.
+In: rows a job wants to keep, and which batch it is about to run. Out: the same rows after any crash. SQLite's
+write-ahead journal carries the durability (a committed batch survives `kill -9`); a log format of our own was
+rejected, it would be worse and ours to prove. The key says what the progress belongs to: an equal one resumes, an
+unequal one is refused.
 
 The batch in flight is noted before it runs. A process that died in it comes back, finds the note and runs that batch in
 halves, then quarters, so that the one record that kills the process is found in a few restarts and left out.

@@ -218,9 +218,7 @@ def _write_outputs(
             "settings": _settings(config, scorer, sources),
             "key": journal.get("key"),
         }
-        write_score_report(
-            out / "report.html", table, summary, scorer, encoder.tokenizer
-        )
+        write_score_report(out / "report.html", table, summary, scorer, encoder.tokenizer)
         write_text_whole(out / "summary.json", json.dumps(summary, indent=2) + "\n")
     return summary
 
@@ -285,7 +283,9 @@ def forecast_score(config: ScoreConfig, progress: Progress) -> ScoreForecast:
             max_tokens_per_batch=budget,
             memory_bytes=weight_bytes(model, config.precision, dtype)
             + batch_bytes(model, budget, dtype),
-            seconds=_predict_seconds(model, plan.total_tokens, int(index["target_len"].sum()), dtype, device),
+            seconds=_predict_seconds(
+                model, plan.total_tokens, int(index["target_len"].sum()), dtype, device
+            ),
         )
 
 

@@ -1,8 +1,8 @@
 """What a finished scoring job leaves for its user: the tables, the quarantine, the summary.
 
-In: the journal of a finished job. Out: `scores.parquet`, `tokens.parquet`, `quarantine.jsonl`, `summary.json`, each whole
-or absent. Rows come out of SQLite in input order, so the table never has to fit in memory, and the same results always
-give the same bytes: fixed schema, fixed row groups, no timestamps inside.
+In: the journal of a finished job. Out: `scores.parquet`, `tokens.parquet`, `quarantine.jsonl`, `summary.json`, each
+whole or absent. Rows come out of SQLite in input order, so the table never has to fit in memory, and the same results
+always give the same bytes: fixed schema, fixed row groups, no timestamps inside.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def score_rows(db: sqlite3.Connection) -> Iterator[dict[str, Any]]:
         LEFT JOIN results alone ON alone.entry = r.entry_alone
         LEFT JOIN results context ON context.entry = r.entry_in_context
         ORDER BY r.position
-    """  # noqa: S608 - our own column names
+    """
     labels = [name for name, _ in _LABELS]
     for row in db.execute(query):
         score = dict(zip([*labels, *_METRICS], row, strict=False))
@@ -177,7 +177,7 @@ def write_quarantine(path: Path, db: sqlite3.Connection) -> dict[str, int]:
 
     def write(temporary: Path) -> None:
         names = ("file", "line", "offset", "code", "reason")
-        query = f"SELECT {', '.join(names)} FROM quarantine ORDER BY number"  # noqa: S608
+        query = f"SELECT {', '.join(names)} FROM quarantine ORDER BY number"
         with temporary.open("w", encoding="utf-8", newline="\n") as file:
             for row in db.execute(query):
                 file.write(json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False))

@@ -1,8 +1,8 @@
 """`report.html` of a scoring job: picks the answers to show, gets their tokens, hands all to the report.
 
-In: the finished table and the scorer, still loaded. Out: the file. The few answers shown token by token are computed again
-rather than kept from the first time: a record gives the same bits whenever it is computed, so nothing need be stored for
-the million that are not shown.
+In: the finished table and the scorer, still loaded. Out: the file. The few answers shown token by token are computed
+again rather than kept from the first time: a record gives the same bits whenever it is computed, so nothing need be
+stored for the million that are not shown.
 """
 
 from __future__ import annotations

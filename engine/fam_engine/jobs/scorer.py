@@ -30,7 +30,7 @@ from fam_engine.model.memory import default_tokens_per_batch
 
 
 class Scorer:
-    """Scores answers with one model, loaded once.
+    r"""Scores answers with one model, loaded once.
 
     Args:
         model: Model folder, or `embedded`.

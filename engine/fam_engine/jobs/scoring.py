@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ CREATE TABLE IF NOT EXISTS tokens (
     entry INTEGER PRIMARY KEY, logprobs BLOB, ranks BLOB, entropies BLOB
 );
 """
-_INSERT_RESULT = f"INSERT OR REPLACE INTO results VALUES (?, ?{', ?' * len(METRICS)})"  # noqa: S608
+_INSERT_RESULT = f"INSERT OR REPLACE INTO results VALUES (?, ?{', ?' * len(METRICS)})"
 
 Entries = npt.NDArray[np.int64]
 
@@ -214,8 +215,7 @@ class Scorer:
         whole = token_facts(
             hidden_RD, self.decoder.weights.head_VD, batch.targets, num_rows=batch.num_rows
         )
-        bounds = batch.entry_rows
-        return [whole.slice(int(a), int(b)) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+        return [whole.slice(a, b) for a, b in pairwise(batch.entry_rows.tolist())]
 
     def _batch(self, entries: Entries) -> int:
         """Compute and keep one batch; give the number of target tokens done."""

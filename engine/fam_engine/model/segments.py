@@ -129,7 +129,9 @@ class AttentionPlan:
             mask = self._mask(count, high - low, position - low, window)
         return Run(slice(start, start + count), slice(low, high), mask, False)
 
-    def _mask(self, num_queries: int, num_keys: int, first: int, window: int | None) -> torch.Tensor:
+    def _mask(
+        self, num_queries: int, num_keys: int, first: int, window: int | None
+    ) -> torch.Tensor:
         key = (num_queries, num_keys, first, window)
         if key not in self._masks:
             self._masks[key] = ops.visibility_mask(

@@ -64,7 +64,7 @@ def distribution_panel(rows: Sequence[Row], axis: LogAxis, *, label: str) -> str
     for log, text in axis.ticks:
         x = _MARGIN + inner * float(axis.place(np.array(log)))
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="4" y2="{height:.0f}"/>')
-        parts.append(_tick(text, x, height + 15))
+        parts.append(_tick(text, x, height + 15, anchor=_anchor(x, _WIDTH)))
     parts += [_distribution(row, axis, _ROW * (i + 1)) for i, row in enumerate(rows)]
     parts.append(
         f'<text class="axis" x="{_WIDTH / 2:.0f}" y="{height + 33:.0f}" text-anchor="middle">'
@@ -171,7 +171,7 @@ def _frame(row: Row, axes: tuple[LogAxis, LogAxis]) -> list[str]:
     # Every other tick: a cell is half as wide as a panel.
     for log, text in axes[0].ticks[:: 1 if len(axes[0].ticks) < 5 else 2]:
         (x,), _ = _place_cell(np.array([log]), np.array([axes[1].low]), axes)
-        parts.append(_tick(text, x, bottom + 14))
+        parts.append(_tick(text, x, bottom + 14, anchor=_anchor(x, _CELL)))
     parts.append(
         f'<text class="axis" x="{(_CELL + _CELL_LEFT) / 2:.0f}" y="{_CELL - 5:.0f}" '
         f'text-anchor="middle">tokens in the answer</text>'
@@ -194,10 +194,15 @@ def _trend(row: Row, lengths: Floats, axes: tuple[LogAxis, LogAxis]) -> str:
     return f'<polyline class="halo" points="{points}"/><polyline class="trend" points="{points}"/>'
 
 
-def _tick(text: str, x: float, y: float, *, anchor: str = "middle") -> str:
+def _tick(text: str, x: float, y: float, *, anchor: str) -> str:
     return (
         f'<text class="tick" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
     )
+
+
+def _anchor(x: float, width: float) -> str:
+    """Hang a label inside the frame where centred it would stick out."""
+    return "end" if x > width - 14 else "start" if x < 14 else "middle"
 
 
 def _clipped(name: str, most: int = 34) -> str:

@@ -92,7 +92,5 @@ class _Phase:
         seconds = max(time.monotonic() - self.started, sys.float_info.epsilon)
         rate = self.done / seconds
         of_total = f"/{self.total:,}" if self.total else ""
-        left = (
-            f", {(self.total - self.done) / rate:.0f} s left" if self.total and self.done else ""
-        )
+        left = f", {(self.total - self.done) / rate:.0f} s left" if self.total and self.done else ""
         return f"{self.done:,}{of_total} {self.unit}, {rate:,.0f} a second{left}"
