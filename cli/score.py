@@ -149,7 +149,7 @@ def _run(
     else:
         codes = outcome.summary["records"]["quarantined_by_code"]
         print_summary(outcome.summary, codes, Console())
-        print(f"wrote {config.out}: scores.parquet, summary.json, report.html, quarantine.jsonl")
+        print(f"{config.out}: scores.parquet, summary.json, report.html, quarantine.jsonl")
     raise typer.Exit(EXIT_QUARANTINED if num_bad else EXIT_OK)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -94,7 +93,7 @@ def test_a_trained_skill_is_answered_in_words(model: Any, tokenizer: Any) -> Non
         last = answer.splitlines()[-1]
         assert last.startswith("A: "), (skill, answer)
         right += last == f"A: {problem.gold}"
-    # Nearly all were right when the model was made; a third says that it can do sums at all.
+    # A floor, not a measure: a model that copies numbers without doing sums gets next to none.
     assert right >= len(TRAINED_SKILLS) // 3
 
 
@@ -105,16 +104,18 @@ def test_true_answers_are_more_familiar_than_shuffled_ones(
 ) -> None:
     human = [record for record in records if record["source"] == "human"][:20]
     rng = random.Random(0)
+    permuted, swapped = [], []
     for record, other in zip(human, human[1:] + human[:1], strict=True):
         words = record["response"].split(" ")
         rng.shuffle(words)
         true = nll_mean(model, tokenizer, record["prompt"], record["response"])
-        permuted = nll_mean(model, tokenizer, record["prompt"], " ".join(words))
-        swapped = nll_mean(model, tokenizer, record["prompt"], other["response"])
-        assert permuted > true + 0.3
-        assert swapped > true + 0.1
+        permuted.append(nll_mean(model, tokenizer, record["prompt"], " ".join(words)) - true)
+        swapped.append(nll_mean(model, tokenizer, record["prompt"], other["response"]) - true)
+    assert min(permuted) > 0.3
+    # An answer to another question can by chance be the easier text, so not every pair is asked.
+    assert sum(difference > 0 for difference in swapped) >= 17
+    assert sum(swapped) / len(swapped) > 0.2
 
 
-def test_demo_files_stand_beside_their_licence() -> None:
+def test_demo_records_stand_beside_their_licence() -> None:
     assert "MIT License" in (DEMO_RECORDS.parent / "LICENSE").read_text()
-    assert isinstance(DEMO_RECORDS, Path)

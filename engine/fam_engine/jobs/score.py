@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
@@ -36,6 +37,12 @@ from fam_engine.measure.summary import summarize
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.loading import choose_compute_dtype, choose_device
 from fam_engine.model.memory import batch_bytes, default_tokens_per_batch, weight_bytes
+
+
+# What a finished job leaves; `tokens.parquet` comes on top where asked for.
+OUTPUTS = ("scores.parquet", "quarantine.jsonl", "report.html", "summary.json")
+_NUMBERS = ("nll_sum", "nll_mean", "perplexity", "bits_per_byte", "rank_mean", "surprising_rate")
+_SUMMARIZED = ("source", "group", "correct", "flags", "num_response_tokens", *_NUMBERS)
 
 
 class Progress(Protocol):
@@ -107,10 +114,11 @@ def _prepared(
 
     with contextlib.closing(encoder):
         key = scoring.run_key(config, sources, encoder)
-        with Journal(out, key, scoring.SCHEMA) as journal, storage_errors(out):
+        with Journal(out, key, scoring.SCHEMA) as journal:
             progress.start("reading", None, "records")
             plan = scoring.ingest_plan(config, model)
-            spool = scoring.ingest_records(journal, encoder, plan, sources.files, advance)
+            with storage_errors(out):
+                spool = scoring.ingest_records(journal, encoder, plan, sources.files, advance)
             for form in journal.get("forms"):
                 progress.note(_shown(form))
             yield journal, spool, encoder, sources
@@ -140,7 +148,7 @@ def run_score(config: ScoreConfig, progress: Progress) -> ScoreOutcome:
         _prepared(config, config.out, progress, interrupts) as (journal, spool, encoder, sources),
     ):
         finished = journal.get("finished")
-        if finished is not None:
+        if finished is not None and all((config.out / name).is_file() for name in OUTPUTS):
             progress.note(f"{config.out} is complete already")
             return ScoreOutcome(finished, finished["records"]["quarantined"])
         scorer = _score_entries(config, sources, journal, spool, progress, interrupts)
@@ -170,18 +178,16 @@ def _score_entries(
     scorer = scoring.Scorer(decoder, journal, spool, keep_tokens=config.tokens)
     progress.start("scoring", scorer.remaining_tokens(), "tokens")
     watch = scoring.Stopwatch()
+    tokens, seconds = journal.get("spent") or (0, 0.0)
 
     def advance(count: int) -> None:
-        spent = {
-            "tokens": count + (journal.get("spent") or {}).get("tokens", 0),
-            "seconds": _seconds_before + watch.seconds(),
-        }
+        nonlocal tokens
+        tokens += count
         with journal.commit():
-            journal.put("spent", spent)
+            journal.put("spent", (tokens, seconds + watch.seconds()))
         progress.advance(count)
         interrupts.check()
 
-    _seconds_before = (journal.get("spent") or {}).get("seconds", 0.0)
     try:
         scorer.run(budget, advance)
     except BaseException:
@@ -213,7 +219,7 @@ def _write_outputs(
                 "quarantined_by_code": quarantined,
                 "skipped": 0,
             },
-            **summarize(table.to_pydict(), seed=config.seed),
+            **summarize(_columns(table), seed=config.seed),
             "performance": _performance(journal, watch),
             "settings": _settings(config, scorer, sources),
             "key": journal.get("key"),
@@ -223,14 +229,21 @@ def _write_outputs(
     return summary
 
 
+def _columns(table: pa.Table) -> dict[str, Any]:
+    """Give numbers as arrays and the rest as lists, for a million rows without a million floats."""
+    return {
+        name: table[name].to_numpy() if name in _NUMBERS else table[name].to_pylist()
+        for name in _SUMMARIZED
+    }
+
+
 def _performance(journal: Journal, watch: scoring.Stopwatch) -> dict[str, float]:
-    spent = journal.get("spent") or {"tokens": 0, "seconds": 0.0}
-    seconds = max(spent["seconds"], 1e-9)
+    tokens, seconds = journal.get("spent") or (0, 0.0)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     performance = {
         "seconds_total": watch.seconds(),
-        "seconds_scoring": spent["seconds"],
-        "response_tokens_per_second": spent["tokens"] / seconds,
+        "seconds_scoring": seconds,
+        "response_tokens_per_second": tokens / max(seconds, 1e-9),
         "peak_memory_bytes": peak,
     }
     if torch.cuda.is_available():
