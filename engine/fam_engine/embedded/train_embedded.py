@@ -128,7 +128,7 @@ def loss_of(model: Any, rows: torch.Tensor) -> torch.Tensor:  # noqa: ANN401 - t
     """Give the mean loss of packed rows, nats a token."""
     import torch
 
-    # bf16 products are twice as fast here (1.9 against 0.9 thousand tokens a CPU second).
+    # On a CPU with AVX512-BF16 a step is 15 to 40 % faster than in fp32.
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = model(input_ids=rows[:, :-1], use_cache=False).logits
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), rows[:, 1:].flatten())

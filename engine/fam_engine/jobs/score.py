@@ -38,7 +38,6 @@ from fam_engine.model.config import ModelConfig
 from fam_engine.model.loading import choose_compute_dtype, choose_device
 from fam_engine.model.memory import batch_bytes, default_tokens_per_batch, weight_bytes
 
-
 # What a finished job leaves; `tokens.parquet` comes on top where asked for.
 OUTPUTS = ("scores.parquet", "quarantine.jsonl", "report.html", "summary.json")
 _NUMBERS = ("nll_sum", "nll_mean", "perplexity", "bits_per_byte", "rank_mean", "surprising_rate")
