@@ -43,6 +43,13 @@ test-faults: $(STAMP) ## Kill jobs at random moments and compare their results
 test-wheel: $(STAMP) ## Build the wheel, install it in a clean environment, import every module
 	$(BIN)/python tests/wheel/check_wheel.py
 
+# The lowest versions pyproject.toml allows, in an environment of their own.
+LOWEST := torch==2.11.* triton==3.6.* transformers==5.0.* 'numpy<2.4' pyarrow==18.* bitsandbytes==0.48.*
+test-lowest: ## Run the tests with the lowest versions allowed
+	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/pip install --quiet '.[dev]' $(LOWEST)
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -q -m 'not faults'
+
 bench: $(STAMP) ## Measure against the peers, side by side
 	$(BIN)/python benchmarks/bench_score.py
 
@@ -53,4 +60,4 @@ gpu-check: ## On a GPU machine: tests, throughput, probe, as one JSON file
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu_check.py --out $(or $(OUT),.)/gpu_check.json
 
 clean: ## Remove what the targets made
-	rm -rf $(VENV) target dist demo-out
+	rm -rf $(VENV) .venv-lowest target dist demo-out

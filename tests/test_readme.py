@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from fam_engine.config import ScoreConfig
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_python_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    names: dict[str, object] = {}
+    exec(block, names)
+    printed = capsys.readouterr().out
+    assert printed.count("'perplexity'") == 2
+    rows = names["table"].to_pylist()  # type: ignore[attr-defined]
+    assert rows[0]["perplexity"] < rows[1]["perplexity"]
+
+
+def test_every_flag_it_names_exists() -> None:
+    flags = set(re.findall(r"--([a-z][a-z-]+)", README))
+    known = {name.replace("_", "-") for name in ScoreConfig.model_fields} | {"dry-run", "json"}
+    assert flags <= known
+
+
+def test_every_column_it_names_exists_and_none_is_missing() -> None:
+    from fam_engine.jobs.score_files import scores_schema
+
+    section = README.split("## What is measured")[1].split("##")[0]
+    named = set(re.findall(r"`([a-z_0-9]+)`", "".join(re.findall(r"^\|(.*?)\|", section, re.M))))
+    columns = set(scores_schema(ifd=True, in_context=True).names)
+    labels = {"id", "file", "line", "source", "group", "correct"}
+    counts = {"num_prompt_tokens", "num_response_tokens", "num_bytes"}
+    assert named == columns - labels - counts
