@@ -140,8 +140,12 @@ def read_record(
 
 def _refuse_surrogates(text: str) -> None:
     # A lone surrogate cannot be written as UTF-8, so no tokenizer has seen it.
-    if any("\ud800" <= char <= "\udfff" for char in text):
-        raise RecordError("E_RECORD_TEXT", "the text holds a lone surrogate, expected Unicode")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise RecordError(
+            "E_RECORD_TEXT", "the text holds a lone surrogate, expected Unicode"
+        ) from None
 
 
 def _text(row: Mapping[str, Any], name: str) -> str:

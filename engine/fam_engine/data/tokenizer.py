@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any, Literal
 
@@ -159,11 +160,8 @@ class TextEncoder:
         turns = [Message(m.role, self._stand_in(m.content)) for m in record.context]
         turns.append(Message("assistant", response))
         whole = self._renderer.render(turns, add_generation_prompt=False)
-        shared = next(
-            (i for i, (a, b) in enumerate(zip(context, whole, strict=False)) if a != b),
-            min(len(context), len(whole)),
-        )
-        return response not in whole[shared:]
+        start = len(context) if whole.startswith(context) else len(commonprefix([context, whole]))
+        return response not in whole[start:]
 
     def _has_special(self, record: Record) -> bool:
         if self._special_pattern is None:
