@@ -141,6 +141,36 @@ def test_a_pickle_checkpoint_is_refused(
     assert err.count("\n") == 1
 
 
+def copied(model: Path, folder: Path, **changes: object) -> Path:
+    """Copy a model's folder with other values in its configuration."""
+    folder.mkdir()
+    for file in model.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    config = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"architectures": ["MambaForCausalLM"], "model_type": "mamba"}, "mamba"),
+        ({"num_hidden_layers": 3}, "model.layers.2."),
+        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "dynamic"),
+    ],
+)
+def test_a_model_that_is_not_understood_is_refused_by_name(
+    run: Run, tiny_model: Path, data: Path, tmp_path: Path, changes: dict[str, object], named: str
+) -> None:
+    model = copied(tiny_model, tmp_path / "model", **changes)
+    out = tmp_path / "out"
+    code, _, err = run("score", "--model", model, "--data", data, "--out", out, "--quiet")
+    assert code == 10
+    assert named in err
+    assert err.count("\n") == 1
+
+
 def test_a_bug_is_one_line_that_asks_for_a_report(
     run: Run, tiny_model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

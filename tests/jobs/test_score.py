@@ -180,8 +180,10 @@ def test_bad_records_are_set_aside_with_their_place(tiny_model: Path, tmp_path: 
         (6, "E_TOO_LONG"),
     ]
     assert quarantine[0]["offset"] == len(lines[0]) + 1
-    # The record given twice is scored twice.
-    assert [row["line"] for row in table(tmp_path / "out")] == [1, 3, 5, 7, 8]
+    # The record given twice is scored twice, and says so.
+    rows = table(tmp_path / "out")
+    assert [row["line"] for row in rows] == [1, 3, 5, 7, 8]
+    assert [row["flags"] for row in rows] == [["duplicate_id"], [], [], [], ["duplicate_id"]]
 
 
 def test_a_long_prompt_can_be_cut_but_never_a_response(tiny_model: Path, tmp_path: Path) -> None:
@@ -351,6 +353,7 @@ def test_a_forecast_counts_what_the_job_then_does(
     assert forecast.seconds > 0
     assert forecast.memory_bytes > 0
     assert len(forecast.longest) == 5
+    assert forecast.lengths["response"]["max"] == max(len(r["response"]) + 1 for r in records)
 
 
 def test_limit_reads_no_further(tiny_model: Path, data: Path, tmp_path: Path) -> None:

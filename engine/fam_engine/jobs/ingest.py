@@ -45,6 +45,11 @@ CREATE TABLE IF NOT EXISTS texts (
 );
 """
 
+_FLAG_DUPLICATES = """
+UPDATE records SET flags = json_insert(flags, '$[#]', 'duplicate_id')
+WHERE id IN (SELECT id FROM records GROUP BY id HAVING COUNT(*) > 1)
+"""
+
 # What an entry of the spool is for.
 MAIN, ALONE, IN_CONTEXT = 0, 1, 2
 _CHUNK = 512
@@ -133,7 +138,8 @@ class Ingest:
         if self.plan.in_context:
             self._add_in_context(writer)
         writer.finish()
-        with self.journal.commit():
+        with self.journal.commit() as db:
+            db.execute(_FLAG_DUPLICATES)
             self.journal.put("ingested", {"records": self._position, "entries": self._entry})
             self.journal.put("forms", [vars(form) for form in self.forms])
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -78,6 +79,7 @@ class ScoreForecast:
         num_records: Records that would be scored.
         quarantined: Records that would be left out, by code.
         tokens: Prompt and response tokens; those computed with and without shared prompts.
+        lengths: Mean, median, 95th percentile and maximum of prompt and response tokens.
         longest: The longest records: (id, tokens).
         max_tokens_per_batch: Token budget of a batch.
         memory_bytes: Weights and one batch, estimated.
@@ -87,6 +89,7 @@ class ScoreForecast:
     num_records: int
     quarantined: dict[str, int]
     tokens: dict[str, int]
+    lengths: dict[str, dict[str, float]]
     longest: list[tuple[str, int]]
     max_tokens_per_batch: int
     memory_bytes: int
@@ -291,6 +294,10 @@ def forecast_score(config: ScoreConfig, progress: Progress) -> ScoreForecast:
                 "computed": plan.total_tokens,
                 "without_sharing": plan.tokens_without_sharing,
             },
+            lengths={
+                "prompt": _lengths(index["context_len"]),
+                "response": _lengths(index["target_len"]),
+            },
             longest=_longest(journal),
             max_tokens_per_batch=budget,
             memory_bytes=weight_bytes(model, config.precision, dtype)
@@ -299,6 +306,16 @@ def forecast_score(config: ScoreConfig, progress: Progress) -> ScoreForecast:
                 model, plan.total_tokens, int(index["target_len"].sum()), dtype, device
             ),
         )
+
+
+def _lengths(counts: npt.NDArray[np.uint32]) -> dict[str, float]:
+    median, p95 = np.quantile(counts, [0.5, 0.95])
+    return {
+        "mean": float(counts.mean()),
+        "median": float(median),
+        "p95": float(p95),
+        "max": float(counts.max()),
+    }
 
 
 def _longest(journal: Journal) -> list[tuple[str, int]]:

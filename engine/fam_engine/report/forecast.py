@@ -26,6 +26,7 @@ def print_forecast(forecast: Mapping[str, Any], console: Console) -> None:
         f"{forecast['num_records']:,} records to score"
         + "".join(f", {count:,} {code}" for code, count in forecast["quarantined"].items()),
         f"{tokens['prompt']:,} prompt and {tokens['response']:,} response tokens",
+        *(_lengths(name, values) for name, values in forecast["lengths"].items()),
         f"{tokens['computed']:,} tokens to compute; shared prompts save {saved:.0%} of "
         f"{tokens['without_sharing']:,}",
         f"{forecast['max_tokens_per_batch']:,} tokens a batch",
@@ -36,6 +37,13 @@ def print_forecast(forecast: Mapping[str, Any], console: Console) -> None:
     ]
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _lengths(name: str, values: Mapping[str, float]) -> str:
+    return (
+        f"tokens a {name}: mean {values['mean']:.0f}, median {values['median']:.0f}, "
+        f"95 % below {values['p95']:.0f}, at most {values['max']:.0f}"
+    )
 
 
 def _duration(seconds: float) -> str:

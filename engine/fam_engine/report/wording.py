@@ -26,6 +26,7 @@ FLAG_MEANINGS = {
     "template_altered": "the chat template does not keep the response verbatim",
     "special_in_text": "the text spells a special token; it was read as plain text",
     "prompt_cut": "the prompt was cut from the left to fit the model",
+    "first_token_unscored": "nothing stands before the first token, so it has no probability",
     "duplicate_id": "another record has the same id",
     "perplexity_overflow": "the perplexity is too large for a number; nll_mean is there",
 }
