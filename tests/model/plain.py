@@ -121,14 +121,14 @@ def dense(linear: Linear) -> torch.Tensor:
 
 
 def dequantize(weight: NF4Weight) -> torch.Tensor:
-    """Let bitsandbytes dequantize, to fp32."""
+    """Let bitsandbytes dequantize to fp32, as one row: test_nf4 tells why."""
     functional = bitsandbytes_functional()
     nested = functional.QuantState(
         absmax=weight.absmax2, code=weight.code2, blocksize=256, dtype=torch.float32
     )
     state = functional.QuantState(
         absmax=weight.absmax,
-        shape=torch.Size(weight.shape),
+        shape=torch.Size((weight.shape[0] * weight.shape[1],)),
         code=functional.get_4bit_type("nf4", device="cpu"),
         blocksize=64,
         quant_type="nf4",
@@ -137,4 +137,4 @@ def dequantize(weight: NF4Weight) -> torch.Tensor:
         state2=nested,
     )
     result: torch.Tensor = functional.dequantize_4bit(weight.packed[:, None], state)
-    return result
+    return result.view(weight.shape)

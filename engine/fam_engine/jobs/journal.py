@@ -20,7 +20,6 @@ import socket
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from fam_engine.errors import CorruptStateError, LockedError, StorageError, UsageError
@@ -71,12 +70,7 @@ class Journal:
         """Give itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the file and let the folder go."""
         self.db.close()
         self._lock.close()
