@@ -160,7 +160,7 @@ class TextEncoder:
         turns = [Message(m.role, self._stand_in(m.content)) for m in record.context]
         turns.append(Message("assistant", response))
         whole = self._renderer.render(turns, add_generation_prompt=False)
-        start = len(context) if whole.startswith(context) else len(commonprefix([context, whole]))
+        start = len(context) if whole.startswith(context) else len(commonprefix([context, whole]))  # noqa: RUF071
         return response not in whole[start:]
 
     def _has_special(self, record: Record) -> bool:
