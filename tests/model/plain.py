@@ -8,6 +8,7 @@ Letters: T tokens, D hidden size, V vocabulary, N x K a matrix, H query heads, d
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,7 +35,7 @@ def facts_of(decoder: Decoder, entries: Sequence[Entry], *, grid: int = 64) -> l
         num_rows=batch.num_rows,
     )
     bounds = batch.entry_rows.tolist()
-    return [whole.slice(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [whole.slice(a, b) for a, b in itertools.pairwise(bounds)]
 
 
 def random_entries(

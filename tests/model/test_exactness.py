@@ -22,7 +22,18 @@ from tests.model.packing_reference import Entry, pack_reference
 from tests.model.plain import facts_of, random_entries
 
 # Prompts and answers of one token, on and around the grid of 64 and the flash kernel's blocks.
-LENGTHS = [(1, 1), (1, 2), (2, 7), (31, 32), (33, 64), (64, 65), (65, 1), (3, 130), (90, 20), (17, 200)]
+LENGTHS = [
+    (1, 1),
+    (1, 2),
+    (2, 7),
+    (31, 32),
+    (33, 64),
+    (64, 65),
+    (65, 1),
+    (3, 130),
+    (90, 20),
+    (17, 200),
+]
 NUMERICS: list[tuple[Precision, ComputeDtype]] = [
     ("fp32", "fp32"),
     ("bf16", "bf16"),
@@ -47,8 +58,13 @@ def entries_with_siblings() -> list[Entry]:
     return entries + siblings
 
 
-@pytest.mark.parametrize("num_threads", [1, 2, 3])
-@pytest.mark.parametrize(("precision", "compute_dtype"), NUMERICS)
+@pytest.mark.parametrize(
+    ("precision", "compute_dtype", "num_threads"),
+    # 3 threads cut loops at uneven places. With 2 on the 2 cores of a small machine the threads wait
+    # for each other in busy loops: slow, so few.
+    [(*numerics, threads) for numerics in NUMERICS for threads in (1, 3)]
+    + [("fp32", "fp32", 2), ("nf4", "bf16", 2)],
+)
 def test_facts_depend_on_the_record_alone(
     tiny_checkpoint: TinyCheckpoint,
     precision: Precision,
@@ -64,9 +80,10 @@ def test_facts_depend_on_the_record_alone(
     shuffled = facts_of(decoder, [entries[i] for i in order])
     halves = facts_of(decoder, entries[:7]) + facts_of(decoder, entries[7:])
     for index, (entry, facts) in enumerate(zip(entries, together, strict=True)):
-        assert same_bits(facts, facts_of(decoder, [entry])[0]), "alone"
         assert same_bits(facts, shuffled[order.tolist().index(index)]), "shuffled"
         assert same_bits(facts, halves[index]), "smaller batches"
+        if num_threads != 2 or index % 4 == 0:
+            assert same_bits(facts, facts_of(decoder, [entry])[0]), "alone"
 
 
 @pytest.mark.parametrize(("precision", "compute_dtype"), NUMERICS)
@@ -134,15 +151,12 @@ def facts_joint(decoder: Decoder, entry: Entry) -> TokenFacts:
     return token_facts(hidden_RD, decoder.weights.head_VD, joint_targets, num_rows=num_rows)
 
 
-@pytest.mark.parametrize("num_threads", [1, 2])
 @pytest.mark.parametrize(("precision", "compute_dtype"), [("fp32", "fp32"), ("nf4", "bf16")])
 def test_without_the_protections_bits_would_differ(
     tiny_checkpoint: TinyCheckpoint,
     precision: Precision,
     compute_dtype: ComputeDtype,
-    num_threads: int,
 ) -> None:
-    torch.set_num_threads(num_threads)
     decoder = load_model(
         tiny_checkpoint("llama", **SHAPE), precision=precision, compute_dtype=compute_dtype
     )

@@ -11,7 +11,16 @@ from fam_engine.model.weights import LayerWeights, Linear, LoraDelta, LoraPart, 
 from tests.model.plain import dense
 
 # Widths of real models and of tiny ones; 172, 352: no multiple of 64; 48, 40: of no vector.
-SHAPES = [(64, 172), (344, 64), (128, 352), (704, 128), (96, 40), (40, 48), (1152, 896), (896, 1216)]
+SHAPES = [
+    (64, 172),
+    (344, 64),
+    (128, 352),
+    (704, 128),
+    (96, 40),
+    (40, 48),
+    (1152, 896),
+    (896, 1216),
+]
 
 
 def model_of(linear: Linear) -> Weights:
@@ -56,7 +65,7 @@ def test_linear_equals_the_dense_product(
         "fp64": lambda: matrix.double(),
         "fp32": lambda: matrix,
         "bf16": matrix.bfloat16,
-        "nf4": lambda: (quantize(matrix[:30]), quantize(matrix[30:])),
+        "nf4": lambda: (quantize(matrix[:30]), quantize(matrix[30:])),  # 30 * 96 is no whole block
     }[kind]()
     linear = Linear(
         weight=stored,
@@ -93,9 +102,11 @@ def test_stored_weights_are_never_written() -> None:
     assert scratch.dense(ready) is matrix  # no copy where none is needed
 
 
-@pytest.mark.parametrize("num_threads", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("num_rows", "num_columns", "num_threads"),
+    [(*shape, threads) for shape in SHAPES for threads in (1, 3)] + [(64, 172, 2), (896, 1216, 2)],
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("num_rows", "num_columns"), SHAPES)
 def test_a_row_has_the_same_bits_in_any_multiple_of_64_rows(
     num_rows: int, num_columns: int, dtype: torch.dtype, num_threads: int
 ) -> None:

@@ -51,7 +51,7 @@ def load_double(folder: Path) -> torch.nn.Module:
     return model
 
 
-def _norm_in_float64(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+def _norm_in_float64(module: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
     def forward(x: torch.Tensor) -> torch.Tensor:
         scale = (x.square().mean(-1, keepdim=True) + module.variance_epsilon).rsqrt()
         return module.weight * (x * scale)
@@ -133,7 +133,9 @@ def test_rotary_frequencies_are_transformers_bits(shared: Path, name: str) -> No
     values.pop("quantization_config", None)
     theirs = transformers.AutoConfig.for_model(**values)
     if config.rope.type == "default":
-        powers = config.rope.theta ** (torch.arange(0, config.head_dim, 2).float() / config.head_dim)
+        powers = config.rope.theta ** (
+            torch.arange(0, config.head_dim, 2).float() / config.head_dim
+        )
         expected, factor = 1.0 / powers, 1.0
     else:
         expected, factor = ROPE_INIT_FUNCTIONS[config.rope.type](theirs, torch.device("cpu"))
@@ -180,7 +182,7 @@ def test_nf4_equals_transformers_with_bitsandbytes(
         assert np.abs(facts.logprobs - logprobs_of(theirs, entry)).max() <= 1e-4
 
 
-def _dequantized(module: Any) -> torch.nn.Linear:
+def _dequantized(module: torch.nn.Module) -> torch.nn.Linear:
     """Give the layer with its matrix dequantized as one row: test_nf4 tells why."""
     state = module.weight.quant_state
     shape, state.shape = state.shape, torch.Size((state.shape.numel(),))
@@ -203,4 +205,6 @@ def test_a_real_model_tells_its_story(shared: Path) -> None:
     (facts,) = facts_of(decoder, [(ids[:1], ids[1:])])
     assert (facts.ranks == 1).all()
     assert (facts.margins > 0).all()
-    assert np.abs(facts.logprobs - logprobs_of(load_double(folder), (ids[:1], ids[1:]))).max() < 5e-5
+    assert (
+        np.abs(facts.logprobs - logprobs_of(load_double(folder), (ids[:1], ids[1:]))).max() < 5e-5
+    )

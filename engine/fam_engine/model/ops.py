@@ -100,8 +100,9 @@ def _write_weight(linear: Linear, out: torch.Tensor) -> None:
 
 def _add_lora_(rows: torch.Tensor, part: LoraPart) -> None:
     """Add scaling * B @ A; the product accumulates in fp32 or wider and is rounded with the sum."""
-    lora_B = (part.lora_B * part.scaling).to(rows.dtype)
-    rows.addmm_(lora_B, part.lora_A.to(rows.dtype))
+    wide = torch.promote_types(rows.dtype, torch.float32)
+    scaled_B = (part.lora_B.to(wide) * part.scaling).to(rows.dtype)
+    rows.addmm_(scaled_B, part.lora_A.to(rows.dtype))
 
 
 def linear(

@@ -24,6 +24,8 @@ from fam_engine.data.packing import NO_PARENT, Int32, PackedBatch
 from fam_engine.model import ops
 
 QUERY_BLOCK: Final = 512
+# Queries to plan: segment, first row within it, number of rows, place of the first in the queries.
+Span = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +100,11 @@ class AttentionPlan:
         key = (rows_only, window)
         if key not in self._plans:
             spans = self._rows if rows_only else self._all
-            self._plans[key] = [self._segment(*span, window) for span in spans]
+            self._plans[key] = [self._segment(span, window) for span in spans]
         return self._plans[key]
 
-    def _segment(
-        self, segment: int, first: int, count: int, start: int, window: int | None
-    ) -> SegmentRuns:
-        """Plan `count` queries from row `first` of a segment, at `start` among the queries."""
+    def _segment(self, span: Span, window: int | None) -> SegmentRuns:
+        segment, first, count, start = span
         parent, prompt_length = None, 0
         if self._parents[segment] != NO_PARENT:
             above = self._parents[segment]
@@ -112,13 +112,13 @@ class AttentionPlan:
             prompt_length = parent.stop - parent.start
         position = prompt_length + first
         if position == 0 and (window is None or window >= count):
-            runs = (Run(slice(start, start + count), slice(0, count), None, True),)
+            runs = [Run(slice(start, start + count), slice(0, count), None, True)]
         else:
-            runs = tuple(
+            runs = [
                 self._run(start + at, position + at, min(QUERY_BLOCK, count - at), window)
                 for at in range(0, count, QUERY_BLOCK)
-            )
-        return SegmentRuns(slice(*self._bounds[segment : segment + 2]), parent, runs)
+            ]
+        return SegmentRuns(slice(*self._bounds[segment : segment + 2]), parent, tuple(runs))
 
     def _run(self, start: int, position: int, count: int, window: int | None) -> Run:
         """Plan queries at positions `position` ... of the record: keys that none sees are cut off."""
@@ -140,12 +140,8 @@ class AttentionPlan:
         return self._masks[key]
 
 
-def _runs_of_rows(rows: Int32, cu_seqlens: Int32) -> Iterator[tuple[int, int, int, int]]:
-    """Cut rows where they are not consecutive or change segment.
-
-    Yields:
-        Segment, first row within it, number of rows, place of the first among `rows`.
-    """
+def _runs_of_rows(rows: Int32, cu_seqlens: Int32) -> Iterator[Span]:
+    """Cut rows where they are not consecutive or change segment, and yield the pieces."""
     segments = np.searchsorted(cu_seqlens, rows, side="right") - 1
     is_cut = (np.diff(rows) != 1) | (np.diff(segments) != 0)
     starts = np.concatenate(([0], np.flatnonzero(is_cut) + 1, [len(rows)]))
