@@ -42,3 +42,22 @@ def test_what_is_not_finite_is_seen() -> None:
     result = kernel.linear_logprob(hidden, torch.randn(50, 2), torch.zeros(64, dtype=torch.int64))
     assert result.logprob_R[5].isnan()
     assert result.logprob_R.isnan().sum() == 1
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+@pytest.mark.parametrize("width", [48, 172, 896])
+def test_a_target_s_logit_has_the_bits_of_its_tile(width: int, num_threads: int) -> None:
+    torch.set_num_threads(num_threads)
+    try:
+        torch.manual_seed(0)
+        hidden, head = torch.randn(192, width), torch.randn(1409, width)  # a tile, and one of 385
+        targets = torch.randint(0, 1409, (192,))
+        logits = torch.cat(
+            [torch.mm(hidden, tile.t()) for tile in head.split(kernel.VOCAB_TILE)], 1
+        )
+        own = logits[torch.arange(192), targets]
+        assert torch.equal(kernel._target_logits(hidden, head, targets), own)
+        order = torch.randperm(192)
+        assert torch.equal(kernel._target_logits(hidden[order], head, targets[order]), own[order])
+    finally:
+        torch.set_num_threads(1)

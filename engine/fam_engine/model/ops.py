@@ -4,10 +4,11 @@ In: tensors and `Linear` weights of any precision. Out: tensors in the compute d
 above is the same code for every device and precision; which kernel serves them is decided here.
 
 Bits: every matrix product sees a number of rows that is a multiple of 64. Measured with torch 2.15
-(oneDNN for bf16, MKL for fp32 and fp64, AVX512): for M = 64, 128, ... 4096, 22 shapes [N, K] from
-40 x 40 to 9728 x 896, 1 and 2 threads, with and without bias, each row has the same bits whatever
-M, its place and its neighbours. Off that grid it has not: fp32 differs at M = 1, 2, 3 (2 threads:
-also 5, 7), bf16 at M = 1 with K >= 2048, fp64 at most M that are no multiples of 4.
+(oneDNN for bf16, MKL for fp32; AVX-512): for M = 64, 128, ... 4096, over 20 shapes [N, K] from
+40 x 40 to 9728 x 896, 1 to 3 threads, with bias, without, and added to a residual, each row has the
+same bits whatever M, its place and its neighbours. Off that grid it has not: fp32 differs at
+M = 1, 2, 3 (2 threads: also 5, 7), bf16 at M = 1 with K >= 2048. Nothing is promised for fp64, which
+serves as a reference only: bits of its head depend on places even on the grid.
 
 Letters: M rows, N output features, K input features.
 """
