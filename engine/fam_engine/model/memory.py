@@ -44,7 +44,9 @@ def batch_bytes(config: ModelConfig, num_tokens: int, compute_dtype: torch.dtype
     c = config
     qkv = (c.num_attention_heads + 2 * c.num_key_value_heads) * c.head_dim
     a_token = 4 * c.hidden_size + 2 * qkv + 3 * c.intermediate_size
-    return num_tokens * a_token * compute_dtype.itemsize + _HEAD_TILE_BYTES
+    # The head keeps its rows in fp32 and four fp32 figures a row and tile of the vocabulary.
+    a_row = 4 * (c.hidden_size + 4 * (c.vocab_size // 1024 + 1))
+    return num_tokens * (a_token * compute_dtype.itemsize + a_row) + _HEAD_TILE_BYTES
 
 
 def free_bytes(device: torch.device) -> int:
