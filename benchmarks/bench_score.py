@@ -75,7 +75,7 @@ def workers(folder: str, precision: str, device: str, threads: int) -> Iterator[
 def measure(engines: dict[str, Worker], name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Measure one workload."""
     questions = make_workload(name, options.questions[name], options.config["vocab_size"])
-    few = questions[: max(2, len(questions) // 4)]
+    few = questions[: max(1, len(questions) // 4)]
     size = {label: _best_size(worker, label, few, options) for label, worker in engines.items()}
     rounds: dict[str, list[dict[str, Any]]] = {label: [] for label in engines}
     for _ in range(options.rounds):
@@ -163,8 +163,8 @@ def main() -> None:
                     row = {"precision": precision, **measure(engines, name, options)}
                     results["results"].append(row)
                     print(_line(row), flush=True)
-    if options.out:
-        options.out.write_text(json.dumps(results, indent=1) + "\n")
+                    if options.out:
+                        options.out.write_text(json.dumps(results, indent=1) + "\n")
 
 
 def _line(row: dict[str, Any]) -> str:
