@@ -92,6 +92,7 @@ def test_quarantined_records_end_in_exit_code_3(
     ("change", "code", "starts", "named"),
     [
         ({"--model": "nowhere"}, 10, "error[E_MODEL_NOT_FOUND]", "`nowhere`"),
+        ({"--adapter": "nowhere"}, 10, "error[E_ADAPTER_NOT_FOUND] nowhere", "not a folder"),
         ({"--data": "nowhere.jsonl"}, 4, "error[E_INPUT_FILE] nowhere.jsonl", "does not exist"),
         ({"--precision": "int8"}, 2, "error[E_CONFIG_VALUE]", "'nf4', 'bf16' or 'fp32'"),
         ({"--map": "response"}, 2, "error[E_USAGE]", "field=column"),

@@ -90,3 +90,26 @@ def test_a_killed_job_ends_with_the_table_of_an_undisturbed_one(
             expected = (tmp_path / "whole" / name).read_bytes()
             assert (out / name).read_bytes() == expected, (name, SEED)
     print(f"{kills} kills, {tables} tables equal, seed {SEED}")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_signal_ends_a_job_in_good_order(
+    tiny_model: Path, data: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    import fam_engine.jobs.score  # noqa: F401
+
+    assert finish(start(tiny_model, data, tmp_path / "whole")) == 3
+    out = tmp_path / "stopped"
+    child = start(tiny_model, data, out)
+    journal = out / ".fam-engine" / "spool" / "index.bin"
+    while not journal.exists():  # from then on there is something to keep
+        time.sleep(0.005)
+    os.kill(child, number)
+    found = finish(child)
+    # A small job may have been done before the signal was looked at.
+    assert found in (code, 3)
+    assert (out / "scores.parquet").exists() == (found == 3)
+    assert finish(start(tiny_model, data, out)) == 3
+    expected = (tmp_path / "whole" / "scores.parquet").read_bytes()
+    assert (out / "scores.parquet").read_bytes() == expected

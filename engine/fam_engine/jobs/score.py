@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import resource
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -241,7 +242,9 @@ def _columns(table: pa.Table) -> dict[str, Any]:
 
 def _performance(journal: Journal, watch: scoring.Stopwatch) -> dict[str, float]:
     tokens, seconds = journal.get("spent") or (0, 0.0)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # Linux counts kilobytes, macOS bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     performance = {
         "seconds_total": watch.seconds(),
         "seconds_scoring": seconds,

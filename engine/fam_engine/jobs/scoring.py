@@ -28,6 +28,7 @@ from fam_engine.data.reading import check_file, hash_file
 from fam_engine.data.templates import TEMPLATE_DATE
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.embedded import DEMO_RECORDS
+from fam_engine.errors import ModelRefusedError
 from fam_engine.jobs import ingest
 from fam_engine.jobs.ingest import DataFile, Ingest, IngestPlan
 from fam_engine.jobs.journal import Journal
@@ -71,13 +72,19 @@ def find_sources(config: ScoreConfig) -> Sources:
 
     Raises:
         InputError: A data file is missing or of an unknown kind.
-        ModelRefusedError: The model is not there.
+        ModelRefusedError: The model or the adapter is not there.
     """
     files = tuple(
         DataFile(name, DEMO_RECORDS if name == "embedded" else check_file(name))
         for name in config.data
     )
     model, revision = resolve_model(config.model, download=config.download)
+    if config.adapter is not None and not config.adapter.is_dir():
+        raise ModelRefusedError(
+            "is not a folder, expected a PEFT LoRA adapter",
+            code="E_ADAPTER_NOT_FOUND",
+            where=str(config.adapter),
+        )
     return Sources(files, model, revision, config.adapter)
 
 
