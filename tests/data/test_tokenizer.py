@@ -10,7 +10,7 @@ import pytest
 
 from fam_engine.data.records import Record, detect_form, read_record
 from fam_engine.data.tokenizer import Encoded, TextEncoder
-from fam_engine.errors import ModelRefusedError
+from fam_engine.errors import ModelRefusedError, RecordError
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -142,6 +142,23 @@ def test_alone_starts_from_bos_or_from_the_first_token(words: Path) -> None:
     assert [part.tolist() for part in with_bos.context_alone(ids)] == [[6], [1, 2, 3]]
     without = configure(words)
     assert [part.tolist() for part in without.context_alone(ids)] == [[1], [2, 3]]
+
+
+def test_a_tokenizer_that_cannot_continue_a_text_is_refused(shared: Path) -> None:
+    with pytest.raises(ModelRefusedError, match="does not load"):
+        TextEncoder(shared / "tokenizers" / "t5_small")
+
+
+def test_a_text_the_tokenizer_cannot_take_costs_one_record(words: Path) -> None:
+    # Without an unknown token this tokenizer fails on words it does not have.
+    file = words / "tokenizer.json"
+    file.write_text(file.read_text().replace('"unk_token": "<unk>"', '"unk_token": "<none>"'))
+    encoder = configure(words, bos_token="<s>", eos_token="</s>", add_bos_token=True)
+    good, bad, other = encoder.encode([record("a\n", "b"), record("a\n", "zzz"), record("b", "c")])
+    assert isinstance(good, Encoded)
+    assert isinstance(other, Encoded)
+    assert isinstance(bad, RecordError)
+    assert bad.code == "E_TOKENIZE"
 
 
 def test_a_folder_without_a_tokenizer_or_with_a_broken_one_is_refused(tmp_path: Path) -> None:

@@ -280,6 +280,16 @@ def test_a_finished_job_is_not_repeated_and_another_one_refused(
     assert score(tiny_model, data, tmp_path / "out") == first
     with pytest.raises(UsageError, match='precision = "fp32", this one has "bf16"'):
         score(tiny_model, data, tmp_path / "out", precision="bf16")
+    template = tmp_path / "template.jinja"
+    for number, text in enumerate(("{{ messages[0].content }}", "{{ messages[0].content }}!")):
+        template.write_text(text)
+        settings = {"template": str(template)}
+        if number == 0:
+            monkeypatch.undo()
+            score(tiny_model, data, tmp_path / "templated", **settings)
+        else:
+            with pytest.raises(UsageError, match="template_sha256"):
+                score(tiny_model, data, tmp_path / "templated", **settings)
     write(data, make_records(24, seed=9))
     with pytest.raises(UsageError, match="data ="):
         score(tiny_model, data, tmp_path / "out")

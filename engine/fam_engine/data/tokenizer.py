@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from fam_engine._rust_tokenize import Tokenizer
+from fam_engine._rust_tokenize import Tokenizer, TokenizerError
 from fam_engine.data.records import Message, Record
 from fam_engine.data.templates import Renderer, Template, find_template
 from fam_engine.errors import ModelRefusedError, RecordError
@@ -109,6 +109,15 @@ class TextEncoder:
         Returns:
             One result a record, in order.
         """
+        try:
+            return self._encode(records)
+        except TokenizerError as error:
+            # A text the tokenizer cannot take fails its whole batch; find it, spare the others.
+            if len(records) == 1:
+                return [RecordError("E_TOKENIZE", f"the tokenizer failed: {error}")]
+            return [result for record in records for result in self.encode([record])]
+
+    def _encode(self, records: Sequence[Record]) -> list[Encoded | RecordError]:
         texts = [self._texts(record) for record in records]
         good = [text for text in texts if isinstance(text, _Texts)]
         encoded = iter(self._encode_texts(good))
@@ -330,7 +339,10 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             hint="save it with transformers' AutoTokenizer.save_pretrained",
         )
     try:
-        return Tokenizer.from_file(str(file))
+        tokenizer = Tokenizer.from_file(str(file))
+        # Some tokenizers cannot encode a text that continues another; better refused now than late.
+        tokenizer.encode_batch(["a"], continuation=True)
+        return tokenizer
     except (ValueError, RuntimeError, OSError) as error:
         raise ModelRefusedError(
             f"does not load: {error}", code="E_TOKENIZER", where=str(file)

@@ -53,6 +53,7 @@ WHERE id IN (SELECT id FROM records GROUP BY id HAVING COUNT(*) > 1)
 # What an entry of the spool is for.
 MAIN, ALONE, IN_CONTEXT = 0, 1, 2
 _CHUNK = 512
+_NO_IDS: Ids = np.array([], np.int32)
 
 T = TypeVar("T")
 
@@ -225,13 +226,13 @@ class Ingest:
     ) -> None:
         self._show(record, encoded)
         position, self._position = self._position, self._position + 1
-        entry = self._add(spooled, position, MAIN, encoded.context_ids, encoded)
+        targets = encoded.response_ids, encoded.end_of_turn_ids
+        entry = self._add(spooled, (position, MAIN), encoded.context_ids, *targets)
         alone = None
         if self.plan.ifd:
             context, rest = self.encoder.context_alone(encoded.response_ids)
             if len(rest):
-                alone = self._next_entry()
-                spooled.add(position, ALONE, context, rest, np.array([], np.int32))
+                alone = self._add(spooled, (position, ALONE), context, rest)
         group = record.group or _context_name(encoded.context_ids)
         db.execute(
             "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -268,12 +269,15 @@ class Ingest:
                 )
 
     def _add(
-        self, spooled: _Entries, position: int, variant: int, context: Ids, encoded: Encoded
+        self,
+        spooled: _Entries,
+        label: tuple[int, int],
+        context: Ids,
+        response: Ids,
+        end_of_turn: Ids = _NO_IDS,
     ) -> int:
-        spooled.add(position, variant, context, encoded.response_ids, encoded.end_of_turn_ids)
-        return self._next_entry()
-
-    def _next_entry(self) -> int:
+        """Add an entry of a (position, variant); give its number in the spool."""
+        spooled.add(label, context, response, end_of_turn)
         entry, self._entry = self._entry, self._entry + 1
         return entry
 
@@ -318,11 +322,8 @@ class Ingest:
         )
         if len(ids) + len(response_ids) - 1 > self.plan.max_length:
             return
-        spooled.add(position, IN_CONTEXT, ids, response_ids, np.array([], np.int32))
-        db.execute(
-            "UPDATE records SET entry_in_context = ? WHERE position = ?",
-            (self._next_entry(), position),
-        )
+        entry = self._add(spooled, (position, IN_CONTEXT), ids, response_ids)
+        db.execute("UPDATE records SET entry_in_context = ? WHERE position = ?", (entry, position))
 
 
 class _Entries:
@@ -333,17 +334,15 @@ class _Entries:
         self._targets: list[Ids] = []
         self._labels: list[tuple[int, int, int]] = []
 
-    def add(
-        self, position: int, variant: int, context: Ids, response: Ids, end_of_turn: Ids
-    ) -> None:
+    def add(self, label: tuple[int, int], context: Ids, response: Ids, end_of_turn: Ids) -> None:
         self._contexts.append(context)
         self._targets.append(np.concatenate([response, end_of_turn]))
-        self._labels.append((len(end_of_turn), variant, position))
+        self._labels.append((len(end_of_turn), *label))
 
     def write(self, writer: SpoolWriter) -> None:
         if not self._labels:
             return
-        num_eot, variants, positions = (
+        num_eot, positions, variants = (
             np.array(column) for column in zip(*self._labels, strict=True)
         )
         writer.append(

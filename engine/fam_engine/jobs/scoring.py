@@ -7,6 +7,7 @@ done. Whatever stops the job, the same command goes on from there, and the table
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import sqlite3
 import time
@@ -90,7 +91,7 @@ def find_sources(config: ScoreConfig) -> Sources:
 
 def run_key(config: ScoreConfig, sources: Sources, encoder: TextEncoder) -> dict[str, Any]:
     """Give all that scores depend on; progress belongs to exactly this."""
-    template = encoder.template.source if encoder.template else None
+    template = encoder.template.source if encoder.template else ""
     settings = config.model_dump(
         mode="json", exclude={"model", "data", "out", "adapter", "max_tokens_per_batch", "download"}
     )
@@ -98,8 +99,8 @@ def run_key(config: ScoreConfig, sources: Sources, encoder: TextEncoder) -> dict
         "data": [hash_file(file.path) for file in sources.files],
         "model": hash_model(sources.model),
         "adapter": hash_model(sources.adapter) if sources.adapter else None,
-        "template": template,
-        "template_date": TEMPLATE_DATE if template else None,
+        "template_sha256": hashlib.sha256(template.encode()).hexdigest(),
+        "template_date": TEMPLATE_DATE,
         **settings,
         "threads": torch.get_num_threads(),
         "machine": _device_name(config.device),
