@@ -130,7 +130,8 @@ def _run(
 
     from rich.console import Console
 
-    from fam_engine.jobs.score import forecast_score, run_score
+    from fam_engine.jobs.scoring.forecast import forecast_score
+    from fam_engine.jobs.scoring.job import run_score
     from fam_engine.report.forecast import print_forecast
     from fam_engine.report.progress import JobProgress
     from fam_engine.report.terminal import print_summary

@@ -27,7 +27,7 @@ def test_every_flag_it_names_exists() -> None:
 
 
 def test_every_column_it_names_exists_and_none_is_missing() -> None:
-    from fam_engine.jobs.score_files import scores_schema
+    from fam_engine.jobs.scoring.files import scores_schema
 
     section = README.split("## What is measured")[1].split("##")[0]
     named = set(re.findall(r"`([a-z_0-9]+)`", "".join(re.findall(r"^\|(.*?)\|", section, re.M))))

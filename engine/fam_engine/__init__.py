@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fam_engine._rust_tokenize import Tokenizer
-    from fam_engine.jobs.scorer import Scorer
+    from fam_engine.jobs.scoring.scorer import Scorer
     from fam_engine.model.loading import load_model
     from fam_engine.version import __version__
 
 _HOMES = {
-    "Scorer": "fam_engine.jobs.scorer",
+    "Scorer": "fam_engine.jobs.scoring.scorer",
     "Tokenizer": "fam_engine._rust_tokenize",
     "load_model": "fam_engine.model.loading",
     "__version__": "fam_engine.version",

@@ -175,12 +175,12 @@ def test_a_model_that_is_not_understood_is_refused_by_name(
 def test_a_bug_is_one_line_that_asks_for_a_report(
     run: Run, tiny_model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fam_engine.jobs import score
+    from fam_engine.jobs.scoring import job
 
     def broken(*_: object) -> None:
         raise ZeroDivisionError("oh")
 
-    monkeypatch.setattr(score, "run_score", broken)
+    monkeypatch.setattr(job, "run_score", broken)
     arguments = ("score", "--model", tiny_model, "--data", data, "--out", tmp_path / "o", "--quiet")
     code, _, err = run(*arguments)
     assert (code, err.count("\n")) == (1, 1)

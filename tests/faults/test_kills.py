@@ -68,7 +68,7 @@ def test_a_killed_job_ends_with_the_table_of_an_undisturbed_one(
 ) -> None:
     import torch  # noqa: F401 - imported before the first fork
 
-    import fam_engine.jobs.score  # noqa: F401
+    import fam_engine.jobs.scoring.job  # noqa: F401
 
     began = time.perf_counter()
     assert finish(start(tiny_model, data, tmp_path / "whole")) == 3
@@ -97,7 +97,7 @@ def test_a_killed_job_ends_with_the_table_of_an_undisturbed_one(
 def test_a_signal_ends_a_job_in_good_order(
     tiny_model: Path, data: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    import fam_engine.jobs.score  # noqa: F401
+    import fam_engine.jobs.scoring.job  # noqa: F401
 
     assert finish(start(tiny_model, data, tmp_path / "whole")) == 3
     out = tmp_path / "stopped"

@@ -20,10 +20,10 @@ import pyarrow as pa
 from fam_engine.config import ComputeDtype, Device, Precision
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.errors import InputError
-from fam_engine.jobs import scoring
-from fam_engine.jobs.ingest import DataFile, IngestPlan
 from fam_engine.jobs.journal import Journal
-from fam_engine.jobs.score_files import score_rows, scores_schema
+from fam_engine.jobs.scoring.entries import SCHEMA, EntryScorer
+from fam_engine.jobs.scoring.files import score_rows, scores_schema
+from fam_engine.jobs.scoring.ingest import DataFile, IngestPlan, ingest_records
 from fam_engine.model.loading import load_model, resolve_model
 from fam_engine.model.memory import default_tokens_per_batch
 
@@ -103,7 +103,7 @@ class Scorer:
             with data.open("w", encoding="utf-8") as file:
                 file.writelines(json.dumps(dict(record)) + "\n" for record in records)
             schema = scores_schema(ifd=False, in_context=False)
-            with Journal(Path(folder) / "state", {}, scoring.SCHEMA) as journal:
+            with Journal(Path(folder) / "state", {}, SCHEMA) as journal:
                 self._run(journal, data)
                 return pa.Table.from_pylist(list(score_rows(journal.db)), schema=schema)
 
@@ -117,18 +117,16 @@ class Scorer:
             data = Path(folder) / "records.jsonl"
             record = {"prompt": prompt, "response": response}
             data.write_text(json.dumps(record) + "\n", encoding="utf-8")
-            with Journal(Path(folder) / "state", {}, scoring.SCHEMA) as journal:
+            with Journal(Path(folder) / "state", {}, SCHEMA) as journal:
                 scorer = self._run(journal, data, keep_tokens=True)
                 (blob,) = scorer.journal.db.execute("SELECT logprobs FROM tokens").fetchone()
                 (count,) = journal.db.execute("SELECT num_response_tokens FROM records").fetchone()
         return np.frombuffer(blob, np.float64)[:count]
 
-    def _run(self, journal: Journal, data: Path, *, keep_tokens: bool = False) -> scoring.Scorer:
+    def _run(self, journal: Journal, data: Path, *, keep_tokens: bool = False) -> EntryScorer:
         plan = IngestPlan(self._decoder.config.max_position_embeddings, "quarantine")
-        spool = scoring.ingest_records(
-            journal, self._encoder, plan, [DataFile("records", data)], _nothing
-        )
-        scorer = scoring.Scorer(self._decoder, journal, spool, keep_tokens=keep_tokens)
+        spool = ingest_records(journal, self._encoder, plan, [DataFile("records", data)], _nothing)
+        scorer = EntryScorer(self._decoder, journal, spool, keep_tokens=keep_tokens)
         scorer.run(self._budget, _nothing)
         bad = journal.db.execute("SELECT line, code, reason FROM quarantine").fetchone()
         if bad is not None:

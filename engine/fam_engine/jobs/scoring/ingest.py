@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from fam_engine._rust_tokenize import SpoolWriter
+from fam_engine._rust_tokenize import Spool, SpoolWriter
 from fam_engine.data.reading import Row, read_rows
 from fam_engine.data.records import (
     Message,
@@ -324,6 +324,19 @@ class Ingest:
             return
         entry = self._add(spooled, (position, IN_CONTEXT), ids, response_ids)
         db.execute("UPDATE records SET entry_in_context = ? WHERE position = ?", (entry, position))
+
+
+def ingest_records(
+    journal: Journal,
+    encoder: TextEncoder,
+    plan: IngestPlan,
+    files: Sequence[DataFile],
+    advance: Callable[[int], None],
+) -> Spool:
+    """Run pass 1 unless it is done, and open its spool."""
+    if journal.get("ingested") is None:
+        Ingest(journal, encoder, plan).run(files, advance)
+    return Spool.open(str(journal.folder / "spool"))
 
 
 class _Entries:

@@ -1,47 +1,30 @@
-"""`fam-engine score`: files of answers in, a table of how familiar each is to the model out.
+"""Pass 2 of scoring: the entries of a spool through the model, each result kept as it comes.
 
-In: a `ScoreConfig`. Out: `scores.parquet` and what goes with it, in the output folder. Two passes: records become an
-on-disk spool of token ids (`ingest`), then batches planned from its index go through the model, each committed as it is
-done. Whatever stops the job, the same command goes on from there, and the table comes out the same to the last bit.
+In: a spool, a model, a journal. Out: a row of `results` an entry. Batches are planned from the spool's index and committed
+one by one; what stops the job between two commits costs one batch, and never changes a bit of the result.
 """
 
 from __future__ import annotations
 
-import hashlib
-import platform
 import sqlite3
-import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import fields
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from fam_engine._rust_tokenize import Spool, pack_batch, plan_batches
-from fam_engine.config import ScoreConfig
 from fam_engine.data.packing import PackedBatch
-from fam_engine.data.reading import check_file, hash_file
-from fam_engine.data.templates import TEMPLATE_DATE
-from fam_engine.data.tokenizer import TextEncoder
-from fam_engine.embedded import DEMO_RECORDS
-from fam_engine.errors import ModelRefusedError
-from fam_engine.jobs import ingest
-from fam_engine.jobs.ingest import DataFile, Ingest, IngestPlan
 from fam_engine.jobs.journal import Journal
+from fam_engine.jobs.scoring import ingest
 from fam_engine.measure.metrics import score_record
 from fam_engine.measure.results import TokenFacts
 from fam_engine.measure.scores import Score
-from fam_engine.model.config import ModelConfig
 from fam_engine.model.decoder import Decoder
-from fam_engine.model.loading import hash_model, load_model, resolve_model
 from fam_engine.model.logprobs import token_facts
-from fam_engine.model.memory import default_tokens_per_batch
-from fam_engine.version import __version__
 
 METRICS = tuple(field.name for field in fields(Score))
 SCHEMA = f"""
@@ -58,90 +41,8 @@ _INSERT_RESULT = f"INSERT OR REPLACE INTO results VALUES (?, ?{', ?' * len(METRI
 Entries = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Sources:
-    """Where a job's input is: data files, the model's folder, the adapter's."""
-
-    files: tuple[DataFile, ...]
-    model: Path
-    revision: str | None
-    adapter: Path | None
-
-
-def find_sources(config: ScoreConfig) -> Sources:
-    """Resolve the names a user gave.
-
-    Raises:
-        InputError: A data file is missing or of an unknown kind.
-        ModelRefusedError: The model or the adapter is not there.
-    """
-    files = tuple(
-        DataFile(name, DEMO_RECORDS if name == "embedded" else check_file(name))
-        for name in config.data
-    )
-    model, revision = resolve_model(config.model, download=config.download)
-    if config.adapter is not None and not config.adapter.is_dir():
-        raise ModelRefusedError(
-            "is not a folder, expected a PEFT LoRA adapter",
-            code="E_ADAPTER_NOT_FOUND",
-            where=str(config.adapter),
-        )
-    return Sources(files, model, revision, config.adapter)
-
-
-def run_key(config: ScoreConfig, sources: Sources, encoder: TextEncoder) -> dict[str, Any]:
-    """Give all that scores depend on; progress belongs to exactly this."""
-    template = encoder.template.source if encoder.template else ""
-    settings = config.model_dump(
-        mode="json", exclude={"model", "data", "out", "adapter", "max_tokens_per_batch", "download"}
-    )
-    return {
-        "data": [hash_file(file.path) for file in sources.files],
-        "model": hash_model(sources.model),
-        "adapter": hash_model(sources.adapter) if sources.adapter else None,
-        "template_sha256": hashlib.sha256(template.encode()).hexdigest(),
-        "template_date": TEMPLATE_DATE,
-        **settings,
-        "threads": torch.get_num_threads(),
-        "machine": _device_name(config.device),
-        "versions": {"fam-engine": __version__, "torch": torch.__version__},
-    }
-
-
-def _device_name(device: str) -> str:
-    if device != "cpu" and torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return platform.machine()
-
-
-def ingest_plan(config: ScoreConfig, model: ModelConfig) -> IngestPlan:
-    """Give pass 1 its orders."""
-    longest = model.max_position_embeddings
-    return IngestPlan(
-        max_length=min(longest, config.max_length or longest),
-        on_long=config.on_long,
-        ifd=config.ifd,
-        in_context=config.in_context,
-        columns=config.map,
-        limit=config.limit,
-    )
-
-
-def ingest_records(
-    journal: Journal,
-    encoder: TextEncoder,
-    plan: IngestPlan,
-    files: Sequence[DataFile],
-    advance: Callable[[int], None],
-) -> Spool:
-    """Run pass 1 unless it is done, and open its spool."""
-    if journal.get("ingested") is None:
-        Ingest(journal, encoder, plan).run(files, advance)
-    return Spool.open(str(journal.folder / "spool"))
-
-
-class Scorer:
-    """Pass 2: the entries of a spool through the model, each result kept as it comes.
+class EntryScorer:
+    """Computes the entries of a spool.
 
     Args:
         decoder: The model.
@@ -287,32 +188,3 @@ class Scorer:
             "SELECT file, line FROM records WHERE position = ?", (int(self._record[entry]),)
         ).fetchone()
         self.journal.quarantine([(file, line, None, code, reason)])
-
-
-def open_model(config: ScoreConfig, sources: Sources) -> Decoder:
-    """Load the model of a job."""
-    return load_model(
-        sources.model,
-        adapter=sources.adapter,
-        precision=config.precision,
-        compute_dtype=config.compute_dtype,
-        device=config.device,
-    )
-
-
-def tokens_per_batch(config: ScoreConfig, decoder: Decoder) -> int:
-    """Give the token budget of a batch: the one asked for, or what fits."""
-    return config.max_tokens_per_batch or default_tokens_per_batch(
-        decoder.config, decoder.device, decoder.compute_dtype
-    )
-
-
-class Stopwatch:
-    """Seconds since it was made."""
-
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
-
-    def seconds(self) -> float:
-        """Give the seconds so far."""
-        return time.perf_counter() - self._start

@@ -17,7 +17,7 @@ import pyarrow as pa
 from fam_engine._rust_tokenize import Tokenizer
 from fam_engine.data.files import write_text_whole
 from fam_engine.data.tokenizer import Ids
-from fam_engine.jobs.scoring import Scorer
+from fam_engine.jobs.scoring.entries import EntryScorer
 from fam_engine.report.examples import Example, pick_examples
 from fam_engine.report.html import MAX_QUARANTINE, ReportData, render_report
 
@@ -35,7 +35,7 @@ _SHOWN_SETTINGS = (
 
 
 def write_score_report(
-    path: Path, table: pa.Table, summary: dict[str, Any], scorer: Scorer, tokenizer: Tokenizer
+    path: Path, table: pa.Table, summary: dict[str, Any], scorer: EntryScorer, tokenizer: Tokenizer
 ) -> None:
     """Write the report.
 
@@ -66,7 +66,7 @@ def write_score_report(
     write_text_whole(path, render_report(data))
 
 
-def _quarantine_sample(scorer: Scorer) -> list[dict[str, Any]]:
+def _quarantine_sample(scorer: EntryScorer) -> list[dict[str, Any]]:
     names = ("file", "line", "code", "reason")
     rows = scorer.journal.db.execute(
         "SELECT file, line, code, reason FROM quarantine ORDER BY number LIMIT ?", (MAX_QUARANTINE,)
@@ -75,7 +75,7 @@ def _quarantine_sample(scorer: Scorer) -> list[dict[str, Any]]:
 
 
 def _examples(
-    table: pa.Table, rows: Sequence[int], scorer: Scorer, tokenizer: Tokenizer
+    table: pa.Table, rows: Sequence[int], scorer: EntryScorer, tokenizer: Tokenizer
 ) -> list[Example]:
     """Compute the answers of some rows again, each token by token."""
     examples = []
@@ -100,7 +100,7 @@ def _examples(
     return examples
 
 
-def _entry_of(scorer: Scorer, record: dict[str, Any]) -> int:
+def _entry_of(scorer: EntryScorer, record: dict[str, Any]) -> int:
     row = scorer.journal.db.execute(
         "SELECT entry FROM records WHERE file = ? AND line = ?", (record["file"], record["line"])
     ).fetchone()

@@ -13,10 +13,11 @@ import torch
 
 from fam_engine.config import ScoreConfig
 from fam_engine.errors import InputError, UsageError
-from fam_engine.jobs import scoring
 from fam_engine.jobs.interrupts import Interrupted
-from fam_engine.jobs.score import ScoreOutcome, forecast_score, run_score
-from fam_engine.jobs.scorer import Scorer
+from fam_engine.jobs.scoring import entries as pass_two
+from fam_engine.jobs.scoring.forecast import forecast_score
+from fam_engine.jobs.scoring.job import ScoreOutcome, run_score
+from fam_engine.jobs.scoring.scorer import Scorer
 from fam_engine.measure.results import TokenFacts
 
 
@@ -252,17 +253,17 @@ def test_an_interrupted_job_goes_on_and_gives_the_same_bytes(
 ) -> None:
     settings: dict[str, Any] = {"max_tokens_per_batch": 128, "tokens": True}
     score(tiny_model, data, tmp_path / "whole", **settings)
-    whole = scoring.Scorer._batch
+    whole = pass_two.EntryScorer._batch
     done: list[int] = []
 
-    def interrupted(self: scoring.Scorer, entries: scoring.Entries) -> int:
+    def interrupted(self: pass_two.EntryScorer, entries: pass_two.Entries) -> int:
         if len(done) == batches:
             raise Interrupted(15)
         done.append(len(entries))
         return whole(self, entries)
 
     with monkeypatch.context() as patch:
-        patch.setattr(scoring.Scorer, "_batch", interrupted)
+        patch.setattr(pass_two.EntryScorer, "_batch", interrupted)
         with pytest.raises(Interrupted):
             score(tiny_model, data, tmp_path / "parts", **settings)
     assert not (tmp_path / "parts" / "scores.parquet").exists()
@@ -276,7 +277,7 @@ def test_a_finished_job_is_not_repeated_and_another_one_refused(
     tiny_model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = score(tiny_model, data, tmp_path / "out")
-    monkeypatch.setattr(scoring.Scorer, "run", None)
+    monkeypatch.setattr(pass_two.EntryScorer, "run", None)
     assert score(tiny_model, data, tmp_path / "out") == first
     with pytest.raises(UsageError, match='precision = "fp32", this one has "bf16"'):
         score(tiny_model, data, tmp_path / "out", precision="bf16")
@@ -299,14 +300,14 @@ def test_running_out_of_memory_halves_batches_and_spares_the_job(
     tiny_model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     score(tiny_model, data, tmp_path / "whole")
-    facts = scoring.Scorer.facts
+    facts = pass_two.EntryScorer.facts
 
-    def short_of_memory(self: scoring.Scorer, entries: scoring.Entries) -> list[TokenFacts]:
+    def short_of_memory(self: pass_two.EntryScorer, entries: pass_two.Entries) -> list[TokenFacts]:
         if len(entries) > 3 or 5 in entries:
             raise torch.OutOfMemoryError("injected")
         return facts(self, entries)
 
-    monkeypatch.setattr(scoring.Scorer, "facts", short_of_memory)
+    monkeypatch.setattr(pass_two.EntryScorer, "facts", short_of_memory)
     outcome = score(tiny_model, data, tmp_path / "out")
     assert outcome.summary["records"]["quarantined_by_code"] == {"E_OOM_RECORD": 1}
     expected = table(tmp_path / "whole")
@@ -317,16 +318,16 @@ def test_running_out_of_memory_halves_batches_and_spares_the_job(
 def test_a_score_that_is_no_number_is_never_written(
     tiny_model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    facts = scoring.Scorer.facts
+    facts = pass_two.EntryScorer.facts
 
-    def poisoned(self: scoring.Scorer, entries: scoring.Entries) -> list[TokenFacts]:
+    def poisoned(self: pass_two.EntryScorer, entries: pass_two.Entries) -> list[TokenFacts]:
         found = facts(self, entries)
         for entry, one in zip(entries, found, strict=True):
             if entry == 7:
                 one.logprobs[0] = np.nan
         return found
 
-    monkeypatch.setattr(scoring.Scorer, "facts", poisoned)
+    monkeypatch.setattr(pass_two.EntryScorer, "facts", poisoned)
     outcome = score(tiny_model, data, tmp_path / "out")
     assert outcome.summary["records"]["quarantined_by_code"] == {"E_NONFINITE": 1}
     assert "3-model" not in [row["id"] for row in table(tmp_path / "out")]

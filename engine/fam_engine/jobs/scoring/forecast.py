@@ -1,0 +1,132 @@
+"""The dry run: what scoring would take, without loading the model.
+
+In: a `ScoreConfig`. Out: a `ScoreForecast`. Counts are exact, they come from the real pass 1 and the real plan; memory is
+computed from the model's shape; time from the speed of one of its matrix products on this machine.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fam_engine._rust_tokenize import plan_batches
+from fam_engine.config import ScoreConfig
+from fam_engine.jobs.interrupts import Interrupts
+from fam_engine.jobs.journal import Journal
+from fam_engine.jobs.scoring.prepare import Progress, prepared
+from fam_engine.jobs.scoring.stopwatch import Stopwatch
+from fam_engine.model.config import ModelConfig
+from fam_engine.model.loading import choose_compute_dtype, choose_device
+from fam_engine.model.memory import batch_bytes, default_tokens_per_batch, weight_bytes
+
+
+@dataclass(frozen=True)
+class ScoreForecast:
+    """What a job would do, from a dry run.
+
+    Attributes:
+        num_records: Records that would be scored.
+        quarantined: Records that would be left out, by code.
+        tokens: Prompt and response tokens; those computed with and without shared prompts.
+        lengths: Mean, median, 95th percentile and maximum of prompt and response tokens.
+        longest: The longest records: (id, tokens).
+        max_tokens_per_batch: Token budget of a batch.
+        memory_bytes: Weights and one batch, estimated.
+        seconds: Time, from a probe of this machine's matrix products.
+    """
+
+    num_records: int
+    quarantined: dict[str, int]
+    tokens: dict[str, int]
+    lengths: dict[str, dict[str, float]]
+    longest: list[tuple[str, int]]
+    max_tokens_per_batch: int
+    memory_bytes: int
+    seconds: float
+
+
+def forecast_score(config: ScoreConfig, progress: Progress) -> ScoreForecast:
+    """Read the records, plan the batches, and say what scoring them would take.
+
+    Raises:
+        FamEngineError: As `run_score` would, for data, template and tokenizer.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="fam-engine-") as folder,
+        Interrupts() as interrupts,
+        prepared(config, Path(folder), progress, interrupts) as (journal, spool, _, sources),
+    ):
+        model = ModelConfig.from_folder(sources.model)
+        device = choose_device(config.device)
+        dtype = choose_compute_dtype(
+            config.compute_dtype, precision=config.precision, device=device
+        )
+        budget = config.max_tokens_per_batch or default_tokens_per_batch(model, device, dtype)
+        plan = plan_batches(spool, np.arange(len(spool), dtype=np.int64), max_tokens=budget)
+        index = spool.index()
+        return ScoreForecast(
+            num_records=journal.get("ingested")["records"],
+            quarantined=dict(
+                journal.db.execute("SELECT code, COUNT(*) FROM quarantine GROUP BY code")
+            ),
+            tokens={
+                "prompt": int(index["context_len"].sum()),
+                "response": int(index["target_len"].sum()),
+                "computed": plan.total_tokens,
+                "without_sharing": plan.tokens_without_sharing,
+            },
+            lengths={
+                "prompt": _lengths(index["context_len"]),
+                "response": _lengths(index["target_len"]),
+            },
+            longest=_longest(journal),
+            max_tokens_per_batch=budget,
+            memory_bytes=weight_bytes(model, config.precision, dtype)
+            + batch_bytes(model, budget, dtype),
+            seconds=_predict_seconds(
+                model, plan.total_tokens, int(index["target_len"].sum()), dtype, device
+            ),
+        )
+
+
+def _lengths(counts: npt.NDArray[np.uint32]) -> dict[str, float]:
+    median, p95 = np.quantile(counts, [0.5, 0.95])
+    return {
+        "mean": float(counts.mean()),
+        "median": float(median),
+        "p95": float(p95),
+        "max": float(counts.max()),
+    }
+
+
+def _longest(journal: Journal) -> list[tuple[str, int]]:
+    return journal.db.execute(
+        "SELECT id, num_prompt_tokens + num_response_tokens AS n FROM records "
+        "ORDER BY n DESC, position LIMIT 5"
+    ).fetchall()
+
+
+def _predict_seconds(
+    model: ModelConfig, num_tokens: int, num_rows: int, dtype: torch.dtype, device: torch.device
+) -> float:
+    """Predict the time from the speed of one of the model's own matrix products, timed here."""
+    rows, inner, outer = 512, model.hidden_size, 2 * model.intermediate_size
+    x = torch.randn(rows, inner, device=device).to(dtype)
+    w = torch.randn(outer, inner, device=device).to(dtype)
+    float(torch.mm(x, w.T).sum())
+    watch = Stopwatch()
+    rounds = 0
+    while rounds < 3 or watch.seconds() < 0.5:
+        float(torch.mm(x, w.T).sum())
+        rounds += 1
+    flops_a_second = 2.0 * rows * inner * outer * rounds / watch.seconds()
+    body = weight_bytes(model, "fp32", dtype) / 4 - model.vocab_size * model.hidden_size
+    head = model.vocab_size * model.hidden_size
+    # Attention, norms and the element-wise work on the logits come on top of the products.
+    overhead = 1.4
+    return overhead * 2.0 * (num_tokens * body + num_rows * head) / flops_a_second

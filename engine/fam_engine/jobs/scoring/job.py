@@ -1,0 +1,181 @@
+"""The scoring job from its settings to its files.
+
+In: a `ScoreConfig` and somebody to tell about progress. Out: the files of the output folder and a `ScoreOutcome`. Whatever
+stops the job, the same command goes on from there, and the table comes out the same to the last bit.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from fam_engine._rust_tokenize import Spool
+from fam_engine.config import ScoreConfig
+from fam_engine.data.files import write_text_whole
+from fam_engine.data.tokenizer import TextEncoder
+from fam_engine.jobs.interrupts import Interrupts
+from fam_engine.jobs.journal import Journal, storage_errors
+from fam_engine.jobs.scoring.entries import EntryScorer
+from fam_engine.jobs.scoring.files import (
+    scores_schema,
+    write_quarantine,
+    write_scores,
+    write_tokens,
+)
+from fam_engine.jobs.scoring.prepare import Progress, prepared
+from fam_engine.jobs.scoring.report import write_score_report
+from fam_engine.jobs.scoring.sources import Sources, open_model, tokens_per_batch
+from fam_engine.jobs.scoring.stopwatch import Stopwatch
+from fam_engine.measure.summary import summarize
+
+# What a finished job leaves; `tokens.parquet` comes on top where asked for.
+OUTPUTS = ("scores.parquet", "quarantine.jsonl", "report.html", "summary.json")
+_NUMBERS = ("nll_sum", "nll_mean", "perplexity", "bits_per_byte", "rank_mean", "surprising_rate")
+_SUMMARIZED = ("source", "group", "correct", "flags", "num_response_tokens", *_NUMBERS)
+
+
+@dataclass(frozen=True)
+class ScoreOutcome:
+    """A finished job.
+
+    Attributes:
+        summary: What `summary.json` holds.
+        num_quarantined: Records left out.
+    """
+
+    summary: dict[str, Any]
+    num_quarantined: int
+
+
+def run_score(config: ScoreConfig, progress: Progress) -> ScoreOutcome:
+    """Score a job's records, or go on where an earlier run of the same job stopped.
+
+    Raises:
+        FamEngineError: Something its user can cure; see the subclasses.
+        Interrupted: A signal came; what is done is kept.
+    """
+    watch = Stopwatch()
+    with (
+        Interrupts() as interrupts,
+        prepared(config, config.out, progress, interrupts) as (journal, spool, encoder, sources),
+    ):
+        finished = journal.get("finished")
+        if finished is not None and all((config.out / name).is_file() for name in OUTPUTS):
+            progress.note(f"{config.out} is complete already")
+            return ScoreOutcome(finished, finished["records"]["quarantined"])
+        scorer = _score_entries(config, sources, journal, spool, progress, interrupts)
+        progress.start("writing", None, "files")
+        summary = _write_outputs(config, scorer, encoder, watch, sources)
+        with journal.commit():
+            journal.put("finished", summary)
+        return ScoreOutcome(summary, summary["records"]["quarantined"])
+
+
+def _score_entries(
+    config: ScoreConfig,
+    sources: Sources,
+    journal: Journal,
+    spool: Spool,
+    progress: Progress,
+    interrupts: Interrupts,
+) -> EntryScorer:
+    progress.start("loading the model", None, "")
+    decoder = open_model(config, sources)
+    budget = tokens_per_batch(config, decoder)
+    progress.note(
+        f"{decoder.num_parameters / 1e6:.1f} M parameters, {decoder.precision} weights, "
+        f"{str(decoder.compute_dtype).removeprefix('torch.')} on {decoder.device}, "
+        f"{budget} tokens a batch"
+    )
+    scorer = EntryScorer(decoder, journal, spool, keep_tokens=config.tokens)
+    progress.start("scoring", scorer.remaining_tokens(), "tokens")
+    watch = Stopwatch()
+    tokens, seconds = journal.get("spent") or (0, 0.0)
+
+    def advance(count: int) -> None:
+        nonlocal tokens
+        tokens += count
+        with journal.commit():
+            journal.put("spent", (tokens, seconds + watch.seconds()))
+        progress.advance(count)
+        interrupts.check()
+
+    try:
+        scorer.run(budget, advance)
+    except BaseException:
+        journal.clear_flight()
+        raise
+    return scorer
+
+
+def _write_outputs(
+    config: ScoreConfig,
+    scorer: EntryScorer,
+    encoder: TextEncoder,
+    watch: Stopwatch,
+    sources: Sources,
+) -> dict[str, Any]:
+    out, journal = config.out, scorer.journal
+    schema = scores_schema(ifd=config.ifd, in_context=config.in_context > 0)
+    with storage_errors(out):
+        num_scored = write_scores(out / "scores.parquet", journal.db, schema)
+        if config.tokens:
+            write_tokens(out / "tokens.parquet", journal.db, scorer.spool)
+        quarantined = write_quarantine(out / "quarantine.jsonl", journal.db)
+        table = pq.read_table(out / "scores.parquet")
+        summary = {
+            "records": {
+                "read": num_scored + sum(quarantined.values()),
+                "scored": num_scored,
+                "quarantined": sum(quarantined.values()),
+                "quarantined_by_code": quarantined,
+                "skipped": 0,
+            },
+            **summarize(_columns(table), seed=config.seed),
+            "performance": _performance(journal, watch),
+            "settings": _settings(config, scorer, sources),
+            "key": journal.get("key"),
+        }
+        write_score_report(out / "report.html", table, summary, scorer, encoder.tokenizer)
+        write_text_whole(out / "summary.json", json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def _columns(table: pa.Table) -> dict[str, Any]:
+    """Give numbers as arrays and the rest as lists, for a million rows without a million floats."""
+    return {
+        name: table[name].to_numpy() if name in _NUMBERS else table[name].to_pylist()
+        for name in _SUMMARIZED
+    }
+
+
+def _performance(journal: Journal, watch: Stopwatch) -> dict[str, float]:
+    tokens, seconds = journal.get("spent") or (0, 0.0)
+    # Linux counts kilobytes, macOS bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    performance = {
+        "seconds_total": watch.seconds(),
+        "seconds_scoring": seconds,
+        "response_tokens_per_second": tokens / max(seconds, 1e-9),
+        "peak_memory_bytes": peak,
+    }
+    if torch.cuda.is_available():
+        performance["peak_device_memory_bytes"] = torch.cuda.max_memory_allocated()
+    return performance
+
+
+def _settings(config: ScoreConfig, scorer: EntryScorer, sources: Sources) -> dict[str, Any]:
+    return {
+        **config.model_dump(mode="json"),
+        "revision": sources.revision,
+        "compute_dtype": str(scorer.decoder.compute_dtype).removeprefix("torch."),
+        "device": str(scorer.decoder.device),
+    }

@@ -1,0 +1,75 @@
+"""What a scoring job and its forecast begin with: sources found, records read, the user told.
+
+In: a `ScoreConfig` and an output folder. Out: an open journal with pass 1 done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from fam_engine._rust_tokenize import Spool
+from fam_engine.config import ScoreConfig
+from fam_engine.data.tokenizer import TextEncoder
+from fam_engine.jobs.interrupts import Interrupts
+from fam_engine.jobs.journal import Journal, storage_errors
+from fam_engine.jobs.scoring.entries import SCHEMA
+from fam_engine.jobs.scoring.ingest import ingest_records
+from fam_engine.jobs.scoring.sources import Sources, find_sources, ingest_plan, run_key
+from fam_engine.model.config import ModelConfig
+
+
+class Progress(Protocol):
+    """Whoever wants to know how far the job is."""
+
+    def start(self, label: str, total: int | None, unit: str) -> None:
+        """Begin a phase of `total` units."""
+
+    def advance(self, count: int) -> None:
+        """Note that so many more units are done."""
+
+    def note(self, text: str) -> None:
+        """Pass on a line of news."""
+
+
+@contextlib.contextmanager
+def prepared(
+    config: ScoreConfig, out: Path, progress: Progress, interrupts: Interrupts
+) -> Iterator[tuple[Journal, Spool, TextEncoder, Sources]]:
+    """Open the journal and run pass 1."""
+    sources = find_sources(config)
+    model = ModelConfig.from_folder(sources.model)
+    encoder = TextEncoder(
+        sources.model,
+        template=config.template,
+        boundary=config.boundary,
+        parse_special=config.parse_special,
+    )
+
+    def advance(count: int) -> None:
+        progress.advance(count)
+        interrupts.check()
+
+    with contextlib.closing(encoder):
+        key = run_key(config, sources, encoder)
+        with Journal(out, key, SCHEMA) as journal:
+            progress.start("reading", None, "records")
+            plan = ingest_plan(config, model)
+            with storage_errors(out):
+                spool = ingest_records(journal, encoder, plan, sources.files, advance)
+            for form in journal.get("forms"):
+                progress.note(_shown(form))
+            yield journal, spool, encoder, sources
+
+
+def _shown(form: dict[str, str]) -> str:
+    """Show how a file was understood: its form, and one example with the scored part marked."""
+    context, response = (_clipped(form[name]) for name in ("context", "response"))
+    return f"{form['file']}: {form['form']}\n  {context}[[{response}]]"
+
+
+def _clipped(text: str) -> str:
+    shown = text if len(text) <= 160 else f"{text[:80]} ... {text[-70:]}"
+    return shown.replace("\n", "\\n")

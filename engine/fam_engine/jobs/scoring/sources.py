@@ -1,0 +1,115 @@
+"""What a scoring job is made from: where its input is, what its scores depend on, its model.
+
+In: a `ScoreConfig`. Out: the resolved files and folders, the key that progress belongs to, the orders of pass 1, the loaded
+model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fam_engine.config import ScoreConfig
+from fam_engine.data.reading import check_file, hash_file
+from fam_engine.data.templates import TEMPLATE_DATE
+from fam_engine.data.tokenizer import TextEncoder
+from fam_engine.embedded import DEMO_RECORDS
+from fam_engine.errors import ModelRefusedError
+from fam_engine.jobs.scoring.ingest import DataFile, IngestPlan
+from fam_engine.model.config import ModelConfig
+from fam_engine.model.decoder import Decoder
+from fam_engine.model.loading import hash_model, load_model, resolve_model
+from fam_engine.model.memory import default_tokens_per_batch
+from fam_engine.version import __version__
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where a job's input is: data files, the model's folder, the adapter's."""
+
+    files: tuple[DataFile, ...]
+    model: Path
+    revision: str | None
+    adapter: Path | None
+
+
+def find_sources(config: ScoreConfig) -> Sources:
+    """Resolve the names a user gave.
+
+    Raises:
+        InputError: A data file is missing or of an unknown kind.
+        ModelRefusedError: The model or the adapter is not there.
+    """
+    files = tuple(
+        DataFile(name, DEMO_RECORDS if name == "embedded" else check_file(name))
+        for name in config.data
+    )
+    model, revision = resolve_model(config.model, download=config.download)
+    if config.adapter is not None and not config.adapter.is_dir():
+        raise ModelRefusedError(
+            "is not a folder, expected a PEFT LoRA adapter",
+            code="E_ADAPTER_NOT_FOUND",
+            where=str(config.adapter),
+        )
+    return Sources(files, model, revision, config.adapter)
+
+
+def run_key(config: ScoreConfig, sources: Sources, encoder: TextEncoder) -> dict[str, Any]:
+    """Give all that scores depend on; progress belongs to exactly this."""
+    template = encoder.template.source if encoder.template else ""
+    settings = config.model_dump(
+        mode="json", exclude={"model", "data", "out", "adapter", "max_tokens_per_batch", "download"}
+    )
+    return {
+        "data": [hash_file(file.path) for file in sources.files],
+        "model": hash_model(sources.model),
+        "adapter": hash_model(sources.adapter) if sources.adapter else None,
+        "template_sha256": hashlib.sha256(template.encode()).hexdigest(),
+        "template_date": TEMPLATE_DATE,
+        **settings,
+        "threads": torch.get_num_threads(),
+        "machine": _device_name(config.device),
+        "versions": {"fam-engine": __version__, "torch": torch.__version__},
+    }
+
+
+def _device_name(device: str) -> str:
+    if device != "cpu" and torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return platform.machine()
+
+
+def ingest_plan(config: ScoreConfig, model: ModelConfig) -> IngestPlan:
+    """Give pass 1 its orders."""
+    longest = model.max_position_embeddings
+    return IngestPlan(
+        max_length=min(longest, config.max_length or longest),
+        on_long=config.on_long,
+        ifd=config.ifd,
+        in_context=config.in_context,
+        columns=config.map,
+        limit=config.limit,
+    )
+
+
+def open_model(config: ScoreConfig, sources: Sources) -> Decoder:
+    """Load the model of a job."""
+    return load_model(
+        sources.model,
+        adapter=sources.adapter,
+        precision=config.precision,
+        compute_dtype=config.compute_dtype,
+        device=config.device,
+    )
+
+
+def tokens_per_batch(config: ScoreConfig, decoder: Decoder) -> int:
+    """Give the token budget of a batch: the one asked for, or what fits."""
+    return config.max_tokens_per_batch or default_tokens_per_batch(
+        decoder.config, decoder.device, decoder.compute_dtype
+    )
