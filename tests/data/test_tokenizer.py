@@ -154,7 +154,9 @@ def test_a_text_the_tokenizer_cannot_take_costs_one_record(words: Path) -> None:
     file = words / "tokenizer.json"
     file.write_text(file.read_text().replace('"unk_token": "<unk>"', '"unk_token": "<none>"'))
     encoder = configure(words, bos_token="<s>", eos_token="</s>", add_bos_token=True)
-    good, bad, other = encoder.encode([record("a\n", "b"), record("a\n", "zzz"), record("b", "c")])
+    good, bad, other = encoder.encode(
+        [record("a\n", "b"), record("a\n", "zzz"), record("b\n", "c")]
+    )
     assert isinstance(good, Encoded)
     assert isinstance(other, Encoded)
     assert isinstance(bad, RecordError)

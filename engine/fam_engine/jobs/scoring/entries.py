@@ -1,7 +1,7 @@
 """Pass 2 of scoring: the entries of a spool through the model, each result kept as it comes.
 
-In: a spool, a model, a journal. Out: a row of `results` an entry. Batches are planned from the spool's index and committed
-one by one; what stops the job between two commits costs one batch, and never changes a bit of the result.
+In: a spool, a model, a journal. Out: a row of `results` an entry. Batches are planned from the spool's index and
+committed one by one; what stops the job between two commits costs one batch, and never changes a bit of the result.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from fam_engine._rust_tokenize import Spool, pack_batch, plan_batches
 from fam_engine.data.packing import PackedBatch
 from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.scoring import ingest
+from fam_engine.jobs.scoring.spooling import MAIN
 from fam_engine.measure.metrics import score_record
 from fam_engine.measure.results import TokenFacts
 from fam_engine.measure.scores import Score
@@ -182,7 +183,7 @@ class EntryScorer:
     def _refuse(self, db: sqlite3.Connection, entry: int, code: str, reason: str) -> None:
         """Keep an empty result; a record whose own entry has none is quarantined."""
         db.execute(_INSERT_RESULT, (entry, *(None,) * (len(METRICS) + 1)))
-        if self._variant[entry] != ingest.MAIN:
+        if self._variant[entry] != MAIN:
             return
         file, line = db.execute(
             "SELECT file, line FROM records WHERE position = ?", (int(self._record[entry]),)

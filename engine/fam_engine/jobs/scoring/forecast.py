@@ -1,7 +1,7 @@
 """The dry run: what scoring would take, without loading the model.
 
-In: a `ScoreConfig`. Out: a `ScoreForecast`. Counts are exact, they come from the real pass 1 and the real plan; memory is
-computed from the model's shape; time from the speed of one of its matrix products on this machine.
+In: a `ScoreConfig`. Out: a `ScoreForecast`. Counts are exact, they come from the real pass 1 and the real plan;
+memory is computed from the model's shape; time from the speed of one of its matrix products on this machine.
 """
 
 from __future__ import annotations

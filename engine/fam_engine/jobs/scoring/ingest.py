@@ -20,10 +20,9 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from fam_engine._rust_tokenize import Spool, SpoolWriter
+from fam_engine._rust_tokenize import Spool
 from fam_engine.data.reading import Row, read_rows
 from fam_engine.data.records import (
-    Message,
     Record,
     RecordForm,
     detect_form,
@@ -33,6 +32,8 @@ from fam_engine.data.records import (
 from fam_engine.data.tokenizer import Encoded, Ids, TextEncoder
 from fam_engine.errors import InputError, RecordError
 from fam_engine.jobs.journal import Journal
+from fam_engine.jobs.scoring.in_context import add_in_context
+from fam_engine.jobs.scoring.spooling import ALONE, MAIN, EntryWriter
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS records (
@@ -50,10 +51,7 @@ UPDATE records SET flags = json_insert(flags, '$[#]', 'duplicate_id')
 WHERE id IN (SELECT id FROM records GROUP BY id HAVING COUNT(*) > 1)
 """
 
-# What an entry of the spool is for.
-MAIN, ALONE, IN_CONTEXT = 0, 1, 2
 _CHUNK = 512
-_NO_IDS: Ids = np.array([], np.int32)
 
 T = TypeVar("T")
 
@@ -115,7 +113,6 @@ class Ingest:
         self.folder = journal.folder / "spool"
         self.forms: list[FileForm] = []
         self._position = 0
-        self._entry = 0
 
     def run(self, files: Sequence[DataFile], advance: Callable[[int], None]) -> None:
         """Read all files.
@@ -128,7 +125,7 @@ class Ingest:
             InputError: Not one record of all files is usable.
         """
         self._start_over()
-        writer = SpoolWriter(str(self.folder))
+        writer = EntryWriter(self.folder)
         first: Quarantined | None = None
         for chunk in _chunks(self._rows(files), _CHUNK):
             bad = self._take(writer, chunk)
@@ -137,11 +134,17 @@ class Ingest:
         if self._position == 0:
             raise _nothing_usable(files, first)
         if self.plan.in_context:
-            self._add_in_context(writer)
+            add_in_context(
+                self.journal,
+                self.encoder,
+                writer,
+                count=self.plan.in_context,
+                max_length=self.plan.max_length,
+            )
         writer.finish()
         with self.journal.commit() as db:
             db.execute(_FLAG_DUPLICATES)
-            self.journal.put("ingested", {"records": self._position, "entries": self._entry})
+            self.journal.put("ingested", {"records": self._position, "entries": writer.num_entries})
             self.journal.put("forms", [vars(form) for form in self.forms])
 
     def _start_over(self) -> None:
@@ -180,13 +183,12 @@ class Ingest:
     # -- records to entries --------------------------------------------------------------------
 
     def _take(
-        self, writer: SpoolWriter, chunk: list[tuple[Row, Record | RecordError, str]]
+        self, writer: EntryWriter, chunk: list[tuple[Row, Record | RecordError, str]]
     ) -> list[Quarantined]:
         """Encode and spool a chunk; give what had to be left out."""
         good = [(row, record) for row, record, _ in chunk if isinstance(record, Record)]
         encoded = iter(self.encoder.encode([record for _, record in good]))
         bad: list[Quarantined] = []
-        spooled = _Entries()
         with self.journal.commit() as db:
             for row, record, file in chunk:
                 result = self._fit(next(encoded)) if isinstance(record, Record) else record
@@ -194,9 +196,9 @@ class Ingest:
                     bad.append((file, row.line, row.offset, result.code, result.reason))
                 else:
                     assert isinstance(record, Record)
-                    self._keep(db, record, result, spooled)
+                    self._keep(db, record, result, writer)
             self.journal.quarantine(bad)
-        spooled.write(writer)
+        writer.flush()
         return bad
 
     def _fit(self, encoded: Encoded | RecordError) -> Encoded | RecordError:
@@ -222,17 +224,17 @@ class Ingest:
         )
 
     def _keep(
-        self, db: sqlite3.Connection, record: Record, encoded: Encoded, spooled: _Entries
+        self, db: sqlite3.Connection, record: Record, encoded: Encoded, writer: EntryWriter
     ) -> None:
         self._show(record, encoded)
         position, self._position = self._position, self._position + 1
         targets = encoded.response_ids, encoded.end_of_turn_ids
-        entry = self._add(spooled, (position, MAIN), encoded.context_ids, *targets)
+        entry = writer.add((position, MAIN), encoded.context_ids, *targets)
         alone = None
         if self.plan.ifd:
             context, rest = self.encoder.context_alone(encoded.response_ids)
             if len(rest):
-                alone = self._add(spooled, (position, ALONE), context, rest)
+                alone = writer.add((position, ALONE), context, rest)
         group = record.group or _context_name(encoded.context_ids)
         db.execute(
             "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -268,63 +270,6 @@ class Ingest:
                     form.file, form.form, encoded.context_text, record.response
                 )
 
-    def _add(
-        self,
-        spooled: _Entries,
-        label: tuple[int, int],
-        context: Ids,
-        response: Ids,
-        end_of_turn: Ids = _NO_IDS,
-    ) -> int:
-        """Add an entry of a (position, variant); give its number in the spool."""
-        spooled.add(label, context, response, end_of_turn)
-        entry, self._entry = self._entry, self._entry + 1
-        return entry
-
-    # -- worked examples -----------------------------------------------------------------------
-
-    def _add_in_context(self, writer: SpoolWriter) -> None:
-        """Add an entry a record that has K right answers to other questions before it."""
-        db = self.journal.db
-        correct = db.execute(
-            "SELECT position, grp FROM records WHERE correct ORDER BY position"
-        ).fetchall()
-        positions = np.array([row[0] for row in correct], np.int64)
-        groups = [row[1] for row in correct]
-        records = db.execute("SELECT position, grp FROM records ORDER BY position").fetchall()
-        for chunk in _chunks(iter(records), _CHUNK):
-            spooled = _Entries()
-            with self.journal.commit():
-                for position, group in chunk:
-                    start = int(np.searchsorted(positions, position + 1))
-                    examples = _next_examples(positions, groups, start, group, self.plan.in_context)
-                    self._add_one_in_context(position, examples, spooled)
-            spooled.write(writer)
-
-    def _add_one_in_context(self, position: int, examples: list[int], spooled: _Entries) -> None:
-        """Add one; too few examples or too long a context leave the columns null."""
-        db = self.journal.db
-        if len(examples) < self.plan.in_context:
-            return
-        turns: list[Message] = []
-        verbatim = ""
-        for example in examples:
-            context, before, response = _texts(db, example)
-            turns += [*context, Message("assistant", response)]
-            verbatim += f"{before}{response}\n\n"
-        context, before, response = _texts(db, position)
-        try:
-            ids = self.encoder.encode_context([*turns, *context], verbatim + before)
-        except RecordError:
-            return
-        response_ids, _ = self.encoder.tokenizer.encode_batch(
-            [response], parse_special=self.encoder.parse_special, continuation=True
-        )
-        if len(ids) + len(response_ids) - 1 > self.plan.max_length:
-            return
-        entry = self._add(spooled, (position, IN_CONTEXT), ids, response_ids)
-        db.execute("UPDATE records SET entry_in_context = ? WHERE position = ?", (entry, position))
-
 
 def ingest_records(
     journal: Journal,
@@ -337,40 +282,6 @@ def ingest_records(
     if journal.get("ingested") is None:
         Ingest(journal, encoder, plan).run(files, advance)
     return Spool.open(str(journal.folder / "spool"))
-
-
-class _Entries:
-    """Entries gathered for one write to the spool."""
-
-    def __init__(self) -> None:
-        self._contexts: list[Ids] = []
-        self._targets: list[Ids] = []
-        self._labels: list[tuple[int, int, int]] = []
-
-    def add(self, label: tuple[int, int], context: Ids, response: Ids, end_of_turn: Ids) -> None:
-        self._contexts.append(context)
-        self._targets.append(np.concatenate([response, end_of_turn]))
-        self._labels.append((len(end_of_turn), *label))
-
-    def write(self, writer: SpoolWriter) -> None:
-        if not self._labels:
-            return
-        num_eot, positions, variants = (
-            np.array(column) for column in zip(*self._labels, strict=True)
-        )
-        writer.append(
-            *_flat(self._contexts),
-            *_flat(self._targets),
-            num_eot.astype(np.uint8),
-            variants.astype(np.uint8),
-            positions.astype(np.uint32),
-        )
-
-
-def _flat(arrays: list[Ids]) -> tuple[Ids, np.ndarray[tuple[int], np.dtype[np.int64]]]:
-    offsets = np.zeros(len(arrays) + 1, np.int64)
-    np.cumsum([len(array) for array in arrays], out=offsets[1:])
-    return np.concatenate(arrays).astype(np.int32, copy=False), offsets
 
 
 def _num_inputs(response: Ids, end_of_turn: Ids) -> int:
@@ -388,33 +299,6 @@ def _cut_left(ids: Ids, room: int, bos_id: int | None) -> Ids:
 def _context_name(ids: Ids) -> str:
     """Name a prompt by its ids, for grouping answers to the same question."""
     return hashlib.blake2b(ids.tobytes(), digest_size=8).hexdigest()
-
-
-def _next_examples(
-    positions: np.ndarray[tuple[int], np.dtype[np.int64]],
-    groups: list[str],
-    start: int,
-    group: str,
-    count: int,
-) -> list[int]:
-    """Give the next right answers to other questions, cyclic, one a question."""
-    chosen: list[int] = []
-    used = {group}
-    for step in range(len(groups)):
-        index = (start + step) % len(groups)
-        if groups[index] not in used:
-            used.add(groups[index])
-            chosen.append(int(positions[index]))
-            if len(chosen) == count:
-                break
-    return chosen
-
-
-def _texts(db: sqlite3.Connection, position: int) -> tuple[list[Message], str, str]:
-    turns, verbatim, response = db.execute(
-        "SELECT context, verbatim, response FROM texts WHERE position = ?", (position,)
-    ).fetchone()
-    return [Message(role, content) for role, content in json.loads(turns)], verbatim, response
 
 
 def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -1,7 +1,7 @@
 """The scoring job from its settings to its files.
 
-In: a `ScoreConfig` and somebody to tell about progress. Out: the files of the output folder and a `ScoreOutcome`. Whatever
-stops the job, the same command goes on from there, and the table comes out the same to the last bit.
+In: a `ScoreConfig` and somebody to tell about progress. Out: the files of the output folder and a `ScoreOutcome`.
+Whatever stops the job, the same command goes on from there, and the table comes out the same to the last bit.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a scoring job is made from: where its input is, what its scores depend on, its model.
 
-In: a `ScoreConfig`. Out: the resolved files and folders, the key that progress belongs to, the orders of pass 1, the loaded
-model.
+In: a `ScoreConfig`. Out: the resolved files and folders, the key that progress belongs to, the orders of pass 1, the
+loaded model.
 """
 
 from __future__ import annotations
