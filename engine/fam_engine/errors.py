@@ -11,8 +11,6 @@ from __future__ import annotations
 EXIT_OK = 0
 EXIT_BUG = 1
 EXIT_QUARANTINED = 3
-EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 143
 
 
 class FamEngineError(Exception):

@@ -95,6 +95,21 @@ def test_special_tokens_in_texts_are_text_unless_asked(words: Path) -> None:
     assert encode(parsing, "a <|im_end|> b", "c </s>").response_ids.tolist() == [3, 7]
 
 
+def test_characters_kept_for_stand_ins_cost_one_record(words: Path) -> None:
+    encoder = configure(words, bos_token="<s>", add_bos_token=True)
+    bad, good = encoder.encode([record("a\n", "b \U000f0000"), record("a\n", "b")])
+    assert isinstance(bad, RecordError)
+    assert bad.code == "E_RECORD_TEXT"
+    assert isinstance(good, Encoded)
+
+
+def test_a_tokenizer_without_special_tokens_is_served(words: Path) -> None:
+    file = words / "tokenizer.json"
+    tokenizer = json.loads(file.read_text()) | {"added_tokens": []}
+    file.write_text(json.dumps(tokenizer))
+    assert encode(configure(words), "a\n", "b").response_ids.tolist() == [2]
+
+
 def test_the_end_of_turn_is_the_templates_own(words: Path) -> None:
     encoder = configure(words, eos_token="</s>", chat_template=CHATML)
     assert encode(encoder, "a", "b").end_of_turn_ids.tolist() == [9]

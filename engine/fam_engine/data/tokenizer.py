@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from os.path import commonprefix
@@ -92,6 +92,9 @@ class TextEncoder:
         config = _read_config(folder / "tokenizer_config.json")
         self._special = dict(self.tokenizer.special_tokens())
         self._special_pattern = _alternation(self._special)
+        self._stand_ins = {n: chr(_FIRST_STAND_IN + i) for i, n in enumerate(self._special)}
+        self._stood_for = {char: name for name, char in self._stand_ins.items()}
+        self._stand_in_pattern = _alternation(self._stood_for)
         self.bos_id = self._bos(config)
         self.template: Template | None = find_template(folder, template, _constants(config))
         self._renderer = Renderer(self.template) if self.template else None
@@ -146,7 +149,11 @@ class TextEncoder:
 
     def _texts(self, record: Record) -> _Texts | RecordError:
         flags = []
-        if self._has_special(record):
+        written = (record.verbatim, record.response, *(m.content for m in record.context))
+        if any(map(self._has_stand_in, written)):
+            # Restoring would turn these characters into special tokens' names.
+            return RecordError("E_RECORD_TEXT", "the text holds reserved private-use characters")
+        if self._special_pattern and any(map(self._special_pattern.search, written)):
             flags.append("special_in_text")
         try:
             context = self._context_text(record.context, record.verbatim)
@@ -172,40 +179,27 @@ class TextEncoder:
         start = len(context) if whole.startswith(context) else len(commonprefix([context, whole]))  # noqa: RUF071
         return response not in whole[start:]
 
-    def _has_special(self, record: Record) -> bool:
-        if self._special_pattern is None:
-            return False
-        texts = (record.verbatim, record.response, *(m.content for m in record.context))
-        return any(self._special_pattern.search(text) for text in texts)
-
     def _stand_in(self, text: str) -> str:
         """Replace user-written special tokens, so that rendering cannot make them real."""
         if self._special_pattern is None or self.parse_special:
             return text
-        names = list(self._special)
-        return self._special_pattern.sub(
-            lambda match: chr(_FIRST_STAND_IN + names.index(match.group())), text
-        )
+        return self._special_pattern.sub(lambda match: self._stand_ins[match.group()], text)
 
     def _restore(self, text: str) -> str:
-        names = list(self._special)
-        last = chr(_FIRST_STAND_IN + len(names) - 1)
-        return re.sub(
-            f"[{chr(_FIRST_STAND_IN)}-{last}]",
-            lambda match: names[ord(match.group()) - _FIRST_STAND_IN],
-            text,
-        )
+        if self._stand_in_pattern is None:
+            return text
+        return self._stand_in_pattern.sub(lambda match: self._stood_for[match.group()], text)
 
     def _has_stand_in(self, text: str) -> bool:
-        if not self._special:
-            return False
-        return re.search(f"[{chr(_FIRST_STAND_IN)}-\U000ffffd]", text) is not None
+        return self._stand_in_pattern is not None and bool(self._stand_in_pattern.search(text))
 
     # -- ids -----------------------------------------------------------------------------------
 
     def _encode_texts(self, texts: Sequence[_Texts]) -> list[Encoded]:
         contexts = self._contexts([text.context for text in texts])
-        responses = self._ids([text.response for text in texts], continuation=True)
+        responses = self._ids(
+            [text.response for text in texts], parse=self.parse_special, continuation=True
+        )
         joint = self._contexts([text.context + text.response for text in texts])
         encoded = []
         for text, context, response, both in zip(texts, contexts, responses, joint, strict=True):
@@ -228,8 +222,8 @@ class TextEncoder:
     def _contexts(self, texts: Sequence[str]) -> list[Ids]:
         """Encode contexts: a template brings its own special tokens, a plain prompt gets BOS."""
         if self.template is not None:
-            return self._ids(texts, parse_special=True)
-        plain = self._ids(texts, parse_special=self.parse_special)
+            return self._ids(texts, parse=True)
+        plain = self._ids(texts, parse=self.parse_special)
         if self.bos_id is None:
             return plain
         bos = np.array([self.bos_id], np.int32)
@@ -238,15 +232,8 @@ class TextEncoder:
             for ids in plain
         ]
 
-    def _ids(
-        self,
-        texts: Sequence[str],
-        *,
-        parse_special: bool | None = None,
-        continuation: bool = False,
-    ) -> list[Ids]:
+    def _ids(self, texts: Sequence[str], *, parse: bool, continuation: bool = False) -> list[Ids]:
         """Encode texts in one batch; those with stand-ins section by section."""
-        parse = self.parse_special if parse_special is None else parse_special
         plain = ["" if self._has_stand_in(text) else text for text in texts]
         ids, offsets = self.tokenizer.encode_batch(
             plain, parse_special=parse, continuation=continuation
@@ -380,9 +367,7 @@ def _config_eos(folder: Path) -> int | None:
     return first if isinstance(first, int) else None
 
 
-def _alternation(names: dict[str, int]) -> re.Pattern[str] | None:
-    """Compile a pattern that finds any of the names, the longest first."""
-    if not names:
-        return None
-    key: Callable[[str], int] = len
-    return re.compile("|".join(re.escape(name) for name in sorted(names, key=key, reverse=True)))
+def _alternation(names: Iterable[str]) -> re.Pattern[str] | None:
+    """Compile a pattern that finds any of the names, the longest first; None if there are none."""
+    longest_first = sorted(names, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None

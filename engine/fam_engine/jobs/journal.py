@@ -214,11 +214,11 @@ def storage_errors(where: Path) -> Iterator[None]:
     """Turn what the disk says into one line: full, read-only, over quota, damaged."""
     try:
         yield
-    except sqlite3.OperationalError as error:
+    except (sqlite3.OperationalError, OSError) as error:
         raise StorageError(
-            f"cannot be written: {error}",
+            f"cannot be written: {getattr(error, 'strerror', None) or error}",
             code="E_STORAGE",
-            where=str(where),
+            where=str(getattr(error, "filename", None) or where),
             hint="free space or fix the permission, then run the same command again",
         ) from error
     except sqlite3.DatabaseError as error:
@@ -227,11 +227,4 @@ def storage_errors(where: Path) -> Iterator[None]:
             code="E_STATE",
             where=str(where),
             hint="remove the folder and start again",
-        ) from error
-    except OSError as error:
-        raise StorageError(
-            f"cannot be written: {error.strerror or error}",
-            code="E_STORAGE",
-            where=str(error.filename or where),
-            hint="free space or fix the permission, then run the same command again",
         ) from error
