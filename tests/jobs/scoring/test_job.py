@@ -256,11 +256,11 @@ def test_an_interrupted_job_goes_on_and_gives_the_same_bytes(
     whole = pass_two.EntryScorer._batch
     done: list[int] = []
 
-    def interrupted(self: pass_two.EntryScorer, entries: pass_two.Entries) -> int:
+    def interrupted(self: pass_two.EntryScorer, entries: pass_two.Entries) -> None:
         if len(done) == batches:
             raise Interrupted(15)
         done.append(len(entries))
-        return whole(self, entries)
+        whole(self, entries)
 
     with monkeypatch.context() as patch:
         patch.setattr(pass_two.EntryScorer, "_batch", interrupted)
@@ -313,6 +313,27 @@ def test_running_out_of_memory_halves_batches_and_spares_the_job(
     expected = table(tmp_path / "whole")
     del expected[5]
     assert table(tmp_path / "out") == expected
+
+
+def test_a_record_with_nothing_to_predict_is_scored_as_nothing(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    for file in tiny_model.iterdir():
+        (model / file.name).write_bytes(file.read_bytes())
+    # Neither a BOS to stand before the only token, nor an EOS to end the turn.
+    (model / "tokenizer_config.json").write_text("{}")
+    config = json.loads((model / "config.json").read_text()) | {"eos_token_id": None}
+    (model / "config.json").write_text(json.dumps(config))
+    data = write(tmp_path / "data.jsonl", [{"prompt": "", "response": "a"}])
+    outcome = score(model, data, tmp_path / "out")
+    assert outcome.summary["records"]["quarantined_by_code"] == {}
+    (row,) = table(tmp_path / "out")
+    assert row["num_response_tokens"] == 0
+    assert row["nll_sum"] is None
+    assert row["perplexity"] is None
+    assert row["flags"] == ["first_token_unscored"]
 
 
 def test_a_score_that_is_no_number_is_never_written(

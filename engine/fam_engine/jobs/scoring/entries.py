@@ -41,6 +41,9 @@ _INSERT_RESULT = f"INSERT OR REPLACE INTO results VALUES (?, ?{', ?' * len(METRI
 
 Entries = npt.NDArray[np.int64]
 
+# Of a batch with nothing to predict: responses of one token that nothing stands before.
+_NO_FACTS = TokenFacts(np.empty(0), np.empty(0, np.int32), np.empty(0), np.empty(0))
+
 
 class EntryScorer:
     """Computes the entries of a spool.
@@ -78,14 +81,11 @@ class EntryScorer:
         work = self._plan(max_tokens)
         while work:
             entries = work.popleft()
-            try:
-                done = self._batch(entries)
-            except torch.OutOfMemoryError:
-                done = 0
-            if done == 0:
-                # Outside the except block: a traceback would keep the tensors alive.
+            if self._batch_fits(entries):
+                advance(int(self._target_len[entries].sum()))
+            else:
                 self._shrink(entries, work)
-            advance(done)
+                advance(0)
 
     def remaining_tokens(self) -> int:
         """Give the number of target tokens still to be computed."""
@@ -121,14 +121,25 @@ class EntryScorer:
             The facts of each entry's targets, in the order given.
         """
         batch = PackedBatch(**pack_batch(self.spool, entries))
-        hidden_RD = self.decoder.hidden_rows(batch)
-        whole = token_facts(
-            hidden_RD, self.decoder.weights.head_VD, batch.targets, num_rows=batch.num_rows
-        )
+        whole = self._compute(batch) if batch.num_rows else _NO_FACTS
         return [whole.slice(a, b) for a, b in pairwise(batch.entry_rows.tolist())]
 
-    def _batch(self, entries: Entries) -> int:
-        """Compute and keep one batch; give the number of target tokens done."""
+    def _compute(self, batch: PackedBatch) -> TokenFacts:
+        hidden_RD = self.decoder.hidden_rows(batch)
+        head_VD = self.decoder.weights.head_VD
+        return token_facts(hidden_RD, head_VD, batch.targets, num_rows=batch.num_rows)
+
+    def _batch_fits(self, entries: Entries) -> bool:
+        """Compute and keep one batch, unless memory runs out."""
+        try:
+            self._batch(entries)
+        except torch.OutOfMemoryError:
+            # What follows happens after this returns: a traceback would keep the tensors alive.
+            return False
+        return True
+
+    def _batch(self, entries: Entries) -> None:
+        """Compute and keep one batch."""
         self.journal.take_off(entries.tolist())
         facts = self.facts(entries)
         with self.journal.commit() as db:
@@ -138,7 +149,6 @@ class EntryScorer:
                 else:
                     self._refuse(db, entry, "E_NONFINITE", "the model gives no finite log-prob")
             self.journal.land(entries.tolist())
-        return int(self._target_len[entries].sum())
 
     def _keep(self, db: sqlite3.Connection, entry: int, facts: TokenFacts) -> None:
         db.execute(_INSERT_RESULT, self._result(entry, facts))

@@ -8,7 +8,6 @@ always give the same bytes: fixed schema, fixed row groups, no timestamps inside
 from __future__ import annotations
 
 import json
-import math
 import sqlite3
 from collections.abc import Iterator
 from itertools import islice
@@ -21,7 +20,7 @@ import pyarrow.parquet as pq
 
 from fam_engine._rust_tokenize import Spool
 from fam_engine.data.files import write_whole
-from fam_engine.measure.metrics import ifd_scores
+from fam_engine.measure.metrics import ifd_scores, perplexity
 
 _ROWS_A_GROUP = 65536
 
@@ -93,7 +92,7 @@ def score_rows(db: sqlite3.Connection) -> Iterator[dict[str, Any]]:
         score["flags"] = json.loads(flags)
         score.update(_ifd(score, first_nll, alone_sum, alone_count))
         score["in_context_nll_mean"] = in_context
-        score["in_context_perplexity"] = _exp(in_context)
+        score["in_context_perplexity"] = perplexity(in_context)
         if score["perplexity"] is None and score["nll_mean"] is not None:
             score["flags"].append("perplexity_overflow")
         yield score
@@ -109,13 +108,6 @@ def _ifd(
     left_out = first_nll if alone_count < score["num_response_tokens"] else 0.0
     in_context = (score["nll_sum"] - left_out) / alone_count
     return dict(zip(_IFD, ifd_scores(in_context, alone_sum / alone_count), strict=True))
-
-
-def _exp(nll_mean: float | None) -> float | None:
-    try:
-        return None if nll_mean is None else math.exp(nll_mean)
-    except OverflowError:
-        return None
 
 
 def write_scores(path: Path, db: sqlite3.Connection, schema: pa.Schema) -> int:

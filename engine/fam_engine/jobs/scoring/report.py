@@ -79,7 +79,7 @@ def _examples(
 ) -> list[Example]:
     """Compute the answers of some rows again, each token by token."""
     examples = []
-    for record in table.take(rows).to_pylist():
+    for record in table.take(pa.array(rows, pa.int64())).to_pylist():
         entry = _entry_of(scorer, record)
         # One at a time: what fitted in memory then must fit now.
         (one,) = scorer.facts(np.array([entry], np.int64))
