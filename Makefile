@@ -44,7 +44,8 @@ test-wheel: $(STAMP) ## Build the wheel, install it in a clean environment, impo
 	$(BIN)/python tests/wheel/check_wheel.py
 
 # The lowest versions pyproject.toml allows, in an environment of their own.
-LOWEST := torch==2.11.* triton==3.6.* transformers==5.0.* 'numpy<2.4' pyarrow==18.* bitsandbytes==0.48.*
+LOWEST := torch==2.11.* triton==3.6.* transformers==5.0.* safetensors==0.5.* bitsandbytes==0.50.* numpy==1.26.* \
+	pyarrow==18.* typer==0.15.* rich==14.2.* pydantic==2.7.* PyYAML==6.0.* jinja2==3.1.*
 test-lowest: ## Run the tests with the lowest versions allowed
 	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/pip install --quiet '.[dev]' $(LOWEST)
