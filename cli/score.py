@@ -8,66 +8,34 @@ from typing import Annotated, Any
 
 import typer
 
-from fam_engine.errors import EXIT_OK, EXIT_QUARANTINED, UsageError
+from fam_engine.cli import options
+from fam_engine.errors import EXIT_OK, EXIT_QUARANTINED
 
 EPILOG = "Example: fam-engine score --model embedded --data embedded --out demo-out"
 
-_RUN = "Run"
-_MODEL = "Model"
-_DATA = "Data"
 _WHAT = "What is measured"
 
 
 def run(
-    model: Annotated[
-        str | None,
-        typer.Option(help="Folder, hub id with --download, or `embedded`.", rich_help_panel=_MODEL),
-    ] = None,
-    data: Annotated[
-        list[str] | None,
-        typer.Option(help="JSON Lines or Parquet, one or more.", rich_help_panel=_DATA),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Output folder.", rich_help_panel=_RUN)] = None,
-    adapter: Annotated[
-        Path | None, typer.Option(help="PEFT LoRA folder.", rich_help_panel=_MODEL)
-    ] = None,
-    precision: Annotated[
-        str | None,
-        typer.Option(help="Weights: nf4 (default), bf16, fp32.", rich_help_panel=_MODEL),
-    ] = None,
-    compute_dtype: Annotated[
-        str | None, typer.Option(help="auto (default), bf16, fp32.", rich_help_panel=_MODEL)
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="auto (default), cpu, cuda.", rich_help_panel=_MODEL)
-    ] = None,
-    template: Annotated[
-        str | None,
-        typer.Option(help="Chat template: auto (default), none, FILE.", rich_help_panel=_DATA),
-    ] = None,
+    model: options.Model = None,
+    data: options.Data = None,
+    out: options.Out = None,
+    adapter: options.Adapter = None,
+    precision: options.Precision = None,
+    compute_dtype: options.ComputeDtype = None,
+    device: options.Device = None,
+    template: options.Template = None,
     boundary: Annotated[
         str | None,
         typer.Option(
             help="separate (default), or joint: encode prompt and answer together.",
-            rich_help_panel=_DATA,
+            rich_help_panel=options.DATA,
         ),
     ] = None,
-    parse_special: Annotated[
-        bool | None,
-        typer.Option(
-            "--parse-special", help="Special tokens in texts count.", rich_help_panel=_DATA
-        ),
-    ] = None,
-    max_length: Annotated[
-        int | None, typer.Option(help="Longest record, tokens.", rich_help_panel=_DATA)
-    ] = None,
-    on_long: Annotated[
-        str | None,
-        typer.Option(help="Longer ones: quarantine (default), cut-prompt.", rich_help_panel=_DATA),
-    ] = None,
-    max_tokens_per_batch: Annotated[
-        int | None, typer.Option(help="Default: from free memory.", rich_help_panel=_RUN)
-    ] = None,
+    parse_special: options.ParseSpecial = None,
+    max_length: options.MaxLength = None,
+    on_long: options.OnLong = None,
+    max_tokens_per_batch: options.MaxTokensPerBatch = None,
     tokens: Annotated[
         bool | None,
         typer.Option("--tokens", help="Also write tokens.parquet.", rich_help_panel=_WHAT),
@@ -81,31 +49,16 @@ def run(
         typer.Option(help="Also after K correct answers to others.", rich_help_panel=_WHAT),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Of the bootstrap intervals.", rich_help_panel=_RUN)
+        int | None,
+        typer.Option(help="Of the bootstrap intervals.", rich_help_panel=options.RUN),
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option(help="Read the first N records only.", rich_help_panel=_DATA)
-    ] = None,
-    map_: Annotated[
-        list[str] | None,
-        typer.Option("--map", help="field=column; repeat it.", rich_help_panel=_DATA),
-    ] = None,
-    download: Annotated[
-        bool | None,
-        typer.Option("--download", help="Fetch --model from the hub.", rich_help_panel=_MODEL),
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="YAML file of these settings.", rich_help_panel=_RUN)
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would happen.", rich_help_panel=_RUN)
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the summary as JSON.", rich_help_panel=_RUN)
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", help="No progress.", rich_help_panel=_RUN)
-    ] = False,
+    limit: options.Limit = None,
+    map_: options.Map = None,
+    download: options.Download = None,
+    config: options.Config = None,
+    dry_run: options.DryRun = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Score how familiar each answer is to a model.
 
@@ -113,20 +66,16 @@ def run(
 
     A job that was stopped goes on when the same command is given again.
     """
-    flags = {name: value for name, value in locals().items() if name not in _NOT_SETTINGS}
-    flags["map"] = _columns(map_) if map_ else None
-    _run(flags, config, dry_run=dry_run, as_json=as_json, quiet=quiet)
-
-
-_NOT_SETTINGS = ("config", "dry_run", "as_json", "quiet", "map_")
+    settings = options.settings_given(locals())
+    _run(settings, config, dry_run=dry_run, as_json=as_json, quiet=quiet)
 
 
 def _run(
-    flags: dict[str, Any], file: Path | None, *, dry_run: bool, as_json: bool, quiet: bool
+    settings: dict[str, Any], file: Path | None, *, dry_run: bool, as_json: bool, quiet: bool
 ) -> None:
     from fam_engine.config import ScoreConfig, read_config
 
-    config = read_config(ScoreConfig, flags, file)
+    config = read_config(ScoreConfig, settings, file)
 
     from rich.console import Console
 
@@ -152,15 +101,3 @@ def _run(
         print_summary(outcome.summary, codes, Console())
         print(f"{config.out}: scores.parquet, summary.json, report.html, quarantine.jsonl")
     raise typer.Exit(EXIT_QUARANTINED if num_bad else EXIT_OK)
-
-
-def _columns(pairs: list[str]) -> dict[str, str]:
-    columns = {}
-    for pair in pairs:
-        field, equals, column = pair.partition("=")
-        if not (field and equals and column):
-            raise UsageError(
-                f"--map {pair}: expected field=column, such as response=output", code="E_USAGE"
-            )
-        columns[field] = column
-    return columns

@@ -38,29 +38,23 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ScoreConfig(Settings):
-    """Settings of `fam-engine score`; every field is a flag of the same name, `_` written `-`."""
+class ModelSettings(Settings):
+    """Which model computes, and how."""
 
     model: str = Field(description="model folder, hub id with --download, or `embedded`")
-    data: tuple[str, ...] = Field(description="JSON Lines or Parquet files, or `embedded`")
-    out: Path = Field(description="output folder")
     adapter: Path | None = None
     precision: Precision = "nf4"
     compute_dtype: ComputeDtype = "auto"
     device: Device = "auto"
-    template: str = "auto"
-    boundary: Literal["separate", "joint"] = "separate"
-    parse_special: bool = False
-    max_length: int | None = Field(default=None, ge=2)
-    on_long: Literal["quarantine", "cut-prompt"] = "quarantine"
-    max_tokens_per_batch: int | None = Field(default=None, ge=64)
-    tokens: bool = False
-    ifd: bool = False
-    in_context: int = Field(default=0, ge=0, le=32)
-    seed: int = Field(default=0, ge=0)
-    limit: int | None = Field(default=None, ge=1)
-    map: dict[str, str] = Field(default_factory=dict)
     download: bool = False
+
+
+class RecordSettings(Settings):
+    """Which records are read."""
+
+    data: tuple[str, ...] = Field(description="JSON Lines or Parquet files, or `embedded`")
+    map: dict[str, str] = Field(default_factory=dict)
+    limit: int | None = Field(default=None, ge=1)
 
     @field_validator("map")
     @classmethod
@@ -76,6 +70,22 @@ class ScoreConfig(Settings):
         if not value:
             raise ValueError("no data file given")
         return value
+
+
+class ScoreConfig(ModelSettings, RecordSettings):
+    """Settings of `fam-engine score`; every field is a flag of the same name, `_` written `-`."""
+
+    out: Path = Field(description="output folder")
+    template: str = "auto"
+    boundary: Literal["separate", "joint"] = "separate"
+    parse_special: bool = False
+    max_length: int | None = Field(default=None, ge=2)
+    on_long: Literal["quarantine", "cut-prompt"] = "quarantine"
+    max_tokens_per_batch: int | None = Field(default=None, ge=64)
+    tokens: bool = False
+    ifd: bool = False
+    in_context: int = Field(default=0, ge=0, le=32)
+    seed: int = Field(default=0, ge=0)
 
 
 ConfigT = TypeVar("ConfigT", bound=Settings)
