@@ -75,8 +75,8 @@ def workers(folder: str, precision: str, device: str, threads: int) -> Iterator[
 def measure(engines: dict[str, Worker], name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Measure one workload."""
     questions = make_workload(name, options.questions[name], options.config["vocab_size"])
-    # A batch of 16 shows its worth only on enough records: eight questions with one answer are too few.
-    few = questions[: max(1, 32 // len(questions[0].answers))]
+    # A batch of 16 needs 16 records: eight questions with one answer are too few.
+    few = questions[: max(1, 16 // len(questions[0].answers))]
     size = {label: _best_size(worker, label, few, options) for label, worker in engines.items()}
     rounds: dict[str, list[dict[str, Any]]] = {label: [] for label in engines}
     for _ in range(options.rounds):

@@ -233,3 +233,21 @@ class PackedArrays(TypedDict):
 
 def pack_batch(spool: Spool, entries: NDArray[np.int64]) -> PackedArrays:
     """Pack entries, siblings adjacent or not, into one batch; rows keep the order given."""
+
+def supports_bf16_products() -> bool:
+    """Whether this CPU multiplies bf16 with fp32 sums (AVX512-BF16)."""
+
+def linear_logprob_bf16(
+    hidden: NDArray[np.int16],
+    head: NDArray[np.int16],
+    targets: NDArray[np.int64],
+    *,
+    width: int,
+    num_threads: int,
+) -> tuple[NDArray[np.float64], NDArray[np.int32], NDArray[np.float64], NDArray[np.float64]]:
+    """Give log-probs, ranks, entropies and margins of one target a row.
+
+    hidden [R, D] and head [V, D] are flat and hold the bits of bf16 values; nobody may change them
+    meanwhile. D is even. Raises ValueError for other sizes, and on a CPU
+    without bf16 products.
+    """

@@ -16,6 +16,7 @@ pub mod encoder;
 pub mod error;
 pub mod hugging_face;
 pub mod json;
+pub mod linear_logprob;
 pub mod lines;
 pub mod plan;
 pub mod spool;

@@ -1,8 +1,8 @@
 //! Python's view of the crate; the only file that names pyo3.
 //!
-//! Every method copies its arguments into Rust vectors, releases the interpreter lock, calls one
-//! function of the core inside [`guard`], and hands the vectors that come back to numpy without
-//! copying them. Signatures and documentation for Python live in
+//! Every method copies its arguments into Rust vectors (but for the matrices of
+//! `linear_logprob_bf16`), releases the interpreter lock, calls one function of the core inside
+//! [`guard`], and hands the vectors that come back to numpy without copying them. Signatures and documentation for Python live in
 //! `engine/fam_engine/_rust_tokenize.pyi`.
 
 use std::path::PathBuf;
@@ -12,13 +12,14 @@ use numpy::{Element, IntoPyArray, PyArray1, PyReadonlyArray1};
 use pyo3::exceptions::{PyOSError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyTuple};
 
 use crate::batch;
 use crate::bins;
 use crate::encoder::{self, EncodeOptions, Encoder};
 use crate::error::{Error, Result, guard};
 use crate::hugging_face::HuggingFaceEncoder;
+use crate::linear_logprob::{self, Matrices};
 use crate::lines::{Line, LineReader};
 use crate::plan;
 use crate::spool;
@@ -77,11 +78,14 @@ fn detached<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T> + Send) ->
     py.detach(|| guard(work)).map_err(PyErr::from)
 }
 
-fn copied<T: Element + Copy>(name: &str, array: &PyReadonlyArray1<'_, T>) -> PyResult<Vec<T>> {
-    let slice = array.as_slice().map_err(|_| {
+fn borrowed<'a, T: Element>(name: &str, array: &'a PyReadonlyArray1<'_, T>) -> PyResult<&'a [T]> {
+    array.as_slice().map_err(|_| {
         PyValueError::new_err(format!("`{name}` has gaps, expected a contiguous array"))
-    })?;
-    Ok(slice.to_vec())
+    })
+}
+
+fn copied<T: Element + Copy>(name: &str, array: &PyReadonlyArray1<'_, T>) -> PyResult<Vec<T>> {
+    Ok(borrowed(name, array)?.to_vec())
 }
 
 /// Numbers of entries, items or ids as they come from Python: never below 0.
@@ -412,6 +416,35 @@ fn pack_batch<'py>(
     Ok(arrays)
 }
 
+#[pyfunction]
+fn supports_bf16_products() -> bool {
+    linear_logprob::is_supported()
+}
+
+/// The one function that copies no argument: a head has hundreds of megabytes.
+#[pyfunction]
+#[pyo3(signature = (hidden, head, targets, *, width, num_threads))]
+fn linear_logprob_bf16<'py>(
+    py: Python<'py>,
+    hidden: PyReadonlyArray1<'py, i16>,
+    head: PyReadonlyArray1<'py, i16>,
+    targets: PyReadonlyArray1<'py, i64>,
+    width: usize,
+    num_threads: usize,
+) -> PyResult<Bound<'py, PyTuple>> {
+    let matrices =
+        Matrices { hidden: borrowed("hidden", &hidden)?, head: borrowed("head", &head)?, width };
+    let targets: Vec<u32> = to_numbers("targets", borrowed("targets", &targets)?)?;
+    let facts = detached(py, || linear_logprob::linear_logprob(matrices, &targets, num_threads))?;
+    (
+        facts.logprobs.into_pyarray(py),
+        facts.ranks.into_pyarray(py),
+        facts.entropies.into_pyarray(py),
+        facts.margins.into_pyarray(py),
+    )
+        .into_pyobject(py)
+}
+
 #[pymodule]
 #[pyo3(name = "_rust_tokenize")]
 fn rust_tokenize(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -427,5 +460,7 @@ fn rust_tokenize(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(plan_batches, module)?)?;
     module.add_function(wrap_pyfunction!(pack_lengths, module)?)?;
     module.add_function(wrap_pyfunction!(pack_batch, module)?)?;
+    module.add_function(wrap_pyfunction!(supports_bf16_products, module)?)?;
+    module.add_function(wrap_pyfunction!(linear_logprob_bf16, module)?)?;
     Ok(())
 }

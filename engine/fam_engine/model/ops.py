@@ -18,8 +18,11 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
+from fam_engine.kernels import linear_logprob as linear_logprob_torch
+from fam_engine.kernels import linear_logprob_avx512
 from fam_engine.kernels.attention import attention, visibility_mask
-from fam_engine.kernels.linear_logprob import LinearLogprobs, linear_logprob
+from fam_engine.kernels.linear_cross_entropy import linear_cross_entropy
+from fam_engine.kernels.linear_logprob import LinearLogprobs
 from fam_engine.kernels.nf4_dequantize import nf4_dequantize
 from fam_engine.kernels.rmsnorm import rmsnorm
 from fam_engine.kernels.rope import rope_
@@ -32,6 +35,7 @@ __all__ = [
     "attention",
     "linear",
     "linear_add_",
+    "linear_cross_entropy",
     "linear_logprob",
     "linear_swiglu",
     "rmsnorm",
@@ -104,6 +108,15 @@ def _add_lora_(rows: torch.Tensor, part: LoraPart) -> None:
     wide = torch.promote_types(rows.dtype, torch.float32)
     scaled_B = (part.lora_B.to(wide) * part.scaling).to(rows.dtype)
     rows.addmm_(scaled_B, part.lora_A.to(rows.dtype))
+
+
+def linear_logprob(
+    hidden_RD: torch.Tensor, head_VD: torch.Tensor, targets_R: torch.Tensor
+) -> LinearLogprobs:
+    """Compute log-prob, rank, entropy and margin of a target a row; R is a multiple of 64."""
+    fused = linear_logprob_avx512.is_supported(hidden_RD, head_VD)
+    kernel = linear_logprob_avx512 if fused else linear_logprob_torch
+    return kernel.linear_logprob(hidden_RD, head_VD, targets_R)
 
 
 def linear(
