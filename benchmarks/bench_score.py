@@ -1,6 +1,6 @@
 """Scoring speed and memory beside transformers, in one run: workloads G1, G8, L8.
 
-    python benchmarks/bench_score.py --out benchmarks/results/score_cpu.json
+    python benchmarks/bench_score.py --out results.json
 
 Agreement comes first: both engines' log-probs of every answer token are compared, and their distance is printed with
 the times. Then transformers picks its best batch size per workload, and the engines take turns, A B A B, three
