@@ -29,6 +29,7 @@ from engines import serve
 from workloads import QWEN_05B, Question, count_tokens, make_workload, write_random_model
 
 BATCH_SIZES = (1, 2, 4, 8, 16)
+NUM_QUESTIONS = {"G1": 32, "G8": 8, "L8": 4}
 
 
 class Worker:
@@ -149,12 +150,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--precision", nargs="*", default=["bf16", "nf4"])
+    parser.add_argument("--workloads", nargs="*", default=list(NUM_QUESTIONS))
     parser.add_argument("--tokens-per-batch", type=int, default=4096)
     parser.add_argument("--scale", type=float, default=1.0, help="of the number of questions")
     options = parser.parse_args()
     options.config = QWEN_05B
-    base = {"G1": 32, "G8": 8, "L8": 4}
-    options.questions = {name: max(2, int(n * options.scale)) for name, n in base.items()}
+    options.questions = {
+        name: max(2, int(NUM_QUESTIONS[name] * options.scale)) for name in options.workloads
+    }
     results: dict[str, Any] = {"environment": environment(options), "results": []}
     with tempfile.TemporaryDirectory() as folder:
         write_random_model(Path(folder), options.config)

@@ -46,15 +46,11 @@ def cached_attention(
         out_SHd: [S, H, d]. Rows of empty slots are left as they are or get finite values.
     """
     num_groups = kv_SCGd.shape[2] // 2
-    query = query_SHd.unflatten(1, (num_groups, -1))
-    out = out_SHd.unflatten(1, (num_groups, -1))
+    query = query_SHd.unflatten(1, (num_groups, -1))  # [S, G, H / G, d]
     key, value = kv_SCGd.transpose(1, 2).split(num_groups, dim=1)  # [S, G, C, d]
+    out = out_SHd.unflatten(1, (num_groups, -1))
     if query.device.type == "cuda":
-        mask = _mask(lengths, window, like=query)
-        seen = slice(0, mask.shape[-1])
-        out.copy_(
-            scaled_dot_product_attention(query, key[:, :, seen], value[:, :, seen], attn_mask=mask)
-        )
+        out.copy_(one_masked_call(query, key, value, lengths, window=window))
         return
     for slot, length in enumerate(lengths):
         if length:
@@ -63,6 +59,34 @@ def cached_attention(
             out[one] = scaled_dot_product_attention(
                 query[one], key[one, :, seen], value[one, :, seen]
             )
+
+
+def one_masked_call(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    lengths: Sequence[int],
+    *,
+    window: int | None,
+) -> torch.Tensor:
+    """Attend for all slots at once, as on a GPU.
+
+    Args:
+        query: [S, G, H / G, d].
+        key: [S, G, C, d].
+        value: Like `key`.
+        lengths: As for `cached_attention`.
+        window: As for `cached_attention`.
+
+    Returns:
+        [S, G, H / G, d]; rows of empty slots are finite.
+    """
+    mask = _mask(lengths, window, like=query)
+    seen = slice(0, mask.shape[-1])
+    result: torch.Tensor = scaled_dot_product_attention(
+        query, key[:, :, seen], value[:, :, seen], attn_mask=mask
+    )
+    return result
 
 
 def _mask(lengths: Sequence[int], window: int | None, *, like: torch.Tensor) -> torch.Tensor:

@@ -73,5 +73,6 @@ def linear_cross_entropy(
 
 def _pick_targets(z: torch.Tensor, column_R: torch.Tensor, *, out: torch.Tensor) -> None:
     """Copy the logit of each row whose target's column lies in this tile."""
-    row_R = torch.nonzero((column_R >= 0) & (column_R < z.shape[1]))[:, 0]
-    out[row_R] = z[row_R, column_R[row_R]]
+    is_here = (column_R >= 0) & (column_R < z.shape[1])
+    picked = z.gather(1, column_R.clamp(0, z.shape[1] - 1)[:, None])[:, 0]
+    out.copy_(torch.where(is_here, picked, out))

@@ -77,6 +77,12 @@ class DeviceError(FamEngineError):
     exit_code = 8
 
 
+class DivergedError(FamEngineError):
+    """Training whose loss or gradient is no longer finite, or runs away."""
+
+    exit_code = 9
+
+
 class ModelRefusedError(FamEngineError):
     """A model, tokenizer or adapter that is unsafe, incomplete or not understood."""
 

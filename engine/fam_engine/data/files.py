@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all.
+"""Files and folders that appear whole or not at all.
 
 In: a path and a function that writes. Out: the finished file under its name, or nothing. Temporary file in the same
 folder, fsync, rename, fsync of the folder: after a crash at any moment a reader finds the old file, the new one or
@@ -8,6 +8,7 @@ none.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +32,36 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
         raise
     _sync(path.parent)
+
+
+def write_folder_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a folder of files through a temporary one; one of that name is replaced.
+
+    Args:
+        path: The name it is to have. Its parent must be there.
+        write: Writes the files into the folder it is given.
+
+    Raises:
+        OSError: The disk would not take it; what was there before is still there.
+    """
+    temporary, old = (path.with_name(f".{path.name}.{end}") for end in ("partial", "old"))
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir()
+        write(temporary)
+        for file in temporary.iterdir():
+            _sync(file)
+        _sync(temporary)
+        # A folder cannot be renamed onto a full one; a crash between the two leaves no folder.
+        shutil.rmtree(old, ignore_errors=True)
+        if path.exists():
+            path.rename(old)
+        temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _sync(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_text_whole(path: Path, text: str) -> None:

@@ -68,7 +68,7 @@ def load_weights(
         message = f"the checkpoint is quantized to NF4, precision {precision} was asked for"
         hint = "use --precision nf4, or the model's unquantized checkpoint"
         raise ModelRefusedError(message, code="E_MODEL_PRECISION", where=str(folder), hint=hint)
-    reader = _Reader(
+    reader = CheckpointReader(
         tensors=list_tensors(folder),
         config=config,
         precision=precision,
@@ -128,7 +128,7 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Reader:
+class CheckpointReader:
     """Reads the tensors of one checkpoint; the fields are the arguments of `load_weights`."""
 
     tensors: dict[str, TensorInfo]
@@ -175,11 +175,11 @@ class _Reader:
 
     def vector(self, name: str) -> torch.Tensor:
         """Read a norm weight or a bias into the compute dtype."""
-        return self._read(name, self.compute_dtype).to(self.device)
+        return self.read(name, self.compute_dtype).to(self.device)
 
     def table(self, name: str) -> torch.Tensor:
         """Read the embedding or the head into its storage dtype."""
-        return self._read(name, _STORAGE[self.precision]).to(self.device)
+        return self.read(name, _STORAGE[self.precision]).to(self.device)
 
     def tied_head(self, embed_VD: torch.Tensor) -> torch.Tensor:
         """Give the embedding as the head; a head that is stored as well must be equal to it."""
@@ -213,7 +213,9 @@ class _Reader:
         if has_bias(self.config, modules[0]):
             bias = torch.cat([self.vector(f"{prefix}{module}.bias") for module in modules])
         if self.precision == "nf4":
-            return Linear(weight=tuple(self._nf4(prefix, module) for module in modules), bias=bias)
+            return Linear(
+                weight=tuple(self.nf4(f"{prefix}{module}") for module in modules), bias=bias
+            )
         return Linear(weight=self._merged(prefix, modules), bias=bias)
 
     def _merged(self, prefix: str, modules: Sequence[str]) -> torch.Tensor:
@@ -224,20 +226,21 @@ class _Reader:
         weight = torch.empty((num_rows, shapes[0][1]), dtype=dtype, device=self.device)
         row = 0
         for module, shape in zip(modules, shapes, strict=True):
-            weight[row : row + shape[0]] = self._read(f"{prefix}{module}.weight", dtype)
+            weight[row : row + shape[0]] = self.read(f"{prefix}{module}.weight", dtype)
             row += shape[0]
         return weight
 
-    def _nf4(self, prefix: str, module: str) -> NF4Weight:
-        """Read one matrix into NF4, quantizing it unless the checkpoint is quantized."""
-        name = f"{prefix}{module}.weight"
+    def nf4(self, module: str) -> NF4Weight:
+        """Read the matrix of `model.layers.0.mlp.up_proj` and its like, quantized if it is not."""
+        name = f"{module}.weight"
         if not self._is_quantized(name):
-            return quantize(self._read(name, None).to(self.device))
+            return quantize(self.read(name, None).to(self.device))
+        shape = linear_shapes(self.config)[module.split(".", 3)[3]]
         parts = {end: read_tensor(self.tensors[f"{name}.{end}"]) for end in PART_NAMES}
         parts["weight"] = read_tensor(self.tensors[name])
-        return from_checkpoint(name, parts, linear_shapes(self.config)[module]).to(self.device)
+        return from_checkpoint(name, parts, shape).to(self.device)
 
-    def _read(self, name: str, dtype: torch.dtype | None) -> torch.Tensor:
+    def read(self, name: str, dtype: torch.dtype | None) -> torch.Tensor:
         """Read a tensor of finite values; `dtype` None keeps the stored one."""
         info = self.tensors[name]
         tensor = read_tensor(info).to(dtype)

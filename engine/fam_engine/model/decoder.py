@@ -5,14 +5,18 @@ Qwen3; where they differ, `ModelConfig` says so.
 
 Tensors are flat: T tokens of all segments, no batch dimension, no padding. Only attention knows of
 segments. A quantized matrix is dequantized once a batch into scratch memory. The last layer makes
-keys and values for all tokens and everything else for the rows alone. There is no cache and no
-training here: activations live until the next layer has read them.
+keys and values for all tokens and everything else for the rows alone. There is no training here:
+activations live until the next layer has read them. Keys and values are kept for those who ask
+(`keep_kv`); `hidden_next` continues from what they kept.
 
 Letters: T tokens, R rows, D hidden size, F intermediate size, H query heads, G key heads, d head
 width.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -26,6 +30,8 @@ from fam_engine.model.weights import LayerWeights, Linear, Weights
 
 # cos and sin, each [T, d / 2].
 Tables = tuple[torch.Tensor, torch.Tensor]
+# Queries [Q, H, d] and keys, then values [T, 2G, d] of a layer -> mixed values [Q, H * d].
+Attend = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Decoder:
@@ -82,12 +88,35 @@ class Decoder:
         """Return the bytes the weights take."""
         return self.weights.memory_bytes
 
+    def made_ready(self) -> Decoder:
+        """Give the same model with each matrix kept as it is multiplied, adapter merged.
+
+        The bits of its results are those of this decoder; it saves the making ready, batch after
+        batch, and takes `ready_bytes` more memory.
+        """
+        return Decoder(
+            self.config,
+            ops.made_ready(self.weights, dtype=self.compute_dtype),
+            precision=self.precision,
+            compute_dtype=self.compute_dtype,
+            device=self.device,
+        )
+
+    @property
+    def ready_bytes(self) -> int:
+        """Return the bytes `made_ready` takes beside the weights as they are."""
+        return ops.num_unready(self.weights, dtype=self.compute_dtype) * self.compute_dtype.itemsize
+
     @torch.inference_mode()
-    def hidden_rows(self, batch: PackedBatch) -> torch.Tensor:
+    def hidden_rows(
+        self, batch: PackedBatch, *, keep_kv: Callable[[int, torch.Tensor], None] | None = None
+    ) -> torch.Tensor:
         """Compute a batch.
 
         Args:
             batch: The batch; T and R are multiples of 64.
+            keep_kv: Called with each layer's index and turned keys, then values [T, 2G, d], to copy
+                what it wants of them.
 
         Returns:
             hidden_RD in the compute dtype, after the final norm, one row for each of `batch.rows`
@@ -101,23 +130,51 @@ class Decoder:
         last = self.config.num_layers - 1
         for index, layer in enumerate(self.weights.layers):
             window = self.config.sliding_windows[index]
-            calls = plan.calls(window=window, rows_only=index == last)
-            x_TD = self._layer(layer, x_TD, tables, calls, rows_R if index == last else None)
+            attend = partial(
+                self._attend,
+                calls=plan.calls(window=window, rows_only=index == last),
+                keep_kv=partial(keep_kv, index) if keep_kv else None,
+            )
+            x_TD = self._layer(layer, x_TD, tables, attend, rows_R if index == last else None)
         return ops.rmsnorm(x_TD, self.weights.final_norm_D, eps=self.config.rms_norm_eps)
+
+    @torch.inference_mode()
+    def hidden_next(
+        self,
+        input_ids_R: torch.Tensor,
+        position_ids_R: torch.Tensor,
+        attend: Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor],
+    ) -> torch.Tensor:
+        """Compute one more token of each of R sequences.
+
+        Args:
+            input_ids_R: int[R] on the device, R a multiple of 64.
+            position_ids_R: int[R], the place of each in its sequence.
+            attend: Layer index, turned queries [R, H, d], turned keys, then values [R, 2G, d] of
+                these tokens -> mixed values [R, H * d] over all the sequences' keys.
+
+        Returns:
+            hidden_RD as from `hidden_rows`.
+        """
+        tables = self._rope.look_up(position_ids_R)
+        x_RD = self.weights.embed_VD[input_ids_R].to(self.compute_dtype)
+        for index, layer in enumerate(self.weights.layers):
+            x_RD = self._layer(layer, x_RD, tables, partial(attend, index), None)
+        return ops.rmsnorm(x_RD, self.weights.final_norm_D, eps=self.config.rms_norm_eps)
 
     def _layer(
         self,
         layer: LayerWeights,
         x_TD: torch.Tensor,
         tables: Tables,
-        calls: list[SegmentRuns],
+        attend: Attend,
         rows_R: torch.Tensor | None,
     ) -> torch.Tensor:
         """Run one layer; with `rows_R` only those rows go on after the keys and values."""
         eps = self.config.rms_norm_eps
         normed_TD = ops.rmsnorm(x_TD, layer.input_norm_D, eps=eps)
         query_QHd, kv_TG2d = self._heads(layer, normed_TD, tables, rows_R)
-        mixed = self._attend(query_QHd, kv_TG2d, calls)
+        mixed = attend(query_QHd, kv_TG2d)
         x_QD = x_TD if rows_R is None else x_TD[rows_R]
         ops.linear_add_(x_QD, mixed, layer.o, self._scratch)
         normed_QD = ops.rmsnorm(x_QD, layer.post_norm_D, eps=eps)
@@ -162,9 +219,16 @@ class Decoder:
                 heads.copy_(ops.rmsnorm(heads, weight, eps=self.config.rms_norm_eps))
 
     def _attend(
-        self, query_QHd: torch.Tensor, kv_TG2d: torch.Tensor, calls: list[SegmentRuns]
+        self,
+        query_QHd: torch.Tensor,
+        kv_TG2d: torch.Tensor,
+        *,
+        calls: list[SegmentRuns],
+        keep_kv: Callable[[torch.Tensor], None] | None,
     ) -> torch.Tensor:
         """Give the mixed values [Q, H * d]; rows without a call (filling) are 0."""
+        if keep_kv:
+            keep_kv(kv_TG2d)
         num_keys = self.config.num_key_value_heads
         out_QHd = query_QHd.new_zeros(query_QHd.shape)
         for segment in calls:

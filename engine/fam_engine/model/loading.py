@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -22,7 +23,8 @@ from fam_engine.errors import DeviceError, ModelRefusedError, StorageError, Usag
 from fam_engine.model.checkpoint import Precision, load_weights
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.decoder import Decoder
-from fam_engine.model.lora import attach_adapter, load_adapter
+from fam_engine.model.lora import Adapter, attach_adapter, load_adapter
+from fam_engine.model.plain_files import plain_file, read_json_object
 
 ComputeDtype = Literal["auto", "bf16", "fp32", "fp64"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -62,12 +64,49 @@ def load_model(
     folder, _ = resolve_model(model, download=False)
     place = choose_device(device)
     dtype = choose_compute_dtype(compute_dtype, precision=precision, device=place)
-    config = ModelConfig.from_folder(folder)
+    config = _with_generation_ends(ModelConfig.from_folder(folder), folder)
     weights = load_weights(folder, config, precision=precision, compute_dtype=dtype, device=place)
     if adapter is not None:
         loaded = load_adapter(Path(adapter), config)
         weights = attach_adapter(weights, loaded, config, device=place)
     return Decoder(config, weights, compute_dtype=dtype, device=place, precision=precision)
+
+
+def _with_generation_ends(config: ModelConfig, folder: Path) -> ModelConfig:
+    """Add the end tokens that generation_config.json names: chat models often have more there."""
+    code, name = "E_MODEL_CONFIG", "generation_config.json"
+    if not (folder / name).exists():
+        return config
+    path = plain_file(folder, name, code=code)
+    value = read_json_object(path, code=code).get("eos_token_id")
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if any(type(token) is not int or not 0 <= token < config.vocab_size for token in ids):
+        message = f"`eos_token_id` is {value!r}; supported: ids from 0 to {config.vocab_size - 1}"
+        raise ModelRefusedError(message, code=code, where=str(path))
+    return replace(config, eos_token_ids=tuple(dict.fromkeys((*config.eos_token_ids, *ids))))
+
+
+def with_adapter(decoder: Decoder, adapter: str | Path | None) -> Decoder:
+    """Give the same model with another adapter, or with none; the base tensors are shared.
+
+    Args:
+        decoder: The model, with an adapter or without.
+        adapter: A folder with a PEFT LoRA adapter, or None.
+
+    Raises:
+        ModelRefusedError: The adapter is not there, unsafe, incomplete or not understood.
+    """
+    config = decoder.config
+    # An adapter that changes no matrix takes the place of the one that is there.
+    nothing = Adapter(rank=1, scaling=1.0, matrices={})
+    loaded = nothing if adapter is None else load_adapter(Path(adapter), config)
+    return Decoder(
+        config,
+        attach_adapter(decoder.weights, loaded, config, device=decoder.device),
+        precision=decoder.precision,
+        compute_dtype=decoder.compute_dtype,
+        device=decoder.device,
+    )
 
 
 def resolve_model(model: str | Path, *, download: bool) -> tuple[Path, str | None]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import torch
 
-from fam_engine.errors import ModelRefusedError
+from fam_engine.errors import ModelRefusedError, UsageError
 from fam_engine.model.checkpoint import linear_shapes
 from fam_engine.model.fields import Fields
 from fam_engine.model.plain_files import plain_file, read_json_object
@@ -92,6 +92,65 @@ _NEUTRAL: Final[dict[str, Sequence[object]]] = {
 )
 
 
+@dataclass(frozen=True)
+class LoraSpec:
+    """The form of an adapter to train; names as in PEFT's `LoraConfig`.
+
+    Attributes:
+        rank: R, of every matrix.
+        alpha: Numerator of the scaling.
+        dropout: Probability that a value of LoRA's input is left out in training, below 1.
+        target_modules: Which of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, in
+            every layer.
+        use_rslora: Whether the scaling is alpha / sqrt(rank) (Kalajdzievski 2023, arXiv 2312.03732)
+            instead of alpha / rank.
+
+    Raises:
+        UsageError: A value out of range, or the name of no such matrix.
+    """
+
+    rank: int
+    alpha: float
+    dropout: float
+    target_modules: tuple[str, ...]
+    use_rslora: bool
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        known = tuple(source.split(".")[1] for sources in SOURCES.values() for source in sources)
+        problems = {
+            f"rank {self.rank}, expected 1 to {MAX_RANK}": not 1 <= self.rank <= MAX_RANK,
+            f"alpha {self.alpha}, expected 1e-6 to 1e9": not 1e-6 <= self.alpha <= 1e9,
+            f"dropout {self.dropout}, expected at least 0, below 1": not 0 <= self.dropout < 1,
+            "no target modules": not self.target_modules,
+        } | {
+            f"target module `{name}`, expected some of {', '.join(known)}": name not in known
+            for name in self.target_modules
+        }
+        for problem, is_there in problems.items():
+            if is_there:
+                raise UsageError(f"the adapter to train has {problem}", code="E_LORA")
+
+    @property
+    def scaling(self) -> float:
+        """Return the factor of B @ A."""
+        return scaling_of(rank=self.rank, alpha=self.alpha, use_rslora=self.use_rslora)
+
+    def modules(self, config: ModelConfig) -> list[str]:
+        """Give the full names of the matrices it changes, layer after layer."""
+        return [
+            f"model.layers.{index}.{module}"
+            for index in range(config.num_layers)
+            for module in linear_shapes(config)
+            if module.split(".")[1] in self.target_modules
+        ]
+
+
+def scaling_of(*, rank: int, alpha: float, use_rslora: bool) -> float:
+    """Give the factor of B @ A."""
+    return alpha / (math.sqrt(rank) if use_rslora else rank)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
     """A checked adapter.
@@ -99,7 +158,8 @@ class Adapter:
     Attributes:
         rank: R, the same for every matrix.
         scaling: Factor of B @ A.
-        matrices: By the full name of the changed module: float32 A [R, K] and B [N, R].
+        matrices: By the full name of the changed module: A [R, K] and B [N, R], float32 (float64
+            while a float64 model is trained).
     """
 
     rank: int
@@ -126,12 +186,14 @@ def load_adapter(folder: Path, config: ModelConfig) -> Adapter:
         fields.only(name, supported)
     rank = fields.integer("r", low=1, high=MAX_RANK)
     alpha = fields.number("lora_alpha", low=1e-6, high=1e9)
-    scaling = alpha / (math.sqrt(rank) if fields.boolean("use_rslora", default=False) else rank)
+    scaling = scaling_of(
+        rank=rank, alpha=alpha, use_rslora=fields.boolean("use_rslora", default=False)
+    )
     modules = _read_targets(fields, config)
     fields.finish(HARMLESS)
     tensors = _list_adapter_tensors(folder, modules, rank)
     matrices = {
-        module: (_read(tensors[_name(module, "A")]), _read(tensors[_name(module, "B")]))
+        module: (_read(tensors[tensor_name(module, "A")]), _read(tensors[tensor_name(module, "B")]))
         for module in modules
     }
     return Adapter(rank=rank, scaling=scaling, matrices=matrices)
@@ -216,8 +278,8 @@ def _list_adapter_tensors(
     tensors = read_header(path)
     expected: dict[str, tuple[int, int]] = {}
     for module, (num_rows, num_columns) in modules.items():
-        expected[_name(module, "A")] = (rank, num_columns)
-        expected[_name(module, "B")] = (num_rows, rank)
+        expected[tensor_name(module, "A")] = (rank, num_columns)
+        expected[tensor_name(module, "B")] = (num_rows, rank)
     for unexpected in sorted(tensors.keys() - expected.keys()):
         _refuse(path, unexpected, "is not one that adapter_config.json asks for in this model")
     for tensor, shape in expected.items():
@@ -230,7 +292,8 @@ def _list_adapter_tensors(
     return tensors
 
 
-def _name(module: str, letter: str) -> str:
+def tensor_name(module: str, letter: str) -> str:
+    """Give the name PEFT's file has for the A or B of a module such as `model.layers.0.mlp.up_proj`."""
     return f"base_model.model.{module}.lora_{letter}.weight"
 
 

@@ -15,29 +15,38 @@ Letters: M rows, N output features, K input features.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import torch
 from torch.nn import functional
 
 from fam_engine.kernels import linear_logprob as linear_logprob_torch
 from fam_engine.kernels import linear_logprob_avx512
 from fam_engine.kernels.attention import attention, visibility_mask
+from fam_engine.kernels.cached_attention import cached_attention
 from fam_engine.kernels.linear_cross_entropy import linear_cross_entropy
 from fam_engine.kernels.linear_logprob import LinearLogprobs
 from fam_engine.kernels.nf4_dequantize import nf4_dequantize
 from fam_engine.kernels.rmsnorm import rmsnorm
 from fam_engine.kernels.rope import rope_
 from fam_engine.kernels.swiglu import swiglu
+from fam_engine.model.nf4 import NF4Weight
 from fam_engine.model.weights import Linear, LoraPart, Weights
 
 __all__ = [
     "LinearLogprobs",
     "Scratch",
     "attention",
+    "cached_attention",
+    "head_logits",
     "linear",
     "linear_add_",
     "linear_cross_entropy",
     "linear_logprob",
     "linear_swiglu",
+    "made_ready",
+    "num_unready",
     "rmsnorm",
     "rope_",
     "visibility_mask",
@@ -45,6 +54,8 @@ __all__ = [
 
 # Rows of a gate-and-up product before the activation: [512, 2F] is still in the L3 cache then.
 _MLP_ROWS = 512
+# Columns of the head brought to fp32 at a time: 4 MB at a width of 1024.
+_HEAD_COLUMNS = 1024
 
 
 class Scratch:
@@ -57,12 +68,7 @@ class Scratch:
     """
 
     def __init__(self, weights: Weights, *, dtype: torch.dtype, device: torch.device) -> None:
-        sizes = [
-            linear.out_features * linear.in_features
-            for layer in weights.layers
-            for linear in (layer.qkv, layer.o, layer.gate_up, layer.down)
-            if not _is_ready(linear, dtype)
-        ]
+        sizes = [linear.out_features * linear.in_features for linear in _unready(weights, dtype)]
         self._values = torch.empty(max(sizes, default=0), dtype=dtype, device=device)
 
     def dense(self, linear: Linear) -> torch.Tensor:
@@ -72,16 +78,62 @@ class Scratch:
             return linear.weight
         shape = (linear.out_features, linear.in_features)
         out = self._values[: shape[0] * shape[1]].view(shape)
-        _write_weight(linear, out)
-        for part in linear.lora.parts if linear.lora else ():
-            _add_lora_(out[part.row_start : part.row_stop], part)
+        _write_dense(linear, out)
         return out
+
+
+def num_unready(weights: Weights, *, dtype: torch.dtype) -> int:
+    """Count the values of the matrices that need to be made ready."""
+    return sum(linear.out_features * linear.in_features for linear in _unready(weights, dtype))
+
+
+def made_ready(weights: Weights, *, dtype: torch.dtype) -> Weights:
+    """Give the same model with each matrix as `Scratch.dense` gives it, kept.
+
+    Args:
+        weights: The model; what is ready already is shared with it.
+        dtype: The compute dtype.
+    """
+
+    def ready(linear: Linear) -> Linear:
+        if _is_ready(linear, dtype):
+            return linear
+        device = next(linear.tensors()).device
+        out = torch.empty((linear.out_features, linear.in_features), dtype=dtype, device=device)
+        _write_dense(linear, out)
+        return Linear(weight=out, bias=linear.bias)
+
+    layers = (
+        replace(
+            layer,
+            qkv=ready(layer.qkv),
+            o=ready(layer.o),
+            gate_up=ready(layer.gate_up),
+            down=ready(layer.down),
+        )
+        for layer in weights.layers
+    )
+    return replace(weights, layers=tuple(layers))
+
+
+def _unready(weights: Weights, dtype: torch.dtype) -> Iterator[Linear]:
+    for layer in weights.layers:
+        for linear in (layer.qkv, layer.o, layer.gate_up, layer.down):
+            if not _is_ready(linear, dtype):
+                yield linear
 
 
 def _is_ready(linear: Linear, dtype: torch.dtype) -> bool:
     """Whether the stored matrix can be multiplied as it is."""
     weight = linear.weight
     return isinstance(weight, torch.Tensor) and weight.dtype == dtype and linear.lora is None
+
+
+def _write_dense(linear: Linear, out: torch.Tensor) -> None:
+    """Write W + scaling * B @ A."""
+    _write_weight(linear, out)
+    for part in linear.lora.parts if linear.lora else ():
+        _add_lora_(out[part.row_start : part.row_stop], part)
 
 
 def _write_weight(linear: Linear, out: torch.Tensor) -> None:
@@ -91,16 +143,23 @@ def _write_weight(linear: Linear, out: torch.Tensor) -> None:
     for part, rows in zip(
         linear.weight, out.split([part.shape[0] for part in linear.weight]), strict=True
     ):
-        nf4_dequantize(
-            part.packed,
-            part.absmax,
-            part.absmax2,
-            part.offset,
-            part.code2,
-            shape=part.shape,
-            dtype=out.dtype,
-            out=rows,
-        )
+        dequantize(part, dtype=out.dtype, out=rows)
+
+
+def dequantize(
+    weight: NF4Weight, *, dtype: torch.dtype, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Give an NF4 matrix as [N, K] in `dtype`; `out` itself, written, when given."""
+    return nf4_dequantize(
+        weight.packed,
+        weight.absmax,
+        weight.absmax2,
+        weight.offset,
+        weight.code2,
+        shape=weight.shape,
+        dtype=dtype,
+        out=out,
+    )
 
 
 def _add_lora_(rows: torch.Tensor, part: LoraPart) -> None:
@@ -114,9 +173,9 @@ def linear_logprob(
     hidden_RD: torch.Tensor, head_VD: torch.Tensor, targets_R: torch.Tensor
 ) -> LinearLogprobs:
     """Compute log-prob, rank, entropy and margin of a target a row; R is a multiple of 64."""
-    fused = linear_logprob_avx512.is_supported(hidden_RD, head_VD)
-    kernel = linear_logprob_avx512 if fused else linear_logprob_torch
-    return kernel.linear_logprob(hidden_RD, head_VD, targets_R)
+    if linear_logprob_avx512.is_supported(hidden_RD, head_VD):
+        return linear_logprob_avx512.linear_logprob(hidden_RD, head_VD, targets_R)
+    return linear_logprob_torch.linear_logprob(hidden_RD, head_VD, targets_R)
 
 
 def linear(
@@ -153,3 +212,15 @@ def linear_swiglu(x: torch.Tensor, gate_up: Linear, scratch: Scratch) -> torch.T
     for rows, out_rows in zip(x.split(_MLP_ROWS), out.split(_MLP_ROWS), strict=True):
         swiglu(functional.linear(rows, dense, gate_up.bias), out=out_rows)
     return out
+
+
+def head_logits(hidden_RD: torch.Tensor, head_VD: torch.Tensor) -> torch.Tensor:
+    """Return all logits [R, V] in fp32 (fp64 for fp64), for choosing a token; R a multiple of 64."""
+    wide = torch.promote_types(hidden_RD.dtype, torch.float32)
+    hidden_RD = hidden_RD.to(wide)
+    logits_RV = hidden_RD.new_empty((hidden_RD.shape[0], head_VD.shape[0]))
+    for head, columns in zip(
+        head_VD.split(_HEAD_COLUMNS), logits_RV.split(_HEAD_COLUMNS, dim=1), strict=True
+    ):
+        torch.mm(hidden_RD, head.to(wide).t(), out=columns)
+    return logits_RV

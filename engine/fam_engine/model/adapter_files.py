@@ -1,0 +1,75 @@
+"""A trained adapter as PEFT's two files.
+
+In: its form and its tensors. Out: adapter_config.json and adapter_model.safetensors, which `peft`,
+transformers, vLLM and our own `lora.load_adapter` read. The configuration holds PEFT's own fields
+and no others (PEFT warns of any it does not know), and of those only what plain LoRA needs: what is
+left out has PEFT's default, in every version of it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Final
+
+from safetensors.torch import save_file
+
+from fam_engine.data.files import write_text_whole, write_whole
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from fam_engine.model.lora import LoraSpec
+
+CONFIG_FILE: Final = "adapter_config.json"
+TENSORS_FILE: Final = "adapter_model.safetensors"
+
+
+def save_adapter(
+    folder: Path,
+    spec: LoraSpec,
+    parameters: dict[str, torch.Tensor],
+    *,
+    base_model_name_or_path: str,
+) -> None:
+    """Write an adapter.
+
+    Args:
+        folder: Where; must be there.
+        spec: Its form.
+        parameters: Its tensors by PEFT's names, see `TrainableModel.parameters`. Saved as float32,
+            float32 ones bit by bit.
+        base_model_name_or_path: The model it was trained on, for whoever loads it.
+
+    Raises:
+        OSError: The disk would not take it.
+    """
+    tensors = {
+        name: tensor.detach().to("cpu").float().contiguous() for name, tensor in parameters.items()
+    }
+    # PEFT writes this mark too; readers of older versions refuse files without it.
+    metadata = {"format": "pt"}
+    write_whole(folder / TENSORS_FILE, lambda path: save_file(tensors, path, metadata))
+    config = json.dumps(_peft_config(spec, base_model_name_or_path), indent=2, sort_keys=True)
+    write_text_whole(folder / CONFIG_FILE, config + "\n")
+
+
+def _peft_config(spec: LoraSpec, base_model_name_or_path: str) -> dict[str, object]:
+    # PEFT's type of lora_alpha is int; an integral one is written as such.
+    alpha = int(spec.alpha) if float(spec.alpha).is_integer() else spec.alpha
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_model_name_or_path,
+        "revision": None,
+        "r": spec.rank,
+        "lora_alpha": alpha,
+        "lora_dropout": spec.dropout,
+        "target_modules": sorted(set(spec.target_modules)),
+        "use_rslora": spec.use_rslora,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+        "inference_mode": True,
+    }

@@ -1,0 +1,167 @@
+"""Merging an adapter into its model: a plain checkpoint that needs no adapter.
+
+In: a model's folder and an adapter's. Out: a folder with safetensors, config.json and the
+tokenizer's files, which transformers and our own loader read.
+
+Two bases to add scaling * B @ A to:
+
+- `original`: the matrices as the model's folder has them, in 16 or 32 bits. What most people
+  publish; but an adapter trained over NF4 has also learnt to make up for NF4's errors, which are
+  not there.
+- `dequantized`: each matrix quantized to NF4 and back, what the adapter was trained on. All seven
+  matrices of a layer are, with or without an adapter on them.
+
+The sum is made in fp32 and rounded to the matrix's stored dtype (bf16 where it is stored in NF4).
+Embeddings, head, norms and biases are copied. One tensor at a time is in memory, and files have the
+names they have in the model's folder.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+import torch
+
+from fam_engine.data.files import write_folder_whole
+from fam_engine.errors import ModelRefusedError, StorageError, UsageError
+from fam_engine.model import ops
+from fam_engine.model.checkpoint import CheckpointReader, expected_shapes
+from fam_engine.model.config import ModelConfig
+from fam_engine.model.lora import Adapter, load_adapter
+from fam_engine.model.nf4 import PART_NAMES
+from fam_engine.model.plain_files import plain_file, read_json_object
+from fam_engine.model.safetensors_files import list_tensors
+from fam_engine.model.safetensors_writing import Kinds, write_tensors
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MergeBase = Literal["original", "dequantized"]
+CODE: Final = "E_MERGE"
+_BESIDE_NF4: Final = tuple(f".weight.{end}" for end in PART_NAMES)
+# Not copied: adapters (transformers would attach one it finds beside a model), and Python code.
+_COPIED: Final = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+
+
+def merge(model: Path, adapter: Path, out: Path, *, base: MergeBase) -> None:
+    """Write a model with an adapter merged into it.
+
+    Args:
+        model: The model's folder.
+        adapter: The adapter's folder.
+        out: The folder to write, which must not be there, or be empty. It appears whole or not at
+            all.
+        base: What the adapter is added to, see the module's text.
+
+    Raises:
+        ModelRefusedError: A model or adapter that is not as it must be; `original` of a model
+            that is stored in NF4; a sum that is not finite in the stored dtype.
+        UsageError: `out` has files in it.
+        StorageError: The disk would not take it.
+    """
+    config = ModelConfig.from_folder(model)
+    if config.quantization and base == "original":
+        message = "the checkpoint is quantized to NF4: its original weights are not there"
+        hint = "use --base dequantized, or the model's unquantized checkpoint"
+        raise ModelRefusedError(message, code=CODE, where=str(model), hint=hint)
+    reader = CheckpointReader(
+        tensors=list_tensors(model),
+        config=config,
+        precision="nf4",
+        compute_dtype=torch.float32,
+        device=torch.device("cpu"),
+    )
+    reader.check()
+    merger = _Merger(reader=reader, adapter=load_adapter(adapter, config), base=base)
+    try:
+        if out.exists() and any(out.iterdir()):
+            message = "the output folder has files in it"
+            raise UsageError(message, code=CODE, where=str(out), hint="give a new folder")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_folder_whole(out, lambda folder: _write(folder, model, merger))
+    except OSError as error:
+        message = f"the merged model cannot be written: {error.strerror or error}"
+        raise StorageError(message, code=CODE, where=str(out)) from error
+
+
+def _write(folder: Path, model: Path, merger: _Merger) -> None:
+    """Write all files into a folder."""
+    total = 0
+    places: dict[str, str] = {}
+    for file, kinds in merger.shards().items():
+        total += write_tensors(folder / file, kinds, merger.make)
+        places.update(dict.fromkeys(kinds, file))
+    if set(places.values()) != {"model.safetensors"}:
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
+        _write_json(folder / "model.safetensors.index.json", index)
+    config = read_json_object(plain_file(model, "config.json", code=CODE), code=CODE)
+    config.pop("quantization_config", None)
+    _write_json(folder / "config.json", config)
+    for name in _COPIED:
+        if (model / name).exists():
+            shutil.copyfile(plain_file(model, name, code=CODE), folder / name)
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8", newline="\n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Merger:
+    """Makes the merged tensors.
+
+    Attributes:
+        reader: The model's checkpoint.
+        adapter: What to add.
+        base: What to add it to.
+    """
+
+    reader: CheckpointReader
+    adapter: Adapter
+    base: MergeBase
+
+    def shards(self) -> dict[str, Kinds]:
+        """Give the tensors of every file: the model's, less those beside NF4 matrices."""
+        shapes = expected_shapes(self.reader.config)
+        shards: dict[str, Kinds] = {}
+        for name, info in self.reader.tensors.items():
+            if not name.endswith(_BESIDE_NF4):
+                dtype = torch.bfloat16 if info.dtype == torch.uint8 else info.dtype
+                kind = (dtype, shapes.get(name, info.shape))
+                shards.setdefault(info.path.name, {})[name] = kind
+        return shards
+
+    def make(self, name: str, dtype: torch.dtype) -> torch.Tensor:
+        """Make one tensor of a merged checkpoint."""
+        module = name.removesuffix(".weight")
+        found = self.adapter.matrices.get(module)
+        is_quantized = self.base == "dequantized" and name.endswith("_proj.weight")
+        if not is_quantized and found is None:
+            return self.reader.read(name, None)
+        if is_quantized:
+            matrix = ops.dequantize(self.reader.nf4(module), dtype=torch.float32)
+        else:
+            matrix = self.reader.read(name, torch.float32)
+        if found is not None:
+            lora_A, lora_B = found
+            matrix.addmm_(lora_B * self.adapter.scaling, lora_A)
+        merged = matrix.to(dtype)
+        if not bool(merged.isfinite().all()):
+            message = f"the merged tensor `{name}` has values that are not finite in {dtype}"
+            where = str(self.reader.tensors[name].path)
+            raise ModelRefusedError(message, code=CODE, where=where)
+        return merged

@@ -1,0 +1,74 @@
+"""Writing a safetensors file tensor by tensor.
+
+In: names, dtypes and shapes, and a function that makes each tensor when its turn comes. Out: the
+file. The format's own library wants all tensors of a file at once; a merged checkpoint may be one
+file of 16 GB.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, BinaryIO, Final
+
+import torch
+
+from fam_engine.model.safetensors_files import DTYPES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+# Dtype and shape of tensors by name.
+Kinds = dict[str, tuple[torch.dtype, tuple[int, ...]]]
+# Makes the tensor of a name and dtype, on the CPU.
+Make = Callable[[str, torch.dtype], torch.Tensor]
+_SPELLINGS: Final = {dtype: kind for kind, dtype in DTYPES.items()}
+
+
+def write_tensors(
+    path: Path,
+    kinds: Kinds,
+    make: Make,
+) -> int:
+    """Write a file.
+
+    Args:
+        path: The file.
+        kinds: Dtype and shape of each tensor by name. Wide dtypes come first, so that every tensor
+            begins at a multiple of its item's size.
+        make: Makes a tensor when its turn comes.
+
+    Returns:
+        The bytes of the tensors.
+
+    Raises:
+        OSError: The disk would not take it.
+    """
+    names = sorted(kinds, key=lambda name: (-kinds[name][0].itemsize, name))
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in names:
+        dtype, shape = kinds[name]
+        start, end = end, end + math.prod(shape) * dtype.itemsize
+        header[name] = {
+            "dtype": _SPELLINGS[dtype],
+            "shape": list(shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            tensor = make(name, kinds[name][0])
+            assert (tensor.dtype, tuple(tensor.shape)) == kinds[name], name
+            _write(file, tensor)
+    return end
+
+
+def _write(file: BinaryIO, tensor: torch.Tensor) -> None:
+    if tensor.numel():
+        values = tensor.contiguous().view(-1).view(torch.uint8).numpy()
+        file.write(memoryview(values))  # type: ignore[arg-type]

@@ -1,0 +1,134 @@
+"""A model with an adapter to train: losses of tokens that torch can differentiate.
+
+In: a `Decoder`, the form of the adapter, packed batches. Out: the negative log-likelihood of every
+token to predict, with gradients to A and B and nothing else.
+
+A training batch is a scoring batch: packed, prompts shared by siblings, response rows and end of
+turn to predict. Sharing changes no gradient (without dropout; with it, siblings share their
+prompt's masks). The result is deterministic on one machine and thread count.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from fam_engine.data.packing import PackedBatch
+from fam_engine.model.checkpoint import linear_shapes
+from fam_engine.model.config import ModelConfig
+from fam_engine.model.decoder import Decoder
+from fam_engine.model.lora import Adapter, LoraSpec, attach_adapter, tensor_name
+from fam_engine.model.training.forward import TrainingForward
+from fam_engine.model.training.functions import Dropout, linear_nll
+from fam_engine.model.weights import Weights
+
+__all__ = ["LoraSpec", "TrainableModel"]
+
+_NO_DROPOUT = Dropout(0.0, ())
+
+
+class TrainableModel:
+    """A frozen model and the adapter that is trained on it.
+
+    Args:
+        decoder: The model, without an adapter.
+        spec: The form of the adapter.
+        seed: Of the adapter's first values.
+
+    Attributes:
+        spec: The form of the adapter.
+        parameters: The leaves to train by the names PEFT's file has for them: layer after layer,
+            q, k, v, o, gate, up, down, A before B; float32 (float64 with that compute dtype).
+    """
+
+    def __init__(self, decoder: Decoder, spec: LoraSpec, *, seed: int) -> None:
+        assert all(
+            linear.lora is None
+            for layer in decoder.weights.layers
+            for linear in (layer.qkv, layer.o, layer.gate_up, layer.down)
+        ), "the base model must have no adapter"
+        self.spec = spec
+        wide = torch.promote_types(decoder.compute_dtype, torch.float32)
+        self.parameters = {
+            name: tensor.to(decoder.device, wide).requires_grad_()
+            for name, tensor in _first_values(spec, decoder.config, seed).items()
+        }
+        self._decoder = decoder
+        self._weights = self._attach(self.parameters)
+        self._forward = TrainingForward(
+            decoder.config,
+            decoder.weights,
+            dtype=decoder.compute_dtype,
+            device=decoder.device,
+        )
+
+    def token_nll(self, batch: PackedBatch, *, dropout_seed: int | None) -> torch.Tensor:
+        """Give the negative log-likelihood of every token to predict.
+
+        Args:
+            batch: The batch.
+            dropout_seed: What LoRA's dropout follows from, not negative: the same seed, the same
+                masks. None: no dropout.
+
+        Returns:
+            float64[num_rows], nats, in the order of `batch.targets`, with gradient unless torch is
+            told to make none.
+        """
+        dropout = _NO_DROPOUT
+        if dropout_seed is not None:
+            dropout = Dropout(self.spec.dropout, (dropout_seed,))
+        return self._nll(self._weights, batch, dropout)
+
+    @torch.no_grad()
+    def base_token_nll(self, batch: PackedBatch) -> torch.Tensor:
+        """Give the same of the model without its adapter, and without gradient.
+
+        An adapter that changes nothing gives the same bits.
+        """
+        return self._nll(self._decoder.weights, batch, _NO_DROPOUT)
+
+    def decoder_with_adapter(self) -> Decoder:
+        """Give the decoder with the adapter as it is now; training goes on without changing it."""
+        snapshot = {name: leaf.detach().clone() for name, leaf in self.parameters.items()}
+        return Decoder(
+            self._decoder.config,
+            self._attach(snapshot),
+            precision=self._decoder.precision,
+            compute_dtype=self._decoder.compute_dtype,
+            device=self._decoder.device,
+        )
+
+    def _nll(self, weights: Weights, batch: PackedBatch, dropout: Dropout) -> torch.Tensor:
+        hidden_RD = self._forward.hidden_rows(weights, batch, dropout=dropout)
+        targets_R = torch.from_numpy(batch.targets[: batch.num_rows])
+        targets_R = targets_R.to(hidden_RD.device, torch.int64)
+        return linear_nll(hidden_RD, weights.head_VD, targets_R)
+
+    def _attach(self, tensors: dict[str, torch.Tensor]) -> Weights:
+        """Give the model's weights with A and B from these tensors (not copies of them)."""
+        matrices = {
+            module: (tensors[tensor_name(module, "A")], tensors[tensor_name(module, "B")])
+            for module in self.spec.modules(self._decoder.config)
+        }
+        adapter = Adapter(rank=self.spec.rank, scaling=self.spec.scaling, matrices=matrices)
+        decoder = self._decoder
+        return attach_adapter(decoder.weights, adapter, decoder.config, device=decoder.device)
+
+
+def _first_values(spec: LoraSpec, config: ModelConfig, seed: int) -> dict[str, torch.Tensor]:
+    """Give an A as PEFT initialises it and a B of zeros for every matrix, float32, by name.
+
+    PEFT calls kaiming_uniform_(a=sqrt(5)), which is uniform within 1 / sqrt(K). The values are drawn
+    on the CPU, so that they are the same for every device.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    shapes = linear_shapes(config)
+    values = {}
+    for module in spec.modules(config):
+        num_rows, num_columns = shapes[module.split(".", 3)[3]]
+        bound = 1 / math.sqrt(num_columns)
+        lora_A = torch.empty((spec.rank, num_columns)).uniform_(-bound, bound, generator=generator)
+        values[tensor_name(module, "A")] = lora_A
+        values[tensor_name(module, "B")] = torch.zeros((num_rows, spec.rank))
+    return values

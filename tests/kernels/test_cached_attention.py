@@ -1,0 +1,60 @@
+"""One query a slot, against the definition in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fam_engine.kernels.cached_attention import cached_attention, one_masked_call
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("heads", "groups", "width"), [(4, 2, 16), (3, 1, 8), (4, 4, 80)])
+@pytest.mark.parametrize("window", [None, 1, 20])
+def test_equals_the_definition(
+    dtype: torch.dtype, heads: int, groups: int, width: int, window: int | None
+) -> None:
+    torch.manual_seed(0)
+    lengths = [1, 5, 0, 64, 37, 20, 21]
+    query = torch.randn(len(lengths), heads, width).to(dtype)
+    kv = torch.randn(len(lengths), 64, 2 * groups, width).to(dtype)
+    out = torch.full_like(query, 7.0)
+    cached_attention(query, kv, lengths, window=window, out_SHd=out)
+    for slot, length in enumerate(lengths):
+        if not length:
+            assert (out[slot] == 7.0).all()
+            continue
+        first = max(0, length - window) if window else 0
+        seen = kv[slot, first:length].double().repeat_interleave(heads // groups, dim=1)
+        key, value = seen[:, :heads], seen[:, heads:]
+        scores = torch.einsum("hd,khd->hk", query[slot].double(), key) / width**0.5
+        truth = torch.einsum("hk,khd->hd", scores.softmax(-1), value)
+        tolerance = 1e-6 if dtype == torch.float32 else 2e-2
+        assert (out[slot].double() - truth).abs().max() <= tolerance * (1 + truth.abs().max())
+
+
+def test_a_slot_does_not_depend_on_the_others() -> None:
+    torch.manual_seed(0)
+    query, kv = torch.randn(5, 4, 16), torch.randn(5, 128, 4, 16)
+    lengths = [128, 3, 77, 64, 100]
+    together = torch.zeros_like(query)
+    cached_attention(query, kv, lengths, window=None, out_SHd=together)
+    for slot in range(5):
+        one = slice(slot, slot + 1)
+        alone = torch.zeros_like(query[one])
+        cached_attention(query[one], kv[one, :], lengths[one], window=None, out_SHd=alone)
+        assert torch.equal(alone, together[one])
+
+
+@pytest.mark.parametrize("window", [None, 20])
+def test_one_masked_call_for_all_slots_gives_the_same(window: int | None) -> None:
+    torch.manual_seed(0)
+    query, kv = torch.randn(6, 4, 16), torch.randn(6, 192, 4, 16)
+    lengths = [1, 5, 0, 64, 37, 130]
+    out = torch.zeros_like(query)
+    cached_attention(query, kv, lengths, window=window, out_SHd=out)
+    key, value = kv.transpose(1, 2).split(2, dim=1)
+    found = one_masked_call(query.unflatten(1, (2, 2)), key, value, lengths, window=window)
+    assert found.isfinite().all()
+    active = [slot for slot, length in enumerate(lengths) if length]
+    assert (found.flatten(1, 2) - out)[active].abs().max() <= 1e-6
