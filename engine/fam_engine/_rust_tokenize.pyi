@@ -22,9 +22,11 @@ __all__ = [
     "SpoolWriter",
     "Tokenizer",
     "TokenizerError",
+    "linear_logprob_bf16",
     "pack_batch",
     "pack_lengths",
     "plan_batches",
+    "supports_bf16_products",
 ]
 
 class TokenizerError(ValueError):

@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from fam_engine.errors import UsageError
 
@@ -25,11 +32,18 @@ RECORD_FIELDS = (
     "answer",
     "correct",
     "task",
+    "choices",
+    "tests",
+    "kind",
 )
+
+# The matrices of a layer an adapter can change, in PEFT's names.
+LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 Precision = Literal["nf4", "bf16", "fp32"]
 ComputeDtype = Literal["auto", "bf16", "fp32"]
 Device = Literal["auto", "cpu", "cuda"]
+RewriteMethod = Literal["rewrite", "answer", "explain", "minimum-change"]
 
 
 class Settings(BaseModel):
@@ -38,15 +52,20 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ModelSettings(Settings):
-    """Which model computes, and how."""
+class BaseModelSettings(Settings):
+    """Which base model computes, and how."""
 
     model: str = Field(description="model folder, hub id with --download, or `embedded`")
-    adapter: Path | None = None
     precision: Precision = "nf4"
     compute_dtype: ComputeDtype = "auto"
     device: Device = "auto"
     download: bool = False
+
+
+class ModelSettings(BaseModelSettings):
+    """Which model computes, with which adapter."""
+
+    adapter: Path | None = None
 
 
 class RecordSettings(Settings):
@@ -85,6 +104,191 @@ class ScoreConfig(ModelSettings, RecordSettings):
     tokens: bool = False
     ifd: bool = False
     in_context: int = Field(default=0, ge=0, le=32)
+    seed: int = Field(default=0, ge=0)
+
+
+class GenerateConfig(ModelSettings, RecordSettings):
+    """Settings of `fam-engine generate`; every field is a flag of the same name, `_` written `-`."""
+
+    out: Path = Field(description="output folder")
+    template: str = "auto"
+    parse_special: bool = False
+    max_length: int | None = Field(default=None, ge=2)
+    on_long: Literal["quarantine", "cut-prompt"] = "quarantine"
+    samples: int = Field(default=1, ge=1)
+    max_new_tokens: int = Field(default=256, ge=1)
+    temperature: float = Field(default=0.0, ge=0, le=100)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
+    stop: tuple[str, ...] = ()
+    source: str | None = None
+    max_slots: int = Field(default=64, ge=1)
+    seed: int = Field(default=0, ge=0)
+
+
+class RewriteConfig(ModelSettings, RecordSettings):
+    """Settings of `fam-engine rewrite`; every field is a flag of the same name, `_` written `-`."""
+
+    out: Path = Field(description="output folder")
+    method: RewriteMethod = "rewrite"
+    prompt_file: Path | None = None
+    template: str = "auto"
+    parse_special: bool = False
+    samples: int = Field(default=4, ge=1)
+    max_new_tokens: int = Field(default=512, ge=1)
+    temperature: float = Field(default=0.7, gt=0, le=100)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
+    max_slots: int = Field(default=64, ge=1)
+    seed: int = Field(default=0, ge=0)
+
+
+class TrainConfig(BaseModelSettings, RecordSettings):
+    """Settings of `fam-engine train`; every field is a flag of the same name, `_` written `-`."""
+
+    out: Path = Field(description="output folder")
+    template: str = "auto"
+    parse_special: bool = False
+    max_length: int | None = Field(default=None, ge=2)
+    on_long: Literal["quarantine", "cut-prompt"] = "quarantine"
+    train_on: Literal["last", "all-assistant"] = "last"
+    validation: str | None = None
+    validation_share: float | None = Field(default=None, gt=0, lt=1)
+    validate_every: int | None = Field(default=None, ge=1)
+    patience: int | None = Field(default=None, ge=1)
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: tuple[str, ...] = LINEARS
+    rslora: bool = False
+    loss: Literal["plain", "stm", "soft", "dft", "excess"] = "plain"
+    max_token_perplexity: float = Field(default=2.5, ge=1)
+    min_excess: float = Field(default=-1.0, lt=0)
+    epochs: float | None = Field(default=None, gt=0)
+    steps: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    max_tokens_per_batch: int | None = Field(default=None, ge=64)
+    learning_rate: float = Field(default=2e-4, gt=0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: float = Field(default=0.03, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    save_every: int = Field(default=100, ge=1)
+    tensorboard: bool = False
+    seed: int = Field(default=0, ge=0)
+
+    @field_validator("target_modules", mode="before")
+    @classmethod
+    def _split_names(cls, value: object) -> object:
+        return tuple(value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("steps")
+    @classmethod
+    def _one_length(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and info.data.get("epochs") is not None:
+            raise ValueError("give either this or `epochs`")
+        return value
+
+    @field_validator("validation_share")
+    @classmethod
+    def _one_validation(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is not None and info.data.get("validation") is not None:
+            raise ValueError("give either this or `validation`")
+        return value
+
+    @field_validator("validate_every", "patience")
+    @classmethod
+    def _with_validation(cls, value: int | None, info: ValidationInfo) -> int | None:
+        given = (info.data.get(name) for name in ("validation", "validation_share"))
+        if value is not None and all(one is None for one in given):
+            raise ValueError("needs `validation` or `validation_share`")
+        return value
+
+
+class MergeConfig(BaseModelSettings):
+    """Settings of `fam-engine merge`; every field is a flag of the same name, `_` written `-`."""
+
+    adapter: Path = Field(description="PEFT LoRA folder")
+    out: Path = Field(description="output folder")
+    base: Literal["original", "dequantized"] = "original"
+    data: tuple[str, ...] = ()
+    template: str = "auto"
+    limit: int | None = Field(default=None, ge=1)
+
+
+class SelectConfig(RecordSettings):
+    """Settings of `fam-engine select`; every field is a flag of the same name, `_` written `-`."""
+
+    scores: Path = Field(description="scores.parquet of a `score` run over the same data")
+    out: Path = Field(description="output folder")
+    metric: str = "perplexity"
+    per: Literal["question", "source", "all"] = "question"
+    pick: Literal["lowest", "highest"] | None = None
+    band: tuple[float, float] | None = None
+    correct_only: bool = False
+    min_tokens: int | None = Field(default=None, ge=0)
+    max_tokens: int | None = Field(default=None, ge=1)
+    quota: dict[str, int] = Field(default_factory=dict)
+    max_share: float | None = Field(default=None, gt=0, le=1)
+    budget: int | None = Field(default=None, ge=1)
+    test: tuple[str, ...] = ()
+    seed: int = Field(default=0, ge=0)
+
+    @field_validator("band", mode="before")
+    @classmethod
+    def _two_quantiles(cls, value: object) -> object:
+        return value.split(":") if isinstance(value, str) else value
+
+    @field_validator("band")
+    @classmethod
+    def _rising(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not 0 <= value[0] < value[1] <= 1:
+            raise ValueError("expected two quantiles LOW:HIGH with 0 <= LOW < HIGH <= 1")
+        return value
+
+    @field_validator("quota")
+    @classmethod
+    def _countable(cls, value: dict[str, int]) -> dict[str, int]:
+        for source, most in value.items():
+            if most < 0:
+                raise ValueError(f"the quota of `{source}` is below 0")
+        return value
+
+
+class EvalConfig(BaseModelSettings, RecordSettings):
+    """Settings of `fam-engine eval`; every field is a flag of the same name, `_` written `-`."""
+
+    out: Path = Field(description="output folder")
+    adapter: tuple[Path, ...] = ()
+    base: bool = True
+    template: str = "auto"
+    parse_special: bool = False
+    choice_by: Literal["logprob", "generation"] = "logprob"
+    choice_metric: Literal["acc", "acc_norm"] = "acc"
+    few_shot_file: str | None = None
+    few_shot: int = Field(default=0, ge=0, le=64, validate_default=True)
+    train: tuple[str, ...] = ()
+    max_new_tokens: int = Field(default=256, ge=1)
+    temperature: float = Field(default=0.0, ge=0, le=100)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
+    stop: tuple[str, ...] = ()
+    max_tokens_per_batch: int | None = Field(default=None, ge=64)
+    seed: int = Field(default=0, ge=0)
+
+    @field_validator("few_shot")
+    @classmethod
+    def _with_a_file(cls, value: int, info: ValidationInfo) -> int:
+        if bool(value) != (info.data.get("few_shot_file") is not None):
+            raise ValueError("goes together with `few_shot_file`: how many of its examples")
+        return value
+
+
+class ReplayConfig(Settings):
+    """Settings of `fam-engine select --replay`."""
+
+    replay: Path
     seed: int = Field(default=0, ge=0)
 
 

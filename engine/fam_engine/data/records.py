@@ -208,10 +208,10 @@ def _turn(turn: object, name: str) -> Message:
 def _conversation(turns: tuple[Message, ...], name: str) -> _Parts:
     if not turns or turns[-1].role != "assistant":
         raise RecordError("E_RECORD_ROLE", f"`{name}` does not end in an assistant turn")
-    return turns[:-1], _joined(turns[:-1]), turns[-1].content
+    return turns[:-1], joined_turns(turns[:-1]), turns[-1].content
 
 
-def _joined(turns: tuple[Message, ...]) -> str:
+def joined_turns(turns: tuple[Message, ...]) -> str:
     """Turns as plain text for models without a template: one a line."""
     return "".join(f"{turn.content}\n" for turn in turns)
 
@@ -226,7 +226,7 @@ def _read_sharegpt(row: Mapping[str, Any]) -> _Parts:
 
 def _read_messages_response(row: Mapping[str, Any]) -> _Parts:
     turns = _turns(row.get("messages"), "messages")
-    return turns, _joined(turns), _text(row, "response")
+    return turns, joined_turns(turns), _text(row, "response")
 
 
 def _read_prompt(row: Mapping[str, Any], answer: str) -> _Parts:
@@ -235,7 +235,7 @@ def _read_prompt(row: Mapping[str, Any], answer: str) -> _Parts:
         turns = _turns(row["prompt"], "prompt")
         if isinstance(row.get(answer), list):
             return _conversation((*turns, *_turns(row[answer], answer)), answer)
-        return turns, _joined(turns), _text(row, answer)
+        return turns, joined_turns(turns), _text(row, answer)
     prompt = _text(row, "prompt")
     return (Message("user", prompt),), prompt, _text(row, answer)
 

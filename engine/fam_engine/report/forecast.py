@@ -31,7 +31,7 @@ def print_forecast(forecast: Mapping[str, Any], console: Console) -> None:
         f"{tokens['without_sharing']:,}",
         f"{forecast['max_tokens_per_batch']:,} tokens a batch",
         f"about {forecast['memory_bytes'] / 2**30:.2f} GiB of memory (estimate)",
-        f"about {_duration(forecast['seconds'])} (from a probe of this machine)",
+        f"about {duration(forecast['seconds'])} (from a probe of this machine)",
         "longest records: "
         + ", ".join(f"{visible(name)} ({count:,} tokens)" for name, count in forecast["longest"]),
     ]
@@ -46,7 +46,8 @@ def _lengths(name: str, values: Mapping[str, float]) -> str:
     )
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Write a time roughly."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:

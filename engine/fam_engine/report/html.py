@@ -67,20 +67,7 @@ class ReportData:
 
 def render_report(data: ReportData) -> str:
     """Make the page; its text is valid UTF-8 whatever the records hold."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("fam_engine.report", "page"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: wording.visible(value) if type(value) is str else value,
-    )
-    environment.filters |= {
-        "number": wording.number,
-        "percent": wording.percent,
-        "interval": wording.interval,
-        "setting": _setting,
-    }
+    environment = page_environment()
     names = wording.by_familiarity(data.summary)
     return environment.get_template("report.html.jinja").render(
         data=data,
@@ -98,6 +85,25 @@ def render_report(data: ReportData) -> str:
         ],
         **_figures(data, names),
     )
+
+
+def page_environment() -> jinja2.Environment:
+    """Give what renders pages: it escapes all text, and spells out control characters."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("fam_engine.report", "page"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: wording.visible(value) if type(value) is str else value,
+    )
+    environment.filters |= {
+        "number": wording.number,
+        "percent": wording.percent,
+        "interval": wording.interval,
+        "setting": _setting,
+    }
+    return environment
 
 
 def _setting(value: object) -> str:

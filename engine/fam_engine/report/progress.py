@@ -63,14 +63,16 @@ class JobProgress:
             self._bar.remove_task(self._task)
         self._task = self._bar.add_task(label, total=total, count="")
 
-    def advance(self, count: int) -> None:
-        """Note that so many more units are done."""
+    def advance(self, count: int, detail: str = "") -> None:
+        """Note that so many more units are done; `detail` is shown beside the count."""
         self._phase.done += count
+        self._phase.detail = detail
         if self._live and self._task is not None:
             self._bar.update(self._task, advance=count, count=self._phase.text())
         elif time.monotonic() - self._phase.last_line > _SECONDS_A_LINE:
             self._phase.last_line = time.monotonic()
-            self._console.print(f"{self._phase.label}: {self._phase.text()}", markup=False)
+            text = f"{self._phase.label}: {self._phase.text()}"
+            self._console.print(text, markup=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """Show a line of news."""
@@ -85,12 +87,14 @@ class _Phase:
         self.total = total
         self.unit = unit
         self.done = 0
+        self.detail = ""
         self.started = self.last_line = time.monotonic()
 
     def text(self) -> str:
-        """Give `done/total unit, rate, time left`."""
+        """Give `done/total unit, rate, time left`, then the detail."""
         seconds = max(time.monotonic() - self.started, sys.float_info.epsilon)
         rate = self.done / seconds
         of_total = f"/{self.total:,}" if self.total else ""
         left = f", {(self.total - self.done) / rate:.0f} s left" if self.total and self.done else ""
-        return f"{self.done:,}{of_total} {self.unit}, {rate:,.0f} a second{left}"
+        detail = f", {self.detail}" if self.detail else ""
+        return f"{self.done:,}{of_total} {self.unit}, {rate:,.0f} a second{left}{detail}"

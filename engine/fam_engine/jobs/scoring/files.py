@@ -116,12 +116,12 @@ def write_scores(path: Path, db: sqlite3.Connection, schema: pa.Schema) -> int:
     Returns:
         Number of rows written.
     """
-    return _write_table(path, schema, score_rows(db))
+    return write_table(path, schema, score_rows(db))
 
 
 def write_tokens(path: Path, db: sqlite3.Connection, spool: Spool) -> None:
     """Write the table of token facts."""
-    _write_table(path, TOKENS_SCHEMA, _token_rows(db, spool))
+    write_table(path, TOKENS_SCHEMA, _token_rows(db, spool))
 
 
 def _token_rows(db: sqlite3.Connection, spool: Spool) -> Iterator[dict[str, Any]]:
@@ -140,7 +140,12 @@ def _token_rows(db: sqlite3.Connection, spool: Spool) -> Iterator[dict[str, Any]
         }
 
 
-def _write_table(path: Path, schema: pa.Schema, rows: Iterator[dict[str, Any]]) -> int:
+def write_table(path: Path, schema: pa.Schema, rows: Iterator[dict[str, Any]]) -> int:
+    """Write rows as Parquet, some at a time.
+
+    Returns:
+        Number of rows written.
+    """
     count = 0
 
     def write(temporary: Path) -> None:

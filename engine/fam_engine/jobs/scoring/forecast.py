@@ -88,7 +88,7 @@ def forecast_score(config: ScoreConfig, progress: Progress) -> ScoreForecast:
             max_tokens_per_batch=budget,
             memory_bytes=weight_bytes(model, config.precision, dtype)
             + batch_bytes(model, budget, dtype),
-            seconds=_predict_seconds(
+            seconds=predict_seconds(
                 model, plan.total_tokens, int(index["target_len"].sum()), dtype, device
             ),
         )
@@ -111,10 +111,18 @@ def _longest(journal: Journal) -> list[tuple[str, int]]:
     ).fetchall()
 
 
-def _predict_seconds(
+def predict_seconds(
     model: ModelConfig, num_tokens: int, num_rows: int, dtype: torch.dtype, device: torch.device
 ) -> float:
-    """Predict the time from the speed of one of the model's own matrix products, timed here."""
+    """Predict the time of a forward pass from the speed of one of the model's products, timed here.
+
+    Args:
+        model: Its shape.
+        num_tokens: Tokens through the layers.
+        num_rows: Rows through the head.
+        dtype: Compute dtype.
+        device: Where.
+    """
     rows, inner, outer = 512, model.hidden_size, 2 * model.intermediate_size
     x = torch.randn(rows, inner, device=device).to(dtype)
     w = torch.randn(outer, inner, device=device).to(dtype)

@@ -69,6 +69,7 @@ class IngestPlan:
         in_context: Number of worked examples to score each response after; 0: none.
         columns: Record field -> column, from `--map`.
         limit: Read no more records than this.
+        expand: Gives the examples a record makes; None: each is one.
     """
 
     max_length: int
@@ -77,6 +78,7 @@ class IngestPlan:
     in_context: int = 0
     columns: dict[str, str] | None = None
     limit: int | None = None
+    expand: Callable[[Record], Sequence[Record]] | None = None
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,11 @@ class Ingest:
 
     def _rows(self, files: Sequence[DataFile]) -> Iterator[tuple[Row, Record | RecordError, str]]:
         rows = (item for file in files for item in self._file_records(file))
-        yield from islice(rows, self.plan.limit)
+        for row, record, file_name in islice(rows, self.plan.limit):
+            if self.plan.expand and isinstance(record, Record):
+                yield from ((row, one, file_name) for one in self.plan.expand(record))
+            else:
+                yield row, record, file_name
 
     def _file_records(self, file: DataFile) -> Iterator[tuple[Row, Record | RecordError, str]]:
         form: RecordForm | None = None

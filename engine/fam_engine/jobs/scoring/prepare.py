@@ -60,11 +60,11 @@ def prepared(
             with storage_errors(out):
                 spool = ingest_records(journal, encoder, plan, sources.files, advance)
             for form in journal.get("forms"):
-                progress.note(_shown(form))
+                progress.note(shown_form(form))
             yield journal, spool, encoder, sources
 
 
-def _shown(form: dict[str, str]) -> str:
+def shown_form(form: dict[str, str]) -> str:
     """Show how a file was understood: its form, and one example with the scored part marked."""
     context, response = (_clipped(form[name]) for name in ("context", "response"))
     return f"{form['file']}: {form['form']}\n  {context}[[{response}]]"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,10 +46,7 @@ def find_sources(config: ScoreConfig) -> Sources:
         InputError: A data file is missing or of an unknown kind.
         ModelRefusedError: The model or the adapter is not there.
     """
-    files = tuple(
-        DataFile(name, DEMO_RECORDS if name == "embedded" else check_file(name))
-        for name in config.data
-    )
+    files = find_files(config.data)
     model, revision = resolve_model(config.model, download=config.download)
     if config.adapter is not None and not config.adapter.is_dir():
         raise ModelRefusedError(
@@ -59,21 +57,36 @@ def find_sources(config: ScoreConfig) -> Sources:
     return Sources(files, model, revision, config.adapter)
 
 
+def find_files(names: Sequence[str]) -> tuple[DataFile, ...]:
+    """Resolve the names of data files.
+
+    Raises:
+        InputError: A file is missing or of an unknown kind.
+    """
+    return tuple(
+        DataFile(name, DEMO_RECORDS if name == "embedded" else check_file(name)) for name in names
+    )
+
+
 def run_key(config: ScoreConfig, sources: Sources, encoder: TextEncoder) -> dict[str, Any]:
     """Give all that scores depend on; progress belongs to exactly this."""
-    template = encoder.template.source if encoder.template else ""
     settings = config.model_dump(
         mode="json", exclude={"model", "data", "out", "adapter", "max_tokens_per_batch", "download"}
     )
+    return {**input_key(sources, encoder, config.device), **settings}
+
+
+def input_key(sources: Sources, encoder: TextEncoder, device: str) -> dict[str, Any]:
+    """Give what results depend on beside settings: input files, model, template, numerics."""
+    template = encoder.template.source if encoder.template else ""
     return {
         "data": [hash_file(file.path) for file in sources.files],
         "model": hash_model(sources.model),
         "adapter": hash_model(sources.adapter) if sources.adapter else None,
         "template_sha256": hashlib.sha256(template.encode()).hexdigest(),
         "template_date": TEMPLATE_DATE,
-        **settings,
         "threads": torch.get_num_threads(),
-        "machine": _device_name(config.device),
+        "machine": _device_name(device),
         "versions": {"fam-engine": __version__, "torch": torch.__version__},
     }
 

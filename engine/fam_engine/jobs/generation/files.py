@@ -1,0 +1,122 @@
+"""What a finished generating job leaves: the records, and what is said of them in figures.
+
+In: the journal of a job whose texts are all there. Out: `generated.jsonl`, whole or absent, and the counts of
+`summary.json`. Records come in the order of the input, the samples of one after another.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fam_engine.data.files import write_whole
+from fam_engine.jobs.generation.rows import with_answer
+from fam_engine.jobs.journal import Journal
+
+_TEXTS = """
+SELECT q.id, q.row, t.sample, t.text, t.num_tokens, t.finish_reason, t.correct
+FROM questions q JOIN texts t USING (position)
+WHERE t.text != '' ORDER BY q.position, t.sample
+"""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Who wrote the texts of a run.
+
+    Attributes:
+        source: The records' `source`.
+        model: As the user named it.
+        adapter: Its folder, or None.
+        seed: Of the run.
+    """
+
+    source: str
+    model: str
+    adapter: str | None
+    seed: int
+
+
+def write_generated(path: Path, journal: Journal, origin: Origin) -> int:
+    """Write the records.
+
+    Returns:
+        How many.
+    """
+    count = 0
+
+    def write(temporary: Path) -> None:
+        nonlocal count
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            for record in generated_records(journal, origin):
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+                count += 1
+
+    write_whole(path, write)
+    return count
+
+
+def generated_records(journal: Journal, origin: Origin) -> Iterator[dict[str, Any]]:
+    """Give the records in order: the question's own row, its answer replaced, and where it is from."""
+    for parent, row, sample, text, num_tokens, reason, correct in journal.db.execute(_TEXTS):
+        verdict = None if correct is None else bool(correct)
+        record = with_answer(json.loads(row), text)
+        record |= {"id": f"{parent}#{sample}", "source": origin.source}
+        if verdict is not None:
+            record["correct"] = verdict
+        record["provenance"] = {
+            "method": "generate",
+            "parent": parent,
+            "model": origin.model,
+            "adapter": origin.adapter,
+            "seed": origin.seed,
+            "attempt": sample,
+            "verified": verdict,
+            "finish_reason": reason,
+            "num_tokens": num_tokens,
+        }
+        yield record
+
+
+def count_texts(journal: Journal, quarantined: dict[str, int]) -> dict[str, Any]:
+    """Count records and samples for the summary."""
+
+    def one(query: str) -> int:
+        return int(journal.db.execute(query).fetchone()[0] or 0)
+
+    questions = one("SELECT COUNT(*) FROM questions")
+    generated = one("SELECT COUNT(DISTINCT position) FROM texts WHERE text != ''")
+    read = questions + sum(quarantined.values()) - (questions - generated)
+    judged = "SELECT COUNT(*) FROM texts WHERE correct IS NOT NULL"
+    return {
+        "records": {
+            "read": read,
+            "generated": generated,
+            "quarantined": sum(quarantined.values()),
+            "quarantined_by_code": quarantined,
+            "skipped": 0,
+        },
+        "samples": {
+            "written": one("SELECT COUNT(*) FROM texts WHERE text != ''"),
+            "empty": one("SELECT COUNT(*) FROM texts WHERE text = '' AND num_tokens IS NOT NULL"),
+            "judged": one(judged),
+            "correct": one(f"{judged} AND correct"),
+        },
+        "finish_reasons": dict(
+            journal.db.execute(
+                "SELECT finish_reason, COUNT(*) FROM texts WHERE text != '' GROUP BY finish_reason"
+            )
+        ),
+        "tokens": {
+            "prompt": one("SELECT SUM(num_prompt_tokens) FROM questions"),
+            "generated": one("SELECT SUM(num_tokens) FROM texts"),
+        },
+        "flags": dict(
+            journal.db.execute(
+                "SELECT value, COUNT(*) FROM questions, json_each(flags) GROUP BY value"
+            )
+        ),
+    }

@@ -1,0 +1,142 @@
+"""`fam_engine.Generator`: the generating job for other programs, records in memory instead of files.
+
+In: questions as dicts of the forms files may have. Out: the records `fam-engine generate` writes, as dicts. It runs the
+job's own passes in a temporary folder, so that there is one way to generate and not a second one to keep equal to it.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fam_engine.config import ComputeDtype, Device, Precision
+from fam_engine.data.tokenizer import TextEncoder
+from fam_engine.errors import InputError
+from fam_engine.jobs.generation.files import Origin, generated_records
+from fam_engine.jobs.generation.ingest import IngestPlan, ingest_questions
+from fam_engine.jobs.generation.judging import judge_texts
+from fam_engine.jobs.generation.texts import SCHEMA, TextMaker
+from fam_engine.jobs.journal import Journal
+from fam_engine.jobs.scoring.ingest import DataFile
+from fam_engine.model.generation import generator
+from fam_engine.model.generation.requests import Sampling
+from fam_engine.model.loading import load_model, resolve_model
+
+
+class Generator:
+    r"""Answers questions with one model, loaded once.
+
+    Args:
+        model: Model folder, or `embedded`.
+        adapter: PEFT LoRA folder to apply.
+        precision: Of the weights: `nf4`, `bf16` or `fp32`.
+        compute_dtype: `auto`, `bf16` or `fp32`.
+        device: `auto`, `cpu` or `cuda`.
+        template: `auto`, `none` or a template file.
+
+    Raises:
+        ModelRefusedError: The model cannot be used.
+        DeviceError: The device is not there.
+
+    Example:
+        >>> generator = Generator("embedded")
+        >>> [record] = generator.generate([{"prompt": "What is 2 + 3?\n"}])
+        >>> record["provenance"]["finish_reason"]
+        'eos'
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        adapter: str | Path | None = None,
+        precision: Precision = "nf4",
+        compute_dtype: ComputeDtype = "auto",
+        device: Device = "auto",
+        template: str = "auto",
+    ) -> None:
+        self._names = str(model), None if adapter is None else str(adapter)
+        decoder = load_model(
+            model,
+            adapter=adapter,
+            precision=precision,
+            compute_dtype=compute_dtype,
+            device=device,
+        )
+        self._max_length = decoder.config.max_position_embeddings
+        folder, _ = resolve_model(model, download=False)
+        self._encoder = TextEncoder(folder, template=template)
+        self._generator = generator.Generator(decoder, self._encoder)
+
+    def __enter__(self) -> Generator:
+        """Give itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let go of the template's child process."""
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the template's child process."""
+        self._encoder.close()
+
+    def generate(
+        self,
+        records: Iterable[Mapping[str, Any]],
+        sampling: Sampling | None = None,
+        *,
+        samples: int = 1,
+        seed: int = 0,
+    ) -> list[dict[str, Any]]:
+        """Answer records.
+
+        Args:
+            records: Dicts of any form a data file may have, all of one form; answers are not read.
+            sampling: How tokens are chosen; greedy by default.
+            samples: Answers to each.
+            seed: Of the random choices.
+
+        Returns:
+            Records with their answers as `generated.jsonl` has them, in order; answers without a
+            text are left out.
+
+        Raises:
+            InputError: A record cannot be used; the message names it, counted from 1.
+        """
+        sampling = sampling or Sampling()
+        with tempfile.TemporaryDirectory(prefix="fam-engine-") as folder:
+            data = Path(folder) / "records.jsonl"
+            with data.open("w", encoding="utf-8") as file:
+                file.writelines(json.dumps(dict(record)) + "\n" for record in records)
+            plan = IngestPlan(
+                max_length=self._max_length,
+                max_new_tokens=sampling.max_new_tokens,
+                on_long="quarantine",
+                columns={},
+                limit=None,
+                seed=seed,
+            )
+            with Journal(Path(folder) / "state", {}, SCHEMA) as journal:
+                files = [DataFile("records", data)]
+                ingest_questions(journal, self._encoder, plan, files, _nothing)
+                TextMaker(self._generator, journal, sampling, samples).run(_nothing, _nothing)
+                _raise_first_fault(journal)
+                judge_texts(journal, _nothing)
+                model, adapter = self._names
+                origin = Origin(source=Path(model).name, model=model, adapter=adapter, seed=seed)
+                return list(generated_records(journal, origin))
+
+
+def _raise_first_fault(journal: Journal) -> None:
+    bad = journal.db.execute(
+        "SELECT line, code, reason FROM quarantine WHERE code != 'E_EMPTY_RESPONSE'"
+    ).fetchone()
+    if bad is not None:
+        raise InputError(bad[2], code=bad[1], where=f"record {bad[0]}")
+
+
+def _nothing(_count: int) -> None:
+    """Tell nobody."""

@@ -1,0 +1,208 @@
+"""The generating job from its settings to its files.
+
+In: a `GenerateConfig` and somebody to tell about progress. Out: the files of the output folder and a `GenerateOutcome`.
+Whatever stops the job, the same command goes on from there, and the same texts come out.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fam_engine.config import GenerateConfig
+from fam_engine.data.files import write_text_whole
+from fam_engine.jobs.generation.files import Origin, count_texts, write_generated
+from fam_engine.jobs.generation.judging import judge_texts, num_unjudged
+from fam_engine.jobs.generation.prepare import Prepared, Progress, prepared
+from fam_engine.jobs.generation.texts import TextMaker
+from fam_engine.jobs.interrupts import Interrupts
+from fam_engine.jobs.journal import Journal, storage_errors
+from fam_engine.jobs.scoring.files import write_quarantine
+from fam_engine.jobs.scoring.stopwatch import Stopwatch
+from fam_engine.model.decoder import Decoder
+from fam_engine.model.generation.generator import Generator
+from fam_engine.model.loading import load_model
+
+OUTPUTS = ("generated.jsonl", "quarantine.jsonl", "summary.json")
+# Figures of time are kept with this many seconds between; a crash costs no more of them.
+_SECONDS_A_NOTE = 1.0
+
+
+@dataclass(frozen=True)
+class GenerateOutcome:
+    """A finished job.
+
+    Attributes:
+        summary: What `summary.json` holds.
+        num_quarantined: Records left out.
+    """
+
+    summary: dict[str, Any]
+    num_quarantined: int
+
+
+def run_generate(config: GenerateConfig, progress: Progress) -> GenerateOutcome:
+    """Generate answers to a job's records, or go on where an earlier run of it stopped.
+
+    Raises:
+        FamEngineError: Something its user can cure; see the subclasses.
+        Interrupted: A signal came; what is done is kept.
+    """
+    watch = Stopwatch()
+    with (
+        Interrupts() as interrupts,
+        prepared(config, config.out, progress, interrupts) as parts,
+    ):
+        finished = parts.journal.get("finished")
+        if finished is not None and all((config.out / name).is_file() for name in OUTPUTS):
+            progress.note(f"{config.out} is complete already")
+            return GenerateOutcome(finished, finished["records"]["quarantined"])
+        decoder = _load(config, parts, progress)
+        _generate(config, parts, decoder, progress, interrupts)
+        _judge(parts, progress, interrupts)
+        summary = _write_outputs(config, parts, decoder, watch)
+        with parts.journal.commit():
+            parts.journal.put("finished", summary)
+        return GenerateOutcome(summary, summary["records"]["quarantined"])
+
+
+def _load(config: GenerateConfig, parts: Prepared, progress: Progress) -> Decoder:
+    progress.start("loading the model", None, "")
+    decoder = load_model(
+        parts.sources.model,
+        adapter=parts.sources.adapter,
+        precision=config.precision,
+        compute_dtype=config.compute_dtype,
+        device=config.device,
+    )
+    progress.note(
+        f"{decoder.num_parameters / 1e6:.1f} M parameters, {decoder.precision} weights, "
+        f"{_dtype_name(decoder)} on {decoder.device}"
+    )
+    return decoder
+
+
+def _generate(
+    config: GenerateConfig,
+    parts: Prepared,
+    decoder: Decoder,
+    progress: Progress,
+    interrupts: Interrupts,
+) -> None:
+    journal = parts.journal
+    generator = Generator(decoder, parts.encoder, max_slots=config.max_slots)
+    maker = TextMaker(generator, journal, parts.sampling, config.samples)
+    progress.start("generating", len(maker.remaining()), "records")
+    clock = _Clock(journal)
+
+    def on_step(num_tokens: int) -> None:
+        clock.add(num_tokens)
+        progress.advance(0, clock.rate())
+        interrupts.check()
+
+    try:
+        maker.run(lambda count: progress.advance(count, clock.rate()), on_step)
+    except BaseException:
+        journal.clear_flight()
+        raise
+    finally:
+        clock.note()
+
+
+class _Clock:
+    """Tokens made and seconds taken, over all runs of a job."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._watch = Stopwatch()
+        spent: tuple[int, float] = journal.get("spent") or (0, 0.0)
+        self._tokens, self._seconds = spent
+        self._made = 0
+        self._noted = 0.0
+
+    def add(self, num_tokens: int) -> None:
+        """Count tokens, and keep the count now and then."""
+        self._made += num_tokens
+        if self._watch.seconds() - self._noted > _SECONDS_A_NOTE:
+            self._noted = self._watch.seconds()
+            self.note()
+
+    def note(self) -> None:
+        """Keep the count."""
+        spent = (self._tokens + self._made, self._seconds + self._watch.seconds())
+        with self._journal.commit():
+            self._journal.put("spent", spent)
+
+    def rate(self) -> str:
+        """Give the speed of this run in words."""
+        return f"{self._made / max(self._watch.seconds(), 1e-9):,.0f} tokens a second"
+
+
+def _judge(parts: Prepared, progress: Progress, interrupts: Interrupts) -> None:
+    progress.start("judging", num_unjudged(parts.journal), "answers")
+
+    def advance(count: int) -> None:
+        progress.advance(count)
+        interrupts.check()
+
+    judge_texts(parts.journal, advance)
+
+
+def _write_outputs(
+    config: GenerateConfig, parts: Prepared, decoder: Decoder, watch: Stopwatch
+) -> dict[str, Any]:
+    out, journal = config.out, parts.journal
+    origin = Origin(
+        source=config.source or _model_name(config),
+        model=config.model,
+        adapter=None if config.adapter is None else str(config.adapter),
+        seed=config.seed,
+    )
+    with storage_errors(out):
+        write_generated(out / "generated.jsonl", journal, origin)
+        quarantined = write_quarantine(out / "quarantine.jsonl", journal.db)
+        summary = {
+            **count_texts(journal, quarantined),
+            "performance": _performance(journal, watch),
+            "settings": {
+                **config.model_dump(mode="json"),
+                "source": origin.source,
+                "revision": parts.sources.revision,
+                "compute_dtype": _dtype_name(decoder),
+                "device": str(decoder.device),
+            },
+            "key": journal.get("key"),
+        }
+        write_text_whole(out / "summary.json", json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def _model_name(config: GenerateConfig) -> str:
+    """Name the writer: the model's folder, and the adapter's after a plus."""
+    names = [config.model, *([str(config.adapter)] if config.adapter else [])]
+    return "+".join(Path(name).resolve().name for name in names)
+
+
+def _dtype_name(decoder: Decoder) -> str:
+    return str(decoder.compute_dtype).removeprefix("torch.")
+
+
+def _performance(journal: Journal, watch: Stopwatch) -> dict[str, float]:
+    tokens, seconds = journal.get("spent") or (0, 0.0)
+    # Linux counts kilobytes, macOS bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    performance = {
+        "seconds_total": watch.seconds(),
+        "seconds_generating": seconds,
+        "tokens_per_second": tokens / max(seconds, 1e-9),
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+    }
+    if torch.cuda.is_available():
+        performance["peak_device_memory_bytes"] = torch.cuda.max_memory_allocated()
+    return performance

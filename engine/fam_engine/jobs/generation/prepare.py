@@ -1,0 +1,136 @@
+"""What a generating job and its forecast begin with: sources found, questions read, the user told.
+
+In: a `GenerateConfig` and an output folder. Out: an open journal with pass 1 done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from fam_engine.config import GenerateConfig
+from fam_engine.data.tokenizer import TextEncoder
+from fam_engine.errors import ModelRefusedError, UsageError
+from fam_engine.jobs.generation.ingest import IngestPlan, ingest_questions
+from fam_engine.jobs.generation.texts import SCHEMA
+from fam_engine.jobs.interrupts import Interrupts
+from fam_engine.jobs.journal import Journal, storage_errors
+from fam_engine.jobs.scoring.sources import Sources, find_files, input_key
+from fam_engine.model.config import ModelConfig
+from fam_engine.model.generation.requests import Sampling
+from fam_engine.model.loading import resolve_model
+
+# What cannot change a text, or is in the key as a hash.
+_NOT_IN_KEY = {"model", "data", "out", "adapter", "download", "max_slots"}
+
+
+class Progress(Protocol):
+    """Whoever wants to know how far the job is."""
+
+    def start(self, label: str, total: int | None, unit: str) -> None:
+        """Begin a phase of `total` units."""
+
+    def advance(self, count: int, detail: str = "") -> None:
+        """Note that so many more units are done; `detail` is shown beside the count."""
+
+    def note(self, text: str) -> None:
+        """Pass on a line of news."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job's input, read.
+
+    Attributes:
+        journal: Of the job, with the questions.
+        encoder: Text to ids.
+        sources: Where the input is.
+        model: The model's shape.
+        sampling: How tokens are chosen.
+    """
+
+    journal: Journal
+    encoder: TextEncoder
+    sources: Sources
+    model: ModelConfig
+    sampling: Sampling
+
+
+@contextlib.contextmanager
+def prepared(
+    config: GenerateConfig, out: Path, progress: Progress, interrupts: Interrupts
+) -> Iterator[Prepared]:
+    """Open the journal and run pass 1.
+
+    Raises:
+        FamEngineError: Input, model or settings that cannot be used; see the subclasses.
+    """
+    sampling = Sampling(
+        max_new_tokens=config.max_new_tokens,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        top_k=config.top_k,
+        stop=config.stop,
+    )
+    sources = _find_sources(config)
+    model = ModelConfig.from_folder(sources.model)
+    plan = _ingest_plan(config, model)
+    encoder = TextEncoder(
+        sources.model, template=config.template, parse_special=config.parse_special
+    )
+
+    def advance(count: int) -> None:
+        progress.advance(count)
+        interrupts.check()
+
+    with contextlib.closing(encoder):
+        key = _run_key(config, sources, encoder)
+        with Journal(out, key, SCHEMA) as journal:
+            progress.start("reading", None, "records")
+            with storage_errors(out):
+                ingest_questions(journal, encoder, plan, sources.files, advance)
+            progress.note(f"the first prompt: {_clipped(journal.get('example'))}")
+            yield Prepared(journal, encoder, sources, model, sampling)
+
+
+def _find_sources(config: GenerateConfig) -> Sources:
+    model, revision = resolve_model(config.model, download=config.download)
+    if config.adapter is not None and not config.adapter.is_dir():
+        raise ModelRefusedError(
+            "is not a folder, expected a PEFT LoRA adapter",
+            code="E_ADAPTER_NOT_FOUND",
+            where=str(config.adapter),
+        )
+    return Sources(find_files(config.data), model, revision, config.adapter)
+
+
+def _ingest_plan(config: GenerateConfig, model: ModelConfig) -> IngestPlan:
+    longest = min(model.max_position_embeddings, config.max_length or 2**62)
+    if config.max_new_tokens >= longest:
+        raise UsageError(
+            f"--max-new-tokens {config.max_new_tokens} leaves no room for a prompt, expected less "
+            f"than {longest}",
+            code="E_CONFIG_VALUE",
+        )
+    return IngestPlan(
+        max_length=longest,
+        max_new_tokens=config.max_new_tokens,
+        on_long=config.on_long,
+        columns=config.map,
+        limit=config.limit,
+        seed=config.seed,
+    )
+
+
+def _run_key(config: GenerateConfig, sources: Sources, encoder: TextEncoder) -> dict[str, Any]:
+    """Give all that texts depend on; progress belongs to exactly this."""
+    settings = config.model_dump(mode="json", exclude=_NOT_IN_KEY)
+    return {**input_key(sources, encoder, config.device), **settings}
+
+
+def _clipped(text: str) -> str:
+    shown = text if len(text) <= 320 else f"{text[:160]} ... {text[-150:]}"
+    return shown.replace("\n", "\\n")

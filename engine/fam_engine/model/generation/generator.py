@@ -1,0 +1,88 @@
+"""The generator: a loaded model that continues contexts.
+
+In: requests, as a stream. Out: completions in the order they finish; the same request gives the same
+text whatever else is asked and however many slots there are (on the CPU to the bit; on a GPU as far
+as its kernels give a row the same bits in every place).
+
+Matrices that are not stored as they are multiplied (NF4, an adapter beside its matrix) would have to
+be made ready at every step, for one token a slot. If they fit in half of the free memory they are
+kept ready for the life of the generator; else each step makes them ready one after another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+from fam_engine.data.packing import ROW_GRID
+from fam_engine.data.tokenizer import TextEncoder
+from fam_engine.model.decoder import Decoder
+from fam_engine.model.generation.batching import Model, Run
+from fam_engine.model.generation.cache import KVCache, bytes_per_position
+from fam_engine.model.generation.detokenizer import Detokenizer
+from fam_engine.model.generation.requests import Completion, Request, Sampling
+from fam_engine.model.generation.sequences import find_ends
+from fam_engine.model.memory import free_bytes
+
+# A step costs the same for 1 to 64 rows: that is the height of its matrix products.
+MAX_SLOTS: Final = ROW_GRID
+# Part of the free memory that ready matrices may take, and then of what is left the cache.
+_SHARE_OF_FREE: Final = 0.5
+
+
+class Generator:
+    """Continues contexts with one model.
+
+    Args:
+        decoder: The model.
+        encoder: Its tokenizer and template.
+        max_slots: Most texts on their way at a time; fewer if memory does not allow so many. May be
+            set again between runs.
+    """
+
+    def __init__(
+        self, decoder: Decoder, encoder: TextEncoder, *, max_slots: int = MAX_SLOTS
+    ) -> None:
+        fits = decoder.ready_bytes <= _SHARE_OF_FREE * free_bytes(decoder.device)
+        self.max_slots = max_slots
+        self._model = Model(
+            decoder=decoder.made_ready() if fits else decoder,
+            detokenizer=Detokenizer(encoder.tokenizer),
+            ends=find_ends(decoder.config, encoder),
+            make_cache=self._make_cache,
+        )
+
+    def generate(
+        self,
+        requests: Iterable[Request],
+        sampling: Sampling,
+        *,
+        on_step: Callable[[int], None] = lambda _: None,
+    ) -> Iterator[Completion]:
+        """Continue contexts.
+
+        Args:
+            requests: Read as slots become free. One that needs longer slots than there are waits
+                until all are free, so longest first is fastest.
+            sampling: How tokens are chosen.
+            on_step: Called after each step with the number of tokens made; may raise, which ends
+                the run.
+
+        Yields:
+            Completions, in the order they finish.
+        """
+        yield from Run(self._model, iter(requests), sampling, on_step).completions()
+
+    def _make_cache(self, longest: int) -> KVCache:
+        """Make a cache for texts of so many tokens, with as many slots as memory allows."""
+        decoder = self._model.decoder
+        capacity = -(-longest // ROW_GRID) * ROW_GRID
+        a_slot = capacity * bytes_per_position(decoder.config, decoder.compute_dtype)
+        fitting = int(_SHARE_OF_FREE * free_bytes(decoder.device)) // a_slot
+        return KVCache(
+            decoder.config,
+            num_slots=max(1, min(self.max_slots, fitting)),
+            capacity=capacity,
+            dtype=decoder.compute_dtype,
+            device=decoder.device,
+        )

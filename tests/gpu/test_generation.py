@@ -1,0 +1,97 @@
+"""Generating on an NVIDIA GPU. Skipped where there is no GPU."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from fam_engine.data.records import Message
+from fam_engine.data.tokenizer import TextEncoder
+from fam_engine.embedded import DEMO_RECORDS
+from fam_engine.kernels.cached_attention import cached_attention
+from fam_engine.model.decoder import Decoder
+from fam_engine.model.generation.generator import Generator
+from fam_engine.model.generation.requests import Request, Sampling
+from fam_engine.model.loading import EMBEDDED_FOLDER, ComputeDtype, load_model
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+]
+
+SAMPLED = Sampling(max_new_tokens=64, temperature=1.0, top_p=0.95)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> TextEncoder:
+    return TextEncoder(EMBEDDED_FOLDER)
+
+
+@pytest.fixture(scope="module")
+def requests(encoder: TextEncoder) -> list[Request]:
+    lines = DEMO_RECORDS.read_text(encoding="utf-8").splitlines()[:120:2]
+    prompts = [json.loads(line)["prompt"] for line in lines]
+    contexts = [encoder.encode_context([Message("user", text)], text) for text in prompts]
+    return [Request(context, seed, num_samples=2) for seed, context in enumerate(contexts)]
+
+
+def texts(
+    decoder: Decoder,
+    encoder: TextEncoder,
+    requests: list[Request],
+    sampling: Sampling,
+    max_slots: int = 64,
+) -> dict[tuple[int, int], list[int]]:
+    """Give token ids by the request's seed and the sample's number."""
+    generator = Generator(decoder, encoder, max_slots=max_slots)
+    return {
+        (requests[one.request].seed, one.sample): one.token_ids.tolist()
+        for one in generator.generate(requests, sampling)
+    }
+
+
+def test_texts_equal_the_cpu_s(encoder: TextEncoder, requests: list[Request]) -> None:
+    # In fp64 no two tokens are near enough for the order of a sum to choose between them.
+    found = [
+        texts(
+            load_model("embedded", compute_dtype="fp64", device=device),
+            encoder,
+            requests[:20],
+            SAMPLED,
+        )
+        for device in ("cpu", "cuda")
+    ]
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("compute_dtype", ["bf16", "fp32"])
+def test_a_text_depends_on_its_request_alone(
+    encoder: TextEncoder, requests: list[Request], compute_dtype: ComputeDtype
+) -> None:
+    decoder = load_model("embedded", compute_dtype=compute_dtype, device="cuda")
+    together = texts(decoder, encoder, requests, SAMPLED)
+    order = np.random.default_rng(0).permutation(len(requests)).tolist()
+    assert texts(decoder, encoder, [requests[i] for i in order], SAMPLED) == together
+    assert texts(decoder, encoder, requests, SAMPLED, max_slots=16) == together
+    for request in requests[::20]:
+        alone = texts(decoder, encoder, [request], SAMPLED)
+        assert alone == {(request.seed, k): together[request.seed, k] for k in range(2)}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("window", [None, 20])
+def test_one_masked_call_equals_a_call_a_slot(dtype: torch.dtype, window: int | None) -> None:
+    torch.manual_seed(0)
+    lengths = [1, 5, 0, 64, 37, 20, 130]
+    query = torch.randn(len(lengths), 8, 64).to(dtype)
+    kv = torch.randn(len(lengths), 192, 4, 64).to(dtype)
+    found, exact = torch.zeros_like(query).cuda(), torch.zeros_like(query).double()
+    cached_attention(query.double(), kv.double(), lengths, window=window, out_SHd=exact)
+    cached_attention(query.cuda(), kv.cuda(), lengths, window=window, out_SHd=found)
+    assert found.isfinite().all()
+    active = [slot for slot, length in enumerate(lengths) if length]
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    assert (found.cpu().double() - exact)[active].abs().max() <= tolerance

@@ -1,0 +1,318 @@
+"""The generator against transformers, and against itself in other company."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from fam_engine.data.tokenizer import TextEncoder
+from fam_engine.errors import ModelRefusedError, UsageError
+from fam_engine.model.decoder import Decoder
+from fam_engine.model.generation import batching
+from fam_engine.model.generation import generator as generator_module
+from fam_engine.model.generation.generator import Generator
+from fam_engine.model.generation.requests import Completion, Request, Sampling
+from fam_engine.model.loading import load_model, with_adapter
+from tests.model.conftest import TinyCheckpoint
+from tests.model.generation.conftest import Load, by_sample, random_requests, write_tokenizer
+from tests.model.test_lora import save_adapter
+
+# From karpathy/llama2.c, test_all.py: stories260K, greedy, 200 steps.
+STORY = (
+    "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. "
+    "One day, she saw a big, red ball. She wanted to play with it, but it was too high.\n"
+    "Lily's mom said, \"Lily, let's go to the park.\" Lily was sad and didn't know what to do. "
+    'She said, "I want to play with your ball, but I can\'t find it."\n'
+    "Lily was sad and didn't know what to do. She said, \"I'm sorry, Lily. I didn't know what to "
+    "do.\"\nLily didn't want to help her mom, so she"
+)
+# Prompts shorter and longer than the windows below and than the grid of 64.
+LENGTHS = [1, 3, 10, 30, 64, 70]
+
+
+def theirs(folder: Path, context: list[int], count: int) -> list[int]:
+    """Let transformers continue a context greedily, without what ended it."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    ids = model.generate(
+        torch.tensor([context]), max_new_tokens=count, do_sample=False, pad_token_id=0
+    )[0].tolist()[len(context) :]
+    return ids[:-1] if ids[-1] == 2 else ids
+
+
+@pytest.mark.parametrize(
+    ("model_type", "overrides"),
+    [
+        ("llama", {"attention_bias": True, "mlp_bias": True}),
+        ("mistral", {"sliding_window": 11}),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1}),
+        ("qwen3", {"tie_word_embeddings": True}),
+        ("llama", {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}),
+    ],
+)
+def test_greedy_equals_transformers(
+    tiny_checkpoint: TinyCheckpoint, model_type: str, overrides: dict[str, Any]
+) -> None:
+    folder = tiny_checkpoint(model_type, **overrides)
+    write_tokenizer(folder, 160)
+    decoder = load_model(folder, precision="fp32", compute_dtype="fp32")
+    requests = random_requests(LENGTHS)
+    # Three slots for six texts: each is used again.
+    generator = Generator(decoder, TextEncoder(folder), max_slots=3)
+    found = by_sample(list(generator.generate(requests, Sampling(max_new_tokens=40))))
+    for number, request in enumerate(requests):
+        assert found[number, 0] == theirs(folder, request.context_ids.tolist(), 40)
+
+
+def test_a_real_model_tells_its_story(shared: Path) -> None:
+    folder = shared / "models" / "stories260K"
+    decoder = load_model(folder, precision="fp32", compute_dtype="fp32")
+    generator = Generator(decoder, TextEncoder(folder))
+    request = Request(np.array([1], np.int32), seed=0)
+    (completion,) = generator.generate([request], Sampling(max_new_tokens=200))
+    # As a continuation the first word keeps the blank that SentencePiece wrote before it.
+    assert completion.text == f" {STORY}"
+    assert completion.finish_reason == "length"
+    encoder = TextEncoder(folder)
+    again, _ = encoder.tokenizer.encode_batch([completion.text], continuation=True)
+    assert again.tolist() == completion.token_ids.tolist()
+
+
+SAMPLED = Sampling(max_new_tokens=24, temperature=1.0, top_p=0.95)
+
+
+@pytest.mark.parametrize(
+    ("precision", "compute_dtype", "num_threads"),
+    [("fp32", "fp32", 1), ("nf4", "bf16", 1), ("nf4", "fp32", 3), ("bf16", "bf16", 3)],
+)
+def test_a_text_depends_on_its_request_alone(
+    load: Load,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    compute_dtype: str,
+    num_threads: int,
+) -> None:
+    torch.set_num_threads(num_threads)
+    monkeypatch.setattr(batching, "_FLOPS_FOR_THREADS", 0)
+    decoder, encoder = load(
+        "mistral",
+        precision=precision,
+        compute_dtype=compute_dtype,
+        sliding_window=20,
+        intermediate_size=172,
+        num_hidden_layers=2,
+    )
+    requests = random_requests([1, 2, 33, 7, 64, 65, 130, 5, 20, 3], num_samples=3)
+    together = by_sample(list(Generator(decoder, encoder).generate(requests, SAMPLED)))
+    assert len(together) == 30
+    assert len({tuple(ids) for ids in together.values()}) > 25, "samples should differ"
+
+    few = Generator(decoder, encoder, max_slots=4)
+    order = np.random.default_rng(0).permutation(len(requests)).tolist()
+    shuffled = by_sample(list(few.generate([requests[i] for i in order], SAMPLED)))
+    assert {(order[i], sample): ids for (i, sample), ids in shuffled.items()} == together
+    many = Generator(decoder, encoder, max_slots=100)
+    for number in (2, 6, 9):
+        alone = by_sample(list(many.generate([requests[number]], SAMPLED)))
+        assert alone == {(0, k): together[number, k] for k in range(3)}
+
+
+def test_matrices_made_ready_step_by_step_give_the_same_texts(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder, encoder = load("llama", precision="nf4", compute_dtype="bf16")
+    assert decoder.ready_bytes == decoder.made_ready().memory_bytes - sum(
+        tensor.numel() * tensor.element_size()
+        for tensor in dict.fromkeys(decoder.made_ready().weights.tensors())
+        if tensor.ndim < 2
+        or tensor is decoder.weights.embed_VD
+        or tensor is decoder.weights.head_VD
+    )
+    requests = random_requests([4, 40], num_samples=2)
+    ready = by_sample(list(Generator(decoder, encoder).generate(requests, SAMPLED)))
+    # No free memory: nothing is kept ready, and there is one slot.
+    monkeypatch.setattr(generator_module, "free_bytes", lambda _: 0)
+    one_by_one = by_sample(list(Generator(decoder, encoder).generate(requests, SAMPLED)))
+    assert one_by_one == ready
+
+
+def test_a_prompt_is_computed_once(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder, encoder = load("llama")
+    batches: list[int] = []
+    original = Decoder.hidden_rows
+
+    def counting(self: Decoder, batch: Any, **options: Any) -> torch.Tensor:  # noqa: ANN401
+        batches.append(batch.num_rows)
+        return original(self, batch, **options)
+
+    monkeypatch.setattr(Decoder, "hidden_rows", counting)
+    requests = random_requests([9, 12, 3], num_samples=8)
+    generator = Generator(decoder, encoder, max_slots=5)
+    assert len(list(generator.generate(requests, SAMPLED))) == 24
+    assert sum(batches) == 3
+
+
+def test_greedy_samples_are_all_the_same(load: Load) -> None:
+    decoder, encoder = load("qwen2")
+    generator = Generator(decoder, encoder)
+    found = by_sample(list(generator.generate(random_requests([5], num_samples=3), Sampling())))
+    assert found[0, 0] == found[0, 1] == found[0, 2]
+
+
+def complete(decoder: Decoder, encoder: TextEncoder, sampling: Sampling) -> Completion:
+    (completion,) = Generator(decoder, encoder).generate(random_requests([12]), sampling)
+    return completion
+
+
+def test_stop_strings_end_a_text_however_tokens_cut_them(load: Load) -> None:
+    decoder, encoder = load("llama")
+    whole = complete(decoder, encoder, Sampling(max_new_tokens=30))
+    assert len(whole.text) > 12
+    # Every token is one character here, so a longer string spans tokens.
+    stop = whole.text[6:10]
+    place = whole.text.find(stop)
+    cut = complete(decoder, encoder, Sampling(max_new_tokens=30, stop=("never there", stop)))
+    assert (cut.text, cut.finish_reason) == (whole.text[:place], "stop")
+    assert encoder.tokenizer.decode(cut.token_ids) == cut.text
+
+
+def test_an_end_token_ends_a_text_and_is_not_in_it(load: Load) -> None:
+    decoder, encoder = load("llama")
+    whole = complete(decoder, encoder, Sampling(max_new_tokens=10))
+    end = int(whole.token_ids[4])
+    ending = Decoder(
+        replace(decoder.config, eos_token_ids=(2, end)),
+        decoder.weights,
+        precision="fp32",
+        compute_dtype=torch.float32,
+        device=decoder.device,
+    )
+    first = whole.token_ids.tolist().index(end)
+    cut = complete(ending, encoder, Sampling(max_new_tokens=10))
+    assert cut.token_ids.tolist() == whole.token_ids[:first].tolist()
+    assert cut.finish_reason == "eos"
+
+
+def test_generation_config_names_end_tokens(tiny_checkpoint: TinyCheckpoint) -> None:
+    folder = tiny_checkpoint("llama")
+    file = folder / "generation_config.json"
+    file.write_text('{"eos_token_id": [2, 9]}')
+    assert load_model(folder, precision="fp32").config.eos_token_ids == (2, 9)
+    file.write_text('{"eos_token_id": 160}')
+    with pytest.raises(ModelRefusedError, match="eos_token_id"):
+        load_model(folder, precision="fp32")
+
+
+def test_the_length_of_the_model_ends_a_text(load: Load) -> None:
+    decoder, encoder = load("llama")  # 256 positions
+    requests = random_requests([250, 256, 300, 5], num_samples=2)
+    found = list(Generator(decoder, encoder).generate(requests, SAMPLED))
+    lengths = {(one.request, one.sample): (len(one.token_ids), one.finish_reason) for one in found}
+    assert len(found) == 8
+    assert lengths[0, 0][0] <= 6
+    assert lengths[1, 1] == lengths[2, 0] == (0, "length")
+
+
+def test_a_model_that_gives_no_numbers_ends_only_its_own_text(load: Load) -> None:
+    decoder, encoder = load("llama")
+    embed_VD = decoder.weights.embed_VD.clone()
+    embed_VD[7] = torch.nan
+    sick = Decoder(
+        decoder.config,
+        replace(decoder.weights, embed_VD=embed_VD),
+        precision="fp32",
+        compute_dtype=torch.float32,
+        device=decoder.device,
+    )
+    healthy = random_requests([9])[0]
+    healthy.context_ids[healthy.context_ids == 7] = 8
+    poisoned = Request(np.array([5, 7, 9], np.int32), seed=0)
+    found = {
+        one.request: one for one in Generator(sick, encoder).generate([poisoned, healthy], SAMPLED)
+    }
+    assert found[0].finish_reason == "nonfinite"
+    (alone,) = Generator(decoder, encoder).generate([healthy], SAMPLED)
+    # Up to where the text itself may come to the poisoned token.
+    assert found[1].token_ids[:1].tolist() == alone.token_ids[:1].tolist()
+
+
+def test_requests_are_read_as_slots_become_free(load: Load) -> None:
+    decoder, encoder = load("llama")
+    asked = 0
+
+    def endless() -> Any:  # noqa: ANN401
+        nonlocal asked
+        while True:
+            asked += 1
+            yield Request(np.full(100, 5, np.int32), seed=asked)
+
+    run = Generator(decoder, encoder, max_slots=2).generate(endless(), Sampling(max_new_tokens=3))
+    for _ in range(4):
+        next(run)
+    assert asked < 30
+
+
+@pytest.mark.parametrize(("flops", "used"), [(1 << 27, 1), (0, 3)])
+def test_small_steps_run_on_one_thread(
+    load: Load, monkeypatch: pytest.MonkeyPatch, flops: int, used: int
+) -> None:
+    torch.set_num_threads(3)
+    monkeypatch.setattr(batching, "_FLOPS_FOR_THREADS", flops)
+    decoder, encoder = load("llama")
+    seen: list[int] = []
+    run = Generator(decoder, encoder).generate(
+        random_requests([3]), SAMPLED, on_step=lambda _: seen.append(torch.get_num_threads())
+    )
+    list(run)
+    assert set(seen) == {used}
+    assert torch.get_num_threads() == 3
+
+
+def test_an_exception_from_outside_ends_the_run(load: Load) -> None:
+    decoder, encoder = load("llama")
+
+    def stop(count: int) -> None:
+        assert count == 2
+        raise KeyboardInterrupt
+
+    run = Generator(decoder, encoder).generate(random_requests([3, 4]), SAMPLED, on_step=stop)
+    with pytest.raises(KeyboardInterrupt):
+        next(run)
+
+
+def test_adapters_take_turns_over_one_base(load: Load, tmp_path: Path) -> None:
+    decoder, encoder = load("llama", precision="nf4")
+    folder = tmp_path / "llama-0"
+    save_adapter(folder, tmp_path / "adapter", r=4, target_modules=["q_proj", "down_proj"])
+
+    def text(one: Decoder) -> list[int]:
+        return complete(one, encoder, Sampling(max_new_tokens=20)).token_ids.tolist()
+
+    with_one = with_adapter(decoder, tmp_path / "adapter")
+    loaded = load_model(folder, adapter=tmp_path / "adapter", precision="nf4", compute_dtype="fp32")
+    assert text(with_one) == text(loaded) != text(decoder)
+    assert text(with_adapter(with_one, None)) == text(decoder)
+    assert with_one.weights.layers[0].qkv.weight is decoder.weights.layers[0].qkv.weight
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_new_tokens": 0},
+        {"temperature": -1.0},
+        {"temperature": math.nan},
+        {"temperature": 1e-9},
+        {"top_p": 0.0},
+        {"top_k": -1},
+        {"stop": ("",)},
+    ],
+)
+def test_sampling_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        Sampling(**wrong)
