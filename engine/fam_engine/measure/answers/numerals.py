@@ -1,0 +1,160 @@
+r"""Numbers as people and models write them, read exactly.
+
+In: text. Out: `Number`s with exact rational values, or None. Read are signs (also the Unicode minus), currency signs
+before or after the sign, thousands commas (plain, `{,}`, `\,`), decimals without a leading zero, scientific notation
+(`1.5e3`, `1.5 \times 10^{3}`), fractions (`1/2`, `\frac{1}{2}`, `\dfrac12`), mixed numbers, percent, degrees, units
+and words for thousand to trillion. Nothing is evaluated, and lengths and exponents are bounded: `1e999999999` is no
+number here, for its exact value would not fit in memory.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+# Longer than any answer, and far below where exact arithmetic becomes slow.
+_MAX_DIGITS = 300
+_MAX_EXPONENT = 300
+
+_SIGN = r"[-+\u2212\u2013]"
+_CURRENCY = r"(?:\\?\$|[€£¥₹]|\\pounds|\\text\{\\?\$\})"
+_GROUPING = r"(?:,\\![ ]?|\\!,|\{,\}|\\,|,)"
+_INTEGER = rf"(?:\d{{1,3}}(?:{_GROUPING}\d{{3}})+(?!\d)|\d+)"
+_DECIMAL = rf"(?:{_INTEGER}(?:\.\d+)?|\.\d+)"
+_FRAC = r"\\[dtc]?frac"
+_NUMBER = re.compile(
+    rf"""
+    (?<![\w.\\^_])(?<!\d/)                           # `x2`, `1.2.3`, exponents, the rest of a date
+    (?P<sign>(?<![)\]}}]){_SIGN})?
+    (?:{_CURRENCY}\s?)?
+    (?P<inner>{_SIGN})?
+    (?:
+        (?:(?P<whole>\d+)\s*)?{_FRAC}\s*
+            (?:\{{\s*(?P<top_sign>{_SIGN})?\s*(?P<top>\d+)\s*\}}\s*\{{\s*(?P<bottom>\d+)\s*\}}
+              |\s*(?P<top_digit>\d)\s*(?P<bottom_digit>\d))
+      | (?P<mixed>\d+)[ ]+(?P<mixed_top>\d+)\s?/\s?(?P<mixed_bottom>\d+)
+      | (?P<slash_top>\d+)\s?/\s?(?P<slash_bottom>\d+)(?![\d/]|\.\d)
+      | (?P<decimal>{_DECIMAL})(?:[eE](?P<exponent>[-+]?\d+)\b
+            |\s*(?:\\times|\\cdot|[\u00d7x*·])\s*10\s*\^\s*\{{?\s*(?P<power>[-+\u2212]?\d+)\s*\}}?)?
+    )
+    (?:\s*(?P<scale>thousand|million|billion|trillion)\b)?
+    (?P<percent>\s*(?:\\?%|percent\b|per\ cent\b))?
+    """,
+    re.VERBOSE | re.ASCII,
+)
+_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+# What may stand round a number and leave it the same number.
+_OPENING = re.compile(r"(?:[\s*_`\"'“\u2018]|\\[(\[]|\\left(?![a-z])|\\displaystyle|\$(?=\\?\$))*+")
+_UNIT = re.compile(
+    r"""(?:
+        \^\s*\{?\s*\\circ\s*\}?|\\circ|\\degree|°
+      | \\(?:text|mbox|textrm|mathrm|textit)\s*\{[^{}\d]*\}(?:\s*\^\s*\{?[23]\}?)?
+      | \\[,!;:\ \])]|\\right|[$€£¥*_`"'”\u2019.,;:!\s)]
+      | (?<=[\s%])(?!(?:or|and|to|plus|minus|times|by|over|mod|pi|if|when|where)\b)
+        [A-Za-z][A-Za-z'/-]+(?:\s*\^\s*\{?[23]\}?)?
+    )*+""",
+    re.VERBOSE,
+)
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number as written.
+
+    Args:
+        value: Its exact value; of `20%` it is 20.
+        decimals: Digits after the point; 0 for a whole number, None for a fraction.
+        percent: Whether a percent sign or word follows.
+    """
+
+    value: Fraction
+    decimals: int | None
+    percent: bool
+
+
+def find_numbers(text: str) -> list[tuple[Number, int, int]]:
+    """Find every number in a text: the number, where it starts and where it ends."""
+    found = []
+    for match in _NUMBER.finditer(text):
+        number = _read(match)
+        if number is not None:
+            found.append((number, match.start(), match.end()))
+    return found
+
+
+def parse_number(text: str) -> Number | None:
+    """Read a text that is one number, with its wrapping and units and nothing else."""
+    text = text.strip()
+    opening = _OPENING.match(text)
+    assert opening is not None  # it may match nothing, but it matches
+    body = re.sub(rf"^({_SIGN})\s+", r"\1", text[opening.end() :])
+    match = _NUMBER.match(body)
+    if match is None or _UNIT.fullmatch(body, match.end()) is None:
+        return None
+    return _read(match)
+
+
+def equal_numbers(gold: Number, other: Number) -> bool:
+    """Compare two numbers as answers.
+
+    - Whole golds are compared exactly: 17.99 is not 18, and 1000001 is not 1000000.
+    - A gold with two decimals or more is a rounded value: what rounds to it at its own decimals is equal to it
+      (0.33 = 1/3, 3.14 = 3.14159).
+    - Other golds (fractions, one decimal) are equal to what differs by at most a millionth of them: 1/3 = 0.3333333,
+      but not 0.33.
+    - A percent sign is a unit, which one side may leave out or carry out: 20% equals 20 and 0.2. Where both have one
+      only the numbers count.
+    """
+    if _equal_values(gold, other.value):
+        return True
+    if other.percent and not gold.percent:
+        return _equal_values(gold, other.value / 100)
+    if gold.percent and not other.percent:
+        return _equal_values(gold, other.value * 100)
+    return False
+
+
+def _equal_values(gold: Number, value: Fraction) -> bool:
+    if gold.value == value:
+        return True
+    if gold.value.denominator == 1:
+        return False
+    if gold.decimals is not None and gold.decimals >= 2:
+        # Half a unit in the last place, either way: both conventions of rounding a tie are accepted.
+        return abs(gold.value - value) * 2 * Fraction(10) ** gold.decimals <= 1
+    return abs(gold.value - value) * 10**6 <= abs(gold.value)
+
+
+def _read(match: re.Match[str]) -> Number | None:
+    part = match.groupdict()
+    if match.end() - match.start() > _MAX_DIGITS:
+        return None
+    exponent = int((part["exponent"] or part["power"] or "0").replace("\u2212", "-"))
+    if abs(exponent) > _MAX_EXPONENT:
+        return None
+    decimals: int | None = None
+    if part["decimal"] is not None:
+        plain = re.sub(_GROUPING, "", part["decimal"])
+        decimals = max(0, len(plain.partition(".")[2]) - exponent)
+        value = Fraction(plain) * Fraction(10) ** exponent
+    else:
+        top, bottom = _fraction(part)
+        if bottom == 0:
+            return None
+        value = Fraction(top, bottom) + int(part["whole"] or part["mixed"] or 0)
+    signs = sum(_is_minus(part[name]) for name in ("sign", "inner", "top_sign"))
+    value *= _SCALES.get(part["scale"] or "", 1) * (-1) ** signs
+    return Number(value, decimals if not part["scale"] else None, part["percent"] is not None)
+
+
+def _fraction(part: dict[str, str | None]) -> tuple[int, int]:
+    for name in ("", "_digit"):
+        if part[f"top{name}"] is not None:
+            return int(part[f"top{name}"] or 0), int(part[f"bottom{name}"] or 0)
+    kind = "mixed" if part["mixed_top"] is not None else "slash"
+    return int(part[f"{kind}_top"] or 0), int(part[f"{kind}_bottom"] or 0)
+
+
+def _is_minus(sign: str | None) -> bool:
+    return (sign or "").strip() in ("-", "\u2212", "\u2013")

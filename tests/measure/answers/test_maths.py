@@ -1,0 +1,151 @@
+"""Verdicts on mathematics: the traps known from other extractors, and what only math-verify can tell."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import pytest
+
+from fam_engine.errors import UsageError
+from fam_engine.measure.answers import judge, symbolic
+from fam_engine.measure.answers.verdict import Verdict
+
+
+def math(response: str, answer: str) -> Verdict:
+    return judge(response, kind="math", answer=answer)
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        ("5+5=10\n#### 10", "10"),
+        ("5+5=10\n#### 10", "so 10.\n#### 10"),
+        ("#### 12", "Final Answer: the total is 12 cookies."),
+        ("Two cost $<<2*9=18>>18.\nA: 18", "18"),
+        ("Final Answer: $2,160", "2160"),
+        ("Final Answer: 10.0", "10"),
+        ("Final Answer: $16,500/month", "16500"),
+        ("Final Answer: 36%", "36"),
+        ("Final Answer: Dr. Roe needs 15 glass jars. ", "15"),
+        ("Final Answer: 10.5 km (7 laps * 1.5 km/lap)", "10.5"),
+        ("Final Answer: $21.00 (All three pens were $21.00)", "21"),
+        ("Final Answer: $110 + $200 + $150 = $460", "460"),
+        ("Final Answer: 40 (in May) + 52 (in June) = 92 letters.", "92"),
+        ("Final Answer: Zoe walks 120 minutes (or 2 hours) along the river.", "120"),
+        ("Final Answer: The deposit was $\\$450$ at first.", "450"),
+        ("Final Answer: The sum of both roots $r$ is $-4+13=9$.", "9"),
+        ("Final Answer: The slope of $h(t)-k(t)$ is 6.", "6"),
+        ("Final Answer: There are 9 primes $p$ of this kind.", "9"),
+        ("Final Answer: roughly $v \\approx 2.3026$.", "2.3026"),
+        ("Final Answer: 6 cooks are enough to feed 80 guests.", "6"),
+        ("The answer is the sum of 3 and 4, which is 7", "7"),
+        ("Answer: x = -5/4", "-1.25"),
+        ("Answer: x = -5/4", r"-\frac{5}{4}"),
+        ("We get 3.\nThe total is 12.\nThat is 12 apples in all", "12"),
+        ("42", "42"),
+        ("The profit is -$5.", "-5"),
+        (r"Hence $\boxed{\text{(A)}}$", r"\text{(A)}"),
+        (r"so $\boxed{\left( 3, \dfrac{\pi}{2} \right)}$.", r"\left(3,\frac{\pi}{2}\right)"),
+        (r"\boxed{x \leq 5}", r"x\le5"),
+        (r"\boxed{\frac12}", "0.5"),
+        (r"The function is $f(x) = 2x+3$.", "2x+3"),
+        (r"\boxed{90^\circ}", "90"),
+        (r"\boxed{10\text{ cm}}", "10"),
+    ],
+)
+def test_right(response: str, answer: str) -> None:
+    verdict = math(response, answer)
+    assert verdict.correct is True, verdict
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        ("#### 10\n", "11"),
+        ("Final Answer: Ducks: 14, Geese: 7", "21"),
+        ("Final Answer: undefined", "30"),
+        ("Final Answer: 25k marbles.", "25"),
+        ("Final Answer: -", "2"),
+        ("The first step gives 18.\nFinal Answer: 17", "18"),
+        ("the answer is 18 ... no wait, the answer is 20", "18"),
+        ("I do not know.", "18"),
+        ("", "18"),
+        ("Final Answer: 17.6", "18"),
+        (r"\boxed{-5}", "5"),
+        ("Answer: x^2+1", "1"),
+        ("The answer is the length 2x", "2"),
+        (r"The answer is the length 4\sqrt{3}", "3"),
+        (r"\boxed{x+2}", "2"),
+        (r"\boxed{\text{(B)}}", r"\text{(A)}"),
+        ("Final Answer: 2,160", "2"),
+    ],
+)
+def test_wrong(response: str, answer: str) -> None:
+    verdict = math(response, answer)
+    assert verdict.correct is False, verdict
+
+
+@pytest.mark.parametrize(
+    ("response", "answer", "equal"),
+    [
+        (r"\boxed{2\sqrt{25}}", "10", True),
+        (r"\boxed{10\sqrt{2}}", "10", False),
+        (r"\boxed{5!}", "120", True),
+        (r"\boxed{5!}", "5", False),
+        (r"\boxed{(x+1)^2}", "x^2+2x+1", True),
+        (r"\boxed{(x+1)^2}", "x^2+1", False),
+        (r"\boxed{\frac{\sqrt{3}}{3}}", r"\frac{1}{\sqrt{3}}", True),
+        (r"\boxed{\{2,1\}}", r"\{1,2\}", True),
+        (r"\boxed{(2,1)}", "(1,2)", False),
+        (r"\boxed{[1,2)}", "[1,2]", False),
+    ],
+)
+def test_symbolic(response: str, answer: str, *, equal: bool) -> None:
+    pytest.importorskip("math_verify")
+    verdict = math(response, answer)
+    assert verdict.correct is equal, verdict
+    assert "math-verify" in verdict.reason
+
+
+def test_a_hostile_formula_costs_one_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("math_verify")
+    assert math(r"\boxed{2+3}", "5").correct is True  # the child is up
+    with monkeypatch.context() as patched:
+        patched.setattr(symbolic, "_PATIENCE_SECONDS", 0.5)
+        verdict = math(r"\boxed{9^{9^{9}}}", "10")
+    assert verdict.correct is False
+    assert "limits" in verdict.reason
+    assert math(r"\boxed{2+3}", "5").correct is True  # another child
+
+
+def test_the_child_ends_itself_when_it_computes_too_long() -> None:
+    pytest.importorskip("math_verify")
+    program = (
+        "from fam_engine.measure.answers import symbolic_worker as worker\n"
+        "worker.SECONDS = 0.3\nworker.main()"
+    )
+    requests = "".join(json.dumps(pair) + "\n" for pair in (["1+1", "2"], ["10", "9^{9^{9}}"]))
+    child = subprocess.run(
+        [sys.executable, "-c", program], input=requests.encode(), capture_output=True, timeout=60
+    )
+    assert child.stdout == b"ready\ntrue\n"
+    assert child.returncode < 0
+
+
+def test_without_the_extra_numbers_still_work_and_formulas_name_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = importlib.util.find_spec
+
+    def without(name: str, package: str | None = None) -> object:
+        return None if name == "math_verify" else real(name, package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", without)
+    assert math(r"#### \frac{1}{2}", "0.5").correct is True
+    assert math(r"\boxed{\dfrac{1}{\pi}}", r"\frac{1}{\pi}").correct is True  # the same text
+    assert math("Final Answer: y + 31", "77").correct is False  # an unknown is no number
+    with pytest.raises(UsageError, match=r"fam-engine\[math\]"):
+        math(r"\boxed{2\sqrt{25}}", "10")

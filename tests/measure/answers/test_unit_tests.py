@@ -1,0 +1,299 @@
+"""Code against tests: right verdicts, none that can be forged, and limits that hold."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from fam_engine.measure.answers import judge, unit_tests
+from fam_engine.measure.answers.unit_tests import TestsRun, run_tests
+
+LOCKDOWN = "from fam_engine.measure.answers.confined import lockdown\n"
+
+
+def run(code: str, *tests: str) -> TestsRun:
+    return run_tests(textwrap.dedent(code), tests)
+
+
+def test_right_and_wrong() -> None:
+    assert run("def f(x): return x + 1", "assert f(1) == 2", "assert f(2) == 3").passed is True
+    result = run("def f(x): return x + 1", "assert f(1) == 2", "assert f(2) == 4")
+    assert result.passed is False
+    assert result.reason == "test 2 of 2 failed: AssertionError at `assert f(2) == 4`"
+    assert "does not load: SyntaxError" in run("def f(x) return", "f(1)").reason
+    assert "NameError" in run("x = 1", "assert f(1) == 2").reason
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import sys; sys.exit(0)",
+        "import os; os._exit(0)",
+        "def f(x):\n  import os; os._exit(0)",
+        "def f(x):\n  raise SystemExit(0)",
+        "print('passed'); print('{\"passed\": true}')\ndef f(x): print('passed', flush=True)",
+        "import builtins; builtins.AssertionError = None; __debug__",
+        "class Yes:\n  def __eq__(self, other): return True\ndef f(x): return Yes()",
+        "class Yes(int):\n  def __eq__(self, other): return True\n  __hash__ = None\ndef f(x): return Yes(5)",
+        "class Yes:\n  __class__ = int\n  def __eq__(self, other): return True\ndef f(x): return Yes()",
+        "def f(x): return 2\nimport sys\nsys.modules['__main__'].__dict__.clear()",
+        "import gc\nfor o in gc.get_objects():\n  if isinstance(o, dict) and 'passed' in o: o['passed'] = True",
+        'import os\nfor d in range(3, 64):\n  try: os.write(d, b\'{"passed": true, "reason": "", "guards": []}\')\n'
+        "  except OSError: pass",
+        "import os, signal; os.kill(os.getppid(), signal.SIGTERM)",
+    ],
+)
+def test_a_verdict_cannot_be_forged(code: str) -> None:
+    assert run(code, "assert f(1) == 3").passed is False
+
+
+def test_code_cannot_replace_what_it_is_checked_with() -> None:
+    code = """
+        import math as genuine
+        def f(x): return 100.0
+        def abs(x): return 0
+        def check(x): return True
+        def set(x): return 1
+        class math:
+            isclose = staticmethod(lambda a, b: True)
+    """
+    for test in (
+        "assert abs(f(1) - 3) < 1e-6",
+        "assert set([f(1)]) == set([3])",
+        "import math\nassert math.isclose(f(1), 3)",
+        "assert math.isclose(f(1), 3)",
+        "def check(c):\n    assert c(1) == 3\ncheck(f)",
+    ):
+        assert run(code, test).passed is False, test
+
+
+def test_a_task_may_ask_for_the_name_of_a_builtin() -> None:
+    assert run("def sum(a, b): return a * b", "assert sum(2, 5) == 10").passed is True
+
+
+def test_values_of_many_kinds_come_back() -> None:
+    code = """
+        import collections, math
+        def echo(x): return x
+        def counts(x): return collections.Counter(x)
+        def sort(x): x.sort()
+        def numbers():
+            n = 0
+            while True:
+                yield n
+                n += 1
+        def fail(x): raise KeyError(x)
+        def ints(x, kind): return [v for v in x if type(v) is kind]
+    """
+    tests = """
+        import itertools
+        for x in (1, -1.5, float("inf"), 1 << 400, "a\\ud800", b"a", None, True,
+                  2j, range(3), (1, [2, {3}]), {1: {"a": ()}}):
+            y = echo(x)
+            assert y == x and type(y) is type(x), x
+        assert echo(float("nan")) != 0
+        assert counts("aab") == {"a": 2, "b": 1}
+        x = [3, 1, 2]
+        assert sort(x) is None and x == [1, 2, 3]
+        assert list(itertools.islice(numbers(), 3)) == [0, 1, 2]
+        assert ints([1, "a", 2], int) == [1, 2]
+        assert math.floor(echo(1.5)) == 1
+        try:
+            fail("k")
+        except KeyError as error:
+            pass
+        else:
+            assert False
+    """
+    result = run(code, textwrap.dedent(tests))
+    assert result.passed is True, result.reason
+
+
+def test_objects_of_the_code_can_be_used() -> None:
+    code = """
+        class Node:
+            def __init__(self, value): self.value, self.left = value, None
+            def __len__(self): return 7
+            def __str__(self): return "node"
+        def depth(node): return 1 + depth(node.left) if node else 0
+    """
+    tests = "root = Node(1)\nroot.left = Node(2)\nroot.left.left = Node(3)\nassert depth(root) == 3"
+    more = "assert root.left.value == 2 and len(root) == 7 and str(root) == 'node' and root.left == root.left"
+    result = run(code.replace("if node else", "if node is not None else"), tests, more)
+    assert result.passed is True, result.reason
+
+
+def test_what_tests_cannot_pass_cannot_be_judged() -> None:
+    result = run("def f(g): return g(1)", "assert f(lambda x: x) == 1")
+    assert result.passed is None
+    assert "cannot be passed" in result.reason
+    assert run("def f(x): return x", "assert f(1 ==").passed is None
+
+
+def test_humaneval_form() -> None:
+    code = (
+        "```python\ndef f(x: List[int]) -> int:\n    return sum(x)\n```"  # `typing` needs no import
+    )
+    test = "def check(candidate):\n    assert candidate([1, 2]) == 3\ncheck(f)"
+    verdict = judge(code, kind="code", answer=None, tests=[test])
+    assert verdict.correct is True
+    assert judge(code, kind="code", answer=None).correct is None
+    assert judge("", kind="code", answer=None, tests=[test]).correct is False
+
+
+REFUSED = {
+    "network": "import socket; socket.socket()",
+    "fork": "import os; os.fork()",
+    "process": "import subprocess, sys; subprocess.run([sys.executable, '-c', ''])",
+    "write": "open('here', 'w')",
+    "append": "import os; os.open('here', os.O_WRONLY | os.O_CREAT | os.O_APPEND)",
+    "make folder": "import os; os.mkdir('here')",
+    "remove": "import os; os.remove(VICTIM)",
+    "rename": "import os; os.rename(VICTIM, VICTIM + '2')",
+    "mode": "import os; os.chmod(VICTIM, 0)",
+    "truncate": "import os; os.truncate(VICTIM, 0)",
+    "signal": "import os; os.kill(os.getpid(), 9)",
+    "leave group": "import os; os.setsid()",
+    "limits of others": "import resource, os; resource.prlimit(os.getppid(), resource.RLIMIT_CPU, (1, 1))",
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's filter")
+@pytest.mark.parametrize("what", sorted(REFUSED))
+def test_what_is_refused(what: str, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("here")
+    action = REFUSED[what].replace("VICTIM", repr(str(victim)))
+    code = f"def f():\n    try:\n        {action}\n    except OSError as error:\n        return error.errno"
+    result = run(code, "assert f() == 1, f()")  # EPERM
+    assert result.passed is True, result.reason
+    assert result.guards[-1] == "seccomp"
+    assert victim.read_text() == "here"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's filter")
+def test_raw_system_calls_are_refused_too() -> None:
+    code = """
+        import ctypes
+        def f(*numbers):
+            libc = ctypes.CDLL(None, use_errno=True)
+            return [(libc.syscall(n, 0, 0, 0, 0), ctypes.get_errno()) for n in numbers]
+    """
+    # pidfd_open, io_uring_setup, openat2, memfd_secret: the same numbers on every machine; clone3 says it is not there.
+    result = run(code, "r = f(434, 425, 437, 447, 435)\nassert r == [(-1, 1)] * 4 + [(-1, 38)], r")
+    assert result.passed is True, result.reason
+
+
+def test_the_surroundings_are_empty() -> None:
+    code = "import os, sys\ndef f(): return os.listdir('.'), dict(os.environ), [p for p in sys.path if 'site-' in p]"
+    result = run(code, "assert f() == ([], {}, []), f()")
+    assert result.passed is True, result.reason
+
+
+def test_threads_work_and_recursion_has_its_usual_limit() -> None:
+    code = """
+        from concurrent.futures import ThreadPoolExecutor
+        def f(n):
+            with ThreadPoolExecutor(2) as pool:
+                return sum(pool.map(int, range(n)))
+        def g(n): return g(n + 1)
+    """
+    test = "assert f(4) == 6\ntry:\n    g(0)\nexcept RecursionError:\n    pass"
+    result = run(code, test)
+    assert result.passed is True, result.reason
+
+
+def test_memory_is_limited() -> None:
+    assert "MemoryError" in run("def f(): return 'a' * (1 << 30)", "f()").reason
+
+
+def test_huge_results_are_refused() -> None:
+    result = run("def f(): return 'a' * (40 << 20)", "assert f() == 1")
+    assert result.passed is False
+
+
+def running_in_group(group: int) -> list[str]:
+    """Find the processes of a group that still run; the dead may wait to be reaped."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, of_group = file.read_text().rpartition(")")[2].split()[:3]
+            if int(of_group) == group and state not in "ZX":
+                found.append(str(file))
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_time_is_limited_and_the_group_dies(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[int] = []
+
+    class Recording(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: object, **named: object) -> None:
+            super().__init__(*arguments, **named)  # type: ignore[call-overload]
+            started.append(self.pid)
+
+    monkeypatch.setattr(unit_tests.subprocess, "Popen", Recording)
+    monkeypatch.setattr(unit_tests, "WALL_SECONDS", 1.0)
+    result = run("import time\ndef f(): time.sleep(1000)", "f()")
+    assert result.passed is False
+    assert "ran for more than 1 s" in result.reason
+    for _ in range(200):  # a signal takes a moment to arrive
+        if not running_in_group(started[0]):
+            return
+        time.sleep(0.05)
+    pytest.fail("a process of the group lives on")
+
+
+def test_cpu_time_is_limited() -> None:
+    limits = "lockdown.limit(cpu_seconds=1, memory_bytes=1 << 30, file_bytes=100)\n"
+    child = subprocess.run(
+        [sys.executable, "-c", LOCKDOWN + limits + "while True: pass"], timeout=60
+    )
+    assert -child.returncode in (signal.SIGXCPU, signal.SIGKILL)
+
+
+def test_files_have_a_limit(tmp_path: Path) -> None:
+    limits = "lockdown.limit(cpu_seconds=9, memory_bytes=1 << 30, file_bytes=100)\n"
+    write = f"open({str(tmp_path / 'big')!r}, 'wb', 0).write(bytes(1000))"
+    subprocess.run([sys.executable, "-c", LOCKDOWN + limits + write], stderr=subprocess.DEVNULL)
+    assert (tmp_path / "big").stat().st_size <= 100
+
+
+def test_without_the_kernels_filter_python_refuses(tmp_path: Path) -> None:
+    program = LOCKDOWN + textwrap.dedent(f"""
+        lockdown._install = lambda *_: False
+        assert lockdown.refuse_system_calls() == "audit hook"
+        import os, socket, subprocess
+        for action in (
+            lambda: socket.socket(), lambda: open({str(tmp_path / "a")!r}, "w"), lambda: os.system("true"),
+            lambda: subprocess.run(["true"]), lambda: os.fork(), lambda: os.remove("x"), lambda: os.kill(1, 0),
+        ):
+            try:
+                action()
+            except OSError as error:
+                assert error.errno in (1, 11), error
+            else:
+                raise SystemExit("not refused")
+        open({str(Path(__file__))!r}).read()
+    """)
+    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert child.returncode == 0, child.stderr
+
+
+def test_output_is_not_kept_and_does_not_block() -> None:
+    code = "import sys\ndef f():\n  for i in range(20000): print('x' * 100); sys.stderr.write('y' * 100)\n  return 3"
+    assert run(code, "print('from the test'); assert f() == 3").passed is True
+
+
+def test_no_folder_stays_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert run("def f(): return 3", "assert f() == 3").passed is True
+    assert os.listdir(tmp_path) == []
