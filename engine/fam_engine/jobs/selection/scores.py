@@ -1,0 +1,138 @@
+"""The scores table an earlier `score` run left, as far as a choice needs it.
+
+In: the path of `scores.parquet`. Out: `Scores`: its columns, and what lies beside it: which records `score` itself left
+out, and by which model it scored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fam_engine.errors import InputError
+from fam_engine.measure.familiarity import Metric, columns_of
+from fam_engine.measure.statistics import Floats
+
+_KEYS = ("id", "file", "line", "num_bytes")
+_LABELS = ("source", "group", "num_response_tokens", "flags")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores table: the columns a choice needs.
+
+    Attributes:
+        path: Where it was read.
+        table: Its rows, in the order of scoring.
+        quarantined: (file, line) -> code and reason of what `score` left out.
+        settings: Settings of the run, where its summary is there.
+    """
+
+    path: Path
+    table: pa.Table
+    quarantined: Mapping[tuple[str, int], tuple[str, str]]
+    settings: Mapping[str, Any]
+
+    def floats(self, name: str) -> Floats:
+        """Give a column as float64, NaN where it is null."""
+        column = self.table[name].cast(pa.float64())
+        values: Floats = column.to_numpy().astype(np.float64, copy=False)
+        return values
+
+
+def read_scores(path: Path, metric: Metric) -> Scores:
+    """Read a scores table.
+
+    Args:
+        path: `scores.parquet` of a `score` run; its quarantine and summary lie beside it.
+        metric: Whose columns are needed.
+
+    Raises:
+        InputError: The file is not there, is no such table, or has no column of the metric.
+    """
+    if path.is_dir():
+        raise InputError(
+            "is a folder, expected the scores.parquet of a `score` run",
+            code="E_SCORES",
+            where=str(path),
+            hint=f"give {path / 'scores.parquet'}",
+        )
+    try:
+        present = pq.read_schema(path).names
+        _check_columns(path, present, metric)
+        table = pq.read_table(
+            path, columns=list(dict.fromkeys([*_KEYS, *_LABELS, *columns_of(metric)]))
+        )
+    except (OSError, pa.ArrowException) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise InputError(
+            f"does not read as a scores table: {reason}",
+            code="E_SCORES",
+            where=str(path),
+            hint="give the scores.parquet of a `score` run",
+        ) from None
+    return Scores(path, table, _read_quarantine(path), _read_settings(path))
+
+
+def _check_columns(path: Path, present: Sequence[str], metric: Metric) -> None:
+    for name in (*_KEYS, *_LABELS):
+        if name not in present:
+            raise InputError(
+                f"has no column `{name}`, expected the columns that `score` writes",
+                code="E_SCORES",
+                where=str(path),
+                hint="give the scores.parquet of a `score` run",
+            )
+    for name in columns_of(metric):
+        if name not in present:
+            raise InputError(
+                f"has no column `{name}`, which the metric `{metric.name}` needs",
+                code="E_SCORES_METRIC",
+                where=str(path),
+                hint=f"score the records again{' with ' if metric.needs else ''}{metric.needs}",
+            )
+
+
+def _read_quarantine(scores: Path) -> dict[tuple[str, int], tuple[str, str]]:
+    path = scores.with_name("quarantine.jsonl")
+    if not path.is_file():
+        return {}
+    with _readable(path), path.open(encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+        return {(place_of(r["file"]), r["line"]): (r["code"], r["reason"]) for r in rows}
+
+
+def _read_settings(scores: Path) -> dict[str, Any]:
+    path = scores.with_name("summary.json")
+    if not path.is_file():
+        return {}
+    with _readable(path):
+        settings = json.loads(path.read_text(encoding="utf-8")).get("settings")
+        return dict(settings or {})
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        raise InputError(
+            "does not read as what `score` leaves beside its scores.parquet",
+            code="E_SCORES",
+            where=str(path),
+            hint="keep the files of a `score` run together, as it wrote them",
+        ) from None
+
+
+def place_of(name: str) -> str:
+    """Give the absolute path of a file's name, so that `./a.jsonl` and `a.jsonl` are the same."""
+    return name if name == "embedded" else os.path.abspath(name)
