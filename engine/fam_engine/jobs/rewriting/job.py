@@ -1,0 +1,196 @@
+"""The rewriting job from its settings to its files.
+
+In: a `RewriteConfig` and somebody to tell about progress. Out: the files of the output folder and a `RewriteOutcome`.
+Whatever stops the job, the same command goes on from there, and the same candidates come out.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fam_engine.config import RewriteConfig
+from fam_engine.data.files import write_text_whole
+from fam_engine.jobs.generation.prepare import Progress
+from fam_engine.jobs.generation.texts import TextMaker
+from fam_engine.jobs.interrupts import Interrupts
+from fam_engine.jobs.journal import Journal, storage_errors
+from fam_engine.jobs.rewriting.asking import Attempt
+from fam_engine.jobs.rewriting.attempts import Attempts
+from fam_engine.jobs.rewriting.files import Writer, write_candidates, write_rewritten
+from fam_engine.jobs.rewriting.prepare import Prepared, prepared
+from fam_engine.jobs.rewriting.summary import summarize_rewriting
+from fam_engine.jobs.scoring.files import write_quarantine
+from fam_engine.jobs.scoring.stopwatch import Stopwatch
+from fam_engine.model.decoder import Decoder
+from fam_engine.model.generation.generator import Generator
+from fam_engine.model.loading import load_model
+
+OUTPUTS = ("rewritten.jsonl", "candidates.parquet", "quarantine.jsonl", "summary.json")
+# Candidates judged between two commits: code is judged in child processes, some seconds each at worst.
+_JUDGED_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class RewriteOutcome:
+    """A finished job.
+
+    Attributes:
+        summary: What `summary.json` holds.
+        num_quarantined: Records left out.
+    """
+
+    summary: dict[str, Any]
+    num_quarantined: int
+
+
+def run_rewrite(config: RewriteConfig, progress: Progress) -> RewriteOutcome:
+    """Rewrite a job's answers, or go on where an earlier run of the same job stopped.
+
+    Raises:
+        FamEngineError: Something its user can cure; see the subclasses.
+        Interrupted: A signal came; what is done is kept.
+    """
+    watch = Stopwatch()
+    with (
+        Interrupts() as interrupts,
+        prepared(config, config.out, progress, interrupts) as parts,
+    ):
+        finished = parts.journal.get("finished")
+        if finished is not None and all((config.out / name).is_file() for name in OUTPUTS):
+            progress.note(f"{config.out} is complete already")
+            return RewriteOutcome(finished, finished["records"]["quarantined"])
+        decoder = _load(config, parts, progress)
+        _Run(config, parts, decoder, progress, interrupts).make_all()
+        summary = _write_outputs(config, parts, decoder, watch)
+        with parts.journal.commit():
+            parts.journal.put("finished", summary)
+        return RewriteOutcome(summary, summary["records"]["quarantined"])
+
+
+def _load(config: RewriteConfig, parts: Prepared, progress: Progress) -> Decoder:
+    progress.start("loading the model", None, "")
+    decoder = load_model(
+        parts.sources.model,
+        adapter=parts.sources.adapter,
+        precision=config.precision,
+        compute_dtype=config.compute_dtype,
+        device=config.device,
+    )
+    progress.note(
+        f"{decoder.num_parameters / 1e6:.1f} M parameters, {decoder.precision} weights, "
+        f"{_dtype_name(decoder)} on {decoder.device}"
+    )
+    return decoder
+
+
+class _Run:
+    """Makes the attempts that are not made yet."""
+
+    def __init__(
+        self,
+        config: RewriteConfig,
+        parts: Prepared,
+        decoder: Decoder,
+        progress: Progress,
+        interrupts: Interrupts,
+    ) -> None:
+        self._parts = parts
+        self._attempts = Attempts(
+            config, parts.journal, parts.encoder, parts.model.max_position_embeddings
+        )
+        self._generator = Generator(decoder, parts.encoder, max_slots=config.max_slots)
+        self._progress = progress
+        self._interrupts = interrupts
+
+    def make_all(self) -> None:
+        """Make them, in order."""
+        for attempt in self._parts.attempts:
+            if self._attempts.is_done(attempt):
+                continue
+            with self._attempts.questions(attempt) as own:
+                self._write_texts(attempt, own)
+                self._judge_texts(attempt, own)
+            self._attempts.finish(attempt)
+
+    def _write_texts(self, attempt: Attempt, own: Journal) -> None:
+        journal = self._parts.journal
+        maker = TextMaker(self._generator, own, attempt.sampling, 1)
+        last = self._parts.attempts[-1].number
+        label = f"attempt {attempt.number} of 0 to {last}"
+        self._progress.start(label, len(maker.remaining()), "records")
+        tokens, seconds = journal.get("spent") or (0, 0.0)
+        watch = Stopwatch()
+
+        def on_step(num_tokens: int) -> None:
+            nonlocal tokens
+            tokens += num_tokens
+            self._progress.advance(0)
+            self._interrupts.check()
+
+        try:
+            maker.run(self._progress.advance, on_step)
+        except BaseException:
+            own.clear_flight()
+            raise
+        finally:
+            with journal.commit():
+                journal.put("spent", (tokens, seconds + watch.seconds()))
+
+    def _judge_texts(self, attempt: Attempt, own: Journal) -> None:
+        positions = self._attempts.unjudged(attempt, own)
+        self._progress.start(f"judging attempt {attempt.number}", len(positions), "candidates")
+        for start in range(0, len(positions), _JUDGED_AT_ONCE):
+            some = positions[start : start + _JUDGED_AT_ONCE]
+            self._attempts.judge(attempt, own, some)
+            self._progress.advance(len(some))
+            self._interrupts.check()
+
+
+def _write_outputs(
+    config: RewriteConfig, parts: Prepared, decoder: Decoder, watch: Stopwatch
+) -> dict[str, Any]:
+    out, journal = config.out, parts.journal
+    adapter = None if config.adapter is None else str(config.adapter)
+    writer = Writer(config.method, config.model, adapter, config.seed)
+    with storage_errors(out):
+        write_rewritten(out / "rewritten.jsonl", journal, writer)
+        write_candidates(out / "candidates.parquet", journal)
+        quarantined = write_quarantine(out / "quarantine.jsonl", journal.db)
+        summary = {
+            **summarize_rewriting(journal, quarantined),
+            "performance": _performance(journal, watch),
+            "settings": {
+                **config.model_dump(mode="json"),
+                "revision": parts.sources.revision,
+                "compute_dtype": _dtype_name(decoder),
+                "device": str(decoder.device),
+            },
+            "key": journal.get("key"),
+        }
+        write_text_whole(out / "summary.json", json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def _dtype_name(decoder: Decoder) -> str:
+    return str(decoder.compute_dtype).removeprefix("torch.")
+
+
+def _performance(journal: Journal, watch: Stopwatch) -> dict[str, float]:
+    tokens, seconds = journal.get("spent") or (0, 0.0)
+    # Linux counts kilobytes, macOS bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    performance = {
+        "seconds_total": watch.seconds(),
+        "seconds_generating": seconds,
+        "tokens_per_second": tokens / max(seconds, 1e-9),
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+    }
+    if torch.cuda.is_available():
+        performance["peak_device_memory_bytes"] = torch.cuda.max_memory_allocated()
+    return performance
