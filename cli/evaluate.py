@@ -1,0 +1,161 @@
+"""`fam-engine eval`: arguments to settings, one call, the outcome printed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fam_engine.cli import options
+from fam_engine.errors import EXIT_OK, EXIT_QUARANTINED
+
+EPILOG = (
+    "Example: fam-engine eval --model embedded --adapter trained/adapter --data task.jsonl "
+    "--out evaluated"
+)
+
+_ANSWERS = "Answers"
+
+
+def run(
+    model: options.Model = None,
+    data: options.Data = None,
+    out: options.Out = None,
+    adapter: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="PEFT LoRA folder to compare with the base model; repeat it.",
+            rich_help_panel=options.MODEL,
+        ),
+    ] = None,
+    base: Annotated[
+        bool | None,
+        typer.Option(
+            "--base/--no-base",
+            help="Whether the base model takes part. [yes]",
+            rich_help_panel=options.MODEL,
+        ),
+    ] = None,
+    precision: options.Precision = None,
+    compute_dtype: options.ComputeDtype = None,
+    device: options.Device = None,
+    template: options.Template = None,
+    parse_special: options.ParseSpecial = None,
+    choice_by: Annotated[
+        str | None,
+        typer.Option(
+            help="How options are chosen: logprob (default) scores each, generation lets the model "
+            "write and reads its choice.",
+            rich_help_panel=_ANSWERS,
+        ),
+    ] = None,
+    choice_metric: Annotated[
+        str | None,
+        typer.Option(
+            help="With logprob: acc (default) is by the sum, acc_norm by the mean a byte.",
+            rich_help_panel=_ANSWERS,
+        ),
+    ] = None,
+    few_shot_file: Annotated[
+        str | None,
+        typer.Option(help="Answered records to show before.", rich_help_panel=_ANSWERS),
+    ] = None,
+    few_shot: Annotated[
+        int | None, typer.Option(help="How many of them.", rich_help_panel=_ANSWERS)
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Longest answer, tokens. [256]", rich_help_panel=_ANSWERS)
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="0: the likeliest token. [0]", rich_help_panel=_ANSWERS)
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(
+            help="Only the likeliest tokens with this probability together. [1]",
+            rich_help_panel=_ANSWERS,
+        ),
+    ] = None,
+    top_k: Annotated[
+        int | None,
+        typer.Option(help="Only so many likeliest tokens; 0: all. [0]", rich_help_panel=_ANSWERS),
+    ] = None,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A string that ends an answer, not part of it; repeat it.",
+            rich_help_panel=_ANSWERS,
+        ),
+    ] = None,
+    train: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A file that was trained on: say which questions are in it; repeat it.",
+            rich_help_panel=options.DATA,
+        ),
+    ] = None,
+    max_tokens_per_batch: options.MaxTokensPerBatch = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Of the random choices.", rich_help_panel=options.RUN),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            help="Ask the first N records of each file only.", rich_help_panel=options.DATA
+        ),
+    ] = None,
+    map_: options.Map = None,
+    download: options.Download = None,
+    config: options.Config = None,
+    dry_run: options.DryRun = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Measure how many questions a model and its adapters get right.
+
+    A task file holds questions with an `answer`, and `choices` or `tests` where it takes them; `task` names the
+    task (default: the file), `kind` how answers are judged: math, choice, exact or code (default: guessed).
+
+    Writes summary.json, samples.parquet, report.html and quarantine.jsonl into --out. A job that was stopped
+    goes on when the same command is given again; with more adapters it computes only those.
+    """
+    # Flags that may be repeated come as an empty list when they are not given.
+    settings = {
+        name: value if value != [] else None
+        for name, value in options.settings_given(locals()).items()
+    }
+    _run(settings, config, dry_run=dry_run, as_json=as_json, quiet=quiet)
+
+
+def _run(
+    settings: dict[str, Any], file: Path | None, *, dry_run: bool, as_json: bool, quiet: bool
+) -> None:
+    from fam_engine.config import EvalConfig, read_config
+
+    config = read_config(EvalConfig, settings, file)
+
+    from rich.console import Console
+
+    from fam_engine.jobs.evaluation.forecast import forecast_eval
+    from fam_engine.jobs.evaluation.job import run_eval
+    from fam_engine.report.evaluation import print_eval_forecast, print_evaluation
+    from fam_engine.report.progress import JobProgress
+
+    with JobProgress(quiet=quiet) as progress:
+        if dry_run:
+            forecast = vars(forecast_eval(config, progress))
+            num_bad = sum(forecast["quarantined"].values())
+        else:
+            outcome = run_eval(config, progress)
+            num_bad = outcome.num_quarantined
+    if as_json:
+        print(json.dumps(forecast if dry_run else outcome.summary))
+    elif dry_run:
+        print_eval_forecast(forecast, Console())
+    else:
+        print_evaluation(outcome.summary, Console())
+        print(f"{config.out}: summary.json, samples.parquet, report.html, quarantine.jsonl")
+    raise typer.Exit(EXIT_QUARANTINED if num_bad else EXIT_OK)

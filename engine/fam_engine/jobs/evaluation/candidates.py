@@ -1,0 +1,91 @@
+"""What is compared: the base model, and adapters of it.
+
+In: the folders a user gave. Out: a `Candidate` each, with a short name that tells it from the others and a key that
+says which weights it means, so that what was computed for it is found again whatever else is compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from fam_engine.errors import ModelRefusedError, UsageError
+from fam_engine.model.config import ModelConfig
+from fam_engine.model.loading import hash_model
+from fam_engine.model.lora import load_adapter
+
+BASE: Final = "base"
+# What `train` calls the folder of every adapter; the one above it says which.
+_GENERIC: Final = "adapter"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The base model, or the base model with an adapter.
+
+    Attributes:
+        name: What tables call it.
+        adapter: The adapter's folder; None: the base model.
+        key: SHA-256 of the adapter's files, or `base`.
+    """
+
+    name: str
+    adapter: Path | None
+    key: str
+
+
+def find_candidates(
+    adapters: Sequence[Path], config: ModelConfig, *, with_base: bool
+) -> tuple[Candidate, ...]:
+    """Resolve what is to be compared, the base model first, and check that all of it loads.
+
+    Args:
+        adapters: Adapter folders.
+        config: Shape of the base model.
+        with_base: Whether the base model takes part.
+
+    Raises:
+        ModelRefusedError: An adapter is not there or does not fit the model.
+        UsageError: Nothing to evaluate, or an adapter given twice.
+    """
+    if not adapters and not with_base:
+        raise UsageError(
+            "nothing to evaluate: --no-base and no adapter",
+            code="E_USAGE",
+            hint="add --adapter DIR",
+        )
+    found = [Candidate(BASE, None, BASE)] if with_base else []
+    for name, folder in zip(name_adapters(adapters), adapters, strict=True):
+        if not folder.is_dir():
+            raise ModelRefusedError(
+                "is not a folder, expected a PEFT LoRA adapter",
+                code="E_ADAPTER_NOT_FOUND",
+                where=str(folder),
+            )
+        # Better refused now than after an hour with the others.
+        load_adapter(folder, config)
+        found.append(Candidate(name, folder, hash_model(folder)))
+    return tuple(found)
+
+
+def name_adapters(folders: Sequence[Path]) -> list[str]:
+    """Name folders by as few of their last parts as tell them apart.
+
+    Raises:
+        UsageError: A folder given twice.
+    """
+    paths = [folder.resolve() for folder in folders]
+    for path in paths:
+        if paths.count(path) > 1:
+            raise UsageError("is given twice", code="E_ADAPTER_TWICE", where=str(path))
+    parts = [
+        path.parts[:-1] if path.name == _GENERIC and len(path.parts) > 2 else path.parts
+        for path in paths
+    ]
+    for depth in range(1, max(map(len, parts), default=0) + 1):
+        names = ["/".join(part for part in own[-depth:] if part != "/") for own in parts]
+        if len({*names, BASE}) == len(names) + 1:
+            return names
+    return [str(path) for path in paths]

@@ -1,0 +1,89 @@
+"""`fam_engine.Evaluator`: the evaluation for other programs, records in memory instead of files.
+
+In: records of tasks as dicts of the forms files may have. Out: what `fam-engine eval` leaves, and its outcome. It
+writes the records beside the job's progress and runs the very same job; the base model stays loaded between calls.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fam_engine.config import EvalConfig, read_config
+from fam_engine.data.files import write_text_whole
+from fam_engine.jobs.evaluation.job import EvalOutcome, run_eval
+from fam_engine.jobs.journal import storage_errors
+from fam_engine.model.loading import load_model, resolve_model
+
+
+class Evaluator:
+    r"""Evaluates one base model and adapters of it.
+
+    Args:
+        model: Model folder, or `embedded`.
+        settings: Any setting of `fam-engine eval`, by its name: `adapter`, `max_new_tokens`...
+
+    Raises:
+        UsageError: A setting that does not exist, or a value that does not fit.
+        ModelRefusedError: The model cannot be used.
+
+    Example:
+        >>> evaluator = Evaluator("embedded", max_new_tokens=64)
+        >>> task = [{"prompt": "What is 2 + 3?\n", "answer": "5", "task": "sums"}]
+        >>> outcome = evaluator.evaluate(task, "out")  # doctest: +SKIP
+        >>> outcome.summary["tasks"]["sums"]["models"]["base"]["accuracy"]  # doctest: +SKIP
+        0.0
+    """
+
+    def __init__(self, model: str | Path, **settings: Any) -> None:  # noqa: ANN401 - any setting
+        self._settings = {"model": str(model), **settings}
+        # Whatever is wrong with them should be said now.
+        config = self._config(Path("out"), "records.jsonl")
+        folder, _ = resolve_model(config.model, download=config.download)
+        self._decoder = load_model(
+            folder,
+            precision=config.precision,
+            compute_dtype=config.compute_dtype,
+            device=config.device,
+        )
+
+    def evaluate(
+        self,
+        records: Iterable[Mapping[str, Any]],
+        out: str | Path,
+        **settings: Any,  # noqa: ANN401 - any setting
+    ) -> EvalOutcome:
+        """Evaluate on records, or go on where an earlier call with the same ones stopped.
+
+        Args:
+            records: Questions with `answer`, and `choices` or `tests` where they take them.
+            out: Output folder, as of `fam-engine eval`.
+            settings: Settings of this call alone, such as `adapter`.
+
+        Raises:
+            FamEngineError: Something its user can cure; see the subclasses.
+        """
+        folder = Path(out) / "records"
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            data = folder / "records.jsonl"
+            lines = (json.dumps(dict(record)) + "\n" for record in records)
+            write_text_whole(data, "".join(lines))
+        config = self._config(Path(out), str(data), **settings)
+        return run_eval(config, _Nobody(), decoder=self._decoder)
+
+    def _config(self, out: Path, data: str, **settings: Any) -> EvalConfig:  # noqa: ANN401
+        given = {**self._settings, **settings, "out": out, "data": (data,)}
+        return read_config(EvalConfig, given, None)
+
+
+class _Nobody:
+    """Nobody to tell about progress."""
+
+    def start(self, label: str, total: int | None, unit: str) -> None: ...
+
+    def advance(self, count: int, detail: str = "") -> None: ...
+
+    def note(self, text: str) -> None: ...

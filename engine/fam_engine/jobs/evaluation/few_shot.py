@@ -1,0 +1,91 @@
+"""Worked examples before each question.
+
+In: a file of records with responses. Out: the same question after K of them, as earlier turns (with a template) or as
+text before it. Every question gets the first K of the file; an example that asks the very question is passed over, it
+would give the answer away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from fam_engine.data.reading import read_rows
+from fam_engine.data.records import Message, Record, detect_form, map_columns, read_record
+from fam_engine.errors import InputError, RecordError
+from fam_engine.jobs.scoring.ingest import DataFile
+from fam_engine.jobs.selection.overlap import asked, fingerprint
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Records that may stand before a question.
+
+    Attributes:
+        records: All of the file, with the fingerprints of what they ask.
+        count: How many stand before each question.
+    """
+
+    records: tuple[tuple[bytes, Record], ...]
+    count: int
+
+    def before(self, record: Record) -> Record:
+        """Give the record with examples before it."""
+        own = fingerprint(asked(record))
+        chosen = [example for print_, example in self.records if print_ != own][: self.count]
+        turns: list[Message] = []
+        verbatim = ""
+        for example in chosen:
+            turns += [*example.context, Message("assistant", example.response)]
+            verbatim += f"{example.verbatim}{example.response}\n\n"
+        return replace(
+            record, context=(*turns, *record.context), verbatim=verbatim + record.verbatim
+        )
+
+
+NO_EXAMPLES = Examples((), 0)
+
+
+def read_examples(file: DataFile, columns: Mapping[str, str], count: int) -> Examples:
+    """Read a file of examples.
+
+    Args:
+        file: Records with responses.
+        columns: Record field -> column, from `--map`.
+        count: How many are to stand before each question.
+
+    Raises:
+        InputError: A record that does not read, or too few of them.
+    """
+    records = list(_records(file, columns))
+    # One more, so that every question has enough besides its own.
+    if len(records) < count + 1:
+        raise InputError(
+            f"holds {len(records)} records, expected at least {count + 1} for --few-shot {count}",
+            code="E_FEW_SHOT",
+            where=file.name,
+        )
+    return Examples(tuple((fingerprint(asked(record)), record) for record in records), count)
+
+
+def _records(file: DataFile, columns: Mapping[str, str]) -> Sequence[Record]:
+    records = []
+    for row in read_rows(file.path):
+        try:
+            if row.columns is None:
+                raise RecordError(row.code or "E_JSON", row.reason or "")
+            mapped = map_columns(row.columns, columns)
+            records.append(
+                read_record(
+                    mapped,
+                    detect_form(mapped),
+                    file=file.name,
+                    line=row.line,
+                    stem=file.path.stem,
+                )
+            )
+        except RecordError as error:
+            raise InputError(
+                error.reason, code=error.code, where=f"{file.name}:{row.line}"
+            ) from None
+    return records

@@ -1,0 +1,235 @@
+"""The evaluation from its settings to its files.
+
+In: an `EvalConfig` and somebody to tell about progress. Out: the files of the output folder and an `EvalOutcome`. The
+base model is loaded once and each adapter put on it in turn. Whatever stops the job, the same command goes on from
+there; given with more adapters it computes those alone.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fam_engine.config import EvalConfig
+from fam_engine.data.files import write_text_whole
+from fam_engine.jobs.evaluation import choices, texts
+from fam_engine.jobs.evaluation.candidates import Candidate
+from fam_engine.jobs.evaluation.files import write_quarantine, write_samples
+from fam_engine.jobs.evaluation.overlap import overlap_with_training
+from fam_engine.jobs.evaluation.prepare import Prepared, prepared
+from fam_engine.jobs.evaluation.report import write_eval_report
+from fam_engine.jobs.evaluation.samples import Sample, keep_samples, read_samples, spent
+from fam_engine.jobs.evaluation.summary import summarize
+from fam_engine.jobs.generation.prepare import Progress
+from fam_engine.jobs.interrupts import Interrupts
+from fam_engine.jobs.journal import Journal, storage_errors
+from fam_engine.jobs.scoring.sources import find_files
+from fam_engine.jobs.scoring.stopwatch import Stopwatch
+from fam_engine.model.decoder import Decoder
+from fam_engine.model.generation.generator import Generator
+from fam_engine.model.loading import load_model, with_adapter
+from fam_engine.model.memory import default_tokens_per_batch
+
+OUTPUTS = ("samples.parquet", "summary.json", "report.html", "quarantine.jsonl")
+
+
+@dataclass(frozen=True)
+class EvalOutcome:
+    """A finished evaluation.
+
+    Attributes:
+        summary: What `summary.json` holds.
+        num_quarantined: Records left out, or without a verdict for some model.
+    """
+
+    summary: dict[str, Any]
+    num_quarantined: int
+
+
+def run_eval(
+    config: EvalConfig, progress: Progress, *, decoder: Decoder | None = None
+) -> EvalOutcome:
+    """Evaluate, or go on where an earlier run of the same job stopped.
+
+    Args:
+        config: Settings.
+        progress: Who is told.
+        decoder: The base model, if it is loaded already.
+
+    Raises:
+        FamEngineError: Something its user can cure; see the subclasses.
+        Interrupted: A signal came; what is done is kept.
+    """
+    watch = Stopwatch()
+    with (
+        Interrupts() as interrupts,
+        prepared(config, config.out, progress, interrupts) as parts,
+    ):
+        missing = [one for one in parts.candidates if spent(parts.journal, one) is None]
+        if missing:
+            decoder = decoder or _load(config, parts, progress)
+            for candidate in missing:
+                _Evaluation(config, parts, candidate, progress, interrupts).run(decoder)
+        progress.start("writing", None, "files")
+        summary = _write_outputs(config, parts, watch)
+        return EvalOutcome(summary, summary["records"]["quarantined"])
+
+
+def _load(config: EvalConfig, parts: Prepared, progress: Progress) -> Decoder:
+    progress.start("loading the model", None, "")
+    decoder = load_model(
+        parts.sources.model,
+        precision=config.precision,
+        compute_dtype=config.compute_dtype,
+        device=config.device,
+    )
+    progress.note(
+        f"{decoder.num_parameters / 1e6:.1f} M parameters, {decoder.precision} weights, "
+        f"{str(decoder.compute_dtype).removeprefix('torch.')} on {decoder.device}"
+    )
+    return decoder
+
+
+class _Evaluation:
+    """The evaluation of one candidate."""
+
+    def __init__(
+        self,
+        config: EvalConfig,
+        parts: Prepared,
+        candidate: Candidate,
+        progress: Progress,
+        interrupts: Interrupts,
+    ) -> None:
+        self._config = config
+        self._parts = parts
+        self._candidate = candidate
+        self._progress = progress
+        self._interrupts = interrupts
+        journal = parts.journal
+        self._folder: Path = journal.folder / "models" / candidate.key[:16]
+        self._key = {**journal.get("key"), "adapter": candidate.key}
+
+    def run(self, base: Decoder) -> None:
+        """Answer every question, judge the answers, and keep them in the job's journal."""
+        watch = Stopwatch()
+        journal, adapter = self._parts.journal, self._candidate.adapter
+        with storage_errors(self._config.out):
+            self._folder.mkdir(parents=True, exist_ok=True)
+        decoder = base if adapter is None else with_adapter(base, adapter)
+        with (
+            choices.open_choices(self._folder / "choices", self._key, journal.db) as scores,
+            texts.open_texts(self._folder / "texts", self._key, journal.db) as written,
+        ):
+            if self._parts.spool is not None:
+                self._score(scores, decoder)
+            if texts.num_missing(written):
+                self._generate(written, decoder)
+            self._judge(written)
+            keep_samples(
+                journal,
+                self._candidate,
+                texts.answers(written),
+                choices.scored(scores, journal.db),
+                {"seconds": watch.seconds()},
+            )
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _score(self, journal: Journal, decoder: Decoder) -> None:
+        spool = self._parts.spool
+        assert spool is not None
+        budget = self._config.max_tokens_per_batch or default_tokens_per_batch(
+            decoder.config, decoder.device, decoder.compute_dtype
+        )
+        self._progress.start(f"{self._candidate.name}: scoring choices", None, "tokens")
+        choices.score_choices(journal, spool, decoder, budget, self._advance)
+
+    def _generate(self, journal: Journal, decoder: Decoder) -> None:
+        label = f"{self._candidate.name}: answering"
+        self._progress.start(label, texts.num_missing(journal), "questions")
+        texts.make_texts(
+            journal,
+            Generator(decoder, self._parts.encoder),
+            self._parts.sampling,
+            on_question=self._progress.advance,
+            on_step=lambda _: self._interrupts.check(),
+        )
+
+    def _judge(self, journal: Journal) -> None:
+        if count := texts.num_unjudged(journal):
+            self._progress.start(f"{self._candidate.name}: judging", count, "answers")
+            texts.judge_texts(journal, self._parts.journal.db, self._advance)
+
+    def _advance(self, count: int) -> None:
+        self._progress.advance(count)
+        self._interrupts.check()
+
+
+def _write_outputs(config: EvalConfig, parts: Prepared, watch: Stopwatch) -> dict[str, Any]:
+    out, journal = config.out, parts.journal
+    models = {
+        one.name: list(read_samples(journal.db, one, config.choice_metric))
+        for one in parts.candidates
+    }
+    with storage_errors(out):
+        write_samples(out / "samples.parquet", models)
+        quarantined = write_quarantine(out / "quarantine.jsonl", journal.db, models)
+        summary = {
+            "records": _records(parts, models, quarantined),
+            "models": [_model(parts, one) for one in parts.candidates],
+            **summarize(models),
+            "overlap": overlap_with_training(journal.db, find_files(config.train), config.map),
+            "performance": _performance(watch),
+            "settings": {
+                **config.model_dump(mode="json"),
+                "revision": parts.sources.revision,
+            },
+            "key": journal.get("key"),
+        }
+        write_eval_report(out / "report.html", summary, models)
+        write_text_whole(out / "summary.json", json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def _records(
+    parts: Prepared, models: dict[str, list[Sample]], quarantined: dict[str, int]
+) -> dict[str, Any]:
+    """Count records: what was read is what has a verdict from every model, and what was left out."""
+    asked = parts.journal.get("ingested")["questions"]
+    failed = {one.position for samples in models.values() for one in samples if one.code}
+    return {
+        "read": asked - len(failed) + sum(quarantined.values()),
+        "evaluated": asked - len(failed),
+        "quarantined": sum(quarantined.values()),
+        "quarantined_by_code": quarantined,
+        "skipped": 0,
+    }
+
+
+def _model(parts: Prepared, candidate: Candidate) -> dict[str, Any]:
+    took = spent(parts.journal, candidate) or {}
+    return {
+        "name": candidate.name,
+        "adapter": None if candidate.adapter is None else str(candidate.adapter),
+        "sha256": None if candidate.adapter is None else candidate.key,
+        **took,
+    }
+
+
+def _performance(watch: Stopwatch) -> dict[str, float]:
+    # Linux counts kilobytes, macOS bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    performance = {
+        "seconds_total": watch.seconds(),
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+    }
+    if torch.cuda.is_available():
+        performance["peak_device_memory_bytes"] = torch.cuda.max_memory_allocated()
+    return performance
