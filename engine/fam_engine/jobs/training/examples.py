@@ -1,0 +1,152 @@
+"""What a run trains on and what it is judged by, from the entries of a spool.
+
+In: the spool of pass 1 and its records. Out: `Examples`: entries to train on, entries to validate on, none of one
+question on both sides; or an error for a set that would train nothing, or train wrongly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from fam_engine._rust_tokenize import Spool
+from fam_engine.data.records import Record, joined_turns
+from fam_engine.errors import InputError
+from fam_engine.jobs.journal import Journal
+from fam_engine.jobs.training.order import Entries
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Entries of one spool.
+
+    Attributes:
+        spool: Where their token ids are.
+        entries: int64[n], ascending.
+        groups: Names of the questions they answer, n.
+        context_len: int64, prompt tokens of every entry of the spool.
+        target_len: int64, supervised tokens of every entry of the spool.
+    """
+
+    spool: Spool
+    entries: Entries
+    groups: tuple[str, ...]
+    context_len: npt.NDArray[np.int64]
+    target_len: npt.NDArray[np.int64]
+
+    def num_targets(self, entries: Entries) -> int:
+        """Give the number of supervised tokens of some entries."""
+        return int(self.target_len[entries].sum())
+
+    def num_tokens(self, entries: Entries) -> int:
+        """Give the number of all tokens of some entries, prompts not shared."""
+        return int(self.context_len[entries].sum()) + self.num_targets(entries)
+
+
+def assistant_turns(record: Record) -> list[Record]:
+    """Give an example for each turn of the assistant that says something, the last one included.
+
+    Its context is everything before it. All are of one group: what the conversation opens with.
+    """
+    turns = record.context
+    places = [i for i, turn in enumerate(turns) if turn.role == "assistant" and turn.content]
+    if not places:
+        return [record]
+    opening = joined_turns(turns[: places[0]])
+    group = record.group or hashlib.blake2b(opening.encode(), digest_size=8).hexdigest()
+    earlier = [
+        replace(
+            record,
+            id=f"{record.id}#{number}",
+            context=turns[:place],
+            verbatim=joined_turns(turns[:place]),
+            response=turns[place].content,
+            group=group,
+        )
+        for number, place in enumerate(places, start=1)
+    ]
+    return [*earlier, replace(record, group=group)]
+
+
+def find_examples(journal: Journal, spool: Spool) -> Examples:
+    """Give the entries of a spool that have something to learn."""
+    rows = journal.db.execute("SELECT entry, grp FROM records ORDER BY entry").fetchall()
+    index = spool.index()
+    context_len, target_len = (
+        index["context_len"].astype(np.int64),
+        index["target_len"].astype(np.int64),
+    )
+    useful = [(entry, group) for entry, group in rows if target_len[entry]]
+    entries = np.array([entry for entry, _ in useful], np.int64)
+    groups = tuple(group for _, group in useful)
+    return Examples(spool, entries, groups, context_len, target_len)
+
+
+def split_off(examples: Examples, share: float, *, seed: int) -> tuple[Examples, Examples]:
+    """Set whole groups aside until they hold a share of the entries.
+
+    Args:
+        examples: All of them.
+        share: Between 0 and 1.
+        seed: Which groups; a group's place depends on its name and the seed alone.
+
+    Returns:
+        (for training, for validation), neither empty.
+
+    Raises:
+        InputError: There is only one group.
+    """
+    counts: dict[str, int] = {}
+    for group in examples.groups:
+        counts[group] = counts.get(group, 0) + 1
+    if len(counts) < 2:
+        raise InputError(
+            "all records are of one group, expected at least two to set some aside",
+            code="E_VALIDATION_SPLIT",
+            hint="give a file with --validation",
+        )
+    aside: set[str] = set()
+    held = 0
+    for group in sorted(counts, key=lambda name: _place(name, seed)):
+        if held >= share * len(examples.groups) or len(aside) == len(counts) - 1:
+            break
+        aside.add(group)
+        held += counts[group]
+    chosen = np.array([group in aside for group in examples.groups])
+    return _part(examples, ~chosen), _part(examples, chosen)
+
+
+def check_examples(examples: Examples, where: Sequence[str]) -> None:
+    """Refuse examples that would train nothing, or train wrongly.
+
+    Args:
+        examples: Those to be trained on.
+        where: Names of the data files.
+
+    Raises:
+        InputError: No token is supervised, or no end of turn is.
+    """
+    if len(examples.entries) == 0:
+        raise InputError(
+            "no record has a token to learn", code="E_NO_TARGETS", where=", ".join(where)
+        )
+    if not examples.spool.index()["num_eot"][examples.entries].any():
+        raise InputError(
+            "no record ends its turn, so the model would never learn to stop",
+            code="E_NO_END_OF_TURN",
+            where=", ".join(where),
+            hint="name `eos_token` in tokenizer_config.json, or give a --template that ends turns",
+        )
+
+
+def _part(examples: Examples, chosen: npt.NDArray[np.bool_]) -> Examples:
+    groups = tuple(group for group, is_in in zip(examples.groups, chosen, strict=True) if is_in)
+    return replace(examples, entries=examples.entries[chosen], groups=groups)
+
+
+def _place(group: str, seed: int) -> bytes:
+    return hashlib.blake2b(f"{seed}:{group}".encode(), digest_size=8).digest()

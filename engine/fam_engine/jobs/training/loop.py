@@ -1,0 +1,276 @@
+"""The training loop: steps, validations, checkpoints, until the run is done or lost.
+
+In: a model with fresh parameters, examples, settings. Out: the parameters as the last step left them, every step in the
+log, the counters. All that a step does follows from its number, the parameters, the optimizer's state and the settings:
+that is what a checkpoint holds, and why a run that goes on from one ends in the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from fam_engine.config import TrainConfig
+from fam_engine.errors import DivergedError
+from fam_engine.jobs.interrupts import Interrupted
+from fam_engine.jobs.scoring.stopwatch import Stopwatch
+from fam_engine.jobs.training.checkpoints import Checkpoints, RunState
+from fam_engine.jobs.training.divergence import DivergenceWatch, check_finite
+from fam_engine.jobs.training.examples import Examples
+from fam_engine.jobs.training.log import StepReport, TrainingLog
+from fam_engine.jobs.training.losses import LossSettings
+from fam_engine.jobs.training.optim import AdamW, clip_grad_norm
+from fam_engine.jobs.training.order import Entries, StepOrder, count_steps
+from fam_engine.jobs.training.schedule import Schedule, warmup_steps
+from fam_engine.jobs.training.steps import GradientMaker
+from fam_engine.jobs.training.validation import validation_loss
+from fam_engine.model.adapter_files import save_adapter
+from fam_engine.model.decoder import Decoder
+from fam_engine.model.trainable import TrainableModel
+
+
+class TrainProgress(Protocol):
+    """Whoever wants to know how far the run is."""
+
+    def start(self, label: str, total: int | None, unit: str) -> None:
+        """Begin a phase of `total` units."""
+
+    def advance(self, count: int, detail: str = "") -> None:
+        """Note that so many more units are done, and how it looks."""
+
+    def note(self, text: str) -> None:
+        """Pass on a line of news."""
+
+
+@dataclass(frozen=True)
+class LoopParts:
+    """What the loop works with.
+
+    Attributes:
+        config: The settings.
+        decoder: The base model.
+        model: The model, its parameters fresh.
+        train: What to train on.
+        validation: What to judge by; None: nothing.
+        checkpoints: Where the run is kept.
+        progress: Told of every step.
+        check: Called between steps; raises `Interrupted` when a signal has come.
+    """
+
+    config: TrainConfig
+    decoder: Decoder
+    model: TrainableModel
+    train: Examples
+    validation: Examples | None
+    checkpoints: Checkpoints
+    progress: TrainProgress
+    check: Callable[[], None]
+
+
+class TrainingLoop:
+    """Runs the steps of one job.
+
+    Args:
+        parts: What it works with.
+        max_tokens: Token budget of a micro-batch.
+
+    Raises:
+        DeviceError: The optimizer cannot run here.
+        CorruptStateError: There are checkpoints, and none reads back.
+    """
+
+    def __init__(self, parts: LoopParts, max_tokens: int) -> None:
+        config = parts.config
+        self._parts = parts
+        self._order = StepOrder(parts.train.entries, batch_size=config.batch_size, seed=config.seed)
+        self.num_steps = planned_steps(config, parts.train)
+        self._schedule = Schedule(
+            config.schedule,
+            config.learning_rate,
+            self.num_steps,
+            warmup_steps(config.warmup, self.num_steps),
+        )
+        loss = loss_settings(config)
+        self._gradients = GradientMaker(parts.model, parts.train, loss, seed=config.seed)
+        self._optimizer = AdamW(
+            config.optimizer, parts.model.parameters, weight_decay=config.weight_decay
+        )
+        self._state = self._first_state(max_tokens)
+        self._saved_step = self._state.step
+        self._watch = DivergenceWatch(self._state.recent_nll, self._state.lowest_nll)
+
+    def run(self, out: Path) -> RunState:
+        """Do the steps that are left.
+
+        Args:
+            out: Output folder, for the log.
+
+        Returns:
+            The counters at the end.
+
+        Raises:
+            DivergedError: The run is lost; the checkpoints before are kept.
+            Interrupted: A signal came; a checkpoint is kept.
+        """
+        config, state = self._parts.config, self._state
+        self._parts.progress.start("training", self._remaining_tokens(), "tokens")
+        with TrainingLog(out, step=state.step, tensorboard=config.tensorboard) as log:
+            try:
+                if state.step == 0 and self._parts.validation is not None:
+                    log.write(StepReport(0, 0.0, validation_loss=self._validate(0)))
+                while not self._is_done():
+                    self._parts.check()
+                    self._step(log)
+            except Interrupted:
+                self._save(log)
+                raise
+        return self._state
+
+    # -- one step ------------------------------------------------------------------------------
+
+    def _step(self, log: TrainingLog) -> None:
+        watch = Stopwatch()
+        entries = self._order.step_entries(self._state.step)
+        report, max_tokens = self._learn(entries, log)
+        number = report.step
+        validation = self._validate(number) if self._is_validation_due(number) else None
+        report = replace(report, seconds=watch.seconds(), validation_loss=validation)
+        self._state = self._after(report, max_tokens)
+        log.write(report)
+        is_best = validation is not None and self._state.best_step == number
+        if is_best or self._is_done() or number % self._parts.config.save_every == 0:
+            self._save(log)
+        self._tell(report, entries)
+
+    def _learn(self, entries: Entries, log: TrainingLog) -> tuple[StepReport, int]:
+        """Move the parameters once; give what is to be told, and the token budget that fitted."""
+        state = self._state
+        number = state.step + 1
+        found, fitted = self._gradients.step(state.step, entries, state.max_tokens_per_batch)
+        if fitted != state.max_tokens_per_batch:
+            self._parts.progress.note(f"memory ran out: {fitted} tokens a batch from here on")
+        parameters = self._parts.model.parameters
+        grad_norm = clip_grad_norm(parameters, self._parts.config.max_grad_norm)
+        report = StepReport(
+            step=number,
+            epoch=number / self._order.steps_per_epoch,
+            loss=found.loss,
+            nll=found.nll,
+            kept=found.kept,
+            lr=self._schedule.learning_rate(state.step),
+            grad_norm=grad_norm,
+            tokens=found.num_targets,
+        )
+        try:
+            self._watch.check(number, loss=found.loss, nll=found.nll, grad_norm=grad_norm)
+        except DivergedError as error:
+            log.write(replace(report, diverged=error.message))
+            raise
+        self._optimizer.step(self._schedule.learning_rate(state.step))
+        return report, fitted
+
+    def _after(self, report: StepReport, max_tokens: int) -> RunState:
+        """Give the counters after a step."""
+        state = replace(
+            self._state,
+            step=report.step,
+            max_tokens_per_batch=max_tokens,
+            tokens=self._state.tokens + report.tokens,
+            seconds=self._state.seconds + report.seconds,
+            recent_nll=tuple(self._watch.recent),
+            lowest_nll=self._watch.lowest,
+        )
+        loss = report.validation_loss
+        if loss is None:
+            return state
+        if state.best_loss is None or loss < state.best_loss:
+            return replace(state, best_step=report.step, best_loss=loss, num_worse=0)
+        return replace(state, num_worse=state.num_worse + 1)
+
+    def _is_done(self) -> bool:
+        return self._state.step >= self.num_steps or self._is_patience_over()
+
+    def _is_patience_over(self) -> bool:
+        """Whether validation has not improved for as long as `--patience` allows."""
+        patience = self._parts.config.patience
+        return patience is not None and self._state.num_worse >= patience
+
+    # -- validation ----------------------------------------------------------------------------
+
+    def _is_validation_due(self, step: int) -> bool:
+        if self._parts.validation is None:
+            return False
+        every = self._parts.config.validate_every or self._order.steps_per_epoch
+        return step % every == 0 or step == self.num_steps
+
+    def _validate(self, step: int) -> float:
+        assert self._parts.validation is not None
+        budget = self._state.max_tokens_per_batch
+        loss = validation_loss(self._parts.model, self._parts.validation, budget)
+        check_finite(step, "validation loss", loss)
+        self._parts.progress.note(f"step {step}: validation loss {loss:.4f} nats a token")
+        return loss
+
+    # -- keeping ---------------------------------------------------------------------------------
+
+    def _first_state(self, max_tokens: int) -> RunState:
+        """Take over the newest checkpoint, or begin."""
+        found = self._parts.checkpoints.latest(self._parts.progress.note)
+        if found is None:
+            return RunState(step=0, max_tokens_per_batch=max_tokens)
+        load_parameters(self._parts.model.parameters, found.parameters)
+        self._optimizer.load_state(found.optimizer)
+        self._parts.progress.note(f"going on after step {found.state.step} of {self.num_steps}")
+        return found.state
+
+    def _save(self, log: TrainingLog) -> None:
+        if self._saved_step == self._state.step:
+            return
+        log.keep()
+        self._parts.checkpoints.save(self._state, self._optimizer.state(), self._write_adapter)
+        self._saved_step = self._state.step
+
+    def _write_adapter(self, folder: Path) -> None:
+        model = self._parts.model
+        name = self._parts.config.model
+        save_adapter(folder, model.spec, model.parameters, base_model_name_or_path=name)
+
+    # -- telling ---------------------------------------------------------------------------------
+
+    def _remaining_tokens(self) -> int:
+        left = range(self._state.step, self.num_steps)
+        return sum(self._parts.train.num_tokens(self._order.step_entries(step)) for step in left)
+
+    def _tell(self, report: StepReport, entries: Entries) -> None:
+        detail = f"step {report.step}/{self.num_steps}, loss {report.loss:.4f}, lr {report.lr:.2e}"
+        self._parts.progress.advance(self._parts.train.num_tokens(entries), detail)
+
+
+def planned_steps(config: TrainConfig, train: Examples) -> int:
+    """Give the steps a run is to have."""
+    return count_steps(
+        len(train.entries), config.batch_size, epochs=config.epochs, steps=config.steps
+    )
+
+
+def loss_settings(config: TrainConfig) -> LossSettings:
+    """Give the loss a run is to have."""
+    return LossSettings(
+        loss=config.loss,
+        max_token_perplexity=config.max_token_perplexity,
+        min_excess=config.min_excess,
+    )
+
+
+def load_parameters(
+    parameters: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor]
+) -> None:
+    """Set parameters to saved values, bit by bit."""
+    assert parameters.keys() == values.keys(), "a checkpoint of our own has our parameters"
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(values[name])

@@ -1,0 +1,188 @@
+"""What a training job and its forecast begin with: sources found, records read and split, the user told.
+
+In: a `TrainConfig` and an output folder. Out: an open journal and the examples. Pass 1 is scoring's own; validation
+records have a pass, a spool and a journal of their own beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fam_engine.config import TrainConfig
+from fam_engine.data.reading import hash_file
+from fam_engine.data.tokenizer import TextEncoder
+from fam_engine.jobs.interrupts import Interrupts
+from fam_engine.jobs.journal import Journal, storage_errors
+from fam_engine.jobs.scoring import ingest
+from fam_engine.jobs.scoring.ingest import DataFile, IngestPlan, ingest_records
+from fam_engine.jobs.scoring.prepare import Progress, shown_form
+from fam_engine.jobs.scoring.sources import Sources, find_files, input_key
+from fam_engine.jobs.training.examples import (
+    Examples,
+    assistant_turns,
+    check_examples,
+    find_examples,
+    split_off,
+)
+from fam_engine.model.config import ModelConfig
+from fam_engine.model.loading import resolve_model
+
+# What cannot change the adapter, or is in the key as a hash.
+_NOT_IN_KEY = {
+    "model",
+    "data",
+    "out",
+    "download",
+    "validation",
+    "tensorboard",
+    "save_every",
+}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job's input, read.
+
+    Attributes:
+        journal: Of the job.
+        encoder: Text to ids.
+        sources: Where the input is.
+        train: What to train on.
+        validation: What to judge by; None: nothing.
+        run: Name of the run: a hash of its key.
+    """
+
+    journal: Journal
+    encoder: TextEncoder
+    sources: Sources
+    train: Examples
+    validation: Examples | None
+    run: str
+
+
+@contextlib.contextmanager
+def prepared(
+    config: TrainConfig, out: Path, progress: Progress, interrupts: Interrupts
+) -> Iterator[Prepared]:
+    """Open the journal, run pass 1, split.
+
+    Raises:
+        FamEngineError: Input, model or settings that cannot be used; see the subclasses.
+    """
+    sources = find_training_sources(config)
+    encoder = TextEncoder(
+        sources.model, template=config.template, parse_special=config.parse_special
+    )
+    with contextlib.closing(encoder):
+        key = run_key(config, sources, encoder)
+        with Journal(out, key, ingest.SCHEMA) as journal, storage_errors(out):
+            reader = _Reader(config, sources, encoder, progress, interrupts)
+            train, validation = reader.examples(journal)
+            yield Prepared(journal, encoder, sources, train, validation, _digest(key))
+
+
+def find_training_sources(config: TrainConfig) -> Sources:
+    """Resolve the names a user gave.
+
+    Raises:
+        InputError: A data file is missing or of an unknown kind.
+        ModelRefusedError: The model is not there.
+    """
+    model, revision = resolve_model(config.model, download=config.download)
+    return Sources(find_files(config.data), model, revision, None)
+
+
+def run_key(config: TrainConfig, sources: Sources, encoder: TextEncoder) -> dict[str, Any]:
+    """Give all that the adapter depends on; progress belongs to exactly this."""
+    settings = config.model_dump(mode="json", exclude=_NOT_IN_KEY)
+    validation = find_files([config.validation])[0] if config.validation else None
+    return {
+        **input_key(sources, encoder, config.device),
+        **settings,
+        "validation": hash_file(validation.path) if validation else None,
+    }
+
+
+class _Reader:
+    """Runs pass 1 for training and validation records."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        sources: Sources,
+        encoder: TextEncoder,
+        progress: Progress,
+        interrupts: Interrupts,
+    ) -> None:
+        self._config = config
+        self._sources = sources
+        self._encoder = encoder
+        self._progress = progress
+        self._interrupts = interrupts
+        self._longest = ModelConfig.from_folder(sources.model).max_position_embeddings
+
+    def examples(self, journal: Journal) -> tuple[Examples, Examples | None]:
+        """Give what to train on and what to judge by."""
+        config = self._config
+        train = self._read(journal, self._sources.files, limit=config.limit)
+        validation: Examples | None = None
+        if config.validation_share is not None:
+            train, validation = split_off(train, config.validation_share, seed=config.seed)
+        elif config.validation is not None:
+            validation = self._read_validation(journal, config.validation)
+            self._warn_of_overlap(train, validation)
+        check_examples(train, config.data)
+        return train, validation
+
+    def _read(
+        self, journal: Journal, files: tuple[DataFile, ...], *, limit: int | None
+    ) -> Examples:
+        config = self._config
+        plan = IngestPlan(
+            max_length=min(self._longest, config.max_length or self._longest),
+            on_long=config.on_long,
+            columns=config.map,
+            limit=limit,
+            expand=assistant_turns if config.train_on == "all-assistant" else None,
+        )
+        self._progress.start("reading", None, "records")
+        spool = ingest_records(journal, self._encoder, plan, files, self._advance)
+        for form in journal.get("forms"):
+            self._progress.note(shown_form(form))
+        return find_examples(journal, spool)
+
+    def _read_validation(self, journal: Journal, name: str) -> Examples:
+        """Read the validation file; what it had to leave out joins the job's quarantine."""
+        with Journal(journal.folder / "validation", journal.get("key"), ingest.SCHEMA) as own:
+            examples = self._read(own, find_files([name]), limit=None)
+            bad = own.db.execute(
+                "SELECT file, line, offset, code, reason FROM quarantine ORDER BY number"
+            ).fetchall()
+            num_records = own.get("ingested")["records"]
+        if journal.get("validation_records") is None:
+            with journal.commit():
+                journal.quarantine(bad)
+                journal.put("validation_records", num_records)
+        check_examples(examples, [name])
+        return examples
+
+    def _warn_of_overlap(self, train: Examples, validation: Examples) -> None:
+        known, asked = set(train.groups), set(validation.groups)
+        if common := known & asked:
+            self._progress.note(
+                f"{len(common)} of {len(asked)} validation questions are also trained on"
+            )
+
+    def _advance(self, count: int) -> None:
+        self._progress.advance(count)
+        self._interrupts.check()
+
+
+def _digest(key: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,119 @@
+"""One step's gradients: its entries in micro-batches, exactly as if they were one batch.
+
+In: entries, a token budget. Out: gradients on the parameters and what the step's loss was. Every micro-batch's sum of
+weighted losses is divided by the supervised tokens of the whole step, so any split gives the same loss and gradients
+(but for rounding). Dividing by those of the micro-batch, as many trainers did, gives short answers more weight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from fam_engine._rust_tokenize import pack_batch, plan_batches
+from fam_engine.data.packing import PackedBatch
+from fam_engine.errors import DeviceError
+from fam_engine.jobs.training.examples import Examples
+from fam_engine.jobs.training.losses import NEEDS_BASE, LossSettings, token_weights
+from fam_engine.jobs.training.order import Entries, dropout_seed
+from fam_engine.model.trainable import TrainableModel
+
+
+@dataclass(frozen=True)
+class StepLoss:
+    """What a step found.
+
+    Attributes:
+        loss: Weighted, nats a supervised token.
+        nll: Mean surprisal of the supervised tokens, nats.
+        kept: Mean weight of the tokens.
+        num_targets: Supervised tokens.
+    """
+
+    loss: float
+    nll: float
+    kept: float
+    num_targets: int
+
+
+class GradientMaker:
+    """Computes gradients of steps.
+
+    Args:
+        model: The model and its parameters.
+        examples: What is trained on.
+        loss: Which loss.
+        seed: Of the run.
+    """
+
+    def __init__(
+        self, model: TrainableModel, examples: Examples, loss: LossSettings, *, seed: int
+    ) -> None:
+        self._model = model
+        self._examples = examples
+        self._loss = loss
+        self._seed = seed
+
+    def step(self, step: int, entries: Entries, max_tokens: int) -> tuple[StepLoss, int]:
+        """Add the gradients of a step to the parameters.
+
+        Args:
+            step: Its number, from 0.
+            entries: Its entries.
+            max_tokens: Token budget of a micro-batch.
+
+        Returns:
+            What was found, and the budget that fitted in memory: halved as often as need be.
+
+        Raises:
+            DeviceError: One entry alone does not fit.
+        """
+        while True:
+            batches = micro_batches(self._examples, entries, max_tokens)
+            found = self._try(step, entries, batches)
+            if found is not None:
+                return found, max_tokens
+            if all(len(batch) == 1 for batch in batches):
+                raise DeviceError(
+                    "a single record does not fit in memory",
+                    code="E_OOM_RECORD",
+                    where=f"step {step + 1}",
+                    hint="lower --max-length or --rank",
+                )
+            max_tokens = max(64, max_tokens // 2)
+
+    def _try(self, step: int, entries: Entries, batches: list[Entries]) -> StepLoss | None:
+        """Compute a step; None if memory ran out, and then no gradient is left."""
+        num_targets = self._examples.num_targets(entries)
+        sums = torch.zeros(3, dtype=torch.float64)
+        try:
+            for number, batch in enumerate(batches):
+                sums += self._micro_batch(step, number, batch, num_targets)
+        except torch.OutOfMemoryError:
+            for parameter in self._model.parameters.values():
+                parameter.grad = None
+        else:
+            loss, nll, kept = (sums / num_targets).tolist()
+            return StepLoss(loss, nll, kept, num_targets)
+        torch.cuda.empty_cache()
+        return None
+
+    def _micro_batch(
+        self, step: int, number: int, entries: Entries, num_targets: int
+    ) -> torch.Tensor:
+        """Add a micro-batch's gradients; give its sums of weighted loss, surprisal and weight."""
+        batch = PackedBatch(**pack_batch(self._examples.spool, entries))
+        nll_R = self._model.token_nll(batch, dropout_seed=dropout_seed(self._seed, step, number))
+        base_R = self._model.base_token_nll(batch) if self._loss.loss in NEEDS_BASE else None
+        weights_R = token_weights(nll_R.detach(), base_R, self._loss)
+        total = (weights_R * nll_R).sum()
+        (total / num_targets).backward()
+        sums = torch.stack([total.detach(), nll_R.detach().sum(), weights_R.sum()])
+        return sums.to("cpu", torch.float64)
+
+
+def micro_batches(examples: Examples, entries: Entries, max_tokens: int) -> list[Entries]:
+    """Cut entries into batches of at most so many tokens; the same set gives the same batches."""
+    plan = plan_batches(examples.spool, entries, max_tokens=max_tokens)
+    return [plan.batch_entries(number) for number in range(plan.num_batches)]

@@ -1,0 +1,87 @@
+"""`fam_engine.Trainer`: the training job for other programs, records in memory instead of files.
+
+In: records as dicts of the forms files may have. Out: what `fam-engine train` leaves, and its outcome. It writes the
+records beside the job's progress and runs the very same job, so there is one way to train.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fam_engine.config import TrainConfig, read_config
+from fam_engine.data.files import write_text_whole
+from fam_engine.jobs.journal import storage_errors
+from fam_engine.jobs.training.job import TrainOutcome, run_train
+
+
+class Trainer:
+    """Trains LoRA adapters over one model.
+
+    Args:
+        model: Model folder, or `embedded`.
+        settings: Any setting of `fam-engine train`, by its name: `rank`, `epochs`, `loss`...
+
+    Raises:
+        UsageError: A setting that does not exist, or a value that does not fit.
+
+    Example:
+        >>> trainer = Trainer("embedded", rank=8, steps=20)  # doctest: +SKIP
+        >>> trainer.train(records, "out").adapter  # doctest: +SKIP
+        PosixPath('out/adapter')
+    """
+
+    def __init__(self, model: str | Path, **settings: Any) -> None:  # noqa: ANN401 - any setting
+        self._settings = {"model": str(model), **settings}
+        # Whatever is wrong with them should be said now.
+        self._config(Path("out"), "records.jsonl")
+
+    def train(
+        self,
+        records: Iterable[Mapping[str, Any]],
+        out: str | Path,
+        *,
+        validation: Iterable[Mapping[str, Any]] | None = None,
+    ) -> TrainOutcome:
+        """Train on records, or go on where an earlier call with the same ones stopped.
+
+        Args:
+            records: Dicts of any form a data file may have, all of one form.
+            out: Output folder, as of `fam-engine train`.
+            validation: Records to judge by.
+
+        Returns:
+            The summary, and where the adapter is.
+
+        Raises:
+            FamEngineError: Something its user can cure; see the subclasses.
+        """
+        folder = Path(out) / "records"
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            settings: dict[str, Any] = {}
+            if validation is not None:
+                settings["validation"] = _write(folder / "validation.jsonl", validation)
+            data = _write(folder / "records.jsonl", records)
+        return run_train(self._config(Path(out), data, **settings), _Nobody())
+
+    def _config(self, out: Path, data: str, **settings: Any) -> TrainConfig:  # noqa: ANN401
+        given = {**self._settings, **settings, "out": out, "data": (data,)}
+        return read_config(TrainConfig, given, None)
+
+
+class _Nobody:
+    """Nobody to tell about progress."""
+
+    def start(self, label: str, total: int | None, unit: str) -> None: ...
+
+    def advance(self, count: int, detail: str = "") -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
+def _write(path: Path, records: Iterable[Mapping[str, Any]]) -> str:
+    write_text_whole(path, "".join(json.dumps(dict(record)) + "\n" for record in records))
+    return str(path)

@@ -1,0 +1,34 @@
+"""How surprised the model is by answers it does not train on.
+
+In: the model as it is, validation examples. Out: mean surprisal of their tokens, nats; `exp` of it is a token-weighted
+perplexity. No dropout, no gradient, always the plain loss: it must mean the same in every run.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from fam_engine._rust_tokenize import pack_batch
+from fam_engine.data.packing import PackedBatch
+from fam_engine.jobs.training.examples import Examples
+from fam_engine.jobs.training.steps import micro_batches
+from fam_engine.model.trainable import TrainableModel
+
+
+def validation_loss(model: TrainableModel, examples: Examples, max_tokens: int) -> float:
+    """Measure the model.
+
+    Args:
+        model: The model and its parameters.
+        examples: What to measure it on.
+        max_tokens: Token budget of a batch.
+
+    Returns:
+        Mean negative log-likelihood of the answers' tokens, nats.
+    """
+    total = 0.0
+    with torch.no_grad():
+        for entries in micro_batches(examples, examples.entries, max_tokens):
+            batch = PackedBatch(**pack_batch(examples.spool, entries))
+            total += float(model.token_nll(batch, dropout_seed=None).sum())
+    return total / examples.num_targets(examples.entries)

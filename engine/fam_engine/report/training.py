@@ -1,0 +1,126 @@
+"""Training on a terminal: what a dry run foresees, what a run came to, what a merge did to the scores.
+
+In: summaries and forecasts as plain values. Out: text through rich. The supervised tokens of an example are coloured,
+two colours in turn so that each is seen; where there is no colour they stand in [[brackets]].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fam_engine.report.forecast import duration
+from fam_engine.report.wording import number, visible
+
+_COLOURS = ("black on green", "black on cyan")
+
+
+def print_training_forecast(forecast: Mapping[str, Any], console: Console) -> None:
+    """Print what a job would do.
+
+    Args:
+        forecast: The fields of `TrainForecast`.
+        console: Where to print.
+    """
+    for example in forecast["shown"]:
+        coloured = console.is_terminal and not console.no_color
+        console.print(example_text(example, coloured=coloured), soft_wrap=True)
+        console.print()
+    examples, tokens = forecast["examples"], forecast["tokens"]
+    lines = [
+        f"{examples['trained']:,} examples to train on, {examples['validation']:,} to validate"
+        + "".join(f", {n:,} {code}" for code, n in examples["quarantined_by_code"].items()),
+        *(f"{count:,} flagged {name}" for name, count in forecast["flags"].items()),
+        f"an epoch: {tokens['all']:,} tokens, {tokens['supervised']:,} of them supervised; "
+        f"{tokens['computed']:,} to compute with shared prompts",
+        f"{forecast['steps']:,} steps, {forecast['epochs']:.3g} epochs; "
+        f"{forecast['micro_batches']:.1f} micro-batches a step, "
+        f"{forecast['max_tokens_per_batch']:,} tokens each at most",
+        f"{forecast['num_trainable']:,} parameters trained",
+        f"about {forecast['memory_bytes'] / 2**30:.2f} GiB of memory (estimate)",
+        f"about {duration(forecast['seconds'])} (from a trial on this machine)",
+    ]
+    _print_lines(lines, console)
+
+
+def example_text(example: Mapping[str, Any], *, coloured: bool) -> Text:
+    """Give an example with its supervised tokens marked.
+
+    Args:
+        example: `prompt`, and `supervised`: the texts of the tokens.
+        coloured: By colour, or by brackets.
+    """
+    if not coloured:
+        supervised = "".join(example["supervised"])
+        return Text(f"{visible(example['prompt'])}[[{visible(supervised)}]]")
+    text = Text(visible(example["prompt"]), style="dim")
+    for place, token in enumerate(example["supervised"]):
+        # A style ends at a line's end; the mark keeps a supervised newline visible.
+        text.append(visible(token).replace("\n", "\\n\n"), style=f"not dim {_COLOURS[place % 2]}")
+    return text
+
+
+def print_training_summary(summary: Mapping[str, Any], console: Console) -> None:
+    """Print what a run came to.
+
+    Args:
+        summary: What `summary.json` holds.
+        console: Where to print.
+    """
+    training, examples = summary["training"], summary["examples"]
+    early = ", stopped early" if training["stopped_early"] else ""
+    lines = [
+        f"{training['steps']:,} steps, {training['epochs']:.3g} epochs{early}: "
+        f"{examples['trained']:,} examples, {training['tokens']:,} supervised tokens, "
+        f"{duration(summary['performance']['seconds_training'])}",
+        "perplexity of the answers trained on: "
+        f"{_perplexity(training['nll_first'])} over the first steps, "
+        f"{_perplexity(training['nll_last'])} over the last",
+    ]
+    if summary["settings"]["loss"] != "plain":
+        lines.append(f"mean weight of a token: {training['kept']:.3f}")
+    if (validation := summary["validation"]) is not None:
+        lines.append(
+            f"perplexity of the validation answers: {_perplexity(validation['before'])} before, "
+            f"{_perplexity(validation['best'])} with this adapter (step {validation['best_step']})"
+        )
+    lines += summary["remarks"]
+    lines += [f"{n:,} left out: {code}" for code, n in examples["quarantined_by_code"].items()]
+    _print_lines(lines, console)
+
+
+def print_merge_scores(scores: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Print perplexities before and after a merge.
+
+    Args:
+        scores: One mapping a model: `model`, `precision`, `n`, `perplexity`.
+        console: Where to print.
+    """
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for label in ("perplexity (95 % intervals)", "weights", "geometric mean", "token-weighted"):
+        table.add_column(label)
+    for row in scores:
+        averages = (row["perplexity"][name] for name in ("geometric_mean", "token_weighted"))
+        table.add_row(row["model"], row["precision"], *map(_estimate, averages))
+    console.print(table)
+
+
+def _estimate(estimate: Mapping[str, float | None]) -> str:
+    value, low, high = (estimate[name] for name in ("value", "low", "high"))
+    shown = "-" if value is None else f"{value:.4f}"
+    return shown if low is None or high is None else f"{shown} ({number(low)}-{number(high)})"
+
+
+def _perplexity(nll: float) -> str:
+    return number(math.exp(nll))
+
+
+def _print_lines(lines: Sequence[str], console: Console) -> None:
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fam_engine.data.records import Message, Record
+from fam_engine.errors import InputError
+from fam_engine.jobs.training.examples import Examples, assistant_turns, split_off
+
+
+def record(*turns: tuple[str, str], response: str = "last") -> Record:
+    messages = tuple(Message(role, content) for role, content in turns)
+    return Record("f", 1, messages, "", response, "id", "f")
+
+
+def test_each_turn_of_the_assistant_is_an_example() -> None:
+    whole = record(
+        ("system", "be brief"), ("user", "a"), ("assistant", "b"), ("user", "c"), response="d"
+    )
+    first, last = assistant_turns(whole)
+    assert (first.response, last.response) == ("b", "d")
+    assert first.context == whole.context[:2]
+    assert first.verbatim == "be brief\na\n"
+    assert last.context == whole.context
+    assert first.id != last.id
+    # One conversation is one question: its turns stay on one side of a split.
+    assert first.group == last.group is not None
+
+
+def test_turns_without_words_and_single_turns() -> None:
+    silent = record(("user", "a"), ("assistant", ""), ("tool", "3"))
+    assert assistant_turns(silent) == [silent]
+    plain = record(("user", "a"))
+    assert assistant_turns(plain) == [plain]
+
+
+def examples(groups: list[str]) -> Examples:
+    spool: Any = None
+    count = len(groups)
+    return Examples(
+        spool,
+        np.arange(count, dtype=np.int64),
+        tuple(groups),
+        np.ones(count, np.int64),
+        np.ones(count, np.int64),
+    )
+
+
+@pytest.mark.parametrize("share", [0.01, 0.2, 0.5, 0.99])
+def test_a_split_cuts_no_group_and_leaves_no_side_empty(share: float) -> None:
+    groups = [f"g{i // 3}" for i in range(60)]
+    train, aside = split_off(examples(groups), share, seed=0)
+    assert not set(train.groups) & set(aside.groups)
+    assert sorted([*train.entries, *aside.entries]) == list(range(60))
+    assert len(train.entries) >= 3
+    assert abs(len(aside.entries) - share * 60) <= 3
+    for part in (train, aside):
+        assert [groups[entry] for entry in part.entries] == list(part.groups)
+
+
+def test_a_split_follows_the_seed_and_not_the_order() -> None:
+    groups = [f"g{i}" for i in range(40)]
+    one, two, other = (
+        set(split_off(examples(order), 0.3, seed=seed)[1].groups)
+        for order, seed in ((groups, 1), (groups[::-1], 1), (groups, 2))
+    )
+    assert one == two != other
+
+
+def test_one_group_cannot_be_split() -> None:
+    with pytest.raises(InputError, match="at least two"):
+        split_off(examples(["a", "a"]), 0.5, seed=0)

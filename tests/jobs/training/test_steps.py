@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fam_engine.data.tokenizer import TextEncoder
+from fam_engine.errors import DeviceError
+from fam_engine.jobs.journal import Journal
+from fam_engine.jobs.scoring import ingest
+from fam_engine.jobs.scoring.ingest import DataFile, IngestPlan, ingest_records
+from fam_engine.jobs.training.examples import Examples, find_examples
+from fam_engine.jobs.training.losses import LossName, LossSettings
+from fam_engine.jobs.training.order import Entries
+from fam_engine.jobs.training.steps import GradientMaker, StepLoss, micro_batches
+from fam_engine.jobs.training.validation import validation_loss
+from fam_engine.model.loading import load_model
+from fam_engine.model.trainable import LoraSpec, TrainableModel
+from tests.jobs.training.small_job import make_records, write_records
+
+
+@pytest.fixture
+def examples(tiny_model: Path, tmp_path: Path) -> Iterator[Examples]:
+    data = write_records(tmp_path / "data.jsonl", make_records(10))
+    encoder = TextEncoder(tiny_model)
+    with Journal(tmp_path, {}, ingest.SCHEMA) as journal:
+        files = [DataFile("data", data)]
+        plan = IngestPlan(256, "quarantine")
+        yield find_examples(journal, ingest_records(journal, encoder, plan, files, lambda _: None))
+
+
+def model(folder: Path, dropout: float = 0.0) -> TrainableModel:
+    spec = LoraSpec(
+        rank=2, alpha=8.0, dropout=dropout, target_modules=("q_proj", "down_proj"), use_rslora=False
+    )
+    decoder = load_model(folder, precision="fp32", compute_dtype="fp64", device="cpu")
+    trainable = TrainableModel(decoder, spec, seed=1)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():  # a B of zeros would hide A's gradient, and make the base equal
+        for leaf in trainable.parameters.values():
+            leaf.normal_(std=0.2, generator=generator)
+    return trainable
+
+
+def gradients(
+    folder: Path, examples: Examples, max_tokens: int, loss: LossName, dropout: float = 0.0
+) -> tuple[StepLoss, dict[str, torch.Tensor]]:
+    trainable = model(folder, dropout)
+    maker = GradientMaker(trainable, examples, LossSettings(loss=loss), seed=5)
+    found, _ = maker.step(3, examples.entries, max_tokens)
+    grads = {name: leaf.grad for name, leaf in trainable.parameters.items()}
+    return found, {name: grad for name, grad in grads.items() if grad is not None}
+
+
+@pytest.mark.parametrize("loss", ["plain", "stm", "soft", "dft", "excess"])
+def test_a_step_is_the_same_however_it_is_split(
+    tiny_model: Path, examples: Examples, loss: LossName
+) -> None:
+    assert len(micro_batches(examples, examples.entries, 64)) > 3
+    assert len(micro_batches(examples, examples.entries, 4096)) == 1
+    whole, grads_whole = gradients(tiny_model, examples, 4096, loss)
+    split, grads_split = gradients(tiny_model, examples, 64, loss)
+    assert split.num_targets == whole.num_targets == int(examples.target_len.sum())
+    for name in ("loss", "nll", "kept"):
+        assert getattr(split, name) == pytest.approx(getattr(whole, name), rel=1e-11, abs=1e-12)
+    assert grads_whole.keys() == grads_split.keys()
+    for name, grad in grads_whole.items():
+        assert (grad - grads_split[name]).abs().max() <= 1e-11 * grad.abs().max() + 1e-15
+    if loss == "plain":
+        assert whole.kept == 1.0
+        assert whole.loss == whole.nll
+    else:
+        assert whole.kept < 1.0
+        assert whole.loss < whole.nll
+
+
+def test_dropout_follows_the_seed_of_the_step(tiny_model: Path, examples: Examples) -> None:
+    one, two = (gradients(tiny_model, examples, 64, "plain", dropout=0.5)[0] for _ in range(2))
+    assert one == two
+    assert one.nll != gradients(tiny_model, examples, 64, "plain")[0].nll
+
+
+def test_validation_is_the_mean_over_tokens_without_dropout(
+    tiny_model: Path, examples: Examples
+) -> None:
+    trainable = model(tiny_model, dropout=0.5)
+    found, _ = gradients(tiny_model, examples, 4096, "plain")
+    for budget in (64, 4096):
+        measured = validation_loss(trainable, examples, budget)
+        assert measured == pytest.approx(found.nll, rel=1e-11)
+    assert all(leaf.grad is None for leaf in trainable.parameters.values())
+
+
+def test_memory_that_runs_out_halves_the_micro_batch(
+    tiny_model: Path, examples: Examples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, _ = gradients(tiny_model, examples, 4096, "plain")
+    trainable = model(tiny_model)
+    maker = GradientMaker(trainable, examples, LossSettings(), seed=5)
+    real = GradientMaker._micro_batch
+
+    def short(
+        self: GradientMaker, step: int, number: int, entries: Entries, num_targets: int
+    ) -> torch.Tensor:
+        result = real(self, step, number, entries, num_targets)
+        if len(entries) > 4:
+            raise torch.OutOfMemoryError("injected")
+        return result
+
+    monkeypatch.setattr(GradientMaker, "_micro_batch", short)
+    found, budget = maker.step(3, examples.entries, 4096)
+    assert 64 <= budget < 4096
+    # What the failed attempts had added is gone.
+    assert found.nll == pytest.approx(whole.nll, rel=1e-11)
+    _, expected = gradients(tiny_model, examples, budget, "plain")
+    for name, leaf in trainable.parameters.items():
+        assert leaf.grad is not None
+        assert torch.equal(leaf.grad, expected[name])
+
+
+def test_a_record_that_never_fits_is_named(
+    tiny_model: Path, examples: Examples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("injected")
+
+    monkeypatch.setattr(GradientMaker, "_micro_batch", never)
+    maker = GradientMaker(model(tiny_model), examples, LossSettings(), seed=5)
+    with pytest.raises(DeviceError, match=r"step 1.*single record"):
+        maker.step(0, np.array([2], np.int64), 4096)

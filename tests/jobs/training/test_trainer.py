@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fam_engine
+from fam_engine.errors import UsageError
+from tests.jobs.training.conftest import Train
+from tests.jobs.training.small_job import make_records
+
+
+def test_records_in_memory_train_the_adapter_of_a_file(
+    train: Train, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    given = {name: v for name, v in settings.items() if name not in ("model", "data", "out")}
+    trainer = fam_engine.Trainer(settings["model"], **given)
+    outcome = trainer.train(make_records(12), tmp_path / "own")
+    name = "adapter_model.safetensors"
+    assert (outcome.adapter / name).read_bytes() == (train().adapter / name).read_bytes()
+    # The same records again: nothing is repeated.
+    assert trainer.train(make_records(12), tmp_path / "own").summary == outcome.summary
+    with pytest.raises(UsageError, match="data ="):
+        trainer.train(make_records(10), tmp_path / "own")
+
+
+def test_validation_records(settings: dict[str, Any], tmp_path: Path) -> None:
+    trainer = fam_engine.Trainer(settings["model"], precision="fp32", device="cpu", rank=2, steps=1)
+    outcome = trainer.train(make_records(6), tmp_path / "own", validation=make_records(4, seed=1))
+    assert outcome.summary["examples"]["validation"] == 4
+
+
+def test_a_setting_that_is_wrong_is_named_at_once(tiny_model: Path) -> None:
+    with pytest.raises(UsageError, match="did you mean `learning_rate`"):
+        fam_engine.Trainer(tiny_model, learning_rat=1.0)
