@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from fam_engine.cli import score
+from fam_engine.cli import evaluate, experiment, generate, merge, rewrite, score, select, train
 from fam_engine.errors import EXIT_BUG, FamEngineError
 
 app = typer.Typer(
@@ -23,6 +23,13 @@ app = typer.Typer(
     epilog="Add --debug to any command for the traceback behind an error.",
 )
 app.command(name="score", epilog=score.EPILOG)(score.run)
+app.command(name="generate", epilog=generate.EPILOG)(generate.run)
+app.command(name="rewrite", epilog=rewrite.EPILOG)(rewrite.run)
+app.command(name="select", epilog=select.EPILOG)(select.run)
+app.command(name="train", epilog=train.EPILOG)(train.run)
+app.command(name="eval", epilog=evaluate.EPILOG)(evaluate.run)
+app.command(name="experiment", epilog=experiment.EPILOG)(experiment.run)
+app.command(name="merge", epilog=merge.EPILOG)(merge.run)
 
 
 def _print_version(asked: bool) -> None:

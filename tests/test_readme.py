@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fam_engine.config import ScoreConfig
+from fam_engine.config import ReplayConfig, ScoreConfig, SelectConfig
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -22,7 +22,9 @@ def test_the_python_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_every_flag_it_names_exists() -> None:
     flags = set(re.findall(r"--([a-z][a-z-]+)", README))
-    known = {name.replace("_", "-") for name in ScoreConfig.model_fields} | {"dry-run", "json"}
+    settings = (ScoreConfig, SelectConfig, ReplayConfig)
+    known = {name.replace("_", "-") for kind in settings for name in kind.model_fields}
+    known |= {"dry-run", "json"}
     assert flags <= known
 
 

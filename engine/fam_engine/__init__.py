@@ -11,18 +11,35 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fam_engine._rust_tokenize import Tokenizer
+    from fam_engine.jobs.evaluation.evaluator import Evaluator
+    from fam_engine.jobs.generation.generator import Generator
     from fam_engine.jobs.scoring.scorer import Scorer
+    from fam_engine.jobs.training.trainer import Trainer
+    from fam_engine.model.generation.requests import Sampling
     from fam_engine.model.loading import load_model
     from fam_engine.version import __version__
 
 _HOMES = {
+    "Evaluator": "fam_engine.jobs.evaluation.evaluator",
+    "Generator": "fam_engine.jobs.generation.generator",
+    "Sampling": "fam_engine.model.generation.requests",
     "Scorer": "fam_engine.jobs.scoring.scorer",
     "Tokenizer": "fam_engine._rust_tokenize",
+    "Trainer": "fam_engine.jobs.training.trainer",
     "load_model": "fam_engine.model.loading",
     "__version__": "fam_engine.version",
 }
 
-__all__ = ["Scorer", "Tokenizer", "__version__", "load_model"]
+__all__ = [
+    "Evaluator",
+    "Generator",
+    "Sampling",
+    "Scorer",
+    "Tokenizer",
+    "Trainer",
+    "__version__",
+    "load_model",
+]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever lives there

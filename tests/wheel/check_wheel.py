@@ -31,6 +31,7 @@ for name in ("engine", "kernels", "cli"):
     found = sys.modules.get(name)
     assert found is None or "fam" not in str(getattr(found, "__file__", "")), name
 assert (home / "embedded" / "model" / "model.safetensors").is_file()
+assert (home / "jobs" / "experiment" / "studies" / "small.yaml").is_file()
 assert (home / "py.typed").is_file()
 print(f"imported {len(modules)} modules from the installed wheel")
 """

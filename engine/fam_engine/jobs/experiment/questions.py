@@ -1,0 +1,187 @@
+"""Questions of a task, to train on and to be tested by, from files or generated.
+
+In: a `TaskSettings`, or the file of the variant the training questions come from. Out: rows of JSON Lines: a question
+in its own form with its labels, no response. Training questions that are also test questions are left out, so that no
+task can leak into its own test.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fam_engine.data.files import write_text_whole
+from fam_engine.data.reading import check_file, read_rows
+from fam_engine.data.records import Record, detect_form, read_record
+from fam_engine.embedded.problems import Problem, generate
+from fam_engine.errors import InputError, RecordError
+from fam_engine.jobs.experiment.config import TaskSettings
+from fam_engine.jobs.generation.rows import as_question, find_kind
+from fam_engine.jobs.selection.overlap import fingerprint
+
+# Test seeds lie this far above those trained on, so that the two never meet.
+_TEST_OFFSET = 500_000
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question.
+
+    Attributes:
+        row: Its columns in its own form, with its labels; no response.
+        asked: What the user says in it, to know it again in another file.
+    """
+
+    row: Row
+    asked: str
+
+    @property
+    def name(self) -> bytes:
+        """Name it by its letters and digits."""
+        return fingerprint(self.asked)
+
+
+def generated_problems(task: TaskSettings, *, for_test: bool) -> list[Problem]:
+    """Generate a task's problems, its skills in turn."""
+    first = task.first_seed + (_TEST_OFFSET if for_test else 0)
+    count = task.num_test if for_test else task.num_train
+    return [generate(task.skills[i % len(task.skills)], first + i) for i in range(count)]
+
+
+def problem_row(problem: Problem, number: int) -> Row:
+    """Give a generated problem as a question."""
+    return {
+        "id": f"{problem.skill}/{number}",
+        "prompt": f"{problem.question}\n",
+        "answer": str(problem.gold),
+        "skill": problem.skill,
+    }
+
+
+def test_questions(name: str, task: TaskSettings, limit: int | None) -> Iterator[Row]:
+    """Give a task's test questions as rows of a task file."""
+    if task.skills:
+        problems = generated_problems(task, for_test=True)[:limit]
+        for number, problem in enumerate(problems):
+            yield {**problem_row(problem, number), "task": name, "kind": task.kind or "math"}
+        return
+    assert task.test is not None
+    for count, question in enumerate(read_questions(check_file(task.test), gold=True)):
+        if limit is not None and count == limit:
+            return
+        row = {**question.row, "task": name}
+        if task.kind is not None:
+            row["kind"] = task.kind
+        yield row
+
+
+def training_questions(
+    task: TaskSettings, file: Path | None, taken: set[bytes], limit: int | None
+) -> tuple[list[Row], dict[str, int]]:
+    """Give the questions a task trains on.
+
+    Args:
+        task: The task.
+        file: Records of the variant they come from; None: generated.
+        taken: Names of the test questions.
+        limit: Most questions.
+
+    Returns:
+        The rows, each with its `group`; and counts: `read`, `in_test`, `repeated`.
+    """
+    if file is None:
+        problems = generated_problems(task, for_test=False)
+        rows = [problem_row(problem, number) for number, problem in enumerate(problems)]
+        found = [Question(row, row["prompt"]) for row in rows]
+    else:
+        found = list(read_questions(file))
+    counts = {"read": len(found), "in_test": 0, "repeated": 0}
+    kept: list[Row] = []
+    seen: set[bytes] = set()
+    for question in found:
+        if question.name in taken:
+            counts["in_test"] += 1
+        elif question.name in seen:
+            counts["repeated"] += 1
+        elif limit is None or len(kept) < limit:
+            seen.add(question.name)
+            row = {**question.row, "group": f"q{len(kept)}"}
+            kept.append(row if task.kind is None else {**row, "kind": task.kind})
+    if not kept:
+        raise InputError(
+            f"leaves no question to train on: of {counts['read']}, {counts['in_test']} are also "
+            "test questions",
+            code="E_STUDY_EMPTY",
+            where=str(file) if file else "generated task",
+        )
+    return kept, counts
+
+
+def read_questions(file: Path, *, gold: bool = False) -> Iterator[Question]:
+    """Read a file's questions; rows that cannot be read are left out.
+
+    Args:
+        file: Records of any form.
+        gold: Whether the `answer` of a question/answer row is the gold answer; else its response.
+    """
+    return (question for question, _, _ in read_answers(file, gold=gold))
+
+
+def read_answers(
+    file: Path, *, gold: bool = False
+) -> Iterator[tuple[Question, str | None, bool | None]]:
+    """Read a file's questions with the response and the `correct` of each row."""
+    kind: str | None = None
+    for place in read_rows(file):
+        if place.columns is None:
+            continue
+        try:
+            kind = kind or find_kind(place.columns)
+            asked = as_question(place.columns, kind)
+            record = read_record(
+                asked, detect_form(asked), file=file.name, line=place.line, stem=file.stem
+            )
+        except RecordError:
+            continue
+        row = _question_row(asked, place.columns, kind, gold=gold)
+        said = "\n".join(turn.content for turn in record.context if turn.role == "user")
+        correct = place.columns.get("correct")
+        response = _response(place.columns, file, place.line)
+        yield Question(row, said), response, correct if isinstance(correct, bool) else None
+
+
+def _question_row(asked: Row, columns: Mapping[str, Any], kind: str, *, gold: bool) -> Row:
+    row = {name: value for name, value in asked.items() if name not in ("response", "output")}
+    if kind == "question":
+        row.pop("answer")
+        if gold:
+            row["answer"] = columns.get("answer")
+    if columns.get("kind") is not None:
+        row["kind"] = columns["kind"]
+    return row
+
+
+def _response(columns: Mapping[str, Any], file: Path, line: int) -> str | None:
+    try:
+        record: Record = read_record(
+            columns, detect_form(columns), file=file.name, line=line, stem=file.stem
+        )
+    except RecordError:
+        return None
+    return record.response
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows as JSON Lines, whole or not at all."""
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_text_whole(path, "".join(lines))
+
+
+def load_rows(path: Path) -> list[Row]:
+    """Read JSON Lines that `write_rows` wrote."""
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]

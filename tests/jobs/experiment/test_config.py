@@ -1,0 +1,96 @@
+"""The YAML: what is refused, in one line, and that the studies we ship are sound."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from fam_engine.config import read_config
+from fam_engine.errors import UsageError
+from fam_engine.jobs.experiment.config import ExperimentConfig
+from fam_engine.jobs.experiment.job import STUDIES, read_study
+
+GOOD: dict[str, Any] = {
+    "title": "t",
+    "models": ["embedded"],
+    "tasks": {"new": {"skills": ["average"], "num_train": 4, "num_test": 2}},
+    "answers": {"plain": {"style": "plain"}, "formal": {"style": "formal"}},
+    "reference": "formal",
+}
+
+
+def read(tmp_path: Path, **changes: object) -> ExperimentConfig:
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump({**GOOD, **changes}, sort_keys=False))
+    return read_config(ExperimentConfig, {}, file)
+
+
+def test_good_study(tmp_path: Path) -> None:
+    config = read(tmp_path)
+    assert config.seeds == (0, 1, 2)
+    assert list(config.variants_of("new")) == ["plain", "formal"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"taskz": {}}, "unknown setting `taskz`; did you mean `tasks`?"),
+        ({"reference": "formol"}, "did you mean `formal`?"),
+        ({"train": {"learning-rat": 1}}, "`learning_rat` cannot be set here"),
+        ({"train": {"seed": 1}}, "`seed` cannot be set here"),
+        ({"train": {"rank": 0}}, "`rank`: Input should be greater than or equal to 1"),
+        ({"eval": {"max_new_tokens": "many"}}, "`max_new_tokens`"),
+        ({"seeds": [1, 1]}, "expected different numbers"),
+        ({"tasks": {"new": {"skills": ["averag"], "num_test": 2}}}, "did you mean `average`?"),
+        ({"tasks": {"new": {}}}, "give either `test` (a file) or `skills`"),
+        (
+            {"answers": {**GOOD["answers"], "gold": {"make": "gold-only"}}},
+            "give one of `file`, `style` and `of`",
+        ),
+        (
+            {"answers": {"gold": {"make": "gold-only", "of": "plain"}, **GOOD["answers"]}},
+            "`gold` is made from `plain`, which is no variant before it",
+        ),
+        (
+            {"answers": {**GOOD["answers"], "same": {"of": "plain"}}},
+            "need `train` settings of their own",
+        ),
+        (
+            {"answers": {**GOOD["answers"], "x": {"make": "length-matched", "of": "plain"}}},
+            "`to` goes together with",
+        ),
+        ({"answers": {**GOOD["answers"], "x": {"file": "a.jsonl"}}}, "takes no files"),
+        ({"retention": {"new": {"skills": ["change"], "num_test": 2}}}, "both a task and"),
+    ],
+)
+def test_refused_in_one_line(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        read(tmp_path, **changes)
+    message = str(caught.value)
+    assert said in message
+    assert "\n" not in message
+    assert "study.yaml" in message
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in STUDIES.glob("*.yaml")))
+def test_shipped_studies_are_sound(name: str) -> None:
+    config = read_study(name)
+    assert len(config.seeds) >= 3
+    assert config.reference in config.answers
+
+
+def test_the_readmes_study_is_sound(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(.*?)```", readme, flags=re.DOTALL)
+    file = tmp_path / "study.yaml"
+    file.write_text(block)
+    assert read_study(str(file)).reference == "human"
+
+
+def test_unknown_study_names_the_shipped_ones() -> None:
+    with pytest.raises(UsageError, match="one of paper, small"):
+        read_study("smal")

@@ -1,0 +1,134 @@
+"""A whole experiment in miniature on the embedded model: its files, its determinism, its memory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fam_engine.errors import InputError
+from fam_engine.jobs.experiment.config import ExperimentConfig
+from fam_engine.jobs.experiment.forecast import forecast_experiment
+from fam_engine.jobs.experiment.job import OUTPUTS, run_experiment
+from fam_engine.jobs.experiment.plan import plan_study
+from fam_engine.jobs.experiment.progress import Silence
+from fam_engine.jobs.interrupts import Interrupted
+
+STUDY: dict[str, Any] = {
+    "title": "miniature",
+    "models": ["embedded"],
+    "precision": "fp32",
+    "device": "cpu",
+    "tasks": {"new": {"skills": ["average", "perimeter"], "num_train": 4, "num_test": 3}},
+    "retention": {"known": {"skills": ["change"], "num_test": 2, "first_seed": 7}},
+    "answers": {
+        "plain": {"style": "plain"},
+        "formal": {"style": "formal"},
+        "masked": {"of": "formal", "train": {"loss": "stm"}, "control": True},
+        "gold": {"make": "gold-only", "of": "plain", "control": True},
+    },
+    "reference": "formal",
+    "seeds": [0],
+    "train": {"steps": 1, "rank": 2},
+    "eval": {"max_new_tokens": 4},
+}
+
+
+def study(**changes: object) -> ExperimentConfig:
+    return ExperimentConfig.model_validate({**STUDY, **changes})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("study")
+    run_experiment(study(), out, Silence())
+    return out
+
+
+def results(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "results.json").read_text())
+    return found
+
+
+def test_files_are_there(finished: Path) -> None:
+    assert all((finished / name).is_file() for name in OUTPUTS)
+    assert len(list((finished / "plots").glob("*.svg"))) == 4
+
+
+def test_what_is_found(finished: Path) -> None:
+    (cell,) = results(finished)["cells"]
+    assert (cell["candidate"], cell["reference"]) == ("plain", "formal")
+    assert cell["questions"] == {"new": 3, "known": 2}
+    variants = cell["variants"]
+    assert variants["plain"]["perplexity"]["value"] < variants["formal"]["perplexity"]["value"]
+    # The same answers, trained on otherwise: one score, two trainings.
+    assert variants["masked"]["metrics"] == variants["formal"]["metrics"]
+    assert {entry["in_domain"]["by_seed"].keys() == {"0"} for entry in variants.values()} == {True}
+    assert {one["what"] for one in cell["confounds"]} >= {"length", "mark"}
+    assert results(finished)["foretelling"]["in_domain"]["num_variants"] == [3]
+
+
+def test_a_second_run_computes_nothing(finished: Path) -> None:
+    before = {file: file.stat().st_mtime_ns for file in finished.glob("steps/*/*/*")}
+    forecast = forecast_experiment(study(), finished, Silence())
+    assert all(step["done"] for step in forecast["steps"])
+    run_experiment(study(), finished, Silence())
+    assert before == {file: file.stat().st_mtime_ns for file in finished.glob("steps/*/*/*")}
+
+
+def test_the_same_study_finds_the_same(finished: Path, tmp_path: Path) -> None:
+    run_experiment(study(), tmp_path, Silence())
+    first, second = results(finished), results(tmp_path)
+    first.pop("performance")
+    second.pop("performance")
+    assert first == second
+
+
+def test_an_interrupted_study_goes_on_and_finds_the_same(finished: Path, tmp_path: Path) -> None:
+    class Impatient(Silence):
+        def start(self, label: str, total: int | None, unit: str) -> None:
+            if label.endswith("plain, seed 0: training"):
+                raise Interrupted(2)
+
+    with pytest.raises(Interrupted):
+        run_experiment(study(), tmp_path, Impatient())
+    assert not (tmp_path / "results.json").exists()
+    run_experiment(study(), tmp_path, Silence())
+    assert results(tmp_path)["cells"] == results(finished)["cells"]
+
+
+def test_one_more_variant_adds_its_own_steps_alone(finished: Path) -> None:
+    more = {**STUDY["answers"], "bare": {"make": "gold-only", "of": "plain", "form": "= {answer}"}}
+    plan = plan_study(study(answers=more), finished)
+    left = [(step.kind, step.label.rpartition(": ")[2]) for step in plan.steps if not step.is_done]
+    assert left == [
+        ("answers", "bare"),
+        ("score", "bare"),
+        ("train", "bare, seed 0"),
+        ("eval", "bare, seed 0"),
+    ]
+
+
+def test_one_more_seed_trains_and_tests_alone(finished: Path) -> None:
+    plan = plan_study(study(seeds=[0, 1]), finished)
+    left = [step.kind for step in plan.steps if not step.is_done]
+    assert left == ["train"] * 4 + ["eval"] * 4
+
+
+def test_missing_files_are_named_one_by_one(tmp_path: Path) -> None:
+    task = {"test": "no/test.jsonl", "source": "the moon"}
+    answers = {"a": {"file": "no/{task}-a.jsonl"}, "b": {"file": "no/{task}-b.jsonl"}}
+    config = study(tasks={"far": task}, answers=answers, reference="a")
+    notes: list[str] = []
+    listener = Silence()
+    listener.note = notes.append  # type: ignore[method-assign]
+    with pytest.raises(InputError, match="3 data files are missing"):
+        run_experiment(config, tmp_path, listener)
+    assert [note.partition(":")[0] for note in notes] == [
+        "no/test.jsonl",
+        "no/far-a.jsonl",
+        "no/far-b.jsonl",
+    ]
+    assert "get it from: the moon" in notes[0]

@@ -1,0 +1,108 @@
+"""Steps: computed once, keyed by what they depend on, resumed, bounded in time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fam_engine.errors import InputError, UsageError
+from fam_engine.jobs.experiment.progress import Silence, StudyProgress
+from fam_engine.jobs.experiment.steps import EMPTY, Step, StepMaker, run_steps
+
+
+class Counter:
+    """Work that writes a file and counts how often it ran."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.runs = 0
+        self._errors = list(errors)
+
+    def __call__(self, folder: Path, progress: StudyProgress) -> None:
+        self.runs += 1
+        (folder / "found").write_text(str(self.runs))
+        if self._errors:
+            raise self._errors.pop(0)
+
+
+def run(*steps: Step, budget: float | None = None) -> None:
+    run_steps(steps, StudyProgress(Silence()), lambda: None, budget_seconds=budget)
+
+
+def test_a_finished_step_never_runs_again(tmp_path: Path) -> None:
+    work = Counter()
+    for _ in range(2):
+        run(StepMaker(tmp_path).make("train", "a", {"x": 1}, [], work))
+    assert work.runs == 1
+
+
+def test_a_change_reaches_what_depends_on_it_and_nothing_else(tmp_path: Path) -> None:
+    def keys(x: int) -> list[str]:
+        maker = StepMaker(tmp_path)
+        first = maker.make("answers", "first", {"x": x}, [], Counter())
+        second = maker.make("answers", "second", {"x": 0}, [], Counter())
+        return [
+            maker.make("train", "t", {}, needs, Counter()).key
+            for needs in ([first], [second], [first, second])
+        ]
+
+    changed = [before != after for before, after in zip(keys(1), keys(2), strict=True)]
+    assert changed == [True, False, True]
+
+
+def test_the_same_step_under_another_name_is_found(tmp_path: Path) -> None:
+    work = Counter()
+    run(StepMaker(tmp_path).make("score", "formal", {"x": 1}, [], work))
+    other = StepMaker(tmp_path).make("score", "formal, masked", {"x": 1}, [], work)
+    assert other.is_done
+    maker = StepMaker(tmp_path)
+    assert maker.make("score", "a", {}, [], work) is maker.make("score", "b", {}, [], work)
+
+
+def test_a_step_that_failed_keeps_its_folder_and_runs_again(tmp_path: Path) -> None:
+    work = Counter(RuntimeError("killed"))
+    step = StepMaker(tmp_path).make("train", "a", {}, [], work)
+    with pytest.raises(RuntimeError):
+        run(step)
+    assert not step.is_done
+    assert (step.folder / "found").is_file()
+    run(step)
+    assert step.is_done
+    assert work.runs == 2
+
+
+def test_a_step_begun_under_other_conditions_starts_over(tmp_path: Path) -> None:
+    work = Counter(UsageError("threads differ", code="E_RESUME_MISMATCH"))
+    step = StepMaker(tmp_path).make("train", "a", {}, [], work)
+    run(step)
+    assert work.runs == 2
+    refused = Counter(UsageError("no", code="E_CONFIG_VALUE"))
+    with pytest.raises(UsageError, match="no"):
+        run(StepMaker(tmp_path).make("train", "b", {"y": 1}, [], refused))
+
+
+def test_a_variant_without_answers_takes_what_needs_it_along(tmp_path: Path) -> None:
+    maker = StepMaker(tmp_path)
+    nothing = Counter(InputError("leaves none", code=EMPTY))
+    answers = maker.make("answers", "a", {}, [], nothing)
+    train, other = Counter(), Counter()
+    trained = maker.make("train", "a", {}, [answers], train)
+    run(answers, trained, maker.make("train", "b", {}, [], other))
+    assert answers.empty == trained.empty == "leaves none"
+    assert (train.runs, other.runs) == (0, 1)
+
+
+def test_when_the_time_is_spent_no_training_begins(tmp_path: Path) -> None:
+    maker = StepMaker(tmp_path)
+    score = maker.make("score", "a", {}, [], Counter())
+    train = maker.make("train", "a", {}, [score], Counter())
+    run(score, train, budget=0.0)
+    assert score.is_done
+    assert not train.is_done
+
+
+def test_texts_of_a_model_wait_for_it(tmp_path: Path) -> None:
+    maker = StepMaker(tmp_path)
+    rewrite = maker.make("rewrite", "a", {}, [], Counter())
+    assert maker.make("answers", "a", {}, [rewrite], Counter()).needs_model
+    assert not maker.make("answers", "b", {}, [], Counter()).needs_model

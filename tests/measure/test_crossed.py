@@ -1,0 +1,75 @@
+"""Intervals over seeds and questions: Student's quantiles, hand-made tables, coverage."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from fam_engine.measure.crossed import accuracy, crossed_mean, student_quantile
+
+
+@pytest.mark.parametrize(
+    ("degrees", "quantile"),
+    # From printed tables of Student's distribution, two-sided 95 %.
+    [(1, 12.7062), (2, 4.30265), (5, 2.57058), (10, 2.22814), (30, 2.04227)],
+)
+def test_student_quantiles(degrees: float, quantile: float) -> None:
+    assert student_quantile(degrees) == pytest.approx(quantile, rel=1e-5)
+
+
+def test_many_degrees_are_normal() -> None:
+    assert student_quantile(1e9) == pytest.approx(1.95996, abs=3e-3)
+
+
+def test_variances_of_seeds_and_questions_add_up() -> None:
+    table = np.array([[1.0, 1, 0, 0], [1, 0, 0, 1]])
+    # Question means 1, 1/2, 0, 1/2: variance 1/6, over 4. Seed means both 1/2.
+    found = crossed_mean([table])
+    assert found.value == 0.5
+    half = student_quantile(3) * math.sqrt(1 / 6 / 4)
+    assert found.high == pytest.approx(0.5 + half)
+    assert found.low == pytest.approx(0.5 - half)
+
+
+def test_seeds_that_disagree_make_the_interval_wide() -> None:
+    agree = np.tile([1.0, 0.0], (3, 50))
+    apart = np.vstack([np.ones(100), np.zeros(100), np.tile([1.0, 0.0], 50)])
+    first, second = crossed_mean([agree]), crossed_mean([apart])
+    assert first.value == second.value == 0.5
+    assert first.high is not None
+    assert second.high is not None
+    assert first.high < 0.62
+    # Two degrees of freedom: three seeds at 0, 1/2 and 1 say nothing.
+    assert second.high > 1.5
+
+
+def test_results_that_do_not_vary_have_the_rule_of_three() -> None:
+    found = accuracy([np.ones((3, 60))])
+    assert (found.value, found.low, found.high) == (1.0, 0.95, 1.0)
+    none = crossed_mean([np.zeros((3, 60))])
+    assert (none.low, none.high) == (-0.05, 0.05)
+
+
+def test_tasks_count_alike_whatever_their_size() -> None:
+    found = crossed_mean([np.ones((2, 10)), np.zeros((2, 90))])
+    assert found.value == 0.5
+
+
+def test_nothing_measured_is_nothing_said() -> None:
+    assert crossed_mean([]).value is None
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
+    generator = np.random.default_rng(0)
+    hits, rounds, truth = 0, 400, 0.0
+    for _ in range(rounds):
+        questions, seeds = generator.normal(0, 0.5, 40), generator.normal(0, 0.15, 3)
+        table = truth + questions + seeds[:, None] + generator.normal(0, 0.4, (3, 40))
+        found = crossed_mean([table])
+        assert found.low is not None
+        assert found.high is not None
+        hits += found.low <= truth <= found.high
+    # Two standard errors of 400 rounds below 95 %; above is allowed, it errs on the wide side.
+    assert hits / rounds > 0.93
