@@ -4,9 +4,15 @@ import re
 from pathlib import Path
 
 import pytest
+import typer
 
-from fam_engine.config import ReplayConfig, ScoreConfig, SelectConfig
+from fam_engine.cli.main import app
 
+# By command, the names of its flags.
+COMMANDS = {
+    name: {option.removeprefix("--") for given in command.params for option in given.opts}
+    for name, command in typer.main.get_command(app).commands.items()  # type: ignore[attr-defined]
+}
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
@@ -22,10 +28,14 @@ def test_the_python_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_every_flag_it_names_exists() -> None:
     flags = set(re.findall(r"--([a-z][a-z-]+)", README))
-    settings = (ScoreConfig, SelectConfig, ReplayConfig)
-    known = {name.replace("_", "-") for kind in settings for name in kind.model_fields}
-    known |= {"dry-run", "json"}
-    assert flags <= known
+    assert flags <= set().union(*COMMANDS.values())
+
+
+def test_every_command_it_shows_has_the_flags_shown() -> None:
+    lines = re.findall(r"^fam-engine (\w+) (.*)$", README, re.M)
+    assert {name for name, _ in lines} == set(COMMANDS)
+    for name, arguments in lines:
+        assert set(re.findall(r"--([a-z][a-z-]+)", arguments)) <= COMMANDS[name], name
 
 
 def test_every_column_it_names_exists_and_none_is_missing() -> None:

@@ -24,14 +24,21 @@ modules = ["fam_engine." + ".".join(p.relative_to(home).with_suffix("").parts)
            for p in sorted(home.rglob("*.py")) if p.name != "__init__.py"]
 assert any(m.startswith("fam_engine.kernels.") for m in modules), modules
 assert any(m.startswith("fam_engine.cli.") for m in modules), modules
+apart = ("_worker", "train_embedded", "make_demo_records")  # programs of their own
 for module in modules:
-    if not module.endswith(("template_worker", "train_embedded", "make_demo_records")):
+    if not module.endswith(apart) and ".confined." not in module:
         importlib.import_module(module)
+from fam_engine.measure.answers import judge
+for two, correct in (("2", True), ("3", False)):
+    code = f"```python\\ndef two():\\n    return {two}\\n```"
+    verdict = judge(code, kind="code", answer=None, tests=["assert two() == 2"])
+    assert verdict.correct is correct, verdict
 for name in ("engine", "kernels", "cli"):
     found = sys.modules.get(name)
     assert found is None or "fam" not in str(getattr(found, "__file__", "")), name
 assert (home / "embedded" / "model" / "model.safetensors").is_file()
 assert (home / "jobs" / "experiment" / "studies" / "small.yaml").is_file()
+assert (home / "jobs" / "rewriting" / "templates" / "rewrite.txt").is_file()
 assert (home / "py.typed").is_file()
 print(f"imported {len(modules)} modules from the installed wheel")
 """
