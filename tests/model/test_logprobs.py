@@ -126,9 +126,10 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-def test_the_logits_never_exist() -> None:
-    hidden_RD, head_VD, targets = make(1024, 20000, torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_logits_never_exist(dtype: torch.dtype) -> None:
+    hidden_RD, head_VD, targets = make(1024, 20000, dtype)
     with LargestTensor() as largest:
         token_facts(hidden_RD, head_VD, targets, num_rows=1024)
-    # The head itself is 1.9 MB, a tile of logits 2 MiB; in bf16 all logits would be 41 MB.
-    assert largest.num_bytes <= 2**21
+    # A tile of logits in fp32 has 2 MiB and the fp32 head 3.7; all logits would have 41 MB in bf16.
+    assert largest.num_bytes <= 2**22
