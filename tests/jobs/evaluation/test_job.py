@@ -129,7 +129,7 @@ def test_the_other_metric_needs_no_new_scores(
     tiny_model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluate(tiny_model, data, tmp_path / "out")
-    monkeypatch.setattr(evaluation_job, "load_model", None)
+    monkeypatch.setattr(evaluation_job, "open_model", None)
     evaluate(tiny_model, data, tmp_path / "out", choice_metric="acc_norm")
     rows = [row for row in samples(tmp_path / "out") if row["task"] == "options"]
     assert all(row["correct"] == row["correct_acc_norm"] for row in rows)

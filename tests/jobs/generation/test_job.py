@@ -269,7 +269,7 @@ def test_a_finished_job_is_not_run_again(
 ) -> None:
     file = write(tmp_path / "q.jsonl", questions(2))
     first = generate(tiny_model, file, tmp_path / "out")
-    monkeypatch.setattr(job_module, "load_model", None)
+    monkeypatch.setattr(job_module, "open_model", None)
     assert generate(tiny_model, file, tmp_path / "out").summary == first.summary
 
 
@@ -332,7 +332,7 @@ def test_answers_without_a_text_are_left_out(
 def test_a_forecast_counts_without_a_model(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job_module, "load_model", None)
+    monkeypatch.setattr(job_module, "open_model", None)
     config = GenerateConfig(
         model=str(tiny_model),
         data=(str(write(tmp_path / "q.jsonl", questions(7))),),

@@ -8,14 +8,10 @@ there; given with more adapters it computes those alone.
 from __future__ import annotations
 
 import json
-import resource
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from fam_engine.config import EvalConfig
 from fam_engine.data.files import write_text_whole
@@ -30,11 +26,12 @@ from fam_engine.jobs.evaluation.summary import summarize
 from fam_engine.jobs.generation.prepare import Progress
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, storage_errors
-from fam_engine.jobs.scoring.sources import find_files
+from fam_engine.jobs.running import describe, peak_memory
+from fam_engine.jobs.scoring.sources import find_files, open_model
 from fam_engine.jobs.scoring.stopwatch import Stopwatch
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.generation.generator import Generator
-from fam_engine.model.loading import load_model, with_adapter
+from fam_engine.model.loading import with_adapter
 from fam_engine.model.memory import default_tokens_per_batch
 
 OUTPUTS = ("samples.parquet", "summary.json", "report.html", "quarantine.jsonl")
@@ -84,16 +81,8 @@ def run_eval(
 
 def _load(config: EvalConfig, parts: Prepared, progress: Progress) -> Decoder:
     progress.start("loading the model", None, "")
-    decoder = load_model(
-        parts.sources.model,
-        precision=config.precision,
-        compute_dtype=config.compute_dtype,
-        device=config.device,
-    )
-    progress.note(
-        f"{decoder.num_parameters / 1e6:.1f} M parameters, {decoder.precision} weights, "
-        f"{str(decoder.compute_dtype).removeprefix('torch.')} on {decoder.device}"
-    )
+    decoder = open_model(config, parts.sources)
+    progress.note(describe(decoder))
     return decoder
 
 
@@ -224,12 +213,7 @@ def _model(parts: Prepared, candidate: Candidate) -> dict[str, Any]:
 
 
 def _performance(watch: Stopwatch) -> dict[str, float]:
-    # Linux counts kilobytes, macOS bytes.
-    unit = 1 if sys.platform == "darwin" else 1024
-    performance = {
+    return {
         "seconds_total": watch.seconds(),
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        **peak_memory(),
     }
-    if torch.cuda.is_available():
-        performance["peak_device_memory_bytes"] = torch.cuda.max_memory_allocated()
-    return performance

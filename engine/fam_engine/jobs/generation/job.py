@@ -7,13 +7,9 @@ Whatever stops the job, the same command goes on from there, and the same texts 
 from __future__ import annotations
 
 import json
-import resource
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from fam_engine.config import GenerateConfig
 from fam_engine.data.files import write_text_whole
@@ -23,11 +19,12 @@ from fam_engine.jobs.generation.prepare import Prepared, Progress, prepared
 from fam_engine.jobs.generation.texts import TextMaker
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, storage_errors
+from fam_engine.jobs.running import describe, dtype_name, peak_memory
 from fam_engine.jobs.scoring.files import write_quarantine
+from fam_engine.jobs.scoring.sources import open_model
 from fam_engine.jobs.scoring.stopwatch import Stopwatch
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.generation.generator import Generator
-from fam_engine.model.loading import load_model
 
 OUTPUTS = ("generated.jsonl", "quarantine.jsonl", "summary.json")
 # Figures of time are kept with this many seconds between; a crash costs no more of them.
@@ -74,17 +71,8 @@ def run_generate(config: GenerateConfig, progress: Progress) -> GenerateOutcome:
 
 def _load(config: GenerateConfig, parts: Prepared, progress: Progress) -> Decoder:
     progress.start("loading the model", None, "")
-    decoder = load_model(
-        parts.sources.model,
-        adapter=parts.sources.adapter,
-        precision=config.precision,
-        compute_dtype=config.compute_dtype,
-        device=config.device,
-    )
-    progress.note(
-        f"{decoder.num_parameters / 1e6:.1f} M parameters, {decoder.precision} weights, "
-        f"{_dtype_name(decoder)} on {decoder.device}"
-    )
+    decoder = open_model(config, parts.sources)
+    progress.note(describe(decoder))
     return decoder
 
 
@@ -174,7 +162,7 @@ def _write_outputs(
                 **config.model_dump(mode="json"),
                 "source": origin.source,
                 "revision": parts.sources.revision,
-                "compute_dtype": _dtype_name(decoder),
+                "compute_dtype": dtype_name(decoder),
                 "device": str(decoder.device),
             },
             "key": journal.get("key"),
@@ -189,20 +177,11 @@ def _model_name(config: GenerateConfig) -> str:
     return "+".join(Path(name).resolve().name for name in names)
 
 
-def _dtype_name(decoder: Decoder) -> str:
-    return str(decoder.compute_dtype).removeprefix("torch.")
-
-
 def _performance(journal: Journal, watch: Stopwatch) -> dict[str, float]:
     tokens, seconds = journal.get("spent") or (0, 0.0)
-    # Linux counts kilobytes, macOS bytes.
-    unit = 1 if sys.platform == "darwin" else 1024
-    performance = {
+    return {
         "seconds_total": watch.seconds(),
         "seconds_generating": seconds,
         "tokens_per_second": tokens / max(seconds, 1e-9),
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        **peak_memory(),
     }
-    if torch.cuda.is_available():
-        performance["peak_device_memory_bytes"] = torch.cuda.max_memory_allocated()
-    return performance

@@ -7,12 +7,8 @@ Whatever stops the job, the same command goes on from there, and the same candid
 from __future__ import annotations
 
 import json
-import resource
-import sys
 from dataclasses import dataclass
 from typing import Any
-
-import torch
 
 from fam_engine.config import RewriteConfig
 from fam_engine.data.files import write_text_whole
@@ -25,11 +21,12 @@ from fam_engine.jobs.rewriting.attempts import Attempts
 from fam_engine.jobs.rewriting.files import Writer, write_candidates, write_rewritten
 from fam_engine.jobs.rewriting.prepare import Prepared, prepared
 from fam_engine.jobs.rewriting.summary import summarize_rewriting
+from fam_engine.jobs.running import describe, dtype_name, peak_memory
 from fam_engine.jobs.scoring.files import write_quarantine
+from fam_engine.jobs.scoring.sources import open_model
 from fam_engine.jobs.scoring.stopwatch import Stopwatch
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.generation.generator import Generator
-from fam_engine.model.loading import load_model
 
 OUTPUTS = ("rewritten.jsonl", "candidates.parquet", "quarantine.jsonl", "summary.json")
 # Candidates judged between two commits: code is judged in child processes, some seconds each at worst.
@@ -75,17 +72,8 @@ def run_rewrite(config: RewriteConfig, progress: Progress) -> RewriteOutcome:
 
 def _load(config: RewriteConfig, parts: Prepared, progress: Progress) -> Decoder:
     progress.start("loading the model", None, "")
-    decoder = load_model(
-        parts.sources.model,
-        adapter=parts.sources.adapter,
-        precision=config.precision,
-        compute_dtype=config.compute_dtype,
-        device=config.device,
-    )
-    progress.note(
-        f"{decoder.num_parameters / 1e6:.1f} M parameters, {decoder.precision} weights, "
-        f"{_dtype_name(decoder)} on {decoder.device}"
-    )
+    decoder = open_model(config, parts.sources)
+    progress.note(describe(decoder))
     return decoder
 
 
@@ -168,7 +156,7 @@ def _write_outputs(
             "settings": {
                 **config.model_dump(mode="json"),
                 "revision": parts.sources.revision,
-                "compute_dtype": _dtype_name(decoder),
+                "compute_dtype": dtype_name(decoder),
                 "device": str(decoder.device),
             },
             "key": journal.get("key"),
@@ -177,20 +165,11 @@ def _write_outputs(
     return summary
 
 
-def _dtype_name(decoder: Decoder) -> str:
-    return str(decoder.compute_dtype).removeprefix("torch.")
-
-
 def _performance(journal: Journal, watch: Stopwatch) -> dict[str, float]:
     tokens, seconds = journal.get("spent") or (0, 0.0)
-    # Linux counts kilobytes, macOS bytes.
-    unit = 1 if sys.platform == "darwin" else 1024
-    performance = {
+    return {
         "seconds_total": watch.seconds(),
         "seconds_generating": seconds,
         "tokens_per_second": tokens / max(seconds, 1e-9),
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        **peak_memory(),
     }
-    if torch.cuda.is_available():
-        performance["peak_device_memory_bytes"] = torch.cuda.max_memory_allocated()
-    return performance

@@ -7,14 +7,11 @@ Whatever stops the job, the same command goes on from there, and the table comes
 from __future__ import annotations
 
 import json
-import resource
-import sys
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from fam_engine._rust_tokenize import Spool
 from fam_engine.config import ScoreConfig
@@ -22,6 +19,7 @@ from fam_engine.data.files import write_text_whole
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, storage_errors
+from fam_engine.jobs.running import describe, dtype_name, peak_memory
 from fam_engine.jobs.scoring.entries import EntryScorer
 from fam_engine.jobs.scoring.files import (
     scores_schema,
@@ -89,11 +87,7 @@ def _score_entries(
     progress.start("loading the model", None, "")
     decoder = open_model(config, sources)
     budget = tokens_per_batch(config, decoder)
-    progress.note(
-        f"{decoder.num_parameters / 1e6:.1f} M parameters, {decoder.precision} weights, "
-        f"{str(decoder.compute_dtype).removeprefix('torch.')} on {decoder.device}, "
-        f"{budget} tokens a batch"
-    )
+    progress.note(f"{describe(decoder)}, {budget} tokens a batch")
     scorer = EntryScorer(decoder, journal, spool, keep_tokens=config.tokens)
     progress.start("scoring", scorer.remaining_tokens(), "tokens")
     watch = Stopwatch()
@@ -158,24 +152,18 @@ def _columns(table: pa.Table) -> dict[str, Any]:
 
 def _performance(journal: Journal, watch: Stopwatch) -> dict[str, float]:
     tokens, seconds = journal.get("spent") or (0, 0.0)
-    # Linux counts kilobytes, macOS bytes.
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    performance = {
+    return {
         "seconds_total": watch.seconds(),
         "seconds_scoring": seconds,
         "response_tokens_per_second": tokens / max(seconds, 1e-9),
-        "peak_memory_bytes": peak,
+        **peak_memory(),
     }
-    if torch.cuda.is_available():
-        performance["peak_device_memory_bytes"] = torch.cuda.max_memory_allocated()
-    return performance
 
 
 def _settings(config: ScoreConfig, scorer: EntryScorer, sources: Sources) -> dict[str, Any]:
     return {
         **config.model_dump(mode="json"),
         "revision": sources.revision,
-        "compute_dtype": str(scorer.decoder.compute_dtype).removeprefix("torch."),
+        "compute_dtype": dtype_name(scorer.decoder),
         "device": str(scorer.decoder.device),
     }

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from fam_engine.config import ScoreConfig
+from fam_engine.config import BaseModelSettings, ScoreConfig
 from fam_engine.data.reading import check_file, hash_file
 from fam_engine.data.templates import TEMPLATE_DATE
 from fam_engine.data.tokenizer import TextEncoder
@@ -110,7 +110,7 @@ def ingest_plan(config: ScoreConfig, model: ModelConfig) -> IngestPlan:
     )
 
 
-def open_model(config: ScoreConfig, sources: Sources) -> Decoder:
+def open_model(config: BaseModelSettings, sources: Sources) -> Decoder:
     """Load the model of a job."""
     return load_model(
         sources.model,

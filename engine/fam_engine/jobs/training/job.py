@@ -15,7 +15,9 @@ from typing import Any
 from fam_engine.config import TrainConfig
 from fam_engine.data.files import write_folder_whole, write_text_whole
 from fam_engine.jobs.interrupts import Interrupts
+from fam_engine.jobs.running import describe
 from fam_engine.jobs.scoring.files import write_quarantine
+from fam_engine.jobs.scoring.sources import open_model
 from fam_engine.jobs.scoring.stopwatch import Stopwatch
 from fam_engine.jobs.training.budget import default_tokens, num_trainable
 from fam_engine.jobs.training.card import CARD, METADATA, metadata, model_card
@@ -26,7 +28,6 @@ from fam_engine.jobs.training.prepare import Prepared, prepared
 from fam_engine.jobs.training.summary import summarize_run
 from fam_engine.model.adapter_files import save_adapter
 from fam_engine.model.decoder import Decoder
-from fam_engine.model.loading import load_model
 from fam_engine.model.lora import LoraSpec
 from fam_engine.model.trainable import TrainableModel
 
@@ -98,16 +99,10 @@ def _open_loop(
     interrupts: Interrupts,
 ) -> tuple[TrainingLoop, LoopParts]:
     progress.start("loading the model", None, "")
-    decoder = load_model(
-        data.sources.model,
-        precision=config.precision,
-        compute_dtype=config.compute_dtype,
-        device=config.device,
-    )
+    decoder = open_model(config, data.sources)
     budget = _micro_batch_budget(config, data, decoder)
     progress.note(
-        f"{decoder.num_parameters / 1e6:.1f} M parameters, {decoder.precision} weights, "
-        f"{str(decoder.compute_dtype).removeprefix('torch.')} on {decoder.device}; "
+        f"{describe(decoder)}; "
         f"{num_trainable(decoder.config, spec) / 1e6:.2f} M trained, {budget} tokens a micro-batch"
     )
     parts = LoopParts(

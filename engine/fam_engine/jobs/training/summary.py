@@ -7,13 +7,10 @@ metadata read too.
 from __future__ import annotations
 
 import math
-import resource
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-
+from fam_engine.jobs.running import dtype_name, peak_memory
 from fam_engine.jobs.training.checkpoints import RunState
 from fam_engine.jobs.training.log import NAME as LOG
 from fam_engine.jobs.training.log import read_log
@@ -139,23 +136,18 @@ def _remarks(validation: Mapping[str, Any] | None, flags: Mapping[str, int]) -> 
 
 
 def _performance(state: RunState, seconds: float) -> dict[str, float]:
-    # Linux counts kilobytes, macOS bytes.
-    unit = 1 if sys.platform == "darwin" else 1024
-    performance = {
+    return {
         "seconds_total": seconds,
         "seconds_training": state.seconds,
         "supervised_tokens_per_second": state.tokens / max(state.seconds, 1e-9),
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        **peak_memory(),
     }
-    if torch.cuda.is_available():
-        performance["peak_device_memory_bytes"] = torch.cuda.max_memory_allocated()
-    return performance
 
 
 def _settings(parts: LoopParts, data: Prepared) -> dict[str, Any]:
     return {
         **parts.config.model_dump(mode="json"),
         "revision": data.sources.revision,
-        "compute_dtype": str(parts.decoder.compute_dtype).removeprefix("torch."),
+        "compute_dtype": dtype_name(parts.decoder),
         "device": str(parts.decoder.device),
     }
