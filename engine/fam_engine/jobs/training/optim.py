@@ -133,9 +133,10 @@ def _try_8bit(bitsandbytes: Any, device: torch.device) -> None:  # noqa: ANN401 
     probe.grad = torch.zeros_like(probe)
     try:
         bitsandbytes.optim.AdamW8bit([probe]).step()
-    except (RuntimeError, NotImplementedError, AttributeError, ValueError) as error:
+    except (RuntimeError, AttributeError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise DeviceError(
-            f"bitsandbytes cannot run `adamw8bit` on {device.type}: {str(error).splitlines()[0]}",
+            f"bitsandbytes cannot run `adamw8bit` on {device.type}: {reason}",
             code="E_OPTIMIZER",
             hint="use --optimizer adamw",
         ) from None
