@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from fam_engine.data.records import Message
-from fam_engine.data.templates import Renderer, Template, find_template
+from fam_engine.data.rendering import Renderer
+from fam_engine.data.templates import Template, find_template
 from fam_engine.errors import ModelRefusedError, RecordError, UsageError
 
 ASK = [Message("user", "Hi")]

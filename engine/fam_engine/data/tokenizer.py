@@ -23,7 +23,8 @@ import numpy.typing as npt
 
 from fam_engine._rust_tokenize import Tokenizer, TokenizerError
 from fam_engine.data.records import Message, Record
-from fam_engine.data.templates import Renderer, Template, find_template
+from fam_engine.data.rendering import Renderer
+from fam_engine.data.templates import Template, find_template
 from fam_engine.errors import ModelRefusedError, RecordError
 
 Ids = npt.NDArray[np.int32]
