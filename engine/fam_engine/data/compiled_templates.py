@@ -104,3 +104,26 @@ class CompiledTemplate:
         return "".join(
             piece if isinstance(piece, str) else piece.of(contents) for piece in self.pieces
         )
+
+
+def keeps_response(context: CompiledTemplate, whole: CompiledTemplate) -> bool:
+    """Whether a response stands verbatim after its context, whatever both are.
+
+    Args:
+        context: The turns before the response, with a generation prompt.
+        whole: The same turns and the response, without one.
+
+    Returns:
+        False also where it depends on the contents: then only the texts tell.
+    """
+    response = Content(len(context.shape.roles), trimmed=False)
+    if not context.pieces:
+        return response in whole.pieces
+    *before, last = context.pieces
+    rest = whole.pieces[len(before) :]
+    if whole.pieces[: len(before)] != tuple(before) or not rest:
+        return False
+    goes_on = rest[0] == last
+    if isinstance(last, str) and isinstance(rest[0], str):
+        goes_on = rest[0].startswith(last)
+    return goes_on and response in rest[1:]

@@ -16,7 +16,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from fam_engine.data.compiled_templates import CompiledTemplate, Content, Guard, Shape
+from fam_engine.data.compiled_templates import (
+    CompiledTemplate,
+    Content,
+    Guard,
+    Shape,
+    keeps_response,
+)
 from fam_engine.data.records import Message
 from fam_engine.data.templates import TEMPLATE_DATE, Template
 from fam_engine.errors import ModelRefusedError, RecordError
@@ -45,6 +51,7 @@ class Renderer:
     def __init__(self, template: Template) -> None:
         self._template = template
         self._shapes: dict[Shape, CompiledTemplate | None] = {}
+        self._keeps: dict[Shape, bool] = {}
         self._child = self._start()
 
     def __enter__(self) -> Renderer:
@@ -114,6 +121,21 @@ class Renderer:
     ) -> CompiledTemplate | None:
         roles = tuple([message.role for message in messages])
         return self.compile(Shape(roles, add_generation_prompt))
+
+    def surely_keeps(self, messages: Conversation, response: str) -> bool:
+        """Whether the template is known to keep a response verbatim after its context.
+
+        False is no answer: then the rendered texts tell.
+        """
+        turns = (*messages, Message("assistant", response))
+        context, whole = self._compiled(messages, True), self._compiled(turns, False)
+        if context is None or whole is None:
+            return False
+        keeps = self._keeps.get(context.shape)
+        if keeps is None:
+            keeps = self._keeps[context.shape] = keeps_response(context, whole)
+        contents = [turn.content for turn in turns]
+        return keeps and context.fits(contents) and whole.fits(contents)
 
     # -- the child -----------------------------------------------------------------------------
 

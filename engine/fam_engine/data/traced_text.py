@@ -194,7 +194,7 @@ def _alternatives(value: object) -> tuple[object, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def _split(text: TracedText, separator: object) -> list[str]:
+def _split(text: TracedText, separator: object = None) -> list[str]:
     """Split where the separator does not occur."""
     if _is_found(text, "contains", separator):
         text.trace.refuse("`split` at an empty text")

@@ -74,9 +74,7 @@ class TracingEnvironment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         self.finalize = self._written
         self.concat = self._concat  # type: ignore[method-assign]
 
-    def _mediated(
-        self, functions: Mapping[str, Any], decide: Callable[..., Any]
-    ) -> dict[str, Callable[..., Any]]:
+    def _mediated(self, functions: Mapping[str, Any], decide: Callable[..., Any]) -> dict[str, Any]:
         return {name: self._mediate(name, one, decide) for name, one in functions.items()}
 
     def _mediate(
