@@ -9,17 +9,17 @@ prompt's ids. `boundary="joint"` still does it, to reproduce published figures.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from os.path import commonprefix
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from fam_engine._rust_tokenize import Tokenizer, TokenizerError
+from fam_engine.data.record_texts import TextMaker, Texts, for_good
 from fam_engine.data.records import Message, Record
 from fam_engine.data.rendering import Renderer
 from fam_engine.data.stand_ins import StandIns
@@ -34,8 +34,6 @@ from fam_engine.errors import ModelRefusedError, RecordError
 
 Ids = npt.NDArray[np.int32]
 Boundary = Literal["separate", "joint"]
-A = TypeVar("A")
-B = TypeVar("B")
 
 # Stands for a response when a template is asked what it adds around one.
 _PROBE = "fam-engine-probe-response"
@@ -57,23 +55,6 @@ class Encoded:
     response_ids: Ids
     end_of_turn_ids: Ids
     context_text: str
-    flags: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Texts:
-    """A record's texts, with stand-ins in place of the special tokens users wrote.
-
-    Attributes:
-        turns: The turns before the response.
-        context: They as text: verbatim, or rendered.
-        response: The answer.
-        flags: What is unusual so far.
-    """
-
-    turns: tuple[Message, ...]
-    context: str
-    response: str
     flags: tuple[str, ...]
 
 
@@ -109,6 +90,7 @@ class TextEncoder:
         self.bos_id = self._bos(config)
         self.template: Template | None = find_template(folder, template, template_constants(config))
         self._renderer = Renderer(self.template) if self.template else None
+        self._texts = TextMaker(self._renderer, self._stand_ins, parse_special=parse_special)
         self.end_of_turn_ids = self._find_end_of_turn(folder, config)
         self._section_continues = self._probe_sections()
         self._doubled_bos_id = self._probe_bos(config)
@@ -117,6 +99,11 @@ class TextEncoder:
         """Stop the rendering child, if there is one."""
         if self._renderer:
             self._renderer.close()
+
+    @property
+    def renderer(self) -> Renderer | None:
+        """What renders contexts; None: prompts are taken verbatim."""
+        return self._renderer
 
     def encode(self, records: Sequence[Record]) -> list[Encoded | RecordError]:
         """Encode records.
@@ -133,11 +120,7 @@ class TextEncoder:
             return [result for record in records for result in self.encode([record])]
 
     def _encode(self, records: Sequence[Record]) -> list[Encoded | RecordError]:
-        texts = [self._read(record) for record in records]
-        if self._renderer is not None:
-            texts = _for_good(texts, self._rendered)
-            texts = _for_good(texts, self._compared)
-        return _for_good(texts, self._encode_texts)
+        return for_good(self._texts.make(records), self._encode_texts)
 
     def encode_context(self, messages: Sequence[Message], verbatim: str) -> Ids:
         """Encode a context that came from no record, by the same rule.
@@ -145,8 +128,7 @@ class TextEncoder:
         Raises:
             RecordError: The template would not render it.
         """
-        marked = [self._marked(messages, verbatim)]
-        (text,) = self._rendered(marked) if self._renderer else marked
+        (text,) = self._texts.rendered([self._texts.marked(messages, verbatim)])
         if isinstance(text, RecordError):
             raise text
         return self._contexts([text.context])[0]
@@ -162,56 +144,9 @@ class TextEncoder:
             return np.array([self.bos_id], np.int32), response_ids
         return response_ids[:1], response_ids[1:]
 
-    # -- texts ---------------------------------------------------------------------------------
-
-    def _read(self, record: Record) -> _Texts | RecordError:
-        written = (record.verbatim, record.response, *(m.content for m in record.context))
-        if any(map(self._stand_ins.are_in, written)):
-            # Restoring would turn these characters into special tokens' names.
-            return RecordError("E_RECORD_TEXT", "the text holds reserved private-use characters")
-        if not any(map(self._stand_ins.first_special, written)):
-            return _Texts(record.context, record.verbatim, record.response, ())
-        return self._marked(record.context, record.verbatim, record.response)
-
-    def _marked(self, turns: Sequence[Message], verbatim: str, response: str = "") -> _Texts:
-        """Replace user-written special tokens, so that rendering cannot make them real."""
-        put = str if self.parse_special else self._stand_ins.put
-        marked = tuple(Message(turn.role, put(turn.content)) for turn in turns)
-        return _Texts(marked, put(verbatim), put(response), ("special_in_text",))
-
-    def _rendered(self, texts: Sequence[_Texts]) -> list[_Texts | RecordError]:
-        """Render the contexts."""
-        assert self._renderer is not None
-        contexts = self._renderer.render_batch(
-            [text.turns for text in texts], add_generation_prompt=True
-        )
-        return [
-            _Texts(text.turns, context, text.response, text.flags)
-            if isinstance(context, str)
-            else context
-            for text, context in zip(texts, contexts, strict=True)
-        ]
-
-    def _compared(self, texts: Sequence[_Texts]) -> list[_Texts | RecordError]:
-        """Flag those whose response the template does not keep verbatim after the context."""
-        assert self._renderer is not None
-        compared: list[_Texts | RecordError] = list(texts)
-        unsure = [
-            index
-            for index, text in enumerate(texts)
-            if not self._renderer.surely_keeps(text.turns, text.response)
-        ]
-        wholes = self._renderer.render_batch(
-            [(*texts[i].turns, Message("assistant", texts[i].response)) for i in unsure],
-            add_generation_prompt=False,
-        )
-        for index, whole in zip(unsure, wholes, strict=True):
-            compared[index] = _flag_altered(texts[index], whole)
-        return compared
-
     # -- ids -----------------------------------------------------------------------------------
 
-    def _encode_texts(self, texts: Sequence[_Texts]) -> list[Encoded]:
+    def _encode_texts(self, texts: Sequence[Texts]) -> list[Encoded]:
         contexts = self._contexts([text.context for text in texts])
         responses = self._ids(
             [text.response for text in texts], parse=self.parse_special, continuation=True
@@ -363,24 +298,6 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         raise ModelRefusedError(
             f"does not load: {error}", code="E_TOKENIZER", where=str(file)
         ) from None
-
-
-def _for_good(
-    items: Sequence[A | RecordError], function: Callable[[Sequence[A]], Sequence[B | RecordError]]
-) -> list[B | RecordError]:
-    """Apply a function to what is no error, all at once, and leave the errors in their places."""
-    results = iter(function([item for item in items if not isinstance(item, RecordError)]))
-    return [item if isinstance(item, RecordError) else next(results) for item in items]
-
-
-def _flag_altered(text: _Texts, whole: str | RecordError) -> _Texts | RecordError:
-    if isinstance(whole, RecordError):
-        return whole
-    context = text.context
-    start = len(context) if whole.startswith(context) else len(commonprefix([context, whole]))  # noqa: RUF071
-    if text.response in whole[start:]:
-        return text
-    return _Texts(text.turns, context, text.response, (*text.flags, "template_altered"))
 
 
 def _without_repeats(ids: Ids, first: int) -> Ids:
