@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fam_engine.data.records import Record, detect_form, read_record
+from fam_engine.data.records import Message, Record, detect_form, read_record
 from fam_engine.data.tokenizer import Encoded, TextEncoder
 from fam_engine.errors import ModelRefusedError, RecordError
 
@@ -122,6 +122,26 @@ def test_a_template_that_changes_the_answer_is_flagged(words: Path) -> None:
     assert "template_altered" not in encode(encoder, "a", "1").flags
 
 
+def test_a_template_that_trims_alters_only_what_has_white_space_at_its_ends(words: Path) -> None:
+    trimming = CHATML.replace("m.content", "m.content | trim")
+    encoder = configure(words, eos_token="</s>", chat_template=trimming)
+    assert encode(encoder, "a", "b").flags == ()
+    assert encode(encoder, "a ", "b c").flags == ()
+    assert encode(encoder, "a", "b ").flags == ("template_altered",)
+
+
+def test_each_record_of_a_batch_keeps_its_own_error_and_flags(words: Path) -> None:
+    refusing = "{{ raise_exception('no') if messages[-1].content == 'no' }}"
+    shouting = "{{ (messages[-1].content | upper) ~ ' ' if messages[-1].content == 'c' }}"
+    encoder = configure(words, eos_token="</s>", chat_template=refusing + CHATML + shouting)
+    asked = [("no", "a"), ("a", "b"), ("a", "no"), ("a \U000f0000", "b"), ("</s>", "b"), ("c", "a")]
+    results = encoder.encode([record(*one) for one in asked])
+    codes = [one.code if isinstance(one, RecordError) else one.flags for one in results]
+    assert codes == ["E_TEMPLATE", (), "E_TEMPLATE", "E_RECORD_TEXT", ("special_in_text",), ()]
+    assert isinstance(results[1], Encoded)
+    assert results[1].response_ids.tolist() == [2]
+
+
 def test_boundary_modes(shared: Path) -> None:
     folder = shared / "tokenizers" / "gpt2"
     apart, joint = TextEncoder(folder), TextEncoder(folder, boundary="joint")
@@ -149,6 +169,32 @@ def test_bos_is_never_doubled_by_a_template_that_brings_its_own(shared: Path) ->
     ids = encode(encoder, "Who?", "Lily").context_ids
     assert encoder.bos_id == ids[0]
     assert int((ids == encoder.bos_id).sum()) == 1
+
+
+@pytest.mark.parametrize(
+    ("opening", "first"),
+    [("{{ bos_token }}", [6, 4]), ("{{ bos_token }}<s>{{ bos_token }}", [6, 4]), ("", [4, 1])],
+)
+@pytest.mark.parametrize("adds_bos", [True, False])
+def test_a_template_s_context_has_at_most_one_bos(
+    words: Path, opening: str, first: list[int], adds_bos: bool
+) -> None:
+    from tokenizers import Tokenizer, processors
+
+    tokenizer = Tokenizer.from_file(str(words / "tokenizer.json"))
+    if adds_bos:
+        bos = [("<s>", 6)]
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> $A", special_tokens=bos
+        )
+        tokenizer.save(str(words / "tokenizer.json"))
+    template = opening + "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}"
+    encoder = configure(words, bos_token="<s>", chat_template=template)
+    encoded = encode(encoder, "a", "b")
+    assert encoded.context_ids.tolist()[:2] == first
+    assert encoded.context_ids.tolist().count(6) == bool(opening)
+    assert "boundary_merged" not in encoded.flags
+    assert encoder.encode_context((Message("user", "a"),), "").tolist()[:2] == first
 
 
 def test_alone_starts_from_bos_or_from_the_first_token(words: Path) -> None:

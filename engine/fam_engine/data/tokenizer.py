@@ -9,12 +9,9 @@ prompt's ids. `boundary="joint"` still does it, to reproduce published figures.
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from os.path import commonprefix
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,8 +19,17 @@ import numpy as np
 import numpy.typing as npt
 
 from fam_engine._rust_tokenize import Tokenizer, TokenizerError
+from fam_engine.data.record_texts import TextMaker, Texts, for_good
 from fam_engine.data.records import Message, Record
-from fam_engine.data.templates import Renderer, Template, find_template
+from fam_engine.data.rendering import Renderer
+from fam_engine.data.stand_ins import StandIns
+from fam_engine.data.templates import Template, find_template
+from fam_engine.data.tokenizer_files import (
+    config_eos,
+    read_config,
+    template_constants,
+    token_text,
+)
 from fam_engine.errors import ModelRefusedError, RecordError
 
 Ids = npt.NDArray[np.int32]
@@ -31,8 +37,6 @@ Boundary = Literal["separate", "joint"]
 
 # Stands for a response when a template is asked what it adds around one.
 _PROBE = "fam-engine-probe-response"
-# Private-use characters that stand in, while rendering, for special tokens users wrote as text.
-_FIRST_STAND_IN = 0xF0000
 
 
 @dataclass(frozen=True)
@@ -51,15 +55,6 @@ class Encoded:
     response_ids: Ids
     end_of_turn_ids: Ids
     context_text: str
-    flags: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Texts:
-    """A record's texts around the boundary, user-written special tokens replaced by stand-ins."""
-
-    context: str
-    response: str
     flags: tuple[str, ...]
 
 
@@ -89,22 +84,26 @@ class TextEncoder:
         self.tokenizer = load_tokenizer(folder)
         self.boundary = boundary
         self.parse_special = parse_special
-        config = _read_config(folder / "tokenizer_config.json")
+        config = read_config(folder / "tokenizer_config.json")
         self._special = dict(self.tokenizer.special_tokens())
-        self._special_pattern = _alternation(self._special)
-        self._stand_ins = {n: chr(_FIRST_STAND_IN + i) for i, n in enumerate(self._special)}
-        self._stood_for = {char: name for name, char in self._stand_ins.items()}
-        self._stand_in_pattern = _alternation(self._stood_for)
+        self._stand_ins = StandIns(self._special)
         self.bos_id = self._bos(config)
-        self.template: Template | None = find_template(folder, template, _constants(config))
+        self.template: Template | None = find_template(folder, template, template_constants(config))
         self._renderer = Renderer(self.template) if self.template else None
+        self._texts = TextMaker(self._renderer, self._stand_ins, parse_special=parse_special)
         self.end_of_turn_ids = self._find_end_of_turn(folder, config)
         self._section_continues = self._probe_sections()
+        self._doubled_bos_id = self._probe_bos(config)
 
     def close(self) -> None:
         """Stop the rendering child, if there is one."""
         if self._renderer:
             self._renderer.close()
+
+    @property
+    def renderer(self) -> Renderer | None:
+        """What renders contexts; None: prompts are taken verbatim."""
+        return self._renderer
 
     def encode(self, records: Sequence[Record]) -> list[Encoded | RecordError]:
         """Encode records.
@@ -121,10 +120,7 @@ class TextEncoder:
             return [result for record in records for result in self.encode([record])]
 
     def _encode(self, records: Sequence[Record]) -> list[Encoded | RecordError]:
-        texts = [self._texts(record) for record in records]
-        good = [text for text in texts if isinstance(text, _Texts)]
-        encoded = iter(self._encode_texts(good))
-        return [next(encoded) if isinstance(text, _Texts) else text for text in texts]
+        return for_good(self._texts.make(records), self._encode_texts)
 
     def encode_context(self, messages: Sequence[Message], verbatim: str) -> Ids:
         """Encode a context that came from no record, by the same rule.
@@ -132,7 +128,10 @@ class TextEncoder:
         Raises:
             RecordError: The template would not render it.
         """
-        return self._contexts([self._context_text(messages, verbatim)])[0]
+        (text,) = self._texts.rendered([self._texts.marked(messages, verbatim)])
+        if isinstance(text, RecordError):
+            raise text
+        return self._contexts([text.context])[0]
 
     def context_alone(self, response_ids: Ids) -> tuple[Ids, Ids]:
         """Split a response for scoring it without its prompt.
@@ -145,57 +144,9 @@ class TextEncoder:
             return np.array([self.bos_id], np.int32), response_ids
         return response_ids[:1], response_ids[1:]
 
-    # -- texts ---------------------------------------------------------------------------------
-
-    def _texts(self, record: Record) -> _Texts | RecordError:
-        flags = []
-        written = (record.verbatim, record.response, *(m.content for m in record.context))
-        if any(map(self._has_stand_in, written)):
-            # Restoring would turn these characters into special tokens' names.
-            return RecordError("E_RECORD_TEXT", "the text holds reserved private-use characters")
-        if self._special_pattern and any(map(self._special_pattern.search, written)):
-            flags.append("special_in_text")
-        try:
-            context = self._context_text(record.context, record.verbatim)
-            if self._renderer and self._is_altered(record, context):
-                flags.append("template_altered")
-        except RecordError as error:
-            return error
-        return _Texts(context, self._stand_in(record.response), tuple(flags))
-
-    def _context_text(self, messages: Sequence[Message], verbatim: str) -> str:
-        if self._renderer is None:
-            return self._stand_in(verbatim)
-        marked = [Message(m.role, self._stand_in(m.content)) for m in messages]
-        return self._renderer.render(marked, add_generation_prompt=True)
-
-    def _is_altered(self, record: Record, context: str) -> bool:
-        """Whether the template does not keep the response verbatim after the context."""
-        assert self._renderer is not None
-        response = self._stand_in(record.response)
-        turns = [Message(m.role, self._stand_in(m.content)) for m in record.context]
-        turns.append(Message("assistant", response))
-        whole = self._renderer.render(turns, add_generation_prompt=False)
-        start = len(context) if whole.startswith(context) else len(commonprefix([context, whole]))  # noqa: RUF071
-        return response not in whole[start:]
-
-    def _stand_in(self, text: str) -> str:
-        """Replace user-written special tokens, so that rendering cannot make them real."""
-        if self._special_pattern is None or self.parse_special:
-            return text
-        return self._special_pattern.sub(lambda match: self._stand_ins[match.group()], text)
-
-    def _restore(self, text: str) -> str:
-        if self._stand_in_pattern is None:
-            return text
-        return self._stand_in_pattern.sub(lambda match: self._stood_for[match.group()], text)
-
-    def _has_stand_in(self, text: str) -> bool:
-        return self._stand_in_pattern is not None and bool(self._stand_in_pattern.search(text))
-
     # -- ids -----------------------------------------------------------------------------------
 
-    def _encode_texts(self, texts: Sequence[_Texts]) -> list[Encoded]:
+    def _encode_texts(self, texts: Sequence[Texts]) -> list[Encoded]:
         contexts = self._contexts([text.context for text in texts])
         responses = self._ids(
             [text.response for text in texts], parse=self.parse_special, continuation=True
@@ -217,12 +168,16 @@ class TextEncoder:
             # Nothing stands before the first token, so it has no probability to speak of.
             context, response = response[:1], response[1:]
             flags = (*flags, "first_token_unscored")
-        return Encoded(context, response, self.end_of_turn_ids, self._restore(text), flags)
+        return Encoded(
+            context, response, self.end_of_turn_ids, self._stand_ins.restore(text), flags
+        )
 
     def _contexts(self, texts: Sequence[str]) -> list[Ids]:
         """Encode contexts: a template brings its own special tokens, a plain prompt gets BOS."""
         if self.template is not None:
-            return self._ids(texts, parse=True)
+            ids = self._ids(texts, parse=True)
+            doubled = self._doubled_bos_id
+            return ids if doubled is None else [_without_repeats(one, doubled) for one in ids]
         plain = self._ids(texts, parse=self.parse_special)
         if self.bos_id is None:
             return plain
@@ -234,22 +189,21 @@ class TextEncoder:
 
     def _ids(self, texts: Sequence[str], *, parse: bool, continuation: bool = False) -> list[Ids]:
         """Encode texts in one batch; those with stand-ins section by section."""
-        plain = ["" if self._has_stand_in(text) else text for text in texts]
+        plain = ["" if self._stand_ins.are_in(text) else text for text in texts]
         ids, offsets = self.tokenizer.encode_batch(
             plain, parse_special=parse, continuation=continuation
         )
         split = [ids[a:b] for a, b in pairwise(offsets.tolist())]
         for index, text in enumerate(texts):
-            if self._has_stand_in(text):
+            if self._stand_ins.are_in(text):
                 split[index] = self._sections(text, parse=parse, continuation=continuation)
         return split
 
     def _sections(self, text: str, *, parse: bool, continuation: bool) -> Ids:
         """Encode a text in which some special tokens are real and others only look like it."""
-        pattern = self._special_pattern if parse else None
         pieces: list[Ids] = []
         start = 0
-        for match in pattern.finditer(text) if pattern else ():
+        for match in self._stand_ins.specials(text) if parse else ():
             pieces.append(self._section(text[start : match.start()], continuation=continuation))
             pieces.append(np.array([self._special[match.group()]], np.int32))
             start, continuation = match.end(), self._section_continues
@@ -258,7 +212,7 @@ class TextEncoder:
 
     def _section(self, text: str, *, continuation: bool) -> Ids:
         ids, _ = self.tokenizer.encode_batch(
-            [self._restore(text)], parse_special=False, continuation=continuation
+            [self._stand_ins.restore(text)], parse_special=False, continuation=continuation
         )
         return ids
 
@@ -266,7 +220,7 @@ class TextEncoder:
 
     def _bos(self, config: dict[str, Any]) -> int | None:
         """Find the token a plain prompt starts with, if this tokenizer adds one."""
-        name = _token_text(config.get("bos_token"))
+        name = token_text(config.get("bos_token"))
         bos = self.tokenizer.token_to_id(name) if name else None
         wanted = config.get("add_bos_token")
         if wanted is None and bos is not None:
@@ -274,14 +228,24 @@ class TextEncoder:
             wanted = len(ids) > 0 and int(ids[0]) == bos
         return bos if wanted else None
 
+    def _probe_bos(self, config: dict[str, Any]) -> int | None:
+        """Find the beginning-of-sequence token, if the template writes it more than once."""
+        name = token_text(config.get("bos_token"))
+        bos = self.tokenizer.token_to_id(name) if name else None
+        if self._renderer is None or bos is None:
+            return None
+        text = self._renderer.render((Message("user", "a"),), add_generation_prompt=True)
+        (ids,) = self._ids([text], parse=True)
+        return bos if ids[:2].tolist() == [bos, bos] else None
+
     def _find_end_of_turn(self, folder: Path, config: dict[str, Any]) -> Ids:
         """Find what ends an assistant's turn: the template's next special token, else EOS."""
         if self._renderer is not None:
             ids = self._template_end(self._renderer)
             if len(ids):
                 return ids
-        name = _token_text(config.get("eos_token"))
-        eos = self.tokenizer.token_to_id(name) if name else _config_eos(folder)
+        name = token_text(config.get("eos_token"))
+        eos = self.tokenizer.token_to_id(name) if name else config_eos(folder)
         return np.array([] if eos is None else [eos], np.int32)
 
     def _template_end(self, renderer: Renderer) -> Ids:
@@ -294,7 +258,7 @@ class TextEncoder:
                 code="E_TEMPLATE",
                 hint="give one with --template FILE, or --template none",
             ) from None
-        match = self._special_pattern.search(after) if self._special_pattern else None
+        match = self._stand_ins.first_special(after)
         # A newline after the special token is layout between turns; generation stops before it.
         text = after[: match.end()] if match else after.rstrip()
         ids, _ = self.tokenizer.encode_batch([text], parse_special=True, continuation=True)
@@ -336,38 +300,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         ) from None
 
 
-def _read_config(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        config = None
-    if not isinstance(config, dict):
-        raise ModelRefusedError("is not a JSON object", code="E_TOKENIZER_CONFIG", where=str(file))
-    return config
-
-
-def _constants(config: dict[str, Any]) -> dict[str, str]:
-    """Give the special tokens templates may name, `bos_token` and its like."""
-    texts = {name: _token_text(value) for name, value in config.items() if name.endswith("_token")}
-    return {name: text for name, text in texts.items() if text}
-
-
-def _token_text(value: object) -> str | None:
-    """Read a token written as text or as an added-token object."""
-    if isinstance(value, dict):
-        value = value.get("content")
-    return value if isinstance(value, str) else None
-
-
-def _config_eos(folder: Path) -> int | None:
-    value = _read_config(folder / "config.json").get("eos_token_id")
-    first = value[0] if isinstance(value, list) and value else value
-    return first if isinstance(first, int) else None
-
-
-def _alternation(names: Iterable[str]) -> re.Pattern[str] | None:
-    """Compile a pattern that finds any of the names, the longest first; None if there are none."""
-    longest_first = sorted(names, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+def _without_repeats(ids: Ids, first: int) -> Ids:
+    """Leave one of the tokens a context starts with, if it starts with several of that one."""
+    num = int((np.cumprod(ids == first)).sum())
+    return ids[max(num - 1, 0) :]

@@ -1,0 +1,138 @@
+"""The sandbox chat templates run in: Jinja's, with the helpers transformers offers and limits on time and output.
+
+In: a template's source, then conversations. Out: texts. It belongs inside the child process of `template_worker`, whose
+memory is limited: the sandbox of Jinja keeps templates away from Python, not from time and memory, and nested loops and
+`'%999999999d' % 1` both get through it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+
+import jinja2
+import jinja2.ext
+import jinja2.nodes
+import jinja2.parser
+import jinja2.sandbox
+
+SECONDS_A_RENDER = 2.0
+# A rendering may grow its input by this much: templates add role names and a system prompt, not books.
+GROWTH_FACTOR = 8
+GROWTH_BYTES = 64 << 10
+
+EnvironmentT = TypeVar("EnvironmentT", bound=jinja2.sandbox.ImmutableSandboxedEnvironment)
+
+
+@dataclass(frozen=True)
+class TemplateSource:
+    """A template and all it may name besides the conversation."""
+
+    text: str
+    constants: Mapping[str, str]
+    date: datetime
+
+
+class _GenerationBlock(jinja2.ext.Extension):
+    """`{% generation %}` marks what the assistant wrote; for rendering it is only its content."""
+
+    tags = {"generation"}  # noqa: RUF012 - the attribute jinja2 reads
+
+    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
+        """Give the block's own statements."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def sandbox(kind: type[EnvironmentT], date: datetime) -> EnvironmentT:
+    """Make an environment with the helpers transformers offers to a template."""
+    environment = kind(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[_GenerationBlock, jinja2.ext.loopcontrols],
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise
+    environment.globals["strftime_now"] = date.strftime
+    return environment
+
+
+def compile_template(source: TemplateSource) -> jinja2.Template:
+    """Compile a template for rendering.
+
+    Raises:
+        jinja2.TemplateError: It does not compile.
+    """
+    environment = sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment, source.date)
+    return environment.from_string(source.text)
+
+
+def _to_json(value: Any, indent: int | None = None) -> str:  # noqa: ANN401 - any JSON value
+    # Jinja's own filter escapes for HTML, which would change the text the model sees.
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _raise(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float = SECONDS_A_RENDER) -> Iterator[None]:
+    """Raise a TimeoutError inside the block once its time is over."""
+
+    def stop(_signal: int, _frame: object) -> None:
+        raise TimeoutError(f"the template ran for more than {seconds:g} s")
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def generate(
+    template: jinja2.Template,
+    constants: Mapping[str, str],
+    messages: list[dict[str, str]],
+    *,
+    add_generation_prompt: bool,
+) -> Iterator[str]:
+    """Run a template on a conversation, piece by piece."""
+    return template.generate(
+        **constants,
+        messages=messages,
+        add_generation_prompt=add_generation_prompt,
+        tools=None,
+        documents=None,
+    )
+
+
+def render(
+    template: jinja2.Template,
+    constants: Mapping[str, str],
+    messages: list[dict[str, str]],
+    *,
+    add_generation_prompt: bool,
+) -> str:
+    """Render one conversation; the caller limits the time.
+
+    Raises:
+        jinja2.TemplateError: The template refused it or is wrong.
+        MemoryError: It wrote too much.
+    """
+    limit = GROWTH_BYTES + GROWTH_FACTOR * sum(len(m["content"]) for m in messages)
+    parts, length = [], 0
+    for part in generate(
+        template, constants, messages, add_generation_prompt=add_generation_prompt
+    ):
+        length += len(part)
+        if length > limit:
+            raise MemoryError(f"the template wrote more than {limit} characters")
+        parts.append(part)
+    return "".join(parts)
