@@ -1,6 +1,6 @@
 """Real text to tokenize: English, GSM8K, code, Chinese and Japanese, emoji.
 
-In: a name. Out: texts. All of it is on the machine or in the package; nothing is downloaded and nothing is shipped here:
+In: a name. Out: texts. All of it is on the machine or in the package; nothing is downloaded and nothing is shipped:
 the Python reference, the embedded answers (GSM8K), Python's standard library, the manual pages of Debian's
 `manpages-zh` and `manpages-ja`. Emoji are scattered over GSM8K by a seed, because no free collection is at hand.
 """
@@ -17,10 +17,18 @@ from pathlib import Path
 
 _MANUALS = [Path("/usr/share/man/zh_CN"), Path("/usr/share/man/ja")]
 _MAX_BYTES = 4_000_000
-_EMOJI = (
-    "\U0001f600 \U0001f680 \u2764\ufe0f \U0001f469\u200d\U0001f4bb \U0001f44d\U0001f3fd "
-    "\U0001f1eb\U0001f1f7 \U0001f468\u200d\U0001f469\u200d\U0001f467 \u2705 \U0001f4a1 \U0001f409"
-).split()
+# Plain, with a variation selector, with skin tones, flags, families joined by U+200D.
+_EMOJI = [
+    "\U0001f600",
+    "\U0001f680",
+    "\u2764\ufe0f",
+    "\U0001f469\u200d\U0001f4bb",
+    "\U0001f44d\U0001f3fd",
+    "\U0001f1eb\U0001f1f7",
+    "\U0001f468\u200d\U0001f469\u200d\U0001f467",
+    "\u2705",
+    "\U0001f409",
+]
 
 
 def english() -> Iterator[str]:

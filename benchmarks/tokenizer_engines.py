@@ -4,7 +4,7 @@ In: a `tokenizer.json`, then texts. Out: how many ids, and on request the ids, s
 are timed. Subjects of `fam_engine.jobs.bench.workers`; the peers run in an environment of their own
 (`requirements-peers.txt`), because two versions of `tokenizers` exclude each other.
 
-Left out are tokenizers whose ids are known to differ from Hugging Face's (tokie, kitoken), and special tokens in the texts
+Left out are tokenizers whose ids are known to differ from Hugging Face's (tokie, kitoken). Special tokens in the texts
 count for nobody: tiktoken has other rules for them, and the corpora hold none.
 """
 
