@@ -8,7 +8,7 @@ SOURCES := pyproject.toml Cargo.toml Cargo.lock rust_tokenize/Cargo.toml $(shell
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check test-faults test-wheel test-lowest bench gpu-wheels gpu-check clean
+.PHONY: help install demo test check test-faults test-wheel test-lowest bench bench-tokenize gpu-wheels gpu-check clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -54,6 +54,12 @@ test-lowest: ## Run the tests with the lowest versions allowed
 bench: $(STAMP) ## Measure against the peers, side by side
 	$(BIN)/python benchmarks/bench_score.py
 
+TOKENIZERS ?= ../shared/tokenizers
+bench-tokenize: $(STAMP) ## Tokenizing beside the peers; TOKENIZERS=DIR holds NAME/tokenizer.json
+	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/pip install --quiet --requirement benchmarks/requirements-peers.txt
+	$(BIN)/python benchmarks/bench_tokenize.py --tokenizers $(TOKENIZERS) --peers .venv-peers/bin/python
+
 gpu-wheels: $(STAMP) ## Bundle what a GPU machine lacks into dist/gpu
 	$(BIN)/python benchmarks/gpu_wheels.py
 
@@ -61,4 +67,4 @@ gpu-check: ## On a GPU machine: tests, throughput, probe, as one JSON file
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu_check.py --out $(or $(OUT),.)/gpu_check.json
 
 clean: ## Remove what the targets made
-	rm -rf $(VENV) .venv-lowest target dist demo-out
+	rm -rf $(VENV) .venv-lowest .venv-peers target dist demo-out

@@ -11,66 +11,50 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
 import json
-import multiprocessing
 import os
-import platform
 import statistics
-import subprocess
 import tempfile
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from engines import serve
+from engines import OursEngine, TransformersEngine
 from workloads import QWEN_05B, Question, count_tokens, make_workload, write_random_model
+
+from fam_engine.jobs.bench.machine import describe_machine
+from fam_engine.jobs.bench.workers import Worker, take_turns
 
 BATCH_SIZES = (1, 2, 4, 8, 16)
 NUM_QUESTIONS = {"G1": 32, "G8": 8, "L8": 4}
 
 
-class Worker:
-    """An engine in a process of its own."""
-
-    def __init__(self, name: str, folder: str, precision: str, device: str, threads: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(
-            target=serve, args=(theirs, name, folder, precision, device, threads)
-        )
-        self._process.start()
-        self.loaded_bytes = self._pipe.recv()["loaded_bytes"]
-
-    def run(self, questions: list[Question], size: int) -> dict[str, Any]:
-        """Score a workload once."""
-        self._pipe.send((questions, size))
-        return self._pipe.recv()
-
-    def close(self) -> None:
-        """Stop the process."""
-        self._pipe.send(None)
-        self._process.join()
-
-
 @contextlib.contextmanager
-def workers(folder: str, precision: str, device: str, threads: int) -> Iterator[dict[str, Worker]]:
+def started(
+    folder: str, precision: str, options: argparse.Namespace
+) -> Iterator[dict[str, Worker]]:
     """Start the engines of one precision."""
-    theirs = (
-        {"transformers": precision}
-        if precision != "nf4" or device == "cuda"
-        else {"transformers": "nf4", "transformers-dequantize": "nf4-dequantize"}
-    )
-    started = {"fam-engine": Worker("fam-engine", folder, precision, device, threads)}
-    for label, variant in theirs.items():
-        started[label] = Worker("transformers", folder, variant, device, threads)
-    try:
-        yield started
-    finally:
-        for worker in started.values():
-            worker.close()
+    engines = {
+        "fam-engine": (OursEngine, precision),
+        "transformers": (TransformersEngine, precision),
+    }
+    if precision == "nf4" and options.device == "cpu":
+        engines["transformers-dequantize"] = (TransformersEngine, "nf4-dequantize")
+    with contextlib.ExitStack() as stack:
+        yield {
+            label: stack.enter_context(
+                Worker(
+                    engine,
+                    folder,
+                    variant,
+                    options.device,
+                    threads=options.threads,
+                    device=options.device,
+                )
+            )
+            for label, (engine, variant) in engines.items()
+        }
 
 
 def measure(engines: dict[str, Worker], name: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -79,22 +63,20 @@ def measure(engines: dict[str, Worker], name: str, options: argparse.Namespace) 
     # A batch of 16 needs 16 records: eight questions with one answer are too few.
     few = questions[: max(1, 16 // len(questions[0].answers))]
     size = {label: _best_size(worker, label, few, options) for label, worker in engines.items()}
-    rounds: dict[str, list[dict[str, Any]]] = {label: [] for label in engines}
-    for _ in range(options.rounds):
-        for label, worker in engines.items():
-            rounds[label].append(worker.run(questions, size[label]))
+    work = {label: (questions, size[label]) for label in engines}
+    rounds = take_turns(engines, work, options.rounds)
     tokens = count_tokens(questions)
     result: dict[str, Any] = {"workload": name, "questions": len(questions), **tokens}
     for label, runs in rounds.items():
-        seconds = statistics.median(run["seconds"] for run in runs)
+        seconds = statistics.median(run.seconds for run in runs)
         result[label] = {
             "size": size[label],
-            "seconds": [run["seconds"] for run in runs],
+            "seconds": [run.seconds for run in runs],
             "effective_tokens_per_second": tokens["effective"] / seconds,
-            "peak_bytes": max(run["peak_bytes"] for run in runs),
+            "peak_bytes": max(run.peak_bytes for run in runs),
             "loaded_bytes": engines[label].loaded_bytes,
         }
-    ours = rounds["fam-engine"][0]["logprobs"]
+    ours = rounds["fam-engine"][0].answer
     peers = [label for label in engines if label != "fam-engine"]
     best = max(peers, key=lambda label: result[label]["effective_tokens_per_second"])
     result["best_peer"] = best
@@ -102,7 +84,7 @@ def measure(engines: dict[str, Worker], name: str, options: argparse.Namespace) 
         result["fam-engine"]["effective_tokens_per_second"]
         / result[best]["effective_tokens_per_second"]
     )
-    difference = np.abs(ours - rounds[best][0]["logprobs"])
+    difference = np.abs(ours - rounds[best][0].answer)
     result["logprob_difference"] = {"mean": difference.mean(), "max": difference.max()}
     return result
 
@@ -114,32 +96,8 @@ def _best_size(
     if label == "fam-engine":
         worker.run(questions[:1], options.tokens_per_batch)
         return options.tokens_per_batch
-    seconds = {size: worker.run(questions, size)["seconds"] for size in BATCH_SIZES}
+    seconds = {size: worker.run(questions, size).seconds for size in BATCH_SIZES}
     return min(seconds, key=lambda size: seconds[size])
-
-
-def environment(options: argparse.Namespace) -> dict[str, Any]:
-    """Describe the machine and the versions."""
-    import torch
-
-    names = ("torch", "transformers", "bitsandbytes", "triton", "fam-engine")
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return {
-        "date": datetime.date.today().isoformat(),
-        "commit": commit.stdout.strip(),
-        "device": torch.cuda.get_device_name() if options.device == "cuda" else _cpu_name(),
-        "threads": options.threads,
-        "load": os.getloadavg(),
-        "versions": {name: metadata.version(name) for name in names},
-        "python": platform.python_version(),
-    }
-
-
-def _cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
 
 
 def main() -> None:
@@ -158,11 +116,14 @@ def main() -> None:
     options.questions = {
         name: max(2, int(NUM_QUESTIONS[name] * options.scale)) for name in options.workloads
     }
-    results: dict[str, Any] = {"environment": environment(options), "results": []}
+    results: dict[str, Any] = {
+        "environment": describe_machine(options.device, options.threads),
+        "results": [],
+    }
     with tempfile.TemporaryDirectory() as folder:
         write_random_model(Path(folder), options.config)
         for precision in options.precision:
-            with workers(folder, precision, options.device, options.threads) as engines:
+            with started(folder, precision, options) as engines:
                 for name in options.questions:
                     row = {"precision": precision, **measure(engines, name, options)}
                     results["results"].append(row)

@@ -1,38 +1,24 @@
 """The engines side by side: ours and transformers at its best, behind one small interface.
 
 In: a model folder, then questions. Out: log-probs of every answer token, so that agreement is checked before anything
-is timed. Each engine lives in a process of its own (its memory is its own, too) and answers over a pipe, so that runs
-can alternate without loading anything twice.
+is timed. Engines are subjects of `fam_engine.jobs.bench.workers`.
 """
 
 from __future__ import annotations
-
-import resource
-import time
-from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from workloads import Question
 
 
-class Engine(Protocol):
-    """What is measured."""
-
-    def logprobs(self, questions: list[Question]) -> np.ndarray:
-        """Give the log-probs of all answer tokens, flat, in order."""
-
-
 class OursEngine:
     """fam-engine: packed batches, shared prompts, the same code `fam-engine score` runs."""
 
-    def __init__(self, folder: str, precision: str, device: str, tokens_per_batch: int) -> None:
+    def __init__(self, folder: str, precision: str, device: str) -> None:
         from fam_engine.model.loading import load_model
 
         self.decoder = load_model(folder, precision=precision, compute_dtype="bf16", device=device)
-        self.tokens_per_batch = tokens_per_batch
 
-    def logprobs(self, questions: list[Question]) -> np.ndarray:
+    def run(self, questions: list[Question], tokens_per_batch: int) -> np.ndarray:
         """Spool, plan, pack, run."""
         import tempfile
 
@@ -43,7 +29,7 @@ class OursEngine:
         with tempfile.TemporaryDirectory() as folder:
             spool = _spool(SpoolWriter, Spool, folder, questions)
             plan = plan_batches(
-                spool, np.arange(len(spool), dtype=np.int64), max_tokens=self.tokens_per_batch
+                spool, np.arange(len(spool), dtype=np.int64), max_tokens=tokens_per_batch
             )
             found: list[np.ndarray] = [np.empty(0)] * len(spool)
             for number in range(plan.num_batches):
@@ -89,7 +75,7 @@ class TransformersEngine:
     is never scored.
     """
 
-    def __init__(self, folder: str, precision: str, device: str, batch_size: int) -> None:
+    def __init__(self, folder: str, precision: str, device: str) -> None:
         import torch
         import transformers
 
@@ -113,9 +99,8 @@ class TransformersEngine:
                 if isinstance(module, bitsandbytes.nn.Linear4bit):
                     module.support_avx512bf16_for_cpu = False
         self.device = device
-        self.batch_size = batch_size
 
-    def logprobs(self, questions: list[Question]) -> np.ndarray:
+    def run(self, questions: list[Question], batch_size: int) -> np.ndarray:
         """Score in batches of records of similar length."""
         import torch
 
@@ -123,8 +108,8 @@ class TransformersEngine:
         order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]) + len(pairs[i][1]))
         found: list[np.ndarray] = [np.empty(0)] * len(pairs)
         with torch.inference_mode():
-            for start in range(0, len(order), self.batch_size):
-                chosen = order[start : start + self.batch_size]
+            for start in range(0, len(order), batch_size):
+                chosen = order[start : start + batch_size]
                 for index, values in zip(
                     chosen, self._batch([pairs[i] for i in chosen]), strict=True
                 ):
@@ -151,45 +136,3 @@ class TransformersEngine:
             chosen = rows.gather(1, targets[:, None])[:, 0]
             found.append((chosen - rows.logsumexp(1)).double().cpu().numpy())
         return found
-
-
-def make_engine(name: str, folder: str, precision: str, device: str, size: int) -> Engine:
-    """Make an engine by name; `size` is its tokens a batch (ours) or records a batch (theirs)."""
-    kinds = {"fam-engine": OursEngine, "transformers": TransformersEngine}
-    return kinds[name](folder, precision, device, size)
-
-
-def serve(pipe, name: str, folder: str, precision: str, device: str, threads: int) -> None:  # noqa: ANN001
-    """Load an engine in this process and answer until told to stop."""
-    import torch
-
-    torch.set_num_threads(threads)
-    engine = make_engine(name, folder, precision, device, 1)
-    loaded = _peak_bytes(device)
-    pipe.send({"loaded_bytes": loaded})
-    while (request := pipe.recv()) is not None:
-        questions, size = request
-        if isinstance(engine, OursEngine):
-            engine.tokens_per_batch = size
-        else:
-            engine.batch_size = size
-        start = time.perf_counter()
-        logprobs = engine.logprobs(questions)
-        seconds = time.perf_counter() - start
-        pipe.send({"seconds": seconds, "logprobs": logprobs, "peak_bytes": _peak_bytes(device)})
-
-
-def _peak_bytes(device: str) -> int:
-    import torch
-
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    # The high-water mark of this process; loading has its own peak, reported apart.
-    status = Path("/proc/self/status").read_text()
-    peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    return int(peak.split()[1]) * 1024 or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def reset_peak() -> None:
-    """Start the high-water mark anew, where the system can."""
-    Path("/proc/self/clear_refs").write_text("5")

@@ -285,6 +285,21 @@ class EvalConfig(BaseModelSettings, RecordSettings):
         return value
 
 
+class BenchConfig(BaseModelSettings):
+    """Settings of `fam-engine bench`; every field is a flag of the same name, `_` written `-`."""
+
+    model: str = "embedded"
+    workloads: tuple[str, ...] = Field(default=(), description="names; none: all of them")
+    limit: int = Field(default=64, ge=1, le=1000, description="records a run works on")
+    rounds: int = Field(default=5, ge=1)
+    warmup: int = Field(default=1, ge=0)
+    threads: int | None = Field(default=None, ge=1)
+    max_tokens_per_batch: int | None = Field(default=None, ge=64)
+    out: Path | None = None
+    compare: Path | None = None
+    max_slowdown: float = Field(default=0.1, gt=0, lt=1)
+
+
 class ReplayConfig(Settings):
     """Settings of `fam-engine select --replay`."""
 

@@ -8,9 +8,12 @@ quarantine.
 
 from __future__ import annotations
 
+from typing import Any
+
 EXIT_OK = 0
 EXIT_BUG = 1
 EXIT_QUARANTINED = 3
+EXIT_SLOWER = 11
 
 
 class FamEngineError(Exception):
@@ -34,11 +37,21 @@ class FamEngineError(Exception):
         self.where = where
         self.hint = hint
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Say how it is made anew, so that it can cross to another process."""
+        return _remake, (type(self), self.message, self.code, self.where, self.hint)
+
     def __str__(self) -> str:
         """Give the one line a user sees."""
         where = f" {printable(self.where)}" if self.where else ""
         hint = f" ({printable(self.hint)})" if self.hint else ""
         return f"error[{self.code}]{where}: {printable(self.message)}{hint}"
+
+
+def _remake(
+    kind: type[FamEngineError], message: str, code: str, where: str | None, hint: str | None
+) -> FamEngineError:
+    return kind(message, code=code, where=where, hint=hint)
 
 
 class UsageError(FamEngineError):

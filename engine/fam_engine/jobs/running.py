@@ -1,4 +1,4 @@
-"""What every job says of its model and its memory.
+"""What every job says of its model and its memory, and to whom.
 
 In: a decoder, this process. Out: words for its user, figures for `summary.json`.
 """
@@ -34,3 +34,16 @@ def peak_memory() -> dict[str, int]:
     if torch.cuda.is_available():
         peak["peak_device_memory_bytes"] = torch.cuda.max_memory_allocated()
     return peak
+
+
+class Nobody:
+    """Nobody to tell about progress."""
+
+    def start(self, label: str, total: int | None, unit: str) -> None:
+        """Say nothing."""
+
+    def advance(self, count: int, detail: str = "") -> None:
+        """Say nothing."""
+
+    def note(self, text: str) -> None:
+        """Say nothing."""

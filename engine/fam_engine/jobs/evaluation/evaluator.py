@@ -15,6 +15,7 @@ from fam_engine.config import EvalConfig, read_config
 from fam_engine.data.files import write_text_whole
 from fam_engine.jobs.evaluation.job import EvalOutcome, run_eval
 from fam_engine.jobs.journal import storage_errors
+from fam_engine.jobs.running import Nobody
 from fam_engine.model.loading import load_model, resolve_model
 
 
@@ -72,18 +73,8 @@ class Evaluator:
             lines = (json.dumps(dict(record)) + "\n" for record in records)
             write_text_whole(data, "".join(lines))
         config = self._config(Path(out), str(data), **settings)
-        return run_eval(config, _Nobody(), decoder=self._decoder)
+        return run_eval(config, Nobody(), decoder=self._decoder)
 
     def _config(self, out: Path, data: str, **settings: Any) -> EvalConfig:  # noqa: ANN401
         given = {**self._settings, **settings, "out": out, "data": (data,)}
         return read_config(EvalConfig, given, None)
-
-
-class _Nobody:
-    """Nobody to tell about progress."""
-
-    def start(self, label: str, total: int | None, unit: str) -> None: ...
-
-    def advance(self, count: int, detail: str = "") -> None: ...
-
-    def note(self, text: str) -> None: ...

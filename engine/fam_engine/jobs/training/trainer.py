@@ -14,6 +14,7 @@ from typing import Any
 from fam_engine.config import TrainConfig, read_config
 from fam_engine.data.files import write_text_whole
 from fam_engine.jobs.journal import storage_errors
+from fam_engine.jobs.running import Nobody
 from fam_engine.jobs.training.job import TrainOutcome, run_train
 
 
@@ -65,21 +66,11 @@ class Trainer:
             if validation is not None:
                 settings["validation"] = _write(folder / "validation.jsonl", validation)
             data = _write(folder / "records.jsonl", records)
-        return run_train(self._config(Path(out), data, **settings), _Nobody())
+        return run_train(self._config(Path(out), data, **settings), Nobody())
 
     def _config(self, out: Path, data: str, **settings: Any) -> TrainConfig:  # noqa: ANN401
         given = {**self._settings, **settings, "out": out, "data": (data,)}
         return read_config(TrainConfig, given, None)
-
-
-class _Nobody:
-    """Nobody to tell about progress."""
-
-    def start(self, label: str, total: int | None, unit: str) -> None: ...
-
-    def advance(self, count: int, detail: str = "") -> None: ...
-
-    def note(self, text: str) -> None: ...
 
 
 def _write(path: Path, records: Iterable[Mapping[str, Any]]) -> str:

@@ -1,0 +1,75 @@
+"""What a measurement was made on.
+
+In: a device's name. Out: machine, versions, commit, date and load, as values for JSON. Figures of different machines
+must never be compared by accident, so `same_machine` says what sets two apart.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "bitsandbytes", "triton", "fam-engine")
+
+
+def describe_machine(
+    device: str, threads: int | None, packages: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Describe this machine and the versions in use.
+
+    Args:
+        device: `cpu` or `cuda`.
+        threads: Threads the work may use; None: as many as it likes.
+        packages: Further packages whose versions matter, peers for instance.
+    """
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commit": _commit(),
+        "device": _device_name(device),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "load": os.getloadavg(),
+        "versions": {name: _version(name) for name in (*_PACKAGES, *packages)},
+        "python": platform.python_version(),
+        "system": platform.platform(),
+    }
+
+
+def what_differs(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Say what sets two machines apart, such as `device: A, B`; empty if nothing does."""
+    names = ("device", "cores", "threads")
+    return [f"{name}: {one[name]}, {other[name]}" for name in names if one[name] != other[name]]
+
+
+def _commit() -> str | None:
+    """Give the commit of the checkout this package runs from, marked where files differ from it."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        found = subprocess.run(git, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return found.stdout.strip() or None
+
+
+def _device_name(device: str) -> str:
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name()
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
