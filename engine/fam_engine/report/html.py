@@ -27,7 +27,7 @@ from fam_engine.report.plots import Row, cloud_panels, colour_of, distribution_p
 
 Floats = npt.NDArray[np.float64]
 
-MAX_ROWS, MAX_CLOUDS, MAX_DOTS = 30, 12, 2000
+MAX_ROWS, MAX_CLOUDS, MAX_DOTS = 30, 20, 2000
 # Fewer answers show no relation between length and perplexity.
 MIN_FOR_CLOUD = 10
 MAX_TOKENS, MAX_PROMPT, MAX_QUARANTINE = 600, 1500, 20
@@ -78,6 +78,7 @@ def render_report(data: ReportData) -> str:
         averages=wording.AVERAGES,
         flag_meanings=wording.FLAG_MEANINGS,
         shades=SHADES,
+        few=wording.FEW_GROUPS,
         quarantine_sample=data.quarantine_sample[:MAX_QUARANTINE],
         examples=[
             ("Most familiar", [_shown(example) for example in data.most_familiar]),
