@@ -48,6 +48,7 @@ def variant(name: str, perplexity: float, accuracy: float, **more: object) -> di
         "in_domain": measured,
         "retention": measured,
         "versus_reference": {"in_domain": estimate(0.1), "retention": estimate(None)},
+        "versus_candidate": {"in_domain": estimate(-0.2), "retention": estimate(None)},
         **more,
     }
 
@@ -78,7 +79,7 @@ def results() -> dict[str, Any]:
         "candidate": "plain",
         "verdict": {"in_domain": judged, "retention": judged},
         "confounds": [{"what": "length", "first": 50.0, "second": 100.0}],
-        "training_questions": {"read": 20, "in_test": 2, "repeated": 0},
+        "training_questions": {"read": 20, "in_test": 2, "repeated": 3},
     }
     return {
         "title": "a study",
@@ -104,6 +105,7 @@ def test_page_is_safe_and_says_it_all(results: dict[str, Any]) -> None:
         "+20.0",
         "one repair",
         "2 of 20 training questions",
+        "3 training questions were there twice",
         "length",
     ):
         assert text in page
@@ -153,6 +155,26 @@ def test_the_verdict_is_told_with_what_else_differs(results: dict[str, Any]) -> 
     assert "differ in none of" in " ".join(words.cell_findings(alike))
     alike["candidate"] = "formal"
     assert "the question does not arise" in " ".join(words.cell_findings(alike))
+
+
+def test_control_arms_are_told_against_both(results: dict[str, Any]) -> None:
+    (cell,) = results["cells"]
+    cell["variants"]["brief"] = variant("brief", 3.0, 0.5, control=True)
+    assert (
+        "Control arms on new, in points: brief +10.0 (+0.0 to +20.0) against formal, "
+        "-20.0 (-30.0 to -10.0) against plain."
+    ) in words.cell_findings(cell)
+
+
+def test_no_dot_of_the_figure_sits_on_its_frame(results: dict[str, Any]) -> None:
+    (cell,) = results["cells"]
+    for number, perplexity in enumerate((10.1, 10.1, 10.3, 21.7)):
+        cell["variants"][f"v{number}"] = variant("formal", perplexity, 0.2)
+    svg = plot_files(results)["1-perplexity-accuracy.svg"]
+    places = [float(x) for x in re.findall(r'<circle class="dot" cx="([0-9.]+)"', svg)]
+    # Logarithms keep their distances: 2.0, 4.0 and 21.7 with nothing cut off.
+    first, second, last = places[0], places[1], places[-1]
+    assert (second - first) / (last - first) == pytest.approx(0.2907, abs=0.002)
 
 
 def test_few_variants_are_called_few(results: dict[str, Any]) -> None:

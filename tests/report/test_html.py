@@ -18,7 +18,7 @@ Columns = dict[str, list[Any]]
 MakeColumns = Callable[[list[str], int], Columns]
 MakeData = Callable[..., ReportData]
 HOSTILE = '<script>alert(1)</script>\x1b[31m\u202e\ud800\x00\'" onload="x'
-_VOID = {"meta", "br", "img", "link", "input"}
+_VOID = {"meta", "br", "wbr", "img", "link", "input"}
 
 
 class Page(HTMLParser):

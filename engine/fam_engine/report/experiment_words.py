@@ -123,6 +123,10 @@ def cell_remarks(cell: Mapping[str, Any], num_seeds: int) -> list[str]:
             f"{counts['in_test']:,} of {counts['read']:,} training questions are also test questions "
             "and were left out."
         )
+    if counts.get("repeated"):
+        said.append(
+            f"{counts['repeated']:,} training questions were there twice and are used once."
+        )
     if len(cell["seeds"]) == 1:
         said.append("One seed: intervals cover other questions and not other seeds.")
     measured = [one["in_domain"]["value"] for one in cell["variants"].values() if one["in_domain"]]
@@ -172,18 +176,22 @@ def _before(cell: Mapping[str, Any], which: str) -> str:
 
 
 def _controls(cell: Mapping[str, Any]) -> list[str]:
-    """Tell of the control arms, in domain."""
-    told = [
-        f"{name} {points(entry['versus_reference']['in_domain']['value'])} "
-        f"({points_interval(entry['versus_reference']['in_domain'])})"
-        for name, entry in cell["variants"].items()
-        if entry["control"] and entry["versus_reference"]["in_domain"]["value"] is not None
-    ]
-    if not told:
-        return []
-    return [
-        f"Control arms on {cell['task']}, points against {cell['reference']}: {'; '.join(told)}."
-    ]
+    """Tell of the control arms, against both variants that are compared."""
+    said = []
+    for which, where in (("in_domain", cell["task"]), ("retention", "what the model knew before")):
+        told = [
+            f"{name} {points(against['value'])} ({points_interval(against)}) against "
+            f"{cell['reference']}, {points(beside['value'])} ({points_interval(beside)}) against "
+            f"{cell['candidate']}"
+            for name, entry in cell["variants"].items()
+            if entry["control"]
+            for against in [entry["versus_reference"][which]]
+            for beside in [entry["versus_candidate"][which]]
+            if against["value"] is not None and beside["value"] is not None
+        ]
+        if told:
+            said.append(f"Control arms on {where}, in points: {'; '.join(told)}.")
+    return said
 
 
 def _confounded(cell: Mapping[str, Any]) -> list[str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import bisect
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import jinja2
 import numpy as np
 import numpy.typing as npt
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from fam_engine.report import wording
 from fam_engine.report.axes import LogAxis, fit_axis
@@ -103,8 +104,14 @@ def page_environment() -> jinja2.Environment:
         "percent": wording.percent,
         "interval": wording.interval,
         "setting": _setting,
+        "name": _breakable,
     }
     return environment
+
+
+def _breakable(name: str) -> Markup:
+    """Escape a name and let it break after its signs, where a reader would break it."""
+    return Markup(re.sub(r"([_/.-])", r"\1<wbr>", str(escape(wording.visible(name)))))
 
 
 def _setting(value: object) -> str:

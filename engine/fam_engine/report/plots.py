@@ -24,10 +24,10 @@ _NUM_COLOURS = 7
 _WIDTH, _ROW, _CURVE, _MARGIN = 360.0, 50.0, 28.0, 8.0
 # Below this a density would invent a shape; the values themselves are drawn.
 _MIN_FOR_DENSITY = 10
-_CELL, _CELL_LEFT, _CELL_TOP, _CELL_BOTTOM = 200.0, 34.0, 22.0, 34.0
+_CELL, _CELL_LEFT, _CELL_TOP, _CELL_BOTTOM = 200.0, 42.0, 22.0, 34.0
 _NUM_LENGTH_BINS, _MIN_IN_BIN = 6, 5
 # Characters of a name that fit.
-_MAX_NAME, _MAX_CELL_NAME = 34, 21
+_MAX_NAME, _MAX_CELL_NAME = 34, 26
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def _dots(x: Floats, y: Floats, axes: tuple[LogAxis, LogAxis]) -> str:
 def _frame(name: str, axes: tuple[LogAxis, LogAxis]) -> list[str]:
     bottom = _CELL - _CELL_BOTTOM
     parts = [
-        f'<text class="name" x="{_CELL_LEFT:.0f}" y="13">{escape(name)}</text>',
+        f'<text class="name" x="4" y="13">{escape(name)}</text>',
         f'<line class="base" x1="{_CELL_LEFT:.0f}" x2="{_CELL - 6:.0f}" y1="{bottom:.0f}" '
         f'y2="{bottom:.0f}"/>',
     ]
@@ -172,7 +172,8 @@ def _frame(name: str, axes: tuple[LogAxis, LogAxis]) -> list[str]:
         _, (y,) = _place_cell(np.array([axes[0].low]), np.array([log]), axes)
         parts.append(
             f'<line class="grid" x1="{_CELL_LEFT:.0f}" x2="{_CELL - 6:.0f}" '
-            f'y1="{y:.1f}" y2="{y:.1f}"/>' + _tick(text, _CELL_LEFT - 4, y + 3.5, anchor="end")
+            f'y1="{y:.1f}" y2="{y:.1f}"/>'
+            + _tick(text.replace(",", ""), _CELL_LEFT - 4, y + 3.5, anchor="end")
         )
     # Every other tick: a cell is half as wide as a panel.
     for log, text in axes[0].ticks[:: 1 if len(axes[0].ticks) < 5 else 2]:

@@ -27,6 +27,8 @@ from fam_engine.report.wording import (
 _SOURCE_WIDTH = 24
 _MAX_ROWS = 30
 _MAX_NAMES = 4
+# Share of records without the metric beyond which the choice is among the rest.
+_MOST_UNDEFINED = 0.05
 _PER = {
     "question": "for each question",
     "source": "of the whole source",
@@ -156,6 +158,13 @@ def findings(summary: Mapping[str, Any]) -> list[str]:
                 f"{alone:,} of {questions['with_candidates']:,} questions had one candidate only, "
                 "so nothing was chosen there."
             )
+    records = summary["records"]
+    undefined = records["dropped_by_reason"].get("metric_undefined", 0)
+    if undefined > _MOST_UNDEFINED * records["read"]:
+        found.append(
+            f"{undefined:,} of {records['read']:,} records have no {summary['choice']['metric']} and could not be "
+            "selected; where those are of one kind (the long ones, often), so is what is left."
+        )
     comparison = summary["comparison"]
     if comparison and comparison["first"] is not None and comparison["pairs"]:
         found += _compared(summary, comparison)

@@ -25,7 +25,7 @@ from fam_engine.measure.accuracy import wilson
 from fam_engine.measure.answer_texts import describe_texts, differences
 from fam_engine.measure.crossed import accuracy, crossed_mean
 from fam_engine.measure.foretelling import foretelling, metric_values
-from fam_engine.measure.statistics import Estimate, Floats
+from fam_engine.measure.statistics import Floats
 from fam_engine.measure.verdict import RULE, find_candidate, joined_verdict, judge_pair
 from fam_engine.version import __version__
 
@@ -105,6 +105,8 @@ def _cell(config: ExperimentConfig, cell: Cell) -> dict[str, Any]:
             if not settings[name].control
         }
     )
+    for name, entry in variants.items():
+        entry["versus_candidate"] = _versus(tests, name, candidate)
     return {
         "model": Path(cell.model).name,
         "task": cell.task,
@@ -149,8 +151,8 @@ def _variant(
         with `tokens`; `by_model`: of a variant the model wrote, how many answers were asked for
         and how many are its own; `num_scored`: answers the model could take; `perplexity`:
         geometric mean and interval over questions; `metrics`: average of each; `in_domain`,
-        `retention`: see `_accuracies`; `versus_reference`: differences, not corrected for their
-        number.
+        `retention`: see `_accuracies`; `versus_reference` (and `versus_candidate`, which `_cell`
+        adds): differences, not corrected for their number.
     """
     own = settings[name]
     answers = load_answers(cell.answers[name].folder)
@@ -170,10 +172,7 @@ def _variant(
         "metrics": scores.averages if scores else {},
         "in_domain": _accuracies(tests, name, [cell.task]),
         "retention": _accuracies(tests, name, tests.others),
-        "versus_reference": {
-            "in_domain": _versus(tests, name, reference, [cell.task]),
-            "retention": _versus(tests, name, reference, tests.others),
-        },
+        "versus_reference": _versus(tests, name, reference),
     }
 
 
@@ -206,13 +205,13 @@ def _accuracies(tests: Outcomes, name: str, tasks: Sequence[str]) -> dict[str, A
     }
 
 
-def _versus(
-    tests: Outcomes, name: str, reference: str, tasks: Sequence[str]
-) -> dict[str, float | None]:
-    if name == reference:
-        return asdict(Estimate(None))
-    pairs = tests.paired(name, reference, tasks)
-    return asdict(crossed_mean([first - second for first, second in pairs]))
+def _versus(tests: Outcomes, name: str, other: str | None) -> dict[str, dict[str, float | None]]:
+    """Give the difference of a variant to another, in domain and in retention; None to itself."""
+    found = {}
+    for which, tasks in (("in_domain", [tests.task]), ("retention", tests.others)):
+        pairs = [] if other in (None, name) else tests.paired(name, str(other), tasks)
+        found[which] = asdict(crossed_mean([first - second for first, second in pairs]))
+    return found
 
 
 def _base(tests: Outcomes) -> dict[str, Any]:
