@@ -73,6 +73,7 @@ def results() -> dict[str, Any]:
         "questions": {"new": 10, "known": 9},
         "seeds": [0],
         "base": {"new": estimate(0.1), "known": estimate(0.5)},
+        "cut": {"before training": 0.4, "plain": 0.0, "formal": 0.06},
         "variants": {"plain": variant("plain", 2.0, 0.6), "formal": variant("formal", 4.0, 0.4)},
         "dropped": {"self": "not one right answer"},
         "reference": "formal",
@@ -106,6 +107,7 @@ def test_page_is_safe_and_says_it_all(results: dict[str, Any]) -> None:
         "one repair",
         "2 of 20 training questions",
         "3 training questions were there twice",
+        "40.0 % (before training), 6.0 % (formal).",
         "length",
     ):
         assert text in page

@@ -29,6 +29,8 @@ _KEPT: Final = {
 # Accuracies above or below which variants have no room to differ.
 _CEILING: Final = 0.95
 _FLOOR: Final = 0.03
+# Share of answers cut by the limit of tokens that a reader should know of.
+_MANY_CUT: Final = 0.05
 INTERVALS: Final = (
     "Intervals are 95 % and cover two things at once: other test questions of the same kind, and "
     "other training seeds (first values of the adapter, order of the records). They are Student's "
@@ -136,6 +138,12 @@ def cell_remarks(cell: Mapping[str, Any], num_seeds: int) -> list[str]:
         )
     if measured and max(measured) < _FLOOR:
         said.append("No variant gets anything to speak of right: nothing was learnt to compare.")
+    cut = {name: share for name, share in cell["cut"].items() if share > _MANY_CUT}
+    if cut:
+        listed = ", ".join(f"{percent(share)} ({name})" for name, share in cut.items())
+        said.append(
+            f"On {cell['task']}, answers ran into the limit of tokens, which nearly always counts as wrong: {listed}."
+        )
     for name, entry in cell["variants"].items():
         count, scored = entry["texts"]["n"], entry["num_scored"]
         if scored is not None and scored < count:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fam_engine.report.wording import MISSING, number, percent, short_names, visible
+from fam_engine.report.wording import MISSING, percent, short_names, visible
 
 _SOURCE_WIDTH = 28
 _MAX_ROWS = 30
@@ -105,7 +105,7 @@ def _cells(name: str, entry: Mapping[str, Any], *, with_own: bool) -> list[Text]
     estimate = entry["yield"]
     share = Text(percent(estimate["value"]))
     if estimate["low"] is not None and estimate["high"] is not None:
-        limits = f"{number(100 * estimate['low'])}-{number(100 * estimate['high'])}"
+        limits = f"{100 * estimate['low']:.1f}-{100 * estimate['high']:.1f}"
         share.append(f"\n{limits}", style="dim")
     cells = [Text(name), Text(f"{entry['n']:,}"), Text(f"{entry['rewritten']:,}"), share]
     alike = ["similarity", *(["own_similarity"] if with_own else [])]

@@ -67,6 +67,10 @@ def test_what_is_found(finished: Path) -> None:
     assert variants["masked"]["metrics"] == variants["formal"]["metrics"]
     assert {entry["in_domain"]["by_seed"].keys() == {"0"} for entry in variants.values()} == {True}
     assert {one["what"] for one in cell["confounds"]} >= {"length", "mark"}
+    # Four tokens are too few for any answer in words, and the report has to say so.
+    assert cell["cut"]["before training"] == cell["cut"]["plain"] == 1.0
+    assert variants["plain"]["versus_candidate"]["in_domain"]["value"] is None
+    assert variants["gold"]["versus_candidate"]["in_domain"]["value"] is not None
     assert results(finished)["foretelling"]["in_domain"]["num_variants"] == [3]
 
 

@@ -30,6 +30,8 @@ from fam_engine.measure.verdict import RULE, find_candidate, joined_verdict, jud
 from fam_engine.version import __version__
 
 _VERDICTS = ("in_domain", "retention")
+# The untrained model among the names of variants.
+BASE = "before training"
 
 
 def analyse(config: ExperimentConfig, plan: Plan) -> dict[str, Any]:
@@ -81,7 +83,8 @@ def _cell(config: ExperimentConfig, cell: Cell) -> dict[str, Any]:
     Returns:
         `model`, `task`; `questions`: test questions by task; `seeds`: those every variant was trained
         and tested with; `base`: accuracies of the untrained
-        model; `variants`: name -> see `_variant`; `dropped`: name -> why it was left without
+        model; `cut`: share of test answers that ran into the limit of tokens, by variant and `BASE`;
+        `variants`: name -> see `_variant`; `dropped`: name -> why it was left without
         answers; `reference`, `candidate`, `verdict`,
         `confounds`: what the two differ in; `training_questions`: how many were read, and how many
         left out for being test questions or repeated.
@@ -113,6 +116,9 @@ def _cell(config: ExperimentConfig, cell: Cell) -> dict[str, Any]:
         "questions": tests.num_questions(),
         "seeds": seeds,
         "base": _base(tests),
+        "cut": {
+            name: tests.cut(None if name == BASE else name, cell.task) for name in (BASE, *variants)
+        },
         "variants": variants,
         "dropped": dropped,
         "reference": config.reference,
