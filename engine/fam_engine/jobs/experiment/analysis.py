@@ -83,11 +83,11 @@ def _cell(config: ExperimentConfig, cell: Cell) -> dict[str, Any]:
     Returns:
         `model`, `task`; `questions`: test questions by task; `seeds`: those every variant was trained
         and tested with; `base`: accuracies of the untrained
-        model; `cut`: share of test answers that ran into the limit of tokens, by variant and `BASE`;
-        `variants`: name -> see `_variant`; `dropped`: name -> why it was left without
+        model; `variants`: name -> see `_variant`; `dropped`: name -> why it was left without
         answers; `reference`, `candidate`, `verdict`,
         `confounds`: what the two differ in; `training_questions`: how many were read, and how many
-        left out for being test questions or repeated.
+        left out for being test questions or repeated; `cut`: share of test answers that ran into the
+        limit of tokens, by variant and `BASE`.
     """
     every = config.variants_of(cell.task)
     dropped = {name: step.empty for name, step in cell.answers.items() if step.empty}
@@ -116,10 +116,10 @@ def _cell(config: ExperimentConfig, cell: Cell) -> dict[str, Any]:
         "questions": tests.num_questions(),
         "seeds": seeds,
         "base": _base(tests),
+        "variants": variants,
         "cut": {
             name: tests.cut(None if name == BASE else name, cell.task) for name in (BASE, *variants)
         },
-        "variants": variants,
         "dropped": dropped,
         "reference": config.reference,
         "candidate": candidate,
