@@ -130,7 +130,7 @@ def test_hostile_names_stay_text(results: dict[str, Any]) -> None:
 
 def test_markdown_has_its_tables_and_plots(results: dict[str, Any]) -> None:
     text = render_markdown(results)
-    names = re.findall(r"!\[\]\((.*?)\)", text)
+    names = re.findall(r"!\[.+?\]\((.*?)\)", text)
     assert names == [f"plots/{name}" for name in plot_files(results)]
     assert "| plain | 20 | 2.00" in text
 
