@@ -73,6 +73,7 @@ def results() -> dict[str, Any]:
         "questions": {"new": 10, "known": 9},
         "seeds": [0],
         "base": {"new": estimate(0.1), "known": estimate(0.5)},
+        "at_equal_length": {},
         "cut": {"before training": 0.4, "plain": 0.0, "formal": 0.06},
         "variants": {"plain": variant("plain", 2.0, 0.6), "formal": variant("formal", 4.0, 0.4)},
         "dropped": {"self": "not one right answer"},
@@ -88,6 +89,7 @@ def results() -> dict[str, Any]:
         "rule": "the rule",
         "margin": 0.02,
         "verdict": {"in_domain": "helps", "retention": "helps"},
+        "at_equal_length": None,
         "cells": [cell],
         "foretelling": {"in_domain": found, "retention": None},
         "left_out": {},
@@ -166,6 +168,24 @@ def test_control_arms_are_told_against_both(results: dict[str, Any]) -> None:
         "Control arms on new, in points: brief +10.0 (+0.0 to +20.0) against formal, "
         "-20.0 (-30.0 to -10.0) against plain."
     ) in words.cell_findings(cell)
+
+
+def test_what_is_left_at_equal_length_is_in_the_headline(results: dict[str, Any]) -> None:
+    (cell,) = results["cells"]
+    results["at_equal_length"] = {"in_domain": "not distinguishable", "retention": "helps"}
+    cell["variants"]["brief"] = variant("brief", 3.0, 0.5, control=True)
+    judged = {"difference": estimate(0.02), "verdict": "not distinguishable"}
+    cell["at_equal_length"] = {"brief": {"in_domain": judged, "retention": judged}}
+    assert words.headline(results).endswith(
+        "Against less familiar answers of the same length no difference in what was learnt can be "
+        "made out; more was kept."
+    )
+    assert any(
+        text.startswith(
+            "At equal length: plain against brief, less familiar (perplexity 3.00) and as"
+        )
+        for text in words.cell_findings(cell)
+    )
 
 
 def test_no_dot_of_the_figure_sits_on_its_frame(results: dict[str, Any]) -> None:

@@ -26,6 +26,22 @@ _KEPT: Final = {
     "mixed": "how much of what the model knew before was kept differs between models and tasks",
     "not measured": "what was kept of earlier knowledge was not measured",
 }
+_AS_LONG: Final = {
+    "helps": "they helped too",
+    "hurts": "they hurt",
+    "no effect": "they made no difference that matters",
+    "not distinguishable": "no difference in what was learnt can be made out",
+    "mixed": "what was learnt differs between arms, models and tasks",
+    "not measured": "what was learnt was not measured",
+}
+_KEPT_AS_LONG: Final = {
+    "helps": "more was kept",
+    "hurts": "less was kept",
+    "no effect": "as much was kept",
+    "not distinguishable": "whether more was kept cannot be told",
+    "mixed": "what was kept differs between arms, models and tasks",
+    "not measured": "what was kept was not measured",
+}
 # Accuracies above or below which variants have no room to differ.
 _CEILING: Final = 0.95
 _FLOOR: Final = 0.03
@@ -67,9 +83,15 @@ CAVEATS: Final = (
 
 
 def headline(results: Mapping[str, Any]) -> str:
-    """Give the verdict in one sentence."""
-    verdict = results["verdict"]
-    return f"{_HEADLINES[verdict['in_domain']]}; {_KEPT[verdict['retention']]}."
+    """Give the verdict in a sentence, and in another what is left of it at equal length."""
+    verdict, as_long = results["verdict"], results["at_equal_length"]
+    said = f"{_HEADLINES[verdict['in_domain']]}; {_KEPT[verdict['retention']]}."
+    if as_long is not None:
+        said += (
+            f" Against less familiar answers of the same length {_AS_LONG[as_long['in_domain']]}; "
+            f"{_KEPT_AS_LONG[as_long['retention']]}."
+        )
+    return said
 
 
 def points(value: float | None) -> str:
@@ -104,6 +126,7 @@ def cell_findings(cell: Mapping[str, Any]) -> list[str]:
         _compared(cell, "in_domain", f"On {cell['task']}"),
         _compared(cell, "retention", "On what the model knew before"),
         *_confounded(cell),
+        *_at_equal_length(cell),
         *_controls(cell),
     ]
 
@@ -181,6 +204,29 @@ def _before(cell: Mapping[str, Any], which: str) -> str:
         base["value"] for task, base in cell["base"].items() if (task == cell["task"]) == is_own
     ]
     return f", {percent(sum(found) / len(found))} before" if found else ""
+
+
+def _at_equal_length(cell: Mapping[str, Any]) -> list[str]:
+    """Say what is left of the difference where length does not differ."""
+    said = []
+    for name, found in cell["at_equal_length"].items():
+        entry = cell["variants"][name]
+        told = [
+            f"{where} {points(found[which]['difference']['value'])} points "
+            f"({points_interval(found[which]['difference'])}), {found[which]['verdict']}"
+            for which, where in (
+                ("in_domain", f"on {cell['task']}"),
+                ("retention", "on what it knew before"),
+            )
+            if found[which]["difference"]["value"] is not None
+        ]
+        if told:
+            said.append(
+                f"At equal length: {cell['candidate']} against {name}, less familiar "
+                f"(perplexity {number(entry['perplexity']['value'])}) and as long "
+                f"({number(entry['texts']['characters'])} characters an answer): {'; '.join(told)}."
+            )
+    return said
 
 
 def _controls(cell: Mapping[str, Any]) -> list[str]:

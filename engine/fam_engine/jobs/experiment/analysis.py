@@ -7,6 +7,7 @@ gives the same dictionary, but for `performance`. What is not finished is left o
 from __future__ import annotations
 
 import json
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -38,7 +39,8 @@ def analyse(config: ExperimentConfig, plan: Plan) -> dict[str, Any]:
     """Join the results.
 
     Returns:
-        `title`, `notes`; `rule`, `margin`; `verdict` (`in_domain`, `retention`, `candidates`);
+        `title`, `notes`; `rule`, `margin`; `verdict` (`in_domain`, `retention`); `at_equal_length`:
+        the same against arms as long as the candidate, None without any;
         `cells` (see `_cell`); `foretelling` of accuracy in domain and in retention; `left_out`:
         steps by kind that are not finished; `settings`; `environment`; `performance`.
     """
@@ -53,6 +55,7 @@ def analyse(config: ExperimentConfig, plan: Plan) -> dict[str, Any]:
             name: joined_verdict([cell["verdict"][name]["verdict"] for cell in cells])
             for name in _VERDICTS
         },
+        "at_equal_length": _joined_at_equal_length(cells),
         "cells": cells,
         "foretelling": {
             name: foretelling(_replay_cells(cells, name), seed=config.seed) for name in _VERDICTS
@@ -68,6 +71,13 @@ def analyse(config: ExperimentConfig, plan: Plan) -> dict[str, Any]:
         },
         "performance": _performance(plan),
     }
+
+
+def _joined_at_equal_length(cells: Sequence[Mapping[str, Any]]) -> dict[str, str] | None:
+    arms = [arm for cell in cells for arm in cell["at_equal_length"].values()]
+    if not arms:
+        return None
+    return {name: joined_verdict([arm[name]["verdict"] for arm in arms]) for name in _VERDICTS}
 
 
 def _performance(plan: Plan) -> dict[str, Any]:
@@ -87,7 +97,7 @@ def _cell(config: ExperimentConfig, cell: Cell) -> dict[str, Any]:
         answers; `reference`, `candidate`, `verdict`,
         `confounds`: what the two differ in; `training_questions`: how many were read, and how many
         left out for being test questions or repeated; `cut`: share of test answers that ran into the
-        limit of tokens, by variant and `BASE`.
+        limit of tokens, by variant and `BASE`; `at_equal_length`: name of an arm -> verdicts.
     """
     every = config.variants_of(cell.task)
     dropped = {name: step.empty for name, step in cell.answers.items() if step.empty}
@@ -123,7 +133,11 @@ def _cell(config: ExperimentConfig, cell: Cell) -> dict[str, Any]:
         "dropped": dropped,
         "reference": config.reference,
         "candidate": candidate,
-        "verdict": _verdicts(config, tests, candidate),
+        "verdict": _verdicts(config, tests, candidate, config.reference),
+        "at_equal_length": {
+            name: _verdicts(config, tests, candidate, name)
+            for name in _as_long(variants, candidate, config.reference)
+        },
         "confounds": _confounds(variants, candidate, config.reference),
         "training_questions": _counts(cell.questions.folder),
     }
@@ -228,12 +242,35 @@ def _base(tests: Outcomes) -> dict[str, Any]:
     }
 
 
-def _verdicts(config: ExperimentConfig, tests: Outcomes, candidate: str | None) -> dict[str, Any]:
+def _as_long(variants: Mapping[str, Any], candidate: str | None, reference: str) -> list[str]:
+    """Name the control arms that are to the candidate in all but familiarity what the reference should be.
+
+    Trained alike on as many answers, as long and as often right, and less familiar beyond chance.
+    """
+    if candidate is None or candidate == reference:
+        return []
+    own = variants[candidate]
+    apart = ("questions", "length", "correctness")
+    return [
+        name
+        for name, entry in variants.items()
+        if entry["control"]
+        and entry["train"] == own["train"]
+        and entry["perplexity"]
+        and (entry["perplexity"]["low"] or 0.0) > (own["perplexity"]["high"] or math.inf)
+        and not any(one["what"] in apart for one in differences(own["texts"], entry["texts"]))
+    ]
+
+
+def _verdicts(
+    config: ExperimentConfig, tests: Outcomes, candidate: str | None, other: str
+) -> dict[str, Any]:
+    """Judge the candidate against another variant, in domain and in retention."""
     found = {}
     for name, tasks in (("in_domain", [tests.task]), ("retention", tests.others)):
         pairs: list[tuple[Floats, Floats]] = []
-        if candidate is not None and candidate != config.reference:
-            pairs = tests.paired(candidate, config.reference, tasks)
+        if candidate is not None and candidate != other:
+            pairs = tests.paired(candidate, other, tasks)
         first, second = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
         found[name] = judge_pair(first, second, margin=config.margin)
     return found
