@@ -199,6 +199,22 @@ def test_no_dot_of_the_figure_sits_on_its_frame(results: dict[str, Any]) -> None
     assert (second - first) / (last - first) == pytest.approx(0.2907, abs=0.002)
 
 
+def test_several_tasks_have_a_line_each_above_and_the_rest_beside_their_tables(
+    results: dict[str, Any],
+) -> None:
+    other = copy.deepcopy(results["cells"][0])
+    other["task"], other["candidate"] = "far", "formal"
+    results["cells"].append(other)
+    line = "plain against formal: in domain +20.0 points, helps; on what it knew before +20.0 points, helps."
+    for text in (render_html(results), render_markdown(results)):
+        head, _, rest = text.partition("The rule of the verdict")
+        assert line in head
+        assert "formal, the reference, is itself the most familiar variant." in head
+        assert "2 of 20 training questions" not in head
+        assert rest.count("2 of 20 training questions") == 2
+    assert render_markdown(results).count("\n- 2 of 20 training questions") == 2
+
+
 def test_few_variants_are_called_few(results: dict[str, Any]) -> None:
     said = " ".join(words.foretold(results, "in_domain"))
     assert "far too few" in said

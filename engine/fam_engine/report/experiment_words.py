@@ -111,6 +111,23 @@ def cell_name(results: Mapping[str, Any], cell: Mapping[str, Any]) -> str:
     return f"{cell['model']}, {cell['task']}" if len(models) > 1 else str(cell["task"])
 
 
+def cell_line(cell: Mapping[str, Any]) -> str:
+    """Say what was found for a model and task, in a line of a list of several."""
+    candidate, reference = cell["candidate"], cell["reference"]
+    if candidate is None:
+        return "no variant has been scored yet."
+    if candidate == reference:
+        return f"{reference}, the reference, is itself the most familiar variant."
+    told = [
+        f"{where} {points(found['difference']['value'])} points, {found['verdict']}"
+        for where, found in (
+            ("in domain", cell["verdict"]["in_domain"]),
+            ("on what it knew before", cell["verdict"]["retention"]),
+        )
+    ]
+    return f"{candidate} against {reference}: {'; '.join(told)}."
+
+
 def cell_findings(cell: Mapping[str, Any]) -> list[str]:
     """Say what was found for a model and task."""
     candidate, reference = cell["candidate"], cell["reference"]
