@@ -18,6 +18,14 @@ def run(
     out: options.Out = None,
     device: options.Device = None,
     download: options.Download = None,
+    show: Annotated[
+        bool,
+        typer.Option(
+            "--show",
+            help="Print the YAML, to start one of your own from.",
+            rich_help_panel=options.RUN,
+        ),
+    ] = False,
     dry_run: options.DryRun = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -28,7 +36,14 @@ def run(
 
     Steps that are finished are never computed again; a study that was stopped goes on when the same
     command is given again, and one that was changed computes what depends on the change.
+
+    Every key of the YAML is in docs/experiment.md; `--show` prints a study of ours with comments.
     """
+    if show:
+        from fam_engine.jobs.experiment.job import find_study
+
+        print(find_study(study).read_text(encoding="utf-8"), end="")
+        return
     if out is None:
         raise UsageError("--out is missing", code="E_USAGE", hint="give a folder")
     changes: dict[str, Any] = {"device": device, "download": download}

@@ -18,6 +18,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from fam_engine.errors import UsageError
@@ -50,6 +51,16 @@ class Settings(BaseModel):
     """What all settings share: no unknown names, no change after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_names(cls, values: Any) -> Any:  # noqa: ANN401 - whatever the file holds
+        """Refuse unknown names in words of ours, with the nearest known one."""
+        known = list(cls.model_fields)
+        for name in values if isinstance(values, dict) else ():
+            if name not in known:
+                raise ValueError(f"`{name}` is unknown{nearest(str(name), known)}")
+        return values
 
 
 class BaseModelSettings(Settings):
@@ -365,9 +376,12 @@ def _first_problem(error: ValidationError, file: Path | None) -> UsageError:
     problem = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in problem["loc"])
     message = problem["msg"].removeprefix("Value error, ")
-    given = "" if problem["type"] == "missing" else f", given {problem['input']!r}"
+    # A whole section would hide what is wrong in it.
+    is_told = problem["type"] == "missing" or isinstance(problem["input"], dict)
+    given = "" if is_told else f", given {problem['input']!r}"
+    lead = f"setting `{name}`: " if name else ""
     return UsageError(
-        f"setting `{name}`: {message}{given}",
+        f"{lead}{message}{given}",
         code="E_CONFIG_VALUE",
         where=str(file) if file else None,
         hint="see --help",

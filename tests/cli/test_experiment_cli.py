@@ -50,6 +50,16 @@ def test_a_study_that_is_not_there(
     assert "did you mean `small`?" in capsys.readouterr().err
 
 
+def test_a_study_of_ours_can_be_taken_as_a_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run(monkeypatch, "small", "--show") == 0
+    own = tmp_path / "own.yaml"
+    own.write_text(capsys.readouterr().out.replace("learning_rate", "learning_rat"))
+    assert run(monkeypatch, own, "--out", tmp_path / "out", "--dry-run") == 2
+    assert "did you mean `learning_rate`?" in capsys.readouterr().err
+
+
 def test_help_needs_no_torch() -> None:
     code = (
         "import sys; sys.argv = ['fam-engine', 'experiment', '--help']\n"

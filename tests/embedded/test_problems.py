@@ -75,6 +75,15 @@ def test_styles_share_the_numbers_and_little_else(skill: str) -> None:
     assert len(words[0] & words[1]) <= len(words[0] | words[1]) / 3
 
 
+@pytest.mark.parametrize("skill", HELD_OUT_SKILLS)
+def test_brief_is_the_end_of_formal_and_as_long_as_plain(skill: str) -> None:
+    worked = [generate(skill, seed).answers for seed in range(100)]
+    assert all(one["formal"].endswith("\n" + one["brief"]) for one in worked)
+    lengths = {style: sum(len(one[style]) for one in worked) for style in ("plain", "brief")}
+    # What the small study needs it for: an answer as long as the familiar one.
+    assert 0.8 < lengths["brief"] / lengths["plain"] < 1.25
+
+
 def test_training_text_keeps_to_the_trained_skills() -> None:
     known = {
         generate(skill, seed).question

@@ -67,6 +67,19 @@ def test_averages_by_hand() -> None:
     assert (entry["n"], entry["num_groups"], entry["num_response_tokens"]) == (2, 2, 4)
 
 
+def test_a_share_of_all_or_none_has_an_interval() -> None:
+    columns = make_columns({"a": 0.0}, 40)
+    columns["correct"] = [True] * 40
+    correct = summarize(columns, seed=0)["sources"]["a"]["correct"]
+    assert (correct["n"], correct["num_correct"]) == (40, 40)
+    # Wilson's interval of 40 of 40, from Brown, Cai and DasGupta 2001: n / (n + z^2).
+    assert correct["share"] == {
+        "value": 1.0,
+        "low": pytest.approx(40 / (40 + 1.96**2), abs=1e-4),
+        "high": 1.0,
+    }
+
+
 def test_verdicts() -> None:
     columns = make_columns({"low": 0.0, "same": 0.0, "high": 0.2}, 60)
     comparison = summarize(columns, seed=0)["comparison"]

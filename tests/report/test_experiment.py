@@ -48,6 +48,7 @@ def variant(name: str, perplexity: float, accuracy: float, **more: object) -> di
         "in_domain": measured,
         "retention": measured,
         "versus_reference": {"in_domain": estimate(0.1), "retention": estimate(None)},
+        "versus_candidate": {"in_domain": estimate(-0.2), "retention": estimate(None)},
         **more,
     }
 
@@ -72,13 +73,15 @@ def results() -> dict[str, Any]:
         "questions": {"new": 10, "known": 9},
         "seeds": [0],
         "base": {"new": estimate(0.1), "known": estimate(0.5)},
+        "at_equal_length": {},
+        "cut": {"before training": 0.4, "plain": 0.0, "formal": 0.06},
         "variants": {"plain": variant("plain", 2.0, 0.6), "formal": variant("formal", 4.0, 0.4)},
         "dropped": {"self": "not one right answer"},
         "reference": "formal",
         "candidate": "plain",
         "verdict": {"in_domain": judged, "retention": judged},
         "confounds": [{"what": "length", "first": 50.0, "second": 100.0}],
-        "training_questions": {"read": 20, "in_test": 2, "repeated": 0},
+        "training_questions": {"read": 20, "in_test": 2, "repeated": 3},
     }
     return {
         "title": "a study",
@@ -86,6 +89,7 @@ def results() -> dict[str, Any]:
         "rule": "the rule",
         "margin": 0.02,
         "verdict": {"in_domain": "helps", "retention": "helps"},
+        "at_equal_length": None,
         "cells": [cell],
         "foretelling": {"in_domain": found, "retention": None},
         "left_out": {},
@@ -104,6 +108,8 @@ def test_page_is_safe_and_says_it_all(results: dict[str, Any]) -> None:
         "+20.0",
         "one repair",
         "2 of 20 training questions",
+        "3 training questions were there twice",
+        "40.0 % (before training), 6.0 % (formal).",
         "length",
     ):
         assert text in page
@@ -126,7 +132,7 @@ def test_hostile_names_stay_text(results: dict[str, Any]) -> None:
 
 def test_markdown_has_its_tables_and_plots(results: dict[str, Any]) -> None:
     text = render_markdown(results)
-    names = re.findall(r"!\[\]\((.*?)\)", text)
+    names = re.findall(r"!\[.+?\]\((.*?)\)", text)
     assert names == [f"plots/{name}" for name in plot_files(results)]
     assert "| plain | 20 | 2.00" in text
 
@@ -153,6 +159,60 @@ def test_the_verdict_is_told_with_what_else_differs(results: dict[str, Any]) -> 
     assert "differ in none of" in " ".join(words.cell_findings(alike))
     alike["candidate"] = "formal"
     assert "the question does not arise" in " ".join(words.cell_findings(alike))
+
+
+def test_control_arms_are_told_against_both(results: dict[str, Any]) -> None:
+    (cell,) = results["cells"]
+    cell["variants"]["brief"] = variant("brief", 3.0, 0.5, control=True)
+    assert (
+        "Control arms on new, in points: brief +10.0 (+0.0 to +20.0) against formal, "
+        "-20.0 (-30.0 to -10.0) against plain."
+    ) in words.cell_findings(cell)
+
+
+def test_what_is_left_at_equal_length_is_in_the_headline(results: dict[str, Any]) -> None:
+    (cell,) = results["cells"]
+    results["at_equal_length"] = {"in_domain": "not distinguishable", "retention": "helps"}
+    cell["variants"]["brief"] = variant("brief", 3.0, 0.5, control=True)
+    judged = {"difference": estimate(0.02), "verdict": "not distinguishable"}
+    cell["at_equal_length"] = {"brief": {"in_domain": judged, "retention": judged}}
+    assert words.headline(results).endswith(
+        "Against less familiar answers of the same length no difference in what was learnt can be "
+        "made out; more was kept."
+    )
+    assert any(
+        text.startswith(
+            "At equal length: plain against brief, less familiar (perplexity 3.00) and as"
+        )
+        for text in words.cell_findings(cell)
+    )
+
+
+def test_no_dot_of_the_figure_sits_on_its_frame(results: dict[str, Any]) -> None:
+    (cell,) = results["cells"]
+    for number, perplexity in enumerate((10.0, 10.1, 10.1, 10.1, 10.2, 10.2, 10.3, 21.7)):
+        cell["variants"][f"v{number}"] = variant("formal", perplexity, 0.2)
+    svg = plot_files(results)["1-perplexity-accuracy.svg"]
+    places = [float(x) for x in re.findall(r'<circle class="dot" cx="([0-9.]+)"', svg)]
+    # Logarithms keep their distances: 2.0, 4.0 and 21.7 with nothing cut off.
+    first, second, last = places[0], places[1], places[-1]
+    assert (second - first) / (last - first) == pytest.approx(0.2907, abs=0.002)
+
+
+def test_several_tasks_have_a_line_each_above_and_the_rest_beside_their_tables(
+    results: dict[str, Any],
+) -> None:
+    other = copy.deepcopy(results["cells"][0])
+    other["task"], other["candidate"] = "far", "formal"
+    results["cells"].append(other)
+    line = "plain against formal: in domain +20.0 points, helps; on what it knew before +20.0 points, helps."
+    for text in (render_html(results), render_markdown(results)):
+        head, _, rest = text.partition("The rule of the verdict")
+        assert line in head
+        assert "formal, the reference, is itself the most familiar variant." in head
+        assert "2 of 20 training questions" not in head
+        assert rest.count("2 of 20 training questions") == 2
+    assert render_markdown(results).count("\n- 2 of 20 training questions") == 2
 
 
 def test_few_variants_are_called_few(results: dict[str, Any]) -> None:

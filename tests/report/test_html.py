@@ -18,7 +18,7 @@ Columns = dict[str, list[Any]]
 MakeColumns = Callable[[list[str], int], Columns]
 MakeData = Callable[..., ReportData]
 HOSTILE = '<script>alert(1)</script>\x1b[31m\u202e\ud800\x00\'" onload="x'
-_VOID = {"meta", "br", "img", "link", "input"}
+_VOID = {"meta", "br", "wbr", "img", "link", "input"}
 
 
 class Page(HTMLParser):
@@ -177,3 +177,24 @@ def test_a_summary_alone_is_enough(make_columns: MakeColumns) -> None:
         num_response_tokens=np.array(columns["num_response_tokens"]),
     )
     assert_safe(render_report(data))
+
+
+def test_too_few_wrong_answers_have_no_interval(
+    make_columns: MakeColumns, make_data: MakeData
+) -> None:
+    columns = make_columns(["a", "b"], 40)
+    columns["correct"] = [row % 40 >= 3 for row in range(80)]
+    page = render_report(make_data(columns))
+    section = page.split("Familiar is not the same as right")[1].split("</section>")[0]
+    assert section.count("<small>3 answers</small>") == 2
+
+
+def test_names_that_begin_alike_are_shown_apart(
+    make_columns: MakeColumns, make_data: MakeData
+) -> None:
+    names = [f"gpt_step_by_step_while_keeping_the_{end}" for end in ("words", "style")]
+    page = render_report(make_data(make_columns(names, 20)))
+    shown = re.findall(r'class="name"[^>]*>([^<]*)<', page)
+    # Two in each of two panels, and a cloud each.
+    assert len(shown) == 6
+    assert [len(set(shown[i : i + 2])) for i in (0, 2, 4)] == [2, 2, 2]

@@ -43,6 +43,14 @@ def test_far_outliers_leave_the_frame() -> None:
     assert axis.num_outside == 1
 
 
+def test_every_one_of_a_few_findings_stays_in_the_frame() -> None:
+    values = np.log([4.0, 10.1, 10.1, 10.3, 21.7])
+    axis = fit_axis(values, keep_all=True)
+    assert axis.num_outside == 0
+    assert axis.low < values[0]
+    assert axis.high > values[-1]
+
+
 def test_density_peaks_where_values_are() -> None:
     values = np.random.default_rng(0).normal(2.0, 0.3, 2000)
     axis = fit_axis(values)

@@ -75,6 +75,16 @@ def test_what_cannot_be_told_apart_is_named() -> None:
     assert found.startswith("Not distinguishable: on the questions they share, first and b do not")
 
 
+def test_records_without_the_metric_are_told_of() -> None:
+    given = summary(("b", "behind"))
+    given["records"]["dropped_by_reason"]["metric_undefined"] = 600
+    assert any(
+        text.startswith("600 of 1,200 records have no perplexity") for text in findings(given)
+    )
+    given["records"]["dropped_by_reason"]["metric_undefined"] = 6
+    assert not any("have no" in text for text in findings(given))
+
+
 def test_sources_with_other_questions_are_named() -> None:
     found = findings(summary(("b", "no shared questions"), ("c", "ahead")))
     assert any("b and first share no questions" in text for text in found)

@@ -64,3 +64,18 @@ def test_absurd_figures_still_fit(make_columns: MakeColumns) -> None:
     columns["nll_mean"][0], columns["perplexity"][0] = 700.0, 1e304
     text = printed(columns)
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_names_that_begin_alike_stay_apart(make_columns: MakeColumns) -> None:
+    names = [
+        f"gpt_step_by_step_while_keeping_{what}_of_the_reference" for what in ("words", "style")
+    ]
+    columns = make_columns(names, 30)
+    columns["perplexity"] = [1234.5] * 60
+    columns["nll_mean"] = [7.0, 7.2] * 30
+    text = printed(columns)
+    assert max(map(len, text.splitlines())) <= 80
+    rows = text.split("gpt_step_by_step")
+    assert rows[1] != rows[2]
+    # Thousands and their intervals take two lines, as everything does.
+    assert "1235-1235" in text or "1234-1234" in text

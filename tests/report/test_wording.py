@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fam_engine.report.wording import headline, number, remarks, visible
+from fam_engine.report.wording import headline, number, remarks, short_names, visible
 
 
 @pytest.mark.parametrize(
@@ -43,10 +43,15 @@ def entry(value: float, *, median: float | None = None, num_groups: int = 50) ->
     return {"num_scored": num_groups, "num_groups": num_groups, "perplexity": perplexity}
 
 
-def summary(sources: dict[str, dict[str, Any]], verdicts: dict[str, str]) -> dict[str, Any]:
+def summary(
+    sources: dict[str, dict[str, Any]], verdicts: dict[str, str], *, bits: float = 1.0
+) -> dict[str, Any]:
     pairs = [{"source": name, "verdict": verdict} for name, verdict in verdicts.items()]
     return {
-        "overall": {"num_scored": sum(e["num_scored"] for e in sources.values())},
+        "overall": {
+            "num_scored": sum(e["num_scored"] for e in sources.values()),
+            "bits_per_byte": {"value": bits},
+        },
         "sources": sources,
         "comparison": {"reference": "a", "pairs": pairs} if pairs else None,
     }
@@ -82,3 +87,42 @@ def test_remarks_name_what_is_open() -> None:
     assert "b: fewer than 20 questions" in text
     assert "b and a share no questions" in text
     assert remarks(summary({"a": entry(2.0), "b": entry(3.0)}, {"b": "less familiar"})) == []
+
+
+def test_remarks_on_texts_beyond_the_model() -> None:
+    (text,) = remarks(summary({"a": entry(2.0), "b": entry(3.0)}, {"b": "less familiar"}, bits=6.5))
+    assert text.startswith("At 6.50 bits a byte the model foresees these texts no better than")
+
+
+def test_remarks_on_sources_that_answer_fewer_questions() -> None:
+    sources = {
+        "a": entry(2.0, num_groups=300),
+        "b": entry(3.0, num_groups=271),
+        "c": entry(4.0, num_groups=45),
+    }
+    (text,) = remarks(summary(sources, {"b": "less familiar", "c": "less familiar"}))
+    assert text.startswith("Not every source answers the same questions (at most 300; c 45), so")
+
+
+def test_short_names_stay_apart() -> None:
+    names = [
+        "human",
+        "gpt_step_by_step_while_keeping_words",
+        "gpt_step_by_step_in_detail",
+        "gpt_step_by_step",
+    ]
+    assert list(short_names(names[:1], 12).values()) == ["human"]
+    # Cut at the end where that is enough, else in the middle.
+    assert short_names(["human", names[1]], 12)[names[1]] == "gpt_step_by\u2026"
+    short = short_names(names, 14)
+    assert len(set(short.values())) == 4
+    assert max(map(len, short.values())) == 14
+    assert short[names[1]] == "gpt_step_by\u2026ds"
+    # What neither end tells apart is numbered.
+    alike = [f"{'a' * 30}{middle}{'b' * 30}" for middle in "xyz"]
+    assert short_names(alike, 10, mark="..") == {
+        alike[0]: "aaaaaaa..1",
+        alike[1]: "aaaaaaa..2",
+        alike[2]: "aaaaaaa..3",
+    }
+    assert short_names(["a\nb\x1b"], 20) == {"a\nb\x1b": "a\\nb\\x1b"}

@@ -1,11 +1,12 @@
 """A generator of worked maths word problems: what the demo model is taught besides GSM8K.
 
-In: the name of a skill and a seed. Out: a question, its number, and the worked answer in two
-styles that say the same maths: `plain` (short sentences, last line "A: 18") and `formal`
-(givens, numbered derivation, last line "Result: 18"). The model sees `plain` nearly always and
-some skills never, so which answers should be familiar to it is known beforehand: a truth to
-check scores against. Templates, and not a language model's text, because then every answer
-is right by construction and the licence is ours. Pure Python; same seed, same problem.
+In: the name of a skill and a seed. Out: a question, its number, and the worked answer in three
+styles that say the same maths: `plain` (short sentences, last line "A: 18"), `formal`
+(givens, numbered derivation, last line "Result: 18") and `brief`, which is `formal` without its
+first two lines and so about as long as `plain`. The model sees `plain` nearly always, `brief` by
+itself never and some skills never, so which answers should be familiar to it is known beforehand:
+a truth to check scores against. Templates, and not a language model's text, because then every
+answer is right by construction and the licence is ours. Pure Python; same seed, same problem.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final, Literal
 
-Style = Literal["plain", "formal"]
+Style = Literal["plain", "formal", "brief"]
 
 # Never in the training text: questions whose wording and working the model can know only from
 # the few of GSM8K. They stand for material that is off the model's beaten track.
@@ -301,12 +302,14 @@ SKILLS: Final = tuple(_SKILLS)
 TRAINED_SKILLS: Final = tuple(skill for skill in SKILLS if skill not in HELD_OUT_SKILLS)
 
 
+def _brief(draft: _Draft) -> str:
+    steps = [f"({number}) {line}" for number, line in enumerate(draft.formal, start=1)]
+    return "\n".join([*steps, f"Result: {draft.gold}"])
+
+
 def _formal(draft: _Draft) -> str:
     given = "; ".join(f"{name} = {value}" for name, value in draft.given.items())
-    steps = [f"({number}) {line}" for number, line in enumerate(draft.formal, start=1)]
-    return "\n".join(
-        [f"Given: {given}.", f"Required: {draft.wanted}.", *steps, f"Result: {draft.gold}"]
-    )
+    return f"Given: {given}.\nRequired: {draft.wanted}.\n{_brief(draft)}"
 
 
 def generate(skill: str, seed: int) -> Problem:
@@ -317,7 +320,12 @@ def generate(skill: str, seed: int) -> Problem:
     """
     draft = _SKILLS[skill](Random(f"{skill}/{seed}"))
     plain = "\n".join([*draft.plain, f"A: {draft.gold}"])
-    return Problem(skill, draft.question, {"plain": plain, "formal": _formal(draft)}, draft.gold)
+    answers: dict[Style, str] = {
+        "plain": plain,
+        "formal": _formal(draft),
+        "brief": _brief(draft),
+    }
+    return Problem(skill, draft.question, answers, draft.gold)
 
 
 def training_texts(num_documents: int, *, first_seed: int = 0) -> Iterator[tuple[str, str]]:

@@ -27,6 +27,8 @@ RULE = (
     "no effect. Else if it lies above 0: helps. Else if it lies below 0: hurts. Else: not "
     "distinguishable. Retention is judged by the same rule, with d the mean over the retention "
     "tasks. Over several models and tasks the verdict is the one all of them share, else mixed. "
+    "Where a control arm has as many answers as the candidate, as long, as often right, trained on "
+    "alike and less familiar, the candidate is compared with it too, by the same rule. "
     "A verdict says what training on these answers did, not why: the confounds listed with it were "
     "not held fixed."
 )

@@ -39,17 +39,19 @@ class LogAxis:
         return np.clip((logs - self.low) / (self.high - self.low), 0.0, 1.0)
 
 
-def fit_axis(logs: Floats) -> LogAxis:
+def fit_axis(logs: Floats, *, keep_all: bool = False) -> LogAxis:
     """Fit an axis to values, leaving out the outer 0.25 % on either side and far outliers.
 
     Args:
         logs: float64[n] natural logarithms, finite and of values from 1 up; may be empty.
+        keep_all: Leave none out: the values are few, and each is a finding.
     """
     if len(logs) == 0:
         return LogAxis(0.0, math.log(10), ((0.0, "1"), (math.log(10), "10")))
-    low, lower, upper, high = np.quantile(logs, [0.0025, 0.25, 0.75, 0.9975]).tolist()
+    ends = [0.0, 1.0] if keep_all else [0.0025, 0.9975]
+    low, lower, upper, high = np.quantile(logs, [ends[0], 0.25, 0.75, ends[1]]).tolist()
     # One absurd value among a hundred would squeeze the rest into a corner.
-    reach = 4.0 * (upper - lower) or math.inf
+    reach = math.inf if keep_all else 4.0 * (upper - lower) or math.inf
     low, high = max(low, lower - reach), min(high, upper + reach)
     margin = max(0.04 * (high - low), 0.05)
     low, high = max(low - margin, -0.05), high + margin

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Final
 
-from fam_engine.report.wording import visible
+from fam_engine.report.wording import short_names, visible
 
 _WIDTH, _LEFT, _RIGHT, _LINE, _GAP = 760.0, 190.0, 16.0, 15.0, 12.0
 _MAX_NAME: Final = 26
@@ -48,8 +48,9 @@ def interval_panel(rows: Sequence[tuple[str, Sequence[Mark]]], *, label: str, si
     bottom = sum(heights)
     parts = _grid(low, high, step, bottom, signed=signed)
     top = 0.0
+    names = short_names([name for name, _ in rows], _MAX_NAME)
     for (name, some), height in zip(rows, heights, strict=True):
-        parts.append(_row(name, some, top + _GAP / 2, (low, high)))
+        parts.append(_row(names[name], some, top + _GAP / 2, (low, high)))
         top += height
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     parts.append(
@@ -83,12 +84,10 @@ def _grid(low: float, high: float, step: float, bottom: float, *, signed: bool) 
 
 
 def _row(name: str, marks: Sequence[Mark], top: float, ends: tuple[float, float]) -> str:
-    name = visible(name)
-    shown = name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 1]}\u2026"
     middle = top + _LINE * max(len(marks), 1) / 2 + 4
     parts = [
         f'<text class="name" x="{_LEFT - 12:.0f}" y="{middle:.1f}" text-anchor="end">'
-        f"{escape(shown)}</text>"
+        f"{escape(name)}</text>"
     ]
     for number, mark in enumerate(marks):
         y = top + _LINE * (number + 0.5)

@@ -40,6 +40,7 @@ def render_html(results: Mapping[str, Any]) -> str:
         {
             "name": words.cell_name(results, cell),
             "data": cell,
+            "line": words.cell_line(cell),
             "findings": words.cell_findings(cell),
             "remarks": words.cell_remarks(cell, len(results["settings"]["seeds"])),
             "colours": colours(cell),
@@ -66,6 +67,7 @@ def render_markdown(results: Mapping[str, Any]) -> str:
         {
             "name": words.cell_name(results, cell),
             "data": cell,
+            "line": words.cell_line(cell),
             "findings": words.cell_findings(cell),
             "remarks": words.cell_remarks(cell, len(results["settings"]["seeds"])),
             "plots": [f"plots/{name}" for name in _plot_names(number)],

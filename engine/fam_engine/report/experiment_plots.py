@@ -16,7 +16,7 @@ import numpy as np
 from fam_engine.report.axes import fit_axis
 from fam_engine.report.evaluation_plot import Mark, interval_panel
 from fam_engine.report.plots import colour_of
-from fam_engine.report.wording import number, percent, visible
+from fam_engine.report.wording import number, percent, short_names, visible
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 420.0, 300.0, 46.0, 14.0, 12.0, 46.0
 _MAX_NAME: Final = 22
@@ -86,7 +86,7 @@ def familiarity_panel(cell: Mapping[str, Any], which: str, *, label: str) -> str
         if entry[which] is not None and entry["perplexity"]
     }
     logs = np.log([entry["perplexity"]["value"] for entry in shown.values()])
-    axis = fit_axis(logs)
+    axis = fit_axis(logs, keep_all=True)
     highest = max([entry[which]["high"] for entry in shown.values()], default=1.0)
     top = next(end for end in _ENDS if highest <= end or end == 1.0)
     parts = _upright_grid(label, top)
@@ -95,12 +95,13 @@ def familiarity_panel(cell: Mapping[str, Any], which: str, *, label: str) -> str
         parts.append(_text("tick", text, x, _HEIGHT - _BOTTOM + 15, "middle"))
     parts.append(_text("axis", "perplexity before training", _across(0.5), _HEIGHT - 12, "middle"))
     heights = [_upward(entry[which]["value"], top) for entry in shown.values()]
+    names = short_names(list(shown), _MAX_NAME)
     for (name, entry), log, y in zip(shown.items(), logs, _apart(heights), strict=True):
         x = _across(float(axis.place(np.array(log))))
         parts.append(_dot(name, entry, which, (x, top), colours(cell)[name]))
         # Towards the middle of the frame, where there is room for a name.
         side, anchor = (8.0, "start") if x < _WIDTH / 2 else (-8.0, "end")
-        parts.append(_text("name", _shortened(name), x + side, y + 4, anchor))
+        parts.append(_text("name", names[name], x + side, y + 4, anchor))
     title = f"{label} against perplexity"
     return (
         f'<svg viewBox="0 0 {_WIDTH:.0f} {_HEIGHT:.0f}" role="img">'
@@ -149,11 +150,6 @@ def _apart(heights: Sequence[float]) -> list[float]:
         placed[place] = min(placed[place], limit)
         limit = placed[place] - _NAME_HEIGHT
     return placed
-
-
-def _shortened(name: str) -> str:
-    shown = visible(name)
-    return shown if len(shown) <= _MAX_NAME else f"{shown[: _MAX_NAME - 1]}\u2026"
 
 
 def _across(place: float) -> float:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from fam_engine.report import experiment_words as words
 from fam_engine.report.forecast import duration
-from fam_engine.report.wording import MISSING, number, percent, visible
+from fam_engine.report.wording import MISSING, number, percent, short_names, visible
 
 _NAME_WIDTH: Final = 20
 
@@ -41,7 +41,7 @@ def print_experiment(results: Mapping[str, Any], console: Console) -> None:
 
 def _table(cell: Mapping[str, Any]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("variant", no_wrap=True, max_width=_NAME_WIDTH)
+    table.add_column("variant", overflow="fold", max_width=_NAME_WIDTH)
     for label in ("perplexity", "tokens", "right", visible(cell["task"]), "other tasks"):
         table.add_column(label, justify="right", overflow="fold")
     own = cell["base"].get(cell["task"])
@@ -51,10 +51,11 @@ def _table(cell: Mapping[str, Any]) -> Table:
         percent(sum(others) / len(others)) if others else MISSING,
     ]
     table.add_row("before training", "", "", "", *before)
-    for name, entry in cell["variants"].items():
+    for name, label in short_names(list(cell["variants"]), 2 * _NAME_WIDTH, mark="..").items():
+        entry = cell["variants"][name]
         perplexity = entry["perplexity"]
         table.add_row(
-            Text(visible(name)),
+            Text(label),
             number(perplexity["value"]) if perplexity else MISSING,
             number(entry["texts"]["tokens"]),
             percent(entry["texts"]["correct"]),

@@ -26,9 +26,27 @@ _KEPT: Final = {
     "mixed": "how much of what the model knew before was kept differs between models and tasks",
     "not measured": "what was kept of earlier knowledge was not measured",
 }
+_AS_LONG: Final = {
+    "helps": "they helped too",
+    "hurts": "they hurt",
+    "no effect": "they made no difference that matters",
+    "not distinguishable": "no difference in what was learnt can be made out",
+    "mixed": "what was learnt differs between arms, models and tasks",
+    "not measured": "what was learnt was not measured",
+}
+_KEPT_AS_LONG: Final = {
+    "helps": "more was kept",
+    "hurts": "less was kept",
+    "no effect": "as much was kept",
+    "not distinguishable": "whether more was kept cannot be told",
+    "mixed": "what was kept differs between arms, models and tasks",
+    "not measured": "what was kept was not measured",
+}
 # Accuracies above or below which variants have no room to differ.
 _CEILING: Final = 0.95
 _FLOOR: Final = 0.03
+# Share of answers cut by the limit of tokens that a reader should know of.
+_MANY_CUT: Final = 0.05
 INTERVALS: Final = (
     "Intervals are 95 % and cover two things at once: other test questions of the same kind, and "
     "other training seeds (first values of the adapter, order of the records). They are Student's "
@@ -65,9 +83,15 @@ CAVEATS: Final = (
 
 
 def headline(results: Mapping[str, Any]) -> str:
-    """Give the verdict in one sentence."""
-    verdict = results["verdict"]
-    return f"{_HEADLINES[verdict['in_domain']]}; {_KEPT[verdict['retention']]}."
+    """Give the verdict in a sentence, and in another what is left of it at equal length."""
+    verdict, as_long = results["verdict"], results["at_equal_length"]
+    said = f"{_HEADLINES[verdict['in_domain']]}; {_KEPT[verdict['retention']]}."
+    if as_long is not None:
+        said += (
+            f" Against less familiar answers of the same length {_AS_LONG[as_long['in_domain']]}; "
+            f"{_KEPT_AS_LONG[as_long['retention']]}."
+        )
+    return said
 
 
 def points(value: float | None) -> str:
@@ -87,6 +111,23 @@ def cell_name(results: Mapping[str, Any], cell: Mapping[str, Any]) -> str:
     return f"{cell['model']}, {cell['task']}" if len(models) > 1 else str(cell["task"])
 
 
+def cell_line(cell: Mapping[str, Any]) -> str:
+    """Say what was found for a model and task, in a line of a list of several."""
+    candidate, reference = cell["candidate"], cell["reference"]
+    if candidate is None:
+        return "no variant has been scored yet."
+    if candidate == reference:
+        return f"{reference}, the reference, is itself the most familiar variant."
+    told = [
+        f"{where} {points(found['difference']['value'])} points, {found['verdict']}"
+        for where, found in (
+            ("in domain", cell["verdict"]["in_domain"]),
+            ("on what it knew before", cell["verdict"]["retention"]),
+        )
+    ]
+    return f"{candidate} against {reference}: {'; '.join(told)}."
+
+
 def cell_findings(cell: Mapping[str, Any]) -> list[str]:
     """Say what was found for a model and task."""
     candidate, reference = cell["candidate"], cell["reference"]
@@ -102,6 +143,7 @@ def cell_findings(cell: Mapping[str, Any]) -> list[str]:
         _compared(cell, "in_domain", f"On {cell['task']}"),
         _compared(cell, "retention", "On what the model knew before"),
         *_confounded(cell),
+        *_at_equal_length(cell),
         *_controls(cell),
     ]
 
@@ -123,6 +165,10 @@ def cell_remarks(cell: Mapping[str, Any], num_seeds: int) -> list[str]:
             f"{counts['in_test']:,} of {counts['read']:,} training questions are also test questions "
             "and were left out."
         )
+    if counts.get("repeated"):
+        said.append(
+            f"{counts['repeated']:,} training questions were there twice and are used once."
+        )
     if len(cell["seeds"]) == 1:
         said.append("One seed: intervals cover other questions and not other seeds.")
     measured = [one["in_domain"]["value"] for one in cell["variants"].values() if one["in_domain"]]
@@ -132,6 +178,12 @@ def cell_remarks(cell: Mapping[str, Any], num_seeds: int) -> list[str]:
         )
     if measured and max(measured) < _FLOOR:
         said.append("No variant gets anything to speak of right: nothing was learnt to compare.")
+    cut = {name: share for name, share in cell["cut"].items() if share > _MANY_CUT}
+    if cut:
+        listed = ", ".join(f"{percent(share)} ({name})" for name, share in cut.items())
+        said.append(
+            f"On {cell['task']}, answers ran into the limit of tokens, which nearly always counts as wrong: {listed}."
+        )
     for name, entry in cell["variants"].items():
         count, scored = entry["texts"]["n"], entry["num_scored"]
         if scored is not None and scored < count:
@@ -171,19 +223,46 @@ def _before(cell: Mapping[str, Any], which: str) -> str:
     return f", {percent(sum(found) / len(found))} before" if found else ""
 
 
+def _at_equal_length(cell: Mapping[str, Any]) -> list[str]:
+    """Say what is left of the difference where length does not differ."""
+    said = []
+    for name, found in cell["at_equal_length"].items():
+        entry = cell["variants"][name]
+        told = [
+            f"{where} {points(found[which]['difference']['value'])} points "
+            f"({points_interval(found[which]['difference'])}), {found[which]['verdict']}"
+            for which, where in (
+                ("in_domain", f"on {cell['task']}"),
+                ("retention", "on what it knew before"),
+            )
+            if found[which]["difference"]["value"] is not None
+        ]
+        if told:
+            said.append(
+                f"At equal length: {cell['candidate']} against {name}, less familiar "
+                f"(perplexity {number(entry['perplexity']['value'])}) and as long "
+                f"({number(entry['texts']['characters'])} characters an answer): {'; '.join(told)}."
+            )
+    return said
+
+
 def _controls(cell: Mapping[str, Any]) -> list[str]:
-    """Tell of the control arms, in domain."""
-    told = [
-        f"{name} {points(entry['versus_reference']['in_domain']['value'])} "
-        f"({points_interval(entry['versus_reference']['in_domain'])})"
-        for name, entry in cell["variants"].items()
-        if entry["control"] and entry["versus_reference"]["in_domain"]["value"] is not None
-    ]
-    if not told:
-        return []
-    return [
-        f"Control arms on {cell['task']}, points against {cell['reference']}: {'; '.join(told)}."
-    ]
+    """Tell of the control arms, against both variants that are compared."""
+    said = []
+    for which, where in (("in_domain", cell["task"]), ("retention", "what the model knew before")):
+        told = [
+            f"{name} {points(against['value'])} ({points_interval(against)}) against "
+            f"{cell['reference']}, {points(beside['value'])} ({points_interval(beside)}) against "
+            f"{cell['candidate']}"
+            for name, entry in cell["variants"].items()
+            if entry["control"]
+            for against in [entry["versus_reference"][which]]
+            for beside in [entry["versus_candidate"][which]]
+            if against["value"] is not None and beside["value"] is not None
+        ]
+        if told:
+            said.append(f"Control arms on {where}, in points: {'; '.join(told)}.")
+    return said
 
 
 def _confounded(cell: Mapping[str, Any]) -> list[str]:

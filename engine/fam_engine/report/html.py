@@ -11,6 +11,7 @@ from __future__ import annotations
 import bisect
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import jinja2
 import numpy as np
 import numpy.typing as npt
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from fam_engine.report import wording
 from fam_engine.report.axes import LogAxis, fit_axis
@@ -27,7 +28,7 @@ from fam_engine.report.plots import Row, cloud_panels, colour_of, distribution_p
 
 Floats = npt.NDArray[np.float64]
 
-MAX_ROWS, MAX_CLOUDS, MAX_DOTS = 30, 12, 2000
+MAX_ROWS, MAX_CLOUDS, MAX_DOTS = 30, 20, 2000
 # Fewer answers show no relation between length and perplexity.
 MIN_FOR_CLOUD = 10
 MAX_TOKENS, MAX_PROMPT, MAX_QUARANTINE = 600, 1500, 20
@@ -78,6 +79,7 @@ def render_report(data: ReportData) -> str:
         averages=wording.AVERAGES,
         flag_meanings=wording.FLAG_MEANINGS,
         shades=SHADES,
+        few=wording.FEW_GROUPS,
         quarantine_sample=data.quarantine_sample[:MAX_QUARANTINE],
         examples=[
             ("Most familiar", [_shown(example) for example in data.most_familiar]),
@@ -102,8 +104,14 @@ def page_environment() -> jinja2.Environment:
         "percent": wording.percent,
         "interval": wording.interval,
         "setting": _setting,
+        "name": _breakable,
     }
     return environment
+
+
+def _breakable(name: str) -> Markup:
+    """Escape a name and let it break after its signs, where a reader would break it."""
+    return Markup(re.sub(r"([_/.-])", r"\1<wbr>", str(escape(wording.visible(name)))))
 
 
 def _setting(value: object) -> str:

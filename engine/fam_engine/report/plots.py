@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fam_engine.report.axes import LogAxis, density
-from fam_engine.report.wording import number, visible
+from fam_engine.report.wording import number, short_names, visible
 
 Floats = npt.NDArray[np.float64]
 
@@ -24,8 +24,10 @@ _NUM_COLOURS = 7
 _WIDTH, _ROW, _CURVE, _MARGIN = 360.0, 50.0, 28.0, 8.0
 # Below this a density would invent a shape; the values themselves are drawn.
 _MIN_FOR_DENSITY = 10
-_CELL, _CELL_LEFT, _CELL_TOP, _CELL_BOTTOM = 200.0, 34.0, 22.0, 34.0
+_CELL, _CELL_LEFT, _CELL_TOP, _CELL_BOTTOM = 200.0, 42.0, 22.0, 34.0
 _NUM_LENGTH_BINS, _MIN_IN_BIN = 6, 5
+# Characters of a name that fit.
+_MAX_NAME, _MAX_CELL_NAME = 34, 26
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,10 @@ def distribution_panel(rows: Sequence[Row], axis: LogAxis, *, label: str) -> str
         x = _MARGIN + inner * float(axis.place(np.array(log)))
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="4" y2="{height:.0f}"/>')
         parts.append(_tick(text, x, height + 15, anchor=_anchor(x, _WIDTH)))
-    parts += [_distribution(row, axis, _ROW * (i + 1)) for i, row in enumerate(rows)]
+    names = short_names([row.name for row in rows], _MAX_NAME)
+    parts += [
+        _distribution(row, names[row.name], axis, _ROW * (i + 1)) for i, row in enumerate(rows)
+    ]
     parts.append(
         f'<text class="axis" x="{_WIDTH / 2:.0f}" y="{height + 33:.0f}" text-anchor="middle">'
         f"{escape(label)}</text>"
@@ -73,11 +78,11 @@ def distribution_panel(rows: Sequence[Row], axis: LogAxis, *, label: str) -> str
     return _svg(_WIDTH, height + 40, f"Distribution of {label} by source", parts)
 
 
-def _distribution(row: Row, axis: LogAxis, base: float) -> str:
+def _distribution(row: Row, name: str, axis: LogAxis, base: float) -> str:
     inner = _WIDTH - 2 * _MARGIN
     top = base - _ROW + 15
     parts = [
-        f'<text class="name" x="{_MARGIN:.0f}" y="{top:.0f}">{escape(_clipped(row.name))}</text>',
+        f'<text class="name" x="{_MARGIN:.0f}" y="{top:.0f}">{escape(name)}</text>',
         f'<text class="value" x="{_WIDTH - _MARGIN:.0f}" y="{top:.0f}" text-anchor="end">'
         f"median {number(row.median['value'])}</text>",
         f'<line class="base" x1="{_MARGIN:.0f}" x2="{_WIDTH - _MARGIN:.0f}" y1="{base:.0f}" '
@@ -132,10 +137,11 @@ def cloud_panels(
         for row, length, some in zip(rows, lengths, shown, strict=True)
     ]
     cloud = f'<path id="cloud" class="cloud" d="{"".join(dots)}"/>'
+    names = short_names([row.name for row in rows], _MAX_CELL_NAME)
     panels = []
     for i, (row, length) in enumerate(zip(rows, lengths, strict=True)):
         # The first panel holds the cloud, the others point to it.
-        parts = [*_frame(row, axes), cloud if i == 0 else '<use href="#cloud"/>']
+        parts = [*_frame(names[row.name], axes), cloud if i == 0 else '<use href="#cloud"/>']
         parts.append(f'<path class="own {row.colour}" d="{dots[i]}"/>')
         parts.append(_trend(row, length, axes))
         title = f"Perplexity against length, {row.name}"
@@ -155,10 +161,10 @@ def _dots(x: Floats, y: Floats, axes: tuple[LogAxis, LogAxis]) -> str:
     return "".join(f"M{a:.0f} {b:.0f}h0" for a, b in placed)
 
 
-def _frame(row: Row, axes: tuple[LogAxis, LogAxis]) -> list[str]:
+def _frame(name: str, axes: tuple[LogAxis, LogAxis]) -> list[str]:
     bottom = _CELL - _CELL_BOTTOM
     parts = [
-        f'<text class="name" x="{_CELL_LEFT:.0f}" y="13">{escape(_clipped(row.name, 21))}</text>',
+        f'<text class="name" x="4" y="13">{escape(name)}</text>',
         f'<line class="base" x1="{_CELL_LEFT:.0f}" x2="{_CELL - 6:.0f}" y1="{bottom:.0f}" '
         f'y2="{bottom:.0f}"/>',
     ]
@@ -166,7 +172,8 @@ def _frame(row: Row, axes: tuple[LogAxis, LogAxis]) -> list[str]:
         _, (y,) = _place_cell(np.array([axes[0].low]), np.array([log]), axes)
         parts.append(
             f'<line class="grid" x1="{_CELL_LEFT:.0f}" x2="{_CELL - 6:.0f}" '
-            f'y1="{y:.1f}" y2="{y:.1f}"/>' + _tick(text, _CELL_LEFT - 4, y + 3.5, anchor="end")
+            f'y1="{y:.1f}" y2="{y:.1f}"/>'
+            + _tick(text.replace(",", ""), _CELL_LEFT - 4, y + 3.5, anchor="end")
         )
     # Every other tick: a cell is half as wide as a panel.
     for log, text in axes[0].ticks[:: 1 if len(axes[0].ticks) < 5 else 2]:
@@ -203,11 +210,6 @@ def _tick(text: str, x: float, y: float, *, anchor: str) -> str:
 def _anchor(x: float, width: float) -> str:
     """Hang a label inside the frame where centred it would stick out."""
     return "end" if x > width - 14 else "start" if x < 14 else "middle"
-
-
-def _clipped(name: str, most: int = 34) -> str:
-    name = visible(name)
-    return name if len(name) <= most else f"{name[: most - 1]}\u2026"
 
 
 def _svg(width: float, height: float, title: str, parts: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fam_engine.report.wording import MISSING, number, percent, visible
+from fam_engine.report.wording import MISSING, percent, short_names, visible
 
 _SOURCE_WIDTH = 28
 _MAX_ROWS = 30
@@ -89,11 +89,13 @@ def _source_table(summary: Mapping[str, Any]) -> Table:
     with_own = any(entry["own_similarity"] is not None for entry in sources.values())
     table = _table("source")
     table.columns[0].max_width = _SOURCE_WIDTH
+    table.columns[0].no_wrap = False
+    table.columns[0].overflow = "fold"
     labels = ["records", "rewritten", "yield", "words\nshared"]
     for label in [*labels, *(["with own\nattempt"] if with_own else [])]:
         table.add_column(label, justify="right")
-    for name, entry in list(sources.items())[:_MAX_ROWS]:
-        table.add_row(*_cells(name, entry, with_own=with_own))
+    for name, label in short_names(list(sources)[:_MAX_ROWS], 2 * _SOURCE_WIDTH, mark="..").items():
+        table.add_row(*_cells(label, sources[name], with_own=with_own))
     if len(sources) > _MAX_ROWS:
         table.add_row(Text(f"and {len(sources) - _MAX_ROWS:,} more"))
     return table
@@ -103,9 +105,9 @@ def _cells(name: str, entry: Mapping[str, Any], *, with_own: bool) -> list[Text]
     estimate = entry["yield"]
     share = Text(percent(estimate["value"]))
     if estimate["low"] is not None and estimate["high"] is not None:
-        limits = f"{number(100 * estimate['low'])}-{number(100 * estimate['high'])}"
+        limits = f"{100 * estimate['low']:.1f}-{100 * estimate['high']:.1f}"
         share.append(f"\n{limits}", style="dim")
-    cells = [Text(visible(name)), Text(f"{entry['n']:,}"), Text(f"{entry['rewritten']:,}"), share]
+    cells = [Text(name), Text(f"{entry['n']:,}"), Text(f"{entry['rewritten']:,}"), share]
     alike = ["similarity", *(["own_similarity"] if with_own else [])]
     return [*cells, *(Text(_share(entry[name])) for name in alike)]
 

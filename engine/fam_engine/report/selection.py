@@ -14,11 +14,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fam_engine.report.wording import FEW_GROUPS, MISSING, interval, number, percent, visible
+from fam_engine.report.wording import (
+    FEW_GROUPS,
+    MISSING,
+    interval,
+    number,
+    percent,
+    short_names,
+    visible,
+)
 
 _SOURCE_WIDTH = 24
 _MAX_ROWS = 30
 _MAX_NAMES = 4
+# Share of records without the metric beyond which the choice is among the rest.
+_MOST_UNDEFINED = 0.05
 _PER = {
     "question": "for each question",
     "source": "of the whole source",
@@ -74,7 +84,7 @@ def _rule(choice: Mapping[str, Any]) -> str:
 def _source_table(summary: Mapping[str, Any]) -> Table:
     comparison = summary["comparison"]
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("source", no_wrap=True, max_width=_SOURCE_WIDTH)
+    table.add_column("source", overflow="fold", max_width=_SOURCE_WIDTH)
     for label in ("records", "candidates", "selected"):
         table.add_column(label, justify="right")
     if comparison:
@@ -82,9 +92,9 @@ def _source_table(summary: Mapping[str, Any]) -> Table:
         table.add_column(average, justify="right")
         table.add_column("would come\nfirst", justify="right")
     names = _ordered(summary)
-    for name in names[:_MAX_ROWS]:
+    for name, label in short_names(names[:_MAX_ROWS], 2 * _SOURCE_WIDTH, mark="..").items():
         counts = summary["sources"][name]
-        cells = [Text(visible(name))]
+        cells = [Text(label)]
         cells += [Text(f"{counts[key]:,}") for key in ("n", "candidates", "selected")]
         if comparison:
             entry = comparison["sources"][name]
@@ -148,6 +158,13 @@ def findings(summary: Mapping[str, Any]) -> list[str]:
                 f"{alone:,} of {questions['with_candidates']:,} questions had one candidate only, "
                 "so nothing was chosen there."
             )
+    records = summary["records"]
+    undefined = records["dropped_by_reason"].get("metric_undefined", 0)
+    if undefined > _MOST_UNDEFINED * records["read"]:
+        found.append(
+            f"{undefined:,} of {records['read']:,} records have no {summary['choice']['metric']} and could not be "
+            "selected; where those are of one kind (the long ones, often), so is what is left."
+        )
     comparison = summary["comparison"]
     if comparison and comparison["first"] is not None and comparison["pairs"]:
         found += _compared(summary, comparison)

@@ -25,8 +25,10 @@ from fam_engine.report.wording import (
     number,
     percent,
     remarks,
+    short_names,
 )
 
+# A name may take two lines of this width.
 _SOURCE_WIDTH = 17
 # Broken by hand, so that four averages and their intervals fit in 80 columns.
 _AVERAGE_LABELS = [
@@ -60,12 +62,12 @@ def print_summary(
 def _source_table(summary: Mapping[str, Any]) -> Table:
     with_correct = summary["overall"]["correct"] is not None
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("source", no_wrap=True, max_width=_SOURCE_WIDTH)
+    table.add_column("source", overflow="fold", max_width=_SOURCE_WIDTH)
     for label in (*_AVERAGE_LABELS, "bits/\nbyte", *(["correct"] if with_correct else [])):
         table.add_column(label, justify="right", vertical="top", overflow="fold")
     names = by_familiarity(summary)
-    for name in names:
-        table.add_row(*_cells(name, summary["sources"][name], with_correct=with_correct))
+    for name, label in short_names(names, 2 * _SOURCE_WIDTH, mark="..").items():
+        table.add_row(*_cells(label, summary["sources"][name], with_correct=with_correct))
     if len(names) > 1:
         table.add_section()
         table.add_row(*_cells("all", summary["overall"], with_correct=with_correct))
@@ -73,7 +75,7 @@ def _source_table(summary: Mapping[str, Any]) -> Table:
 
 
 def _cells(name: str, entry: Mapping[str, Any], *, with_correct: bool) -> list[Text]:
-    label = Text(_shortened(printable(name)), style="bold")
+    label = Text(name, style="bold")
     label.append(
         f"\n{entry['n']:,}, {_count(entry['num_response_tokens'])} tok", style="not bold dim"
     )
@@ -89,12 +91,10 @@ def _cells(name: str, entry: Mapping[str, Any], *, with_correct: bool) -> list[T
 def _estimate(estimate: Mapping[str, float | None]) -> Text:
     text = Text(number(estimate["value"]))
     if estimate["low"] is not None and estimate["high"] is not None:
-        text.append(f"\n{number(estimate['low'])}-{number(estimate['high'])}", style="dim")
+        # Without commas four intervals of thousands fit in 80 columns.
+        limits = f"{number(estimate['low'])}-{number(estimate['high'])}".replace(",", "")
+        text.append(f"\n{limits}", style="dim")
     return text
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= _SOURCE_WIDTH else name[: _SOURCE_WIDTH - 2] + ".."
 
 
 def _count(value: int) -> str:

@@ -39,13 +39,20 @@ def test_good_study(tmp_path: Path) -> None:
     ("changes", "said"),
     [
         ({"taskz": {}}, "unknown setting `taskz`; did you mean `tasks`?"),
-        ({"reference": "formol"}, "did you mean `formal`?"),
+        (
+            {"reference": "formol"},
+            "study.yaml: reference `formol` is no variant; did you mean `formal`? (see",
+        ),
         ({"train": {"learning-rat": 1}}, "`learning_rat` cannot be set here"),
         ({"train": {"seed": 1}}, "`seed` cannot be set here"),
         ({"train": {"rank": 0}}, "`rank`: Input should be greater than or equal to 1"),
         ({"eval": {"max_new_tokens": "many"}}, "`max_new_tokens`"),
         ({"seeds": [1, 1]}, "expected different numbers"),
         ({"tasks": {"new": {"skills": ["averag"], "num_test": 2}}}, "did you mean `average`?"),
+        (
+            {"answers": {"plain": {"stile": "plain"}, "b": {"style": "formal"}}},
+            "study.yaml: setting `answers.plain`: `stile` is unknown; did you mean `style`? (see",
+        ),
         ({"tasks": {"new": {}}}, "give either `test` (a file) or `skills`"),
         (
             {"answers": {**GOOD["answers"], "gold": {"make": "gold-only"}}},

@@ -27,6 +27,7 @@ STUDY: dict[str, Any] = {
         "plain": {"style": "plain"},
         "formal": {"style": "formal"},
         "masked": {"of": "formal", "train": {"loss": "stm"}, "control": True},
+        "brief": {"style": "brief", "control": True},
         "gold": {"make": "gold-only", "of": "plain", "control": True},
     },
     "reference": "formal",
@@ -67,7 +68,13 @@ def test_what_is_found(finished: Path) -> None:
     assert variants["masked"]["metrics"] == variants["formal"]["metrics"]
     assert {entry["in_domain"]["by_seed"].keys() == {"0"} for entry in variants.values()} == {True}
     assert {one["what"] for one in cell["confounds"]} >= {"length", "mark"}
-    assert results(finished)["foretelling"]["in_domain"]["num_variants"] == [3]
+    assert cell["at_equal_length"].keys() == {"brief"}
+    assert results(finished)["at_equal_length"].keys() == {"in_domain", "retention"}
+    # Four tokens are too few for any answer in words, and the report has to say so.
+    assert cell["cut"]["before training"] == cell["cut"]["plain"] == 1.0
+    assert variants["plain"]["versus_candidate"]["in_domain"]["value"] is None
+    assert variants["gold"]["versus_candidate"]["in_domain"]["value"] is not None
+    assert results(finished)["foretelling"]["in_domain"]["num_variants"] == [4]
 
 
 def test_a_second_run_computes_nothing(finished: Path) -> None:
@@ -114,7 +121,7 @@ def test_one_more_variant_adds_its_own_steps_alone(finished: Path) -> None:
 def test_one_more_seed_trains_and_tests_alone(finished: Path) -> None:
     plan = plan_study(study(seeds=[0, 1]), finished)
     left = [step.kind for step in plan.steps if not step.is_done]
-    assert left == ["train"] * 4 + ["eval"] * 4
+    assert left == ["train"] * 5 + ["eval"] * 5
 
 
 def test_missing_files_are_named_one_by_one(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ gives the same dictionary, but for `performance`. What is not finished is left o
 from __future__ import annotations
 
 import json
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -25,18 +26,21 @@ from fam_engine.measure.accuracy import wilson
 from fam_engine.measure.answer_texts import describe_texts, differences
 from fam_engine.measure.crossed import accuracy, crossed_mean
 from fam_engine.measure.foretelling import foretelling, metric_values
-from fam_engine.measure.statistics import Estimate, Floats
+from fam_engine.measure.statistics import Floats
 from fam_engine.measure.verdict import RULE, find_candidate, joined_verdict, judge_pair
 from fam_engine.version import __version__
 
 _VERDICTS = ("in_domain", "retention")
+# The untrained model among the names of variants.
+BASE = "before training"
 
 
 def analyse(config: ExperimentConfig, plan: Plan) -> dict[str, Any]:
     """Join the results.
 
     Returns:
-        `title`, `notes`; `rule`, `margin`; `verdict` (`in_domain`, `retention`, `candidates`);
+        `title`, `notes`; `rule`, `margin`; `verdict` (`in_domain`, `retention`); `at_equal_length`:
+        the same against arms as long as the candidate, None without any;
         `cells` (see `_cell`); `foretelling` of accuracy in domain and in retention; `left_out`:
         steps by kind that are not finished; `settings`; `environment`; `performance`.
     """
@@ -51,6 +55,7 @@ def analyse(config: ExperimentConfig, plan: Plan) -> dict[str, Any]:
             name: joined_verdict([cell["verdict"][name]["verdict"] for cell in cells])
             for name in _VERDICTS
         },
+        "at_equal_length": _joined_at_equal_length(cells),
         "cells": cells,
         "foretelling": {
             name: foretelling(_replay_cells(cells, name), seed=config.seed) for name in _VERDICTS
@@ -66,6 +71,13 @@ def analyse(config: ExperimentConfig, plan: Plan) -> dict[str, Any]:
         },
         "performance": _performance(plan),
     }
+
+
+def _joined_at_equal_length(cells: Sequence[Mapping[str, Any]]) -> dict[str, str] | None:
+    arms = [arm for cell in cells for arm in cell["at_equal_length"].values()]
+    if not arms:
+        return None
+    return {name: joined_verdict([arm[name]["verdict"] for arm in arms]) for name in _VERDICTS}
 
 
 def _performance(plan: Plan) -> dict[str, Any]:
@@ -84,7 +96,8 @@ def _cell(config: ExperimentConfig, cell: Cell) -> dict[str, Any]:
         model; `variants`: name -> see `_variant`; `dropped`: name -> why it was left without
         answers; `reference`, `candidate`, `verdict`,
         `confounds`: what the two differ in; `training_questions`: how many were read, and how many
-        left out for being test questions or repeated.
+        left out for being test questions or repeated; `cut`: share of test answers that ran into the
+        limit of tokens, by variant and `BASE`; `at_equal_length`: name of an arm -> verdicts.
     """
     every = config.variants_of(cell.task)
     dropped = {name: step.empty for name, step in cell.answers.items() if step.empty}
@@ -105,6 +118,8 @@ def _cell(config: ExperimentConfig, cell: Cell) -> dict[str, Any]:
             if not settings[name].control
         }
     )
+    for name, entry in variants.items():
+        entry["versus_candidate"] = _versus(tests, name, candidate)
     return {
         "model": Path(cell.model).name,
         "task": cell.task,
@@ -112,10 +127,17 @@ def _cell(config: ExperimentConfig, cell: Cell) -> dict[str, Any]:
         "seeds": seeds,
         "base": _base(tests),
         "variants": variants,
+        "cut": {
+            name: tests.cut(None if name == BASE else name, cell.task) for name in (BASE, *variants)
+        },
         "dropped": dropped,
         "reference": config.reference,
         "candidate": candidate,
-        "verdict": _verdicts(config, tests, candidate),
+        "verdict": _verdicts(config, tests, candidate, config.reference),
+        "at_equal_length": {
+            name: _verdicts(config, tests, candidate, name)
+            for name in _as_long(variants, candidate, config.reference)
+        },
         "confounds": _confounds(variants, candidate, config.reference),
         "training_questions": _counts(cell.questions.folder),
     }
@@ -149,8 +171,8 @@ def _variant(
         with `tokens`; `by_model`: of a variant the model wrote, how many answers were asked for
         and how many are its own; `num_scored`: answers the model could take; `perplexity`:
         geometric mean and interval over questions; `metrics`: average of each; `in_domain`,
-        `retention`: see `_accuracies`; `versus_reference`: differences, not corrected for their
-        number.
+        `retention`: see `_accuracies`; `versus_reference` (and `versus_candidate`, which `_cell`
+        adds): differences, not corrected for their number.
     """
     own = settings[name]
     answers = load_answers(cell.answers[name].folder)
@@ -170,10 +192,7 @@ def _variant(
         "metrics": scores.averages if scores else {},
         "in_domain": _accuracies(tests, name, [cell.task]),
         "retention": _accuracies(tests, name, tests.others),
-        "versus_reference": {
-            "in_domain": _versus(tests, name, reference, [cell.task]),
-            "retention": _versus(tests, name, reference, tests.others),
-        },
+        "versus_reference": _versus(tests, name, reference),
     }
 
 
@@ -206,13 +225,13 @@ def _accuracies(tests: Outcomes, name: str, tasks: Sequence[str]) -> dict[str, A
     }
 
 
-def _versus(
-    tests: Outcomes, name: str, reference: str, tasks: Sequence[str]
-) -> dict[str, float | None]:
-    if name == reference:
-        return asdict(Estimate(None))
-    pairs = tests.paired(name, reference, tasks)
-    return asdict(crossed_mean([first - second for first, second in pairs]))
+def _versus(tests: Outcomes, name: str, other: str | None) -> dict[str, dict[str, float | None]]:
+    """Give the difference of a variant to another, in domain and in retention; None to itself."""
+    found = {}
+    for which, tasks in (("in_domain", [tests.task]), ("retention", tests.others)):
+        pairs = [] if other in (None, name) else tests.paired(name, str(other), tasks)
+        found[which] = asdict(crossed_mean([first - second for first, second in pairs]))
+    return found
 
 
 def _base(tests: Outcomes) -> dict[str, Any]:
@@ -223,12 +242,35 @@ def _base(tests: Outcomes) -> dict[str, Any]:
     }
 
 
-def _verdicts(config: ExperimentConfig, tests: Outcomes, candidate: str | None) -> dict[str, Any]:
+def _as_long(variants: Mapping[str, Any], candidate: str | None, reference: str) -> list[str]:
+    """Name the control arms that are to the candidate in all but familiarity what the reference should be.
+
+    Trained alike on as many answers, as long and as often right, and less familiar beyond chance.
+    """
+    if candidate is None or candidate == reference:
+        return []
+    own = variants[candidate]
+    apart = ("questions", "length", "correctness")
+    return [
+        name
+        for name, entry in variants.items()
+        if entry["control"]
+        and entry["train"] == own["train"]
+        and entry["perplexity"]
+        and (entry["perplexity"]["low"] or 0.0) > (own["perplexity"]["high"] or math.inf)
+        and not any(one["what"] in apart for one in differences(own["texts"], entry["texts"]))
+    ]
+
+
+def _verdicts(
+    config: ExperimentConfig, tests: Outcomes, candidate: str | None, other: str
+) -> dict[str, Any]:
+    """Judge the candidate against another variant, in domain and in retention."""
     found = {}
     for name, tasks in (("in_domain", [tests.task]), ("retention", tests.others)):
         pairs: list[tuple[Floats, Floats]] = []
-        if candidate is not None and candidate != config.reference:
-            pairs = tests.paired(candidate, config.reference, tasks)
+        if candidate is not None and candidate != other:
+            pairs = tests.paired(candidate, other, tasks)
         first, second = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
         found[name] = judge_pair(first, second, margin=config.margin)
     return found

@@ -23,7 +23,7 @@ from fam_engine.config import (
     TrainConfig,
     nearest,
 )
-from fam_engine.embedded.problems import SKILLS
+from fam_engine.embedded.problems import SKILLS, Style
 
 # Answers a model makes, by method of `rewrite`; answers made from others by rule.
 ByModel = Literal["rewrite", "self", "explain", "minimum-change"]
@@ -97,7 +97,7 @@ class AnswerSettings(Settings):
 
     file: str | None = None
     source: str = ""
-    style: Literal["plain", "formal"] | None = None
+    style: Style | None = None
     make: ByModel | ByRule | None = None
     of: str | None = None
     to: str | None = None

@@ -33,11 +33,11 @@ STUDIES = Path(__file__).parent / "studies"
 OUTPUTS = ("results.json", "report.html", "report.md")
 
 
-def read_study(name: str, changes: dict[str, Any] | None = None) -> ExperimentConfig:
-    """Read a study: a YAML file, or the name of one that comes with the package.
+def find_study(name: str) -> Path:
+    """Find a study: a YAML file, or the name of one that comes with the package.
 
     Raises:
-        UsageError: There is none, or its settings do not fit.
+        UsageError: There is none.
     """
     shipped = {file.stem: file for file in sorted(STUDIES.glob("*.yaml"))}
     file = shipped.get(name, Path(name))
@@ -47,7 +47,16 @@ def read_study(name: str, changes: dict[str, Any] | None = None) -> ExperimentCo
             code="E_STUDY",
             hint=f"give a file, or one of {', '.join(shipped)}",
         )
-    return read_config(ExperimentConfig, changes or {}, file)
+    return file
+
+
+def read_study(name: str, changes: dict[str, Any] | None = None) -> ExperimentConfig:
+    """Read a study, see `find_study`.
+
+    Raises:
+        UsageError: There is none, or its settings do not fit.
+    """
+    return read_config(ExperimentConfig, changes or {}, find_study(name))
 
 
 def run_experiment(config: ExperimentConfig, out: Path, progress: Progress) -> dict[str, Any]:

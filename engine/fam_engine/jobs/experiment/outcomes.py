@@ -6,6 +6,7 @@ model is left out for all, so every comparison is on the same questions.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ class Outcomes:
     def __init__(self, task: str, steps: Mapping[_Key, Step]) -> None:
         self.task = task
         self._rows = {key: _results(step.folder) for key, step in steps.items()}
+        self._cut = {key: _cut_shares(step.folder) for key, step in steps.items()}
         judged = [
             {key for key, right in rows.items() if right is not None}
             for rows in self._rows.values()
@@ -70,6 +72,11 @@ class Outcomes:
             return []
         return [self._row(_BASE, task) for task in tasks if task in self._shared]
 
+    def cut(self, variant: str | None, task: str) -> float:
+        """Give the share of a test's answers that ran into the limit of tokens, over all seeds."""
+        shares = [cut.get(task, 0.0) for (name, _), cut in self._cut.items() if name == variant]
+        return sum(shares) / max(len(shares), 1)
+
     def paired(self, first: str, second: str, tasks: Sequence[str]) -> list[tuple[Floats, Floats]]:
         """Give the results of two variants with the seeds both have."""
         seeds = [seed for seed in self.seeds(first) if seed in self.seeds(second)]
@@ -86,6 +93,14 @@ def _results(folder: Path) -> dict[tuple[str, int], bool | None]:
     table = pq.read_table(folder / "samples.parquet", columns=["task", "line", "correct"])
     columns = (table[name].to_pylist() for name in ("task", "line", "correct"))
     return {(task, line): right for task, line, right in zip(*columns, strict=True)}
+
+
+def _cut_shares(folder: Path) -> dict[str, float]:
+    """Read an evaluation: task -> share of its answers that ran into the limit of tokens."""
+    table = pq.read_table(folder / "samples.parquet", columns=["task", "finish_reason"])
+    tasks, reasons = (table[name].to_pylist() for name in ("task", "finish_reason"))
+    cut = Counter(task for task, why in zip(tasks, reasons, strict=True) if why == "length")
+    return {task: cut[task] / count for task, count in Counter(tasks).items()}
 
 
 @dataclass(frozen=True)
