@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, get_args
 
 from fam_engine.data.reading import Row
-from fam_engine.data.records import Record, detect_form, read_record
+from fam_engine.data.records import Record, detect_form, gold_answer, read_record
 from fam_engine.errors import RecordError
 from fam_engine.jobs.generation.rows import as_question
 from fam_engine.jobs.scoring.ingest import DataFile
@@ -61,22 +61,13 @@ def read_question(row: Mapping[str, Any], column: str, place: Row, file: DataFil
         asked, detect_form(asked), file=file.name, line=place.line, stem=file.path.stem
     )
     # In the question/answer form the answer is in the place of the response.
-    answer = _text(row, "answer") if column == "question" else record.answer
+    answer = gold_answer(row) if column == "question" else record.answer
     choices, tests = _texts(row, "choices"), _texts(row, "tests")
     task = record.task or file.path.stem
     kind = _kind(row, answer, choices, tests)
     _check_gold(kind, answer, choices, tests)
     gold = _gold_option(answer, choices) if kind == "choice" and choices else None
     return Question(record, task, kind, answer, choices, tests, gold)
-
-
-def _text(row: Mapping[str, Any], name: str) -> str | None:
-    value = row.get(name)
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    raise RecordError("E_RECORD_TYPE", f"field `{name}` is no text and no number")
 
 
 def _texts(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
