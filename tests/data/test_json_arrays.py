@@ -37,7 +37,7 @@ def test_elements_are_those_of_pythons_json(
     tmp_path_factory: pytest.TempPathFactory,
     rows: list[dict[str, object]],
     indent: int | None,
-    ascii_only: bool,  # noqa: FBT001 - hypothesis gives it by place
+    ascii_only: bool,
     chunk: int,
 ) -> None:
     content = json.dumps(rows, indent=indent, ensure_ascii=ascii_only).encode()

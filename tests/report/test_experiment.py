@@ -173,7 +173,9 @@ def test_trainings_that_diverged_are_counted(results: dict[str, Any]) -> None:
     results["cells"][0]["diverged"] = [
         {"variant": "formal", "seed": 0, "reason": "step 9: the loss is nan"}
     ]
-    said = "formal: 1 of 1 trainings diverged and are in no average (seed 0, step 9: the loss is nan)"
+    said = (
+        "formal: 1 of 1 trainings diverged and are in no average (seed 0, step 9: the loss is nan)"
+    )
     console = Console(record=True, width=400)
     print_experiment(results, console)
     for text in (render_html(results), render_markdown(results), console.export_text()):

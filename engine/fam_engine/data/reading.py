@@ -1,9 +1,9 @@
 """Files in, rows out, one bad row never stopping the rest.
 
-In: paths to JSON Lines, arrays of JSON or Parquet. Out: `Row`s in file order, each with its place and either its columns or what is
-wrong with it. JSON Lines go through our own strict reader in Rust (exact line and byte of every fault, memory bounded
-by the longest line), arrays by way of it (`json_arrays`); Parquet through pyarrow one row group at a time, which stays flat where whole-file readers do
-not.
+In: paths to JSON Lines, arrays of JSON, or Parquet. Out: `Row`s in file order, each with its place and either its
+columns or what is wrong with it. JSON Lines go through our own strict reader in Rust (exact line and byte of every
+fault, memory bounded by the longest line), arrays by way of it (`json_arrays`); Parquet through pyarrow one row group
+at a time, which stays flat where whole-file readers do not.
 """
 
 from __future__ import annotations

@@ -13,10 +13,11 @@ import torch
 import fam_engine
 from fam_engine.config import GenerateConfig, ScoreConfig
 from fam_engine.errors import InputError, UsageError
-from fam_engine.jobs.generation import job as job_module
+from fam_engine.jobs import running
 from fam_engine.jobs.generation.forecast import forecast_generate
-from fam_engine.jobs.generation.job import GenerateOutcome, run_generate
+from fam_engine.jobs.generation.job import run_generate
 from fam_engine.jobs.interrupts import Interrupted
+from fam_engine.jobs.running import JobOutcome
 from fam_engine.jobs.scoring.job import run_score
 from fam_engine.model.generation.generator import Generator
 from fam_engine.model.generation.requests import Completion, Request
@@ -60,7 +61,7 @@ def generate(
     out: Path,
     progress: Silent | None = None,
     **settings: Any,  # noqa: ANN401
-) -> GenerateOutcome:
+) -> JobOutcome:
     config = GenerateConfig.model_validate(
         {
             "model": str(model),
@@ -269,7 +270,7 @@ def test_a_finished_job_is_not_run_again(
 ) -> None:
     file = write(tmp_path / "q.jsonl", questions(2))
     first = generate(tiny_model, file, tmp_path / "out")
-    monkeypatch.setattr(job_module, "open_model", None)
+    monkeypatch.setattr(running, "open_model", None)
     assert generate(tiny_model, file, tmp_path / "out").summary == first.summary
 
 
@@ -332,7 +333,7 @@ def test_answers_without_a_text_are_left_out(
 def test_a_forecast_counts_without_a_model(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job_module, "open_model", None)
+    monkeypatch.setattr(running, "open_model", None)
     config = GenerateConfig(
         model=str(tiny_model),
         data=(str(write(tmp_path / "q.jsonl", questions(7))),),

@@ -18,9 +18,10 @@ import numpy as np
 from fam_engine._rust_tokenize import Spool, plan_batches
 from fam_engine.config import EvalConfig
 from fam_engine.jobs.evaluation.overlap import overlap_with_training
-from fam_engine.jobs.evaluation.prepare import Prepared, prepared
+from fam_engine.jobs.evaluation.prepare import prepared
 from fam_engine.jobs.generation.prepare import Progress
 from fam_engine.jobs.interrupts import Interrupts
+from fam_engine.jobs.running import quarantined_by_code
 from fam_engine.jobs.scoring.forecast import predict_seconds
 from fam_engine.jobs.scoring.sources import find_files
 from fam_engine.model.generation.generator import MAX_SLOTS
@@ -84,7 +85,7 @@ def forecast_eval(config: EvalConfig, progress: Progress) -> EvalForecast:
         return EvalForecast(
             models=[one.name for one in parts.candidates],
             tasks=_tasks(db),
-            quarantined=_quarantined(parts),
+            quarantined=quarantined_by_code(parts.journal),
             overlap=overlap_with_training(db, find_files(config.train), config.map),
             prompt_tokens=prompt_tokens,
             choice_tokens=choice_tokens,
@@ -111,8 +112,3 @@ def _tasks(db: sqlite3.Connection) -> dict[str, dict[str, Any]]:
         entry["kinds"][kind] += 1
         entry["methods"]["generation" if is_written else "logprob"] += 1
     return tasks
-
-
-def _quarantined(parts: Prepared) -> dict[str, int]:
-    query = "SELECT code, COUNT(*) FROM quarantine GROUP BY code"
-    return dict(parts.journal.db.execute(query))

@@ -18,6 +18,7 @@ from fam_engine.config import GenerateConfig
 from fam_engine.jobs.generation.prepare import Progress, prepared
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal
+from fam_engine.jobs.running import quarantined_by_code
 from fam_engine.model.checkpoint import linear_shapes
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.generation.cache import bytes_per_position
@@ -73,9 +74,7 @@ def forecast_generate(config: GenerateConfig, progress: Progress) -> GenerateFor
         return GenerateForecast(
             num_records=len(counts),
             num_samples=config.samples,
-            quarantined=dict(
-                journal.db.execute("SELECT code, COUNT(*) FROM quarantine GROUP BY code")
-            ),
+            quarantined=quarantined_by_code(journal),
             prompt=journal.get("example"),
             prompt_tokens=int(counts.sum()),
             lengths=_lengths(counts),

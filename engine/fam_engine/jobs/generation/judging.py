@@ -51,7 +51,7 @@ def judge_texts(journal: Journal, advance: Callable[[int], None]) -> None:
 def _is_correct(text: str, row: dict[str, Any]) -> bool | None:
     answer = str(row["answer"]) if "answer" in row and "question" not in row else None
     choices, tests = row.get("choices", []), row.get("tests", [])
-    kind = guess_kind(answer, choices, tests)
+    kind = row.get("kind") or guess_kind(answer, choices, tests)
     try:
         return judge(text, kind=kind, answer=answer, choices=choices, tests=tests).correct
     except UsageError:

@@ -19,6 +19,7 @@ from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.rewriting.asking import prompt_ids
 from fam_engine.jobs.rewriting.ingest import read_source
 from fam_engine.jobs.rewriting.prepare import Prepared, prepared
+from fam_engine.jobs.running import quarantined_by_code
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def forecast_rewrite(config: RewriteConfig, progress: Progress) -> RewriteForeca
         candidates = (verifiable, verifiable * len(parts.attempts))
         return RewriteForecast(
             num_records=num_records,
-            quarantined=dict(db.execute("SELECT code, COUNT(*) FROM quarantine GROUP BY code")),
+            quarantined=quarantined_by_code(parts.journal),
             unverifiable=num_records - verifiable,
             gold=gold,
             prompt=parts.example(),

@@ -16,6 +16,7 @@ import torch
 
 from fam_engine.config import TrainConfig
 from fam_engine.jobs.interrupts import Interrupts
+from fam_engine.jobs.running import quarantined_by_code
 from fam_engine.jobs.scoring.report import token_texts
 from fam_engine.jobs.training.budget import (
     adapter_bytes,
@@ -98,7 +99,7 @@ def forecast_train(config: TrainConfig, progress: TrainProgress) -> TrainForecas
         ]
         tokens = _tokens(data, plans)
         return TrainForecast(
-            examples=count_examples(data, _quarantined(data)),
+            examples=count_examples(data, quarantined_by_code(data.journal)),
             flags=count_flags(data),
             shown=[_shown(data, int(entry)) for entry in data.train.entries[:_NUM_SHOWN]],
             steps=steps,
@@ -114,11 +115,6 @@ def forecast_train(config: TrainConfig, progress: TrainProgress) -> TrainForecas
             / order.steps_per_epoch
             * _epoch_seconds(config, model, data, dtype, device),
         )
-
-
-def _quarantined(data: Prepared) -> dict[str, int]:
-    query = "SELECT code, COUNT(*) FROM quarantine GROUP BY code"
-    return dict(data.journal.db.execute(query))
 
 
 def _tokens(data: Prepared, plans: list[list[Entries]]) -> dict[str, int]:
