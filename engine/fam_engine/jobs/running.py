@@ -1,6 +1,6 @@
 """What every job does alike: opens its model, finds itself finished, says what it took.
 
-In: settings, a journal, this process. Out: a `JobOutcome`; words for its user, figures for `summary.json`.
+In: settings, a journal, this process. Out: a decoder, a summary; words for its user, figures for `summary.json`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,19 +19,6 @@ from fam_engine.jobs.scoring.sources import Sources, open_model
 from fam_engine.jobs.scoring.stopwatch import Stopwatch
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.generation.requests import Sampling
-
-
-@dataclass(frozen=True)
-class JobOutcome:
-    """A finished job.
-
-    Attributes:
-        summary: What `summary.json` holds.
-        num_quarantined: Records left out.
-    """
-
-    summary: dict[str, Any]
-    num_quarantined: int
 
 
 class _Told(Protocol):

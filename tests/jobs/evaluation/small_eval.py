@@ -12,7 +12,7 @@ import torch
 
 from fam_engine.config import EvalConfig
 from fam_engine.jobs.evaluation.job import run_eval
-from fam_engine.jobs.running import JobOutcome
+from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.model.adapter_files import save_adapter
 from fam_engine.model.loading import load_model
 from fam_engine.model.trainable import LoraSpec, TrainableModel

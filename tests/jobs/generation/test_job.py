@@ -17,7 +17,7 @@ from fam_engine.jobs import running
 from fam_engine.jobs.generation.forecast import forecast_generate
 from fam_engine.jobs.generation.job import run_generate
 from fam_engine.jobs.interrupts import Interrupted
-from fam_engine.jobs.running import JobOutcome
+from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.scoring.job import run_score
 from fam_engine.model.generation.generator import Generator
 from fam_engine.model.generation.requests import Completion, Request

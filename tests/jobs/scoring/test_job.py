@@ -14,7 +14,7 @@ import torch
 from fam_engine.config import ScoreConfig
 from fam_engine.errors import InputError, UsageError
 from fam_engine.jobs.interrupts import Interrupted
-from fam_engine.jobs.running import JobOutcome
+from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.scoring import entries as pass_two
 from fam_engine.jobs.scoring.forecast import forecast_score
 from fam_engine.jobs.scoring.job import run_score

@@ -15,7 +15,7 @@ from fam_engine.config import EvalConfig, read_config
 from fam_engine.data.files import write_text_whole
 from fam_engine.jobs.evaluation.job import run_eval
 from fam_engine.jobs.journal import storage_errors
-from fam_engine.jobs.running import JobOutcome
+from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.model.loading import load_model, resolve_model
 
 

@@ -25,7 +25,8 @@ from fam_engine.jobs.evaluation.summary import summarize
 from fam_engine.jobs.generation.prepare import Progress
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, storage_errors
-from fam_engine.jobs.running import JobOutcome, load_told, peak_memory
+from fam_engine.jobs.outcome import JobOutcome
+from fam_engine.jobs.running import load_told, peak_memory
 from fam_engine.jobs.scoring.sources import find_files
 from fam_engine.jobs.scoring.stopwatch import Stopwatch
 from fam_engine.model.decoder import Decoder

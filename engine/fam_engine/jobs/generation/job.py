@@ -18,8 +18,8 @@ from fam_engine.jobs.generation.prepare import Prepared, Progress, prepared
 from fam_engine.jobs.generation.texts import TextMaker
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, storage_errors
+from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.running import (
-    JobOutcome,
     dtype_name,
     finished_summary,
     load_told,

@@ -15,13 +15,13 @@ from fam_engine.jobs.generation.prepare import Progress
 from fam_engine.jobs.generation.texts import TextMaker
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, storage_errors
+from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.rewriting.asking import Attempt
 from fam_engine.jobs.rewriting.attempts import Attempts
 from fam_engine.jobs.rewriting.files import Writer, write_candidates, write_rewritten
 from fam_engine.jobs.rewriting.prepare import Prepared, prepared
 from fam_engine.jobs.rewriting.summary import summarize_rewriting
 from fam_engine.jobs.running import (
-    JobOutcome,
     dtype_name,
     finished_summary,
     load_told,

@@ -18,8 +18,8 @@ from fam_engine.data.files import write_text_whole
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, storage_errors
+from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.running import (
-    JobOutcome,
     describe,
     dtype_name,
     finished_summary,

@@ -48,6 +48,7 @@ class TrainForecast:
 
     Attributes:
         examples: Records read, trained on, held out, left out.
+        quarantined: Records that would be left out, by code.
         flags: Records by what is unusual about them.
         shown: Some examples: prompt, and the texts of the supervised tokens.
         steps: Number of steps.
@@ -61,6 +62,7 @@ class TrainForecast:
     """
 
     examples: dict[str, Any]
+    quarantined: dict[str, int]
     flags: dict[str, int]
     shown: list[dict[str, Any]]
     steps: int
@@ -98,8 +100,10 @@ def forecast_train(config: TrainConfig, progress: TrainProgress) -> TrainForecas
             for step in range(min(steps, order.steps_per_epoch, _NUM_PLANNED))
         ]
         tokens = _tokens(data, plans)
+        quarantined = quarantined_by_code(data.journal)
         return TrainForecast(
-            examples=count_examples(data, quarantined_by_code(data.journal)),
+            examples=count_examples(data, quarantined),
+            quarantined=quarantined,
             flags=count_flags(data),
             shown=[_shown(data, int(entry)) for entry in data.train.entries[:_NUM_SHOWN]],
             steps=steps,

@@ -13,7 +13,7 @@ from typing import Any
 
 from fam_engine.config import MergeConfig, Precision, ScoreConfig
 from fam_engine.data.tokenizer import load_tokenizer
-from fam_engine.jobs.running import JobOutcome
+from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.scoring.job import run_score
 from fam_engine.jobs.scoring.prepare import Progress
 from fam_engine.jobs.scoring.sources import check_adapter, find_files
