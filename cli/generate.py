@@ -42,7 +42,8 @@ def run(
     source: Annotated[
         str | None,
         typer.Option(
-            help="`source` of the records. [the model's name]", rich_help_panel=options.TEXTS
+            help="`source` of the records; default: the model's name.",
+            rich_help_panel=options.TEXTS,
         ),
     ] = None,
     max_slots: options.MaxSlots = None,

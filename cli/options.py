@@ -49,7 +49,8 @@ Download = Annotated[
 ]
 
 Data = Annotated[
-    list[str] | None, typer.Option(help="JSON Lines or Parquet, one or more.", rich_help_panel=DATA)
+    list[str] | None,
+    typer.Option(help="JSON Lines, an array in .json, Parquet; one or more.", rich_help_panel=DATA),
 ]
 Template = Annotated[
     str | None,

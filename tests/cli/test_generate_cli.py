@@ -56,6 +56,7 @@ def test_a_dry_run_only_says_what_would_happen(
     assert code == 0
     assert "2 records to answer, 3 answers each" in printed
     assert "at most 30 to write" in printed
+    assert "s if every answer is as long as allowed" in printed
     assert not (tmp_path / "out").exists()
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fam_engine.report.wording import headline, number, remarks, visible
+from fam_engine.report.wording import confinement, headline, number, remarks, visible
 
 
 @pytest.mark.parametrize(
@@ -82,3 +82,10 @@ def test_remarks_name_what_is_open() -> None:
     assert "b: fewer than 20 questions" in text
     assert "b and a share no questions" in text
     assert remarks(summary({"a": entry(2.0), "b": entry(3.0)}, {"b": "less familiar"})) == []
+
+
+def test_code_that_could_read_files_is_told_of() -> None:
+    assert confinement({"judging": {}}) == []
+    assert confinement({"judging": {"file_access_confined": True}}) == []
+    (said,) = confinement({"judging": {"file_access_confined": False}})
+    assert said.startswith("File access not confined")

@@ -17,6 +17,7 @@ from fam_engine.config import BaseModelSettings, SamplingSettings
 from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.scoring.sources import Sources, open_model
 from fam_engine.jobs.scoring.stopwatch import Stopwatch
+from fam_engine.measure.answers.unit_tests import confines_files
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.generation.requests import Sampling
 
@@ -69,6 +70,11 @@ def quarantined_by_code(journal: Journal) -> dict[str, int]:
     """Count the records pass 1 left out."""
     query = "SELECT code, COUNT(*) FROM quarantine GROUP BY code"
     return dict(journal.db.execute(query))
+
+
+def judging_settings(*, has_code: bool) -> dict[str, Any]:
+    """Say in a summary how code was held while it was judged; nothing where there was none."""
+    return {"file_access_confined": confines_files()} if has_code else {}
 
 
 def writing_performance(journal: Journal, watch: Stopwatch) -> dict[str, float]:

@@ -344,6 +344,7 @@ def test_a_forecast_counts_without_a_model(
     forecast = forecast_generate(config, Silent())
     assert (forecast.num_records, forecast.most_tokens) == (7, 140)
     assert forecast.memory_bytes > 0
+    assert forecast.seconds > 0
     assert not (tmp_path / "out").exists()
 
 

@@ -26,7 +26,7 @@ from fam_engine.jobs.generation.prepare import Progress
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, storage_errors
 from fam_engine.jobs.outcome import JobOutcome
-from fam_engine.jobs.running import load_told, peak_memory
+from fam_engine.jobs.running import judging_settings, load_told, peak_memory
 from fam_engine.jobs.scoring.sources import find_files
 from fam_engine.jobs.scoring.stopwatch import Stopwatch
 from fam_engine.model.decoder import Decoder
@@ -155,6 +155,7 @@ def _write_outputs(config: EvalConfig, parts: Prepared, watch: Stopwatch) -> dic
             "models": [_model(parts, one) for one in parts.candidates],
             **summarize(models),
             "overlap": overlap_with_training(journal.db, find_files(config.train), config.map),
+            "judging": judging_settings(has_code=_has_code(models)),
             "performance": _performance(watch),
             "settings": {
                 **config.model_dump(mode="json"),
@@ -165,6 +166,10 @@ def _write_outputs(config: EvalConfig, parts: Prepared, watch: Stopwatch) -> dic
         write_eval_report(out / "report.html", summary, models)
         write_text_whole(out / "summary.json", json.dumps(summary, indent=2) + "\n")
     return summary
+
+
+def _has_code(models: dict[str, list[Sample]]) -> bool:
+    return any(one.kind == "code" for samples in models.values() for one in samples)
 
 
 def _records(

@@ -13,7 +13,7 @@ from typing import Any
 from fam_engine.config import GenerateConfig
 from fam_engine.data.files import write_text_whole
 from fam_engine.jobs.generation.files import Origin, count_texts, write_generated
-from fam_engine.jobs.generation.judging import judge_texts, num_unjudged
+from fam_engine.jobs.generation.judging import has_code, judge_texts, num_unjudged
 from fam_engine.jobs.generation.prepare import Prepared, Progress, prepared
 from fam_engine.jobs.generation.texts import TextMaker
 from fam_engine.jobs.interrupts import Interrupts
@@ -22,6 +22,7 @@ from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.running import (
     dtype_name,
     finished_summary,
+    judging_settings,
     load_told,
     writing_performance,
 )
@@ -139,6 +140,7 @@ def _write_outputs(
         quarantined = write_quarantine(out / "quarantine.jsonl", journal.db)
         summary = {
             **count_texts(journal, quarantined),
+            "judging": judging_settings(has_code=has_code(journal)),
             "performance": writing_performance(journal, watch),
             "settings": {
                 **config.model_dump(mode="json"),

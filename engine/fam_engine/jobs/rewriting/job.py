@@ -20,10 +20,11 @@ from fam_engine.jobs.rewriting.asking import Attempt
 from fam_engine.jobs.rewriting.attempts import Attempts
 from fam_engine.jobs.rewriting.files import Writer, write_candidates, write_rewritten
 from fam_engine.jobs.rewriting.prepare import Prepared, prepared
-from fam_engine.jobs.rewriting.summary import summarize_rewriting
+from fam_engine.jobs.rewriting.summary import has_code, summarize_rewriting
 from fam_engine.jobs.running import (
     dtype_name,
     finished_summary,
+    judging_settings,
     load_told,
     writing_performance,
 )
@@ -134,6 +135,7 @@ def _write_outputs(
         quarantined = write_quarantine(out / "quarantine.jsonl", journal.db)
         summary = {
             **summarize_rewriting(journal, quarantined),
+            "judging": judging_settings(has_code=has_code(journal)),
             "performance": writing_performance(journal, watch),
             "settings": {
                 **config.model_dump(mode="json"),

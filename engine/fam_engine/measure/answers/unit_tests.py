@@ -31,6 +31,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fam_engine.measure.answers.confined import landlock
+
 WALL_SECONDS = 20.0
 _CHILD = Path(__file__).with_name("confined")
 
@@ -50,6 +52,11 @@ class TestsRun:
     guards: tuple[str, ...]
 
     __test__ = False  # pytest takes the name for a class of tests
+
+
+def confines_files() -> bool:
+    """Whether this machine's kernel keeps code under test from the files of the machine."""
+    return landlock.version() > 0
 
 
 def run_tests(code: str, tests: Sequence[str]) -> TestsRun:
