@@ -37,7 +37,7 @@ def run(
         str | None,
         typer.Option(
             help="perplexity (default), bits_per_byte, rank_surprisal_ratio, ifd, "
-            "in_context_perplexity, nll_mean ...",
+            "in_context_perplexity, nll_sum (minus the log-prob), nll_mean ...",
             rich_help_panel=_CHOICE,
         ),
     ] = None,

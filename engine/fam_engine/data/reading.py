@@ -55,8 +55,8 @@ def check_file(name: str) -> Path:
         raise InputError(found, code="E_INPUT_FILE", where=name)
     if path.suffix.lower() not in JSON_SUFFIXES + PARQUET_SUFFIXES:
         raise InputError(
-            f"has the ending `{path.suffix}`, expected {', '.join(JSON_SUFFIXES)} (JSON Lines) "
-            f"or {', '.join(PARQUET_SUFFIXES)}",
+            f"has the ending `{path.suffix}`, expected {', '.join(JSON_SUFFIXES)} (JSON Lines; in "
+            f".json also one array) or {', '.join(PARQUET_SUFFIXES)}",
             code="E_INPUT_KIND",
             where=name,
             hint="rename or convert it",
