@@ -181,6 +181,8 @@ def test_answers_are_judged_where_there_is_a_gold_answer(
         {"id": "right", "prompt": "3 * 4?", "answer": 12},
         {"id": "wrong", "prompt": "3 * 5?", "answer": "15"},
         {"id": "open", "prompt": "why?"},
+        # As a number `12.0` would be right.
+        {"id": "exact", "prompt": "3 * 4?", "answer": "12.0", "kind": "exact"},
     ]
     outcome = generate(tiny_model, write(tmp_path / "q.jsonl", rows), tmp_path / "out")
     found = {record["provenance"]["parent"]: record for record in records_in(tmp_path / "out")}
@@ -189,7 +191,9 @@ def test_answers_are_judged_where_there_is_a_gold_answer(
     assert found["wrong"]["correct"] is found["wrong"]["provenance"]["verified"] is False
     assert "correct" not in found["open"]
     assert found["open"]["provenance"]["verified"] is None
-    assert outcome.summary["samples"]["judged"] == 2
+    assert found["exact"]["correct"] is False
+    assert found["exact"]["kind"] == "exact"
+    assert outcome.summary["samples"]["judged"] == 3
     assert outcome.summary["samples"]["correct"] == 1
 
 
