@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from fam_engine.cli import options
-from fam_engine.errors import EXIT_OK, EXIT_QUARANTINED
 
 EPILOG = (
     "Example: fam-engine eval --model embedded --adapter trained/adapter --data task.jsonl "
@@ -65,30 +63,11 @@ def run(
     few_shot: Annotated[
         int | None, typer.Option(help="How many of them.", rich_help_panel=_ANSWERS)
     ] = None,
-    max_new_tokens: Annotated[
-        int | None, typer.Option(help="Longest answer, tokens. [256]", rich_help_panel=_ANSWERS)
-    ] = None,
-    temperature: Annotated[
-        float | None, typer.Option(help="0: the likeliest token. [0]", rich_help_panel=_ANSWERS)
-    ] = None,
-    top_p: Annotated[
-        float | None,
-        typer.Option(
-            help="Only the likeliest tokens with this probability together. [1]",
-            rich_help_panel=_ANSWERS,
-        ),
-    ] = None,
-    top_k: Annotated[
-        int | None,
-        typer.Option(help="Only so many likeliest tokens; 0: all. [0]", rich_help_panel=_ANSWERS),
-    ] = None,
-    stop: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A string that ends an answer, not part of it; repeat it.",
-            rich_help_panel=_ANSWERS,
-        ),
-    ] = None,
+    max_new_tokens: options.MaxNewTokens = None,
+    temperature: options.Temperature = None,
+    top_p: options.TopP = None,
+    top_k: options.TopK = None,
+    stop: options.Stop = None,
     train: Annotated[
         list[str] | None,
         typer.Option(
@@ -97,10 +76,7 @@ def run(
         ),
     ] = None,
     max_tokens_per_batch: options.MaxTokensPerBatch = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(help="Of the random choices.", rich_help_panel=options.RUN),
-    ] = None,
+    seed: options.Seed = None,
     limit: Annotated[
         int | None,
         typer.Option(
@@ -122,40 +98,23 @@ def run(
     Writes summary.json, samples.parquet, report.html and quarantine.jsonl into --out. A job that was stopped
     goes on when the same command is given again; with more adapters it computes only those.
     """
-    # Flags that may be repeated come as an empty list when they are not given.
-    settings = {
-        name: value if value != [] else None
-        for name, value in options.settings_given(locals()).items()
-    }
-    _run(settings, config, dry_run=dry_run, as_json=as_json, quiet=quiet)
+    given = options.settings_given(locals())
 
-
-def _run(
-    settings: dict[str, Any], file: Path | None, *, dry_run: bool, as_json: bool, quiet: bool
-) -> None:
     from fam_engine.config import EvalConfig, read_config
 
-    config = read_config(EvalConfig, settings, file)
+    settings = read_config(EvalConfig, given, config)
+    options.execute(settings, settings.out, _load, dry_run=dry_run, as_json=as_json, quiet=quiet)
 
-    from rich.console import Console
 
+def _load() -> options.Job:
     from fam_engine.jobs.evaluation.forecast import forecast_eval
     from fam_engine.jobs.evaluation.job import run_eval
     from fam_engine.report.evaluation import print_eval_forecast, print_evaluation
-    from fam_engine.report.progress import JobProgress
 
-    with JobProgress(quiet=quiet) as progress:
-        if dry_run:
-            forecast = vars(forecast_eval(config, progress))
-            num_bad = sum(forecast["quarantined"].values())
-        else:
-            outcome = run_eval(config, progress)
-            num_bad = outcome.num_quarantined
-    if as_json:
-        print(json.dumps(forecast if dry_run else outcome.summary))
-    elif dry_run:
-        print_eval_forecast(forecast, Console())
-    else:
-        print_evaluation(outcome.summary, Console())
-        print(f"{config.out}: summary.json, samples.parquet, report.html, quarantine.jsonl")
-    raise typer.Exit(EXIT_QUARANTINED if num_bad else EXIT_OK)
+    return options.Job(
+        run_eval,
+        print_evaluation,
+        "summary.json, samples.parquet, report.html, quarantine.jsonl",
+        options.forecasting(forecast_eval),
+        print_eval_forecast,
+    )

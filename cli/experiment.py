@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from typing import Annotated, Any
+from functools import partial
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -46,26 +47,24 @@ def run(
         return
     if out is None:
         raise UsageError("--out is missing", code="E_USAGE", hint="give a folder")
-    changes: dict[str, Any] = {"device": device, "download": download}
+    from fam_engine.jobs.experiment.job import read_study
 
-    from rich.console import Console
+    config = read_study(study, {"device": device, "download": download})
+    load = partial(_load, out)
+    options.execute(config, out, load, dry_run=dry_run, as_json=as_json, quiet=quiet)
 
+
+def _load(out: Path) -> options.Job:
     from fam_engine.jobs.experiment.forecast import forecast_experiment
-    from fam_engine.jobs.experiment.job import OUTPUTS, read_study, run_experiment
+    from fam_engine.jobs.experiment.job import OUTPUTS, run_experiment
+    from fam_engine.jobs.outcome import JobOutcome
     from fam_engine.report.experiment_terminal import print_experiment, print_study_forecast
-    from fam_engine.report.progress import JobProgress
 
-    config = read_study(study, changes)
-    with JobProgress(quiet=quiet) as progress:
-        result = (
-            forecast_experiment(config, out, progress)
-            if dry_run
-            else run_experiment(config, out, progress)
-        )
-    if as_json:
-        print(json.dumps(result))
-    elif dry_run:
-        print_study_forecast(result, Console())
-    else:
-        print_experiment(result, Console())
-        print(f"{out}: {', '.join(OUTPUTS)}, steps")
+    # What a step leaves out is told in its folder and its report.
+    return options.Job(
+        lambda config, progress: JobOutcome(run_experiment(config, out, progress), 0),
+        print_experiment,
+        f"{', '.join(OUTPUTS)}, steps",
+        lambda config, progress: JobOutcome(forecast_experiment(config, out, progress), 0),
+        print_study_forecast,
+    )

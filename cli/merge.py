@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fam_engine.cli import options
-from fam_engine.errors import EXIT_OK, EXIT_QUARANTINED
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 EPILOG = (
     "Example: fam-engine merge --model embedded --adapter trained/adapter --out merged "
@@ -44,27 +45,20 @@ def run(
     With --data, prints the perplexity of those answers before and after: --precision is that of the
     model before, which the adapter was trained over; the merged one has 16-bit weights.
     """
-    settings = options.settings_given(locals())
-    _run(settings, config, as_json=as_json, quiet=quiet)
+    given = options.settings_given(locals())
 
-
-def _run(settings: dict[str, Any], file: Path | None, *, as_json: bool, quiet: bool) -> None:
     from fam_engine.config import MergeConfig, read_config
 
-    config = read_config(MergeConfig, settings, file)
+    settings = read_config(MergeConfig, given, config)
+    options.execute(settings, settings.out, _load, as_json=as_json, quiet=quiet)
 
-    from rich.console import Console
 
+def _load() -> options.Job:
     from fam_engine.jobs.training.merge import run_merge
-    from fam_engine.report.progress import JobProgress
     from fam_engine.report.training import print_merge_scores
 
-    with JobProgress(quiet=quiet) as progress:
-        outcome = run_merge(config, progress)
-    if as_json:
-        print(json.dumps(outcome.summary))
-    else:
-        if config.data:
-            print_merge_scores(outcome.summary["scores"], Console())
-        print(f"{config.out}: a plain checkpoint")
-    raise typer.Exit(EXIT_QUARANTINED if outcome.num_quarantined else EXIT_OK)
+    def show(summary: Mapping[str, Any], console: Console) -> None:
+        if summary["scores"]:
+            print_merge_scores(summary["scores"], console)
+
+    return options.Job(run_merge, show, "a plain checkpoint")

@@ -1,20 +1,31 @@
-"""The flags that several commands share, and how flags become settings.
+"""What several commands share: flags, how flags become settings, and running a job from them.
 
-In: nothing. Out: annotated types for the arguments of the commands, and `settings_given`.
+In: nothing. Out: annotated types for the arguments of the commands, `settings_given`, and `execute`.
 """
 
 from __future__ import annotations
 
+import json
 import pathlib
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
 import typer
 
-from fam_engine.errors import UsageError
+from fam_engine.errors import EXIT_OK, EXIT_QUARANTINED, UsageError
+
+if TYPE_CHECKING:
+    # What these import takes longer than --help may.
+    from rich.console import Console
+
+    from fam_engine.config import Settings
+    from fam_engine.jobs.outcome import JobOutcome
 
 RUN = "Run"
 MODEL = "Model"
 DATA = "Data"
+TEXTS = "Texts"
 
 Model = Annotated[
     str | None,
@@ -38,7 +49,8 @@ Download = Annotated[
 ]
 
 Data = Annotated[
-    list[str] | None, typer.Option(help="JSON Lines or Parquet, one or more.", rich_help_panel=DATA)
+    list[str] | None,
+    typer.Option(help="JSON Lines, an array in .json, Parquet; one or more.", rich_help_panel=DATA),
 ]
 Template = Annotated[
     str | None,
@@ -62,6 +74,34 @@ Map = Annotated[
     list[str] | None,
     typer.Option("--map", help="field=column; repeat it.", rich_help_panel=DATA),
 ]
+
+MaxNewTokens = Annotated[
+    int | None, typer.Option(help="Longest answer, tokens. [256]", rich_help_panel=TEXTS)
+]
+Temperature = Annotated[
+    float | None, typer.Option(help="0: the likeliest token. [0]", rich_help_panel=TEXTS)
+]
+TopP = Annotated[
+    float | None,
+    typer.Option(
+        help="Only the likeliest tokens with this probability together. [1]", rich_help_panel=TEXTS
+    ),
+]
+TopK = Annotated[
+    int | None,
+    typer.Option(help="Only so many likeliest tokens; 0: all. [0]", rich_help_panel=TEXTS),
+]
+Stop = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A string that ends an answer, not part of it; repeat it.", rich_help_panel=TEXTS
+    ),
+]
+MaxSlots = Annotated[
+    int | None,
+    typer.Option(help="Most texts at a time; fewer if memory is short. [64]", rich_help_panel=RUN),
+]
+Seed = Annotated[int | None, typer.Option(help="Of the random choices.", rich_help_panel=RUN)]
 
 Out = Annotated[pathlib.Path | None, typer.Option(help="Output folder.", rich_help_panel=RUN)]
 MaxTokensPerBatch = Annotated[
@@ -87,10 +127,102 @@ def settings_given(arguments: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UsageError: A --map that is no field=column.
     """
-    settings = {name: value for name, value in arguments.items() if name not in _NOT_SETTINGS}
+    settings = {
+        # Flags that may be repeated come as an empty list when they are not given.
+        name: value if value != [] else None
+        for name, value in arguments.items()
+        if name not in _NOT_SETTINGS
+    }
     if arguments.get("map_"):
         settings["map"] = _columns(arguments["map_"])
     return settings
+
+
+class Outcome(Protocol):
+    """What a job comes to: what `summary.json` holds, and how many records were left out."""
+
+    @property
+    def summary(self) -> Mapping[str, Any]: ...  # noqa: D102
+
+    @property
+    def num_quarantined(self) -> int: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as a command runs it.
+
+    Attributes:
+        run: Settings and somebody to tell about progress -> what came of it.
+        show: Prints that.
+        written: Names of what it leaves in its folder.
+        forecast: The same as `run` for --dry-run, and
+        show_forecast: what prints it; None where there is no such flag.
+    """
+
+    run: Callable[[Any, Any], Outcome]
+    show: Callable[[Mapping[str, Any], Console], None]
+    written: str
+    forecast: Callable[[Any, Any], Outcome] | None = None
+    show_forecast: Callable[[Mapping[str, Any], Console], None] | None = None
+
+
+def execute(
+    settings: Settings,
+    out: pathlib.Path,
+    load: Callable[[], Job],
+    *,
+    dry_run: bool = False,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Run a job or its forecast, print what came of it, and leave with its exit code.
+
+    Args:
+        settings: Checked already, so that a mistake is told before anything is loaded.
+        out: The job's folder.
+        load: Imports the job.
+        dry_run: Only forecast.
+        as_json: Print JSON and nothing else.
+        quiet: Show no progress.
+
+    Raises:
+        typer.Exit: Always.
+    """
+    from rich.console import Console
+
+    from fam_engine.report.progress import JobProgress
+
+    job = load()
+    run, show = (job.forecast, job.show_forecast) if dry_run else (job.run, job.show)
+    assert run is not None
+    assert show is not None
+    with JobProgress(quiet=quiet) as progress:
+        outcome = run(settings, progress)
+    if as_json:
+        print(json.dumps(outcome.summary))
+    else:
+        show(outcome.summary, Console())
+        if not dry_run:
+            print(f"{out}: {job.written}")
+    raise typer.Exit(EXIT_QUARANTINED if outcome.num_quarantined else EXIT_OK)
+
+
+_ConfigT = TypeVar("_ConfigT")
+
+
+def forecasting(
+    forecast: Callable[[_ConfigT, Any], Any],
+) -> Callable[[_ConfigT, Any], JobOutcome]:
+    """Make an outcome of a forecast's fields; `quarantined` is one of them."""
+
+    def run(settings: _ConfigT, progress: Any) -> JobOutcome:  # noqa: ANN401 - whatever it tells
+        from fam_engine.jobs.outcome import JobOutcome
+
+        fields = vars(forecast(settings, progress))
+        return JobOutcome(fields, sum(fields["quarantined"].values()))
+
+    return run
 
 
 def _columns(pairs: list[str]) -> dict[str, str]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from fam_engine.cli import options
-from fam_engine.errors import EXIT_OK, EXIT_QUARANTINED
 
 EPILOG = (
     "Example: fam-engine rewrite --model embedded --data embedded --out rewritten --limit 20 "
@@ -53,33 +50,16 @@ def run(
     temperature: Annotated[
         float | None, typer.Option(help="Of later attempts. [0.7]", rich_help_panel=_HOW)
     ] = None,
-    top_p: Annotated[
-        float | None,
-        typer.Option(
-            help="Only the likeliest tokens with this probability together. [1]",
-            rich_help_panel=_HOW,
-        ),
-    ] = None,
-    top_k: Annotated[
-        int | None,
-        typer.Option(help="Only so many likeliest tokens; 0: all. [0]", rich_help_panel=_HOW),
-    ] = None,
+    top_p: options.TopP = None,
+    top_k: options.TopK = None,
     adapter: options.Adapter = None,
     precision: options.Precision = None,
     compute_dtype: options.ComputeDtype = None,
     device: options.Device = None,
     template: options.Template = None,
     parse_special: options.ParseSpecial = None,
-    max_slots: Annotated[
-        int | None,
-        typer.Option(
-            help="Most texts at a time; fewer if memory is short. [64]",
-            rich_help_panel=options.RUN,
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Of the random choices.", rich_help_panel=options.RUN)
-    ] = None,
+    max_slots: options.MaxSlots = None,
+    seed: options.Seed = None,
     limit: options.Limit = None,
     map_: options.Map = None,
     download: options.Download = None,
@@ -102,36 +82,23 @@ def run(
     A job that was stopped goes on when the same command is given again. The
     same record gets the same texts whatever else is in the data.
     """
-    settings = options.settings_given(locals())
-    _run(settings, config, dry_run=dry_run, as_json=as_json, quiet=quiet)
+    given = options.settings_given(locals())
 
-
-def _run(
-    settings: dict[str, Any], file: Path | None, *, dry_run: bool, as_json: bool, quiet: bool
-) -> None:
     from fam_engine.config import RewriteConfig, read_config
 
-    config = read_config(RewriteConfig, settings, file)
+    settings = read_config(RewriteConfig, given, config)
+    options.execute(settings, settings.out, _load, dry_run=dry_run, as_json=as_json, quiet=quiet)
 
-    from rich.console import Console
 
+def _load() -> options.Job:
     from fam_engine.jobs.rewriting.forecast import forecast_rewrite
     from fam_engine.jobs.rewriting.job import run_rewrite
-    from fam_engine.report.progress import JobProgress
     from fam_engine.report.rewriting import print_rewriting_forecast, print_rewriting_summary
 
-    with JobProgress(quiet=quiet) as progress:
-        if dry_run:
-            result = vars(forecast_rewrite(config, progress))
-            num_bad = sum(result["quarantined"].values())
-        else:
-            outcome = run_rewrite(config, progress)
-            result, num_bad = outcome.summary, outcome.num_quarantined
-    if as_json:
-        print(json.dumps(result))
-    elif dry_run:
-        print_rewriting_forecast(result, Console())
-    else:
-        print_rewriting_summary(result, Console())
-        print(f"{config.out}: rewritten.jsonl, candidates.parquet, summary.json, quarantine.jsonl")
-    raise typer.Exit(EXIT_QUARANTINED if num_bad else EXIT_OK)
+    return options.Job(
+        run_rewrite,
+        print_rewriting_summary,
+        "rewritten.jsonl, candidates.parquet, summary.json, quarantine.jsonl",
+        options.forecasting(forecast_rewrite),
+        print_rewriting_forecast,
+    )

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from fam_engine.cli import options
-from fam_engine.errors import EXIT_OK, EXIT_QUARANTINED
 
 EPILOG = "Example: fam-engine score --model embedded --data embedded --out demo-out"
 
@@ -66,38 +63,26 @@ def run(
 
     A job that was stopped goes on when the same command is given again.
     """
-    settings = options.settings_given(locals())
-    _run(settings, config, dry_run=dry_run, as_json=as_json, quiet=quiet)
+    given = options.settings_given(locals())
 
-
-def _run(
-    settings: dict[str, Any], file: Path | None, *, dry_run: bool, as_json: bool, quiet: bool
-) -> None:
     from fam_engine.config import ScoreConfig, read_config
 
-    config = read_config(ScoreConfig, settings, file)
+    settings = read_config(ScoreConfig, given, config)
+    options.execute(settings, settings.out, _load, dry_run=dry_run, as_json=as_json, quiet=quiet)
 
-    from rich.console import Console
 
+def _load() -> options.Job:
     from fam_engine.jobs.scoring.forecast import forecast_score
     from fam_engine.jobs.scoring.job import run_score
     from fam_engine.report.forecast import print_forecast
-    from fam_engine.report.progress import JobProgress
     from fam_engine.report.terminal import print_summary
 
-    with JobProgress(quiet=quiet) as progress:
-        if dry_run:
-            forecast = vars(forecast_score(config, progress))
-            num_bad = sum(forecast["quarantined"].values())
-        else:
-            outcome = run_score(config, progress)
-            num_bad = outcome.num_quarantined
-    if as_json:
-        print(json.dumps(forecast if dry_run else outcome.summary))
-    elif dry_run:
-        print_forecast(forecast, Console())
-    else:
-        codes = outcome.summary["records"]["quarantined_by_code"]
-        print_summary(outcome.summary, codes, Console())
-        print(f"{config.out}: scores.parquet, summary.json, report.html, quarantine.jsonl")
-    raise typer.Exit(EXIT_QUARANTINED if num_bad else EXIT_OK)
+    return options.Job(
+        run_score,
+        lambda summary, console: print_summary(
+            summary, summary["records"]["quarantined_by_code"], console
+        ),
+        "scores.parquet, summary.json, report.html, quarantine.jsonl",
+        options.forecasting(forecast_score),
+        print_forecast,
+    )

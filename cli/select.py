@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 import pathlib
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fam_engine.cli import options
-from fam_engine.errors import EXIT_OK, EXIT_QUARANTINED, UsageError
+from fam_engine.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fam_engine.config import SelectConfig
+    from fam_engine.report.progress import JobProgress
 
 EPILOG = "Example: fam-engine select --data embedded --scores demo-out/scores.parquet --out chosen"
 
@@ -29,7 +37,7 @@ def run(
         str | None,
         typer.Option(
             help="perplexity (default), bits_per_byte, rank_surprisal_ratio, ifd, "
-            "in_context_perplexity, nll_mean ...",
+            "in_context_perplexity, nll_sum (minus the log-prob), nll_mean ...",
             rich_help_panel=_CHOICE,
         ),
     ] = None,
@@ -101,36 +109,39 @@ def run(
     Every metric's familiar end is its lowest value, but for top1_rate and margin_mean. --pick and
     --band take others.
     """
-    settings = options.settings_given(locals())
+    given = options.settings_given(locals())
     if replay is not None:
-        _replay(settings, config, as_json=as_json)
+        _replay(given, config, as_json=as_json)
         return
     if quota:
-        settings["quota"] = _quotas(quota)
-    _select(settings, config, dry_run=dry_run, as_json=as_json, quiet=quiet)
+        given["quota"] = _quotas(quota)
 
-
-def _select(
-    settings: dict[str, Any], file: Path | None, *, dry_run: bool, as_json: bool, quiet: bool
-) -> None:
     from fam_engine.config import SelectConfig, read_config
 
-    config = read_config(SelectConfig, settings, file)
+    settings = read_config(SelectConfig, given, config)
+    options.execute(settings, settings.out, _load, dry_run=dry_run, as_json=as_json, quiet=quiet)
 
-    from rich.console import Console
 
+def _load() -> options.Job:
+    from fam_engine.jobs.outcome import JobOutcome
     from fam_engine.jobs.selection.job import OUTPUTS, run_select
-    from fam_engine.report.progress import JobProgress
     from fam_engine.report.selection import print_selection
 
-    with JobProgress(quiet=quiet) as progress:
-        summary = run_select(config, progress, dry_run=dry_run)
-    if as_json:
-        print(json.dumps(summary))
-    else:
-        print_selection(summary, Console())
-        print("nothing written" if dry_run else f"{config.out}: {', '.join(OUTPUTS)}")
-    raise typer.Exit(EXIT_QUARANTINED if summary["records"]["quarantined"] else EXIT_OK)
+    def select(settings: SelectConfig, progress: JobProgress, *, dry_run: bool) -> JobOutcome:
+        summary = run_select(settings, progress, dry_run=dry_run)
+        return JobOutcome(summary, summary["records"]["quarantined"])
+
+    def show_dry(summary: Mapping[str, Any], console: Console) -> None:
+        print_selection(summary, console)
+        print("nothing written")
+
+    return options.Job(
+        partial(select, dry_run=False),
+        print_selection,
+        ", ".join(OUTPUTS),
+        partial(select, dry_run=True),
+        show_dry,
+    )
 
 
 def _replay(settings: dict[str, Any], file: Path | None, *, as_json: bool) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from fam_engine.cli import options
-from fam_engine.errors import EXIT_OK, EXIT_QUARANTINED
 
 EPILOG = "Example: fam-engine train --model embedded --data embedded --out trained --steps 60"
 
@@ -150,35 +147,23 @@ def run(
 
     A job that was stopped goes on when the same command is given again, and ends in the same bits.
     """
-    settings = options.settings_given(locals())
-    _run(settings, config, dry_run=dry_run, as_json=as_json, quiet=quiet)
+    given = options.settings_given(locals())
 
-
-def _run(
-    settings: dict[str, Any], file: Path | None, *, dry_run: bool, as_json: bool, quiet: bool
-) -> None:
     from fam_engine.config import TrainConfig, read_config
 
-    config = read_config(TrainConfig, settings, file)
+    settings = read_config(TrainConfig, given, config)
+    options.execute(settings, settings.out, _load, dry_run=dry_run, as_json=as_json, quiet=quiet)
 
-    from rich.console import Console
 
+def _load() -> options.Job:
     from fam_engine.jobs.training.forecast import forecast_train
     from fam_engine.jobs.training.job import run_train
-    from fam_engine.report.progress import JobProgress
     from fam_engine.report.training import print_training_forecast, print_training_summary
 
-    with JobProgress(quiet=quiet) as progress:
-        result = (
-            vars(forecast_train(config, progress))
-            if dry_run
-            else run_train(config, progress).summary
-        )
-    if as_json:
-        print(json.dumps(result))
-    elif dry_run:
-        print_training_forecast(result, Console())
-    else:
-        print_training_summary(result, Console())
-        print(f"{config.out}: adapter, log.jsonl, summary.json, quarantine.jsonl, checkpoints")
-    raise typer.Exit(EXIT_QUARANTINED if result["examples"]["quarantined"] else EXIT_OK)
+    return options.Job(
+        run_train,
+        print_training_summary,
+        "adapter, log.jsonl, summary.json, quarantine.jsonl, checkpoints",
+        options.forecasting(forecast_train),
+        print_training_forecast,
+    )

@@ -102,6 +102,15 @@ class RecordSettings(Settings):
         return value
 
 
+class SamplingSettings(Settings):
+    """How a model writes."""
+
+    max_new_tokens: int = Field(default=256, ge=1)
+    temperature: float = Field(default=0.0, ge=0, le=100)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
+
+
 class ScoreConfig(ModelSettings, RecordSettings):
     """Settings of `fam-engine score`; every field is a flag of the same name, `_` written `-`."""
 
@@ -118,7 +127,7 @@ class ScoreConfig(ModelSettings, RecordSettings):
     seed: int = Field(default=0, ge=0)
 
 
-class GenerateConfig(ModelSettings, RecordSettings):
+class GenerateConfig(ModelSettings, RecordSettings, SamplingSettings):
     """Settings of `fam-engine generate`; every field is a flag of the same name, `_` written `-`."""
 
     out: Path = Field(description="output folder")
@@ -127,17 +136,13 @@ class GenerateConfig(ModelSettings, RecordSettings):
     max_length: int | None = Field(default=None, ge=2)
     on_long: Literal["quarantine", "cut-prompt"] = "quarantine"
     samples: int = Field(default=1, ge=1)
-    max_new_tokens: int = Field(default=256, ge=1)
-    temperature: float = Field(default=0.0, ge=0, le=100)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    top_k: int = Field(default=0, ge=0)
     stop: tuple[str, ...] = ()
     source: str | None = None
     max_slots: int = Field(default=64, ge=1)
     seed: int = Field(default=0, ge=0)
 
 
-class RewriteConfig(ModelSettings, RecordSettings):
+class RewriteConfig(ModelSettings, RecordSettings, SamplingSettings):
     """Settings of `fam-engine rewrite`; every field is a flag of the same name, `_` written `-`."""
 
     out: Path = Field(description="output folder")
@@ -148,8 +153,6 @@ class RewriteConfig(ModelSettings, RecordSettings):
     samples: int = Field(default=4, ge=1)
     max_new_tokens: int = Field(default=512, ge=1)
     temperature: float = Field(default=0.7, gt=0, le=100)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    top_k: int = Field(default=0, ge=0)
     max_slots: int = Field(default=64, ge=1)
     seed: int = Field(default=0, ge=0)
 
@@ -267,7 +270,7 @@ class SelectConfig(RecordSettings):
         return value
 
 
-class EvalConfig(BaseModelSettings, RecordSettings):
+class EvalConfig(BaseModelSettings, RecordSettings, SamplingSettings):
     """Settings of `fam-engine eval`; every field is a flag of the same name, `_` written `-`."""
 
     out: Path = Field(description="output folder")
@@ -280,10 +283,6 @@ class EvalConfig(BaseModelSettings, RecordSettings):
     few_shot_file: str | None = None
     few_shot: int = Field(default=0, ge=0, le=64, validate_default=True)
     train: tuple[str, ...] = ()
-    max_new_tokens: int = Field(default=256, ge=1)
-    temperature: float = Field(default=0.0, ge=0, le=100)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    top_k: int = Field(default=0, ge=0)
     stop: tuple[str, ...] = ()
     max_tokens_per_batch: int | None = Field(default=None, ge=64)
     seed: int = Field(default=0, ge=0)

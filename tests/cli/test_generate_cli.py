@@ -1,32 +1,18 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from fam_engine.cli import main
-
-Run = Callable[..., tuple[int, str, str]]
+from tests.cli.conftest import Run
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run `fam-engine generate` in this process; give exit code, standard output and error."""
-
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fam-engine", "generate", *map(str, arguments)])
-        try:
-            main.main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return call
+def run(run: Run) -> Run:
+    """Run `fam-engine generate`."""
+    return partial(run, "generate")
 
 
 @pytest.fixture
@@ -70,6 +56,7 @@ def test_a_dry_run_only_says_what_would_happen(
     assert code == 0
     assert "2 records to answer, 3 answers each" in printed
     assert "at most 30 to write" in printed
+    assert "s if every answer is as long as allowed" in printed
     assert not (tmp_path / "out").exists()
 
 

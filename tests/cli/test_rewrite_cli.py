@@ -2,39 +2,22 @@ from __future__ import annotations
 
 import inspect
 import json
-import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from fam_engine.cli import main
 from fam_engine.cli.rewrite import run as command
 from fam_engine.config import RewriteConfig
-
-Run = Callable[..., tuple[int, str, str]]
+from tests.cli.conftest import Run
 
 GOOD = '{"prompt": "one and one\\n", "response": "A: 2", "id": "a"}\n'
 
 
 @pytest.fixture
-def run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny_model: Path
-) -> Run:
-    """Run `rewrite` in this process; give exit code, standard output, standard error."""
-
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        flags = ("rewrite", "--model", tiny_model, "--max-new-tokens", "8", "--samples", "2")
-        monkeypatch.setattr(sys, "argv", ["fam-engine", *map(str, (*flags, *arguments))])
-        try:
-            main.main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return call
+def run(run: Run, tiny_model: Path) -> Run:
+    """Run `fam-engine rewrite` with the tiny model."""
+    return partial(run, "rewrite", "--model", tiny_model, "--max-new-tokens", "8", "--samples", "2")
 
 
 @pytest.fixture

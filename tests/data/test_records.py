@@ -56,6 +56,12 @@ def test_the_answer_of_a_question_is_the_response_not_the_gold_answer() -> None:
     assert read({"question": "Q", "answer": "A"}).answer is None
 
 
+def test_a_gold_answer_may_be_true_or_false() -> None:
+    assert read({"prompt": "P", "response": "R", "answer": True}).answer == "true"
+    with pytest.raises(RecordError, match="`answer` is a list"):
+        read({"prompt": "P", "response": "R", "answer": ["yes"]})
+
+
 @pytest.mark.parametrize(
     ("row", "code", "named"),
     [

@@ -72,6 +72,7 @@ def results() -> dict[str, Any]:
         "task": "new",
         "questions": {"new": 10, "known": 9},
         "seeds": [0],
+        "diverged": [],
         "base": {"new": estimate(0.1), "known": estimate(0.5)},
         "at_equal_length": {},
         "cut": {"before training": 0.4, "plain": 0.0, "formal": 0.06},
@@ -226,3 +227,16 @@ def test_headlines_cover_every_verdict(results: dict[str, Any]) -> None:
     for verdict in ("helps", "hurts", "no effect", "not distinguishable", "mixed", "not measured"):
         results["verdict"] = {"in_domain": verdict, "retention": verdict}
         assert words.headline(results).endswith(".")
+
+
+def test_trainings_that_diverged_are_counted(results: dict[str, Any]) -> None:
+    results["cells"][0]["diverged"] = [
+        {"variant": "formal", "seed": 0, "reason": "step 9: the loss is nan"}
+    ]
+    said = (
+        "formal: 1 of 1 trainings diverged and are in no average (seed 0, step 9: the loss is nan)"
+    )
+    console = Console(record=True, width=400)
+    print_experiment(results, console)
+    for text in (render_html(results), render_markdown(results), console.export_text()):
+        assert said in text

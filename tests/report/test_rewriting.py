@@ -72,6 +72,7 @@ def test_a_forecast_shows_the_prompt_and_what_is_counted() -> None:
         "cramped": 0,
         "candidates": (2, 8),
         "tokens": (1024, 4096),
+        "seconds": (30.0, 1200.0),
     }
     console = Console(file=io.StringIO(), width=80)
     print_rewriting_forecast(forecast, console)
@@ -79,3 +80,4 @@ def test_a_forecast_shows_the_prompt_and_what_is_counted() -> None:
     assert "How \\x1bmany?" in text
     assert "3 records, 1 E_JSON_SYNTAX" in text
     assert "2 candidates if the first are verified, 8 if none is" in text
+    assert "about 30 s to 20 min if every text is as long as allowed" in text

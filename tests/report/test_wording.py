@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fam_engine.report.wording import headline, number, remarks, short_names, visible
+from fam_engine.report.wording import confinement, headline, number, remarks, short_names, visible
 
 
 @pytest.mark.parametrize(
@@ -126,3 +126,10 @@ def test_short_names_stay_apart() -> None:
         alike[2]: "aaaaaaa..3",
     }
     assert short_names(["a\nb\x1b"], 20) == {"a\nb\x1b": "a\\nb\\x1b"}
+
+
+def test_code_that_could_read_files_is_told_of() -> None:
+    assert confinement({"judging": {}}) == []
+    assert confinement({"judging": {"file_access_confined": True}}) == []
+    (said,) = confinement({"judging": {"file_access_confined": False}})
+    assert said.startswith("File access not confined")

@@ -1,9 +1,9 @@
 """Files in, rows out, one bad row never stopping the rest.
 
-In: paths to JSON Lines or Parquet. Out: `Row`s in file order, each with its place and either its columns or what is
-wrong with it. JSON Lines go through our own strict reader in Rust (exact line and byte of every fault, memory bounded
-by the longest line); Parquet through pyarrow one row group at a time, which stays flat where whole-file readers do
-not.
+In: paths to JSON Lines, arrays of JSON, or Parquet. Out: `Row`s in file order, each with its place and either its
+columns or what is wrong with it. JSON Lines go through our own strict reader in Rust (exact line and byte of every
+fault, memory bounded by the longest line), arrays by way of it (`json_arrays`); Parquet through pyarrow one row group
+at a time, which stays flat where whole-file readers do not.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fam_engine._rust_tokenize import JsonLinesReader
+from fam_engine.data.json_arrays import Line, holds_array, read_array
 from fam_engine.errors import InputError
 
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
@@ -28,8 +29,8 @@ class Row:
     """One row of a file.
 
     Attributes:
-        line: Line or row number, from 1.
-        offset: Byte where its line starts; None in Parquet.
+        line: Line, element or row number, from 1.
+        offset: Byte where it starts; None in Parquet.
         columns: Its values; None if it could not be read.
         code: What was wrong, as a stable name.
         reason: What was wrong, in words.
@@ -54,8 +55,8 @@ def check_file(name: str) -> Path:
         raise InputError(found, code="E_INPUT_FILE", where=name)
     if path.suffix.lower() not in JSON_SUFFIXES + PARQUET_SUFFIXES:
         raise InputError(
-            f"has the ending `{path.suffix}`, expected {', '.join(JSON_SUFFIXES)} (JSON Lines) "
-            f"or {', '.join(PARQUET_SUFFIXES)}",
+            f"has the ending `{path.suffix}`, expected {', '.join(JSON_SUFFIXES)} (JSON Lines; in "
+            f".json also one array) or {', '.join(PARQUET_SUFFIXES)}",
             code="E_INPUT_KIND",
             where=name,
             hint="rename or convert it",
@@ -72,7 +73,7 @@ def read_rows(path: Path) -> Iterator[Row]:
     if path.suffix.lower() in PARQUET_SUFFIXES:
         yield from _read_parquet(path)
     else:
-        yield from _read_json_lines(path)
+        yield from _read_json(path)
 
 
 def hash_file(path: Path) -> str:
@@ -86,17 +87,22 @@ def hash_file(path: Path) -> str:
         ) from None
 
 
-def _read_json_lines(path: Path) -> Iterator[Row]:
+def _read_json(path: Path) -> Iterator[Row]:
     try:
-        reader = JsonLinesReader(str(path))
-        while batch := reader.read_batch(_LINES_A_READ):
-            for line, offset, text, code, reason in batch:
-                columns = json.loads(text) if text is not None else None
-                yield Row(line, offset, columns, code, reason)
+        is_array = path.suffix.lower() == ".json" and holds_array(path)
+        for line, offset, text, code, reason in (read_array if is_array else _read_lines)(path):
+            columns = json.loads(text) if text is not None else None
+            yield Row(line, offset, columns, code, reason)
     except OSError as error:
         raise InputError(
             f"cannot be read: {error.strerror or error}", code="E_INPUT_FILE", where=str(path)
         ) from None
+
+
+def _read_lines(path: Path) -> Iterator[Line]:
+    reader = JsonLinesReader(str(path))
+    while batch := reader.read_batch(_LINES_A_READ):
+        yield from batch
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:

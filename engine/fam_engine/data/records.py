@@ -122,7 +122,7 @@ def read_record(
     for text in (verbatim, response, *(message.content for message in context)):
         _refuse_surrogates(text)
     # In the question/answer form `answer` is the response itself, not the gold answer.
-    gold = None if "answer" in form.columns else _label(row, "answer")
+    gold = None if "answer" in form.columns else gold_answer(row)
     return Record(
         file=file,
         line=line,
@@ -136,6 +136,16 @@ def read_record(
         correct=_flag(row, "correct"),
         task=_label(row, "task"),
     )
+
+
+def gold_answer(row: Mapping[str, Any]) -> str | None:
+    """Give a row's `answer` as text; a JSON true or false is the word.
+
+    Raises:
+        RecordError: It is something else.
+    """
+    value = row.get("answer")
+    return str(value).lower() if isinstance(value, bool) else _label(row, "answer")
 
 
 def _refuse_surrogates(text: str) -> None:

@@ -1,16 +1,91 @@
-"""What every job says of its model and its memory, and to whom.
+"""What every job does alike: opens its model, finds itself finished, says what it took.
 
-In: a decoder, this process. Out: words for its user, figures for `summary.json`.
+In: settings, a journal, this process. Out: a decoder, a summary; words for its user, figures for `summary.json`.
 """
 
 from __future__ import annotations
 
 import resource
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 
+from fam_engine.config import BaseModelSettings, SamplingSettings
+from fam_engine.jobs.journal import Journal
+from fam_engine.jobs.scoring.sources import Sources, open_model
+from fam_engine.jobs.scoring.stopwatch import Stopwatch
+from fam_engine.measure.answers.unit_tests import confines_files
 from fam_engine.model.decoder import Decoder
+from fam_engine.model.generation.requests import Sampling
+
+
+class _Told(Protocol):
+    """Whoever is told what a job is at."""
+
+    def start(self, label: str, total: int | None, unit: str) -> None:
+        """Begin a phase."""
+
+    def note(self, text: str) -> None:
+        """Pass on a line of news."""
+
+
+def finished_summary(
+    journal: Journal, out: Path, outputs: Sequence[str], told: _Told
+) -> dict[str, Any] | None:
+    """Give the summary of a job that is finished and whose files are still there; else None."""
+    summary: dict[str, Any] | None = journal.get("finished")
+    if summary is None or not all((out / name).is_file() for name in outputs):
+        return None
+    told.note(f"{out} is complete already")
+    return summary
+
+
+def load_told(config: BaseModelSettings, sources: Sources, told: _Told) -> Decoder:
+    """Load the model of a job and say what it is."""
+    told.start("loading the model", None, "")
+    decoder = open_model(config, sources)
+    told.note(describe(decoder))
+    return decoder
+
+
+def sampling_of(config: SamplingSettings, stop: tuple[str, ...]) -> Sampling:
+    """Give how a model is to write.
+
+    Raises:
+        UsageError: A stop string that cannot be one.
+    """
+    return Sampling(
+        max_new_tokens=config.max_new_tokens,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        top_k=config.top_k,
+        stop=stop,
+    )
+
+
+def quarantined_by_code(journal: Journal) -> dict[str, int]:
+    """Count the records pass 1 left out."""
+    query = "SELECT code, COUNT(*) FROM quarantine GROUP BY code"
+    return dict(journal.db.execute(query))
+
+
+def judging_settings(*, has_code: bool) -> dict[str, Any]:
+    """Say in a summary how code was held while it was judged; nothing where there was none."""
+    return {"file_access_confined": confines_files()} if has_code else {}
+
+
+def writing_performance(journal: Journal, watch: Stopwatch) -> dict[str, float]:
+    """Give the figures of a job that writes texts, its earlier runs included."""
+    tokens, seconds = journal.get("spent") or (0, 0.0)
+    return {
+        "seconds_total": watch.seconds(),
+        "seconds_generating": seconds,
+        "tokens_per_second": tokens / max(seconds, 1e-9),
+        **peak_memory(),
+    }
 
 
 def dtype_name(decoder: Decoder) -> str:

@@ -101,7 +101,7 @@ def print_eval_forecast(forecast: Mapping[str, Any], console: Console) -> None:
         f"a model: {forecast['prompt_tokens']:,} prompt tokens, {forecast['choice_tokens']:,} of choices, "
         f"at most {forecast['most_tokens']:,} to be written",
         f"about {duration(forecast['seconds'])} for all models if every answer is as long as allowed (from a "
-        "probe of this machine; judging not counted)",
+        "trial of this machine; judging not counted)",
         *map(overlap, forecast["overlap"]),
     ]
     for line in lines:

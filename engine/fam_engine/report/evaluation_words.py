@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from fam_engine.report.wording import MISSING, percent, visible
+from fam_engine.report.wording import MISSING, confinement, percent, visible
 
 BASE: Final = "base"
 # Fewer questions can show only very large differences.
@@ -138,6 +138,7 @@ def cautions(summary: Mapping[str, Any]) -> list[str]:
         *_cuts(summary),
         *_failures(summary),
         *_few(summary),
+        *confinement(summary),
     ]
 
 

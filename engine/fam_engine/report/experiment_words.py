@@ -159,6 +159,7 @@ def cell_remarks(cell: Mapping[str, Any], num_seeds: int) -> list[str]:
     if len(cell["seeds"]) < num_seeds:
         said.append(f"Only {len(cell['seeds'])} of {num_seeds} seeds are complete.")
     said += [f"{name} was not run: {reason}." for name, reason in cell["dropped"].items()]
+    said += _diverged(cell)
     counts = cell["training_questions"] or {}
     if counts.get("in_test"):
         said.append(
@@ -195,6 +196,19 @@ def cell_remarks(cell: Mapping[str, Any], num_seeds: int) -> list[str]:
             said.append(
                 f"{name}: {own['own']:,} of {own['read']:,} answers are the model's own, verified."
             )
+    return said
+
+
+def _diverged(cell: Mapping[str, Any]) -> list[str]:
+    """Tell of trainings that were lost, by variant."""
+    said = []
+    for name in dict.fromkeys(one["variant"] for one in cell["diverged"]):
+        lost = [one for one in cell["diverged"] if one["variant"] == name]
+        listed = "; ".join(f"seed {one['seed']}, {one['reason']}" for one in lost)
+        said.append(
+            f"{name}: {len(lost)} of {len(cell['seeds'])} trainings diverged and are in no average "
+            f"({listed}). What is left is of the seeds that went well."
+        )
     return said
 
 

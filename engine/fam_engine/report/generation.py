@@ -10,7 +10,8 @@ from typing import Any
 
 from rich.console import Console
 
-from fam_engine.report.wording import percent, visible
+from fam_engine.report.forecast import duration
+from fam_engine.report.wording import confinement, percent, visible
 
 _REASONS = {
     "eos": "ended by the model",
@@ -35,6 +36,8 @@ def print_generation_forecast(forecast: Mapping[str, Any], console: Console) -> 
         f"{forecast['prompt_tokens']:,} prompt tokens, at most {forecast['most_tokens']:,} to "
         "write",
         f"about {forecast['memory_bytes'] / 2**30:.2f} GiB of memory (estimate)",
+        f"about {duration(forecast['seconds'])} if every answer is as long as allowed (from a trial "
+        "of this machine)",
     ]
     _print_lines(lines, console)
 
@@ -68,6 +71,7 @@ def print_generation_summary(summary: Mapping[str, Any], console: Console) -> No
         for code, count in records["quarantined_by_code"].items()
     ]
     lines += [f"{count:,} records flagged {flag}" for flag, count in summary["flags"].items()]
+    lines += confinement(summary)
     _print_lines(lines, console)
 
 

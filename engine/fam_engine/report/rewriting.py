@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fam_engine.report.wording import MISSING, percent, short_names, visible
+from fam_engine.report.forecast import duration
+from fam_engine.report.wording import MISSING, confinement, percent, short_names, visible
 
 _SOURCE_WIDTH = 28
 _MAX_ROWS = 30
@@ -53,6 +54,8 @@ def print_rewriting_forecast(forecast: Mapping[str, Any], console: Console) -> N
         f"{forecast['cramped']:,} leave less than --max-new-tokens",
         f"{least:,} candidates if the first are verified, {most:,} if none is; at most "
         f"{forecast['tokens'][0]:,} to {forecast['tokens'][1]:,} tokens to write",
+        f"about {duration(forecast['seconds'][0])} to {duration(forecast['seconds'][1])} if every text is as "
+        "long as allowed (from a trial of this machine; judging not counted)",
     ]
     for line in lines:
         _line(console, line)
@@ -82,6 +85,8 @@ def print_rewriting_summary(summary: Mapping[str, Any], console: Console) -> Non
             console.print(_count_table(title, counts))
     for code, count in records["quarantined_by_code"].items():
         _line(console, f"{count:,} records left out: {code}")
+    for text in confinement(summary):
+        _line(console, text)
 
 
 def _source_table(summary: Mapping[str, Any]) -> Table:

@@ -161,6 +161,17 @@ def _listed(names: Sequence[str], most: int = 4) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+def confinement(summary: Mapping[str, Any]) -> list[str]:
+    """Warn where code was judged that could read the files of the machine."""
+    # A summary of an earlier version does not say.
+    if summary.get("judging", {}).get("file_access_confined", True):
+        return []
+    return [
+        "File access not confined: this system has no Landlock (Linux 5.13 and later), so code under "
+        "test could read this machine's files. It had no network and could write none."
+    ]
+
+
 def remarks(summary: Mapping[str, Any]) -> list[str]:
     """Say what the headline leaves open: other averages, texts beyond the model, questions few or not shared."""
     sources = {n: e for n, e in summary["sources"].items() if e["num_scored"]}

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import torch
 
 from fam_engine.config import EvalConfig
-from fam_engine.jobs.evaluation.job import EvalOutcome, run_eval
+from fam_engine.jobs.evaluation.job import run_eval
+from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.model.adapter_files import save_adapter
 from fam_engine.model.loading import load_model
 from fam_engine.model.trainable import LoraSpec, TrainableModel
@@ -43,7 +44,7 @@ def evaluate(
     data: Path,
     out: Path,
     **settings: Any,  # noqa: ANN401 - any setting
-) -> EvalOutcome:
+) -> JobOutcome:
     given = {"precision": "fp32", "device": "cpu", "max_new_tokens": 12, **settings}
     return run_eval(EvalConfig(model=str(model), data=(str(data),), out=out, **given), Notes())
 

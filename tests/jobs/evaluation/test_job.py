@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from fam_engine.errors import InputError, ModelRefusedError, UsageError
+from fam_engine.jobs import running
 from fam_engine.jobs.evaluation import job as evaluation_job
 from fam_engine.jobs.evaluation import texts
 from fam_engine.jobs.evaluation.evaluator import Evaluator
@@ -129,7 +130,7 @@ def test_the_other_metric_needs_no_new_scores(
     tiny_model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluate(tiny_model, data, tmp_path / "out")
-    monkeypatch.setattr(evaluation_job, "open_model", None)
+    monkeypatch.setattr(running, "open_model", None)
     evaluate(tiny_model, data, tmp_path / "out", choice_metric="acc_norm")
     rows = [row for row in samples(tmp_path / "out") if row["task"] == "options"]
     assert all(row["correct"] == row["correct_acc_norm"] for row in rows)
@@ -209,7 +210,7 @@ def test_what_cannot_be_asked_or_judged_is_left_out_and_counted(
         "E_RECORD_TYPE": [
             prompt | {"answer": "a", "choices": "ab"},
             prompt | {"answer": "a", "tests": [1]},
-            prompt | {"answer": True},
+            prompt | {"answer": ["a"]},
         ],
         "E_KIND": [prompt | {"answer": "a", "kind": "poetry"}],
         "E_JSON_SURROGATE": [prompt | {"answer": "\ud800"}],

@@ -1,17 +1,14 @@
 from __future__ import annotations
 
-import json
-import sqlite3
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from fam_engine.config import EvalConfig
 from fam_engine.errors import InputError
-from fam_engine.jobs.evaluation import ingest
-from fam_engine.jobs.evaluation.overlap import overlap_with_training
-from fam_engine.jobs.scoring.ingest import DataFile
+from fam_engine.jobs.evaluation.forecast import forecast_eval
 from tests.jobs.evaluation.small_eval import QUESTIONS, evaluate, write
+from tests.jobs.training.small_job import Notes
 
 
 def test_questions_that_were_trained_on_are_named(tiny_model: Path, tmp_path: Path) -> None:
@@ -40,28 +37,30 @@ def test_questions_that_were_trained_on_are_named(tiny_model: Path, tmp_path: Pa
         evaluate(tiny_model, data, tmp_path / "out", train=(str(empty),))
 
 
-def overlap(train: Path, test: list[str]) -> dict[str, Any]:
-    db = sqlite3.connect(":memory:")
-    db.executescript(ingest.SCHEMA)
-    db.executemany(
-        "INSERT INTO questions (position, task, id, asked) VALUES (?, 'test', ?, ?)",
-        ((number, str(number), text) for number, text in enumerate(test)),
+@pytest.mark.parametrize(
+    ("task", "train", "test", "columns", "count"),
+    [
+        ("boolq", "train.json", "test.json", {"answer": "gold_label"}, (1000, 1000, 0)),
+        ("gsm8k", "train.jsonl", "test.jsonl", {}, (1319, 0, 0)),
+    ],
+)
+def test_a_leaked_set_is_flagged_whole_and_a_clean_one_passes(
+    shared: Path,
+    tmp_path: Path,
+    task: str,
+    train: str,
+    test: str,
+    columns: dict[str, str],
+    count: tuple[int, int, int],
+) -> None:
+    """As `eval --dry-run --train` says it of files as they were published."""
+    folder = shared / "data" / task
+    config = EvalConfig(
+        model="embedded",
+        data=(str(folder / test),),
+        map=columns,
+        train=(str(folder / train),),
+        out=tmp_path,
     )
-    (found,) = overlap_with_training(db, [DataFile("train", train)], {})
-    return found
-
-
-def test_the_leaked_set_is_flagged_whole(shared: Path, tmp_path: Path) -> None:
-    train, test = (
-        json.loads((shared / "data" / "boolq" / f"{name}.json").read_text(encoding="utf-8"))
-        for name in ("train", "test")
-    )
-    found = overlap(write(tmp_path / "train.jsonl", train), [row["question"] for row in test])
-    assert (found["n"], found["same"], found["similar"]) == (1000, 1000, 0)
-
-
-def test_a_clean_set_passes(shared: Path) -> None:
-    folder = shared / "data" / "gsm8k"
-    lines = (folder / "test.jsonl").read_text(encoding="utf-8").splitlines()
-    found = overlap(folder / "train.jsonl", [json.loads(line)["question"] for line in lines])
-    assert (found["n"], found["same"], found["similar"]) == (1319, 0, 0)
+    (found,) = forecast_eval(config, Notes()).overlap
+    assert (found["n"], found["same"], found["similar"]) == count

@@ -124,6 +124,25 @@ def test_one_more_seed_trains_and_tests_alone(finished: Path) -> None:
     assert left == ["train"] * 5 + ["eval"] * 5
 
 
+def test_a_training_that_diverges_does_not_end_the_study(tmp_path: Path) -> None:
+    answers = {
+        "plain": {"style": "plain"},
+        "formal": {"style": "formal"},
+        "wild": {"of": "formal", "train": {"learning_rate": 1e30, "steps": 9}},
+    }
+    found = run_experiment(study(answers=answers), tmp_path, Silence())
+    (cell,) = found["cells"]
+    (lost,) = cell["diverged"]
+    assert (lost["variant"], lost["seed"]) == ("wild", 0)
+    assert lost["reason"].startswith("step ")
+    wild, plain = cell["variants"]["wild"], cell["variants"]["plain"]
+    assert wild["in_domain"] is wild["retention"] is None
+    assert wild["versus_reference"]["in_domain"]["value"] is None
+    assert plain["in_domain"]["by_seed"].keys() == {"0"}
+    assert cell["verdict"]["in_domain"]["difference"]["value"] is not None
+    assert "wild: 1 of 1 trainings diverged" in (tmp_path / "report.md").read_text()
+
+
 def test_missing_files_are_named_one_by_one(tmp_path: Path) -> None:
     task = {"test": "no/test.jsonl", "source": "the moon"}
     answers = {"a": {"file": "no/{task}-a.jsonl"}, "b": {"file": "no/{task}-b.jsonl"}}

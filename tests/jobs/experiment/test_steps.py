@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fam_engine.errors import InputError, UsageError
+from fam_engine.errors import DivergedError, InputError, UsageError
 from fam_engine.jobs.experiment.progress import Silence, StudyProgress
 from fam_engine.jobs.experiment.steps import EMPTY, Step, StepMaker, run_steps
 
@@ -90,6 +90,23 @@ def test_a_variant_without_answers_takes_what_needs_it_along(tmp_path: Path) -> 
     run(answers, trained, maker.make("train", "b", {}, [], other))
     assert answers.empty == trained.empty == "leaves none"
     assert (train.runs, other.runs) == (0, 1)
+
+
+def test_a_training_that_diverges_is_an_outcome_and_nothing_is_made_of_it(tmp_path: Path) -> None:
+    maker = StepMaker(tmp_path)
+    lost = Counter(
+        UsageError("threads differ", code="E_RESUME_MISMATCH"),
+        DivergedError("the loss is nan", code="E_DIVERGED", where="step 3"),
+    )
+    train = maker.make("train", "a", {}, [], lost)
+    evaluated, other = Counter(), Counter()
+    tested = maker.make("eval", "a", {}, [train], evaluated)
+    run(train, tested, maker.make("train", "b", {"x": 1}, [], other))
+    assert train.diverged == tested.diverged == "step 3: the loss is nan"
+    assert train.empty is None
+    assert (evaluated.runs, other.runs) == (0, 1)
+    run(train, tested)
+    assert lost.runs == 2  # never again
 
 
 def test_when_the_time_is_spent_no_training_begins(tmp_path: Path) -> None:

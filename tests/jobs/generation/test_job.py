@@ -13,10 +13,11 @@ import torch
 import fam_engine
 from fam_engine.config import GenerateConfig, ScoreConfig
 from fam_engine.errors import InputError, UsageError
-from fam_engine.jobs.generation import job as job_module
+from fam_engine.jobs import running
 from fam_engine.jobs.generation.forecast import forecast_generate
-from fam_engine.jobs.generation.job import GenerateOutcome, run_generate
+from fam_engine.jobs.generation.job import run_generate
 from fam_engine.jobs.interrupts import Interrupted
+from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.scoring.job import run_score
 from fam_engine.model.generation.generator import Generator
 from fam_engine.model.generation.requests import Completion, Request
@@ -60,7 +61,7 @@ def generate(
     out: Path,
     progress: Silent | None = None,
     **settings: Any,  # noqa: ANN401
-) -> GenerateOutcome:
+) -> JobOutcome:
     config = GenerateConfig.model_validate(
         {
             "model": str(model),
@@ -180,6 +181,8 @@ def test_answers_are_judged_where_there_is_a_gold_answer(
         {"id": "right", "prompt": "3 * 4?", "answer": 12},
         {"id": "wrong", "prompt": "3 * 5?", "answer": "15"},
         {"id": "open", "prompt": "why?"},
+        # As a number `12.0` would be right.
+        {"id": "exact", "prompt": "3 * 4?", "answer": "12.0", "kind": "exact"},
     ]
     outcome = generate(tiny_model, write(tmp_path / "q.jsonl", rows), tmp_path / "out")
     found = {record["provenance"]["parent"]: record for record in records_in(tmp_path / "out")}
@@ -188,7 +191,9 @@ def test_answers_are_judged_where_there_is_a_gold_answer(
     assert found["wrong"]["correct"] is found["wrong"]["provenance"]["verified"] is False
     assert "correct" not in found["open"]
     assert found["open"]["provenance"]["verified"] is None
-    assert outcome.summary["samples"]["judged"] == 2
+    assert found["exact"]["correct"] is False
+    assert found["exact"]["kind"] == "exact"
+    assert outcome.summary["samples"]["judged"] == 3
     assert outcome.summary["samples"]["correct"] == 1
 
 
@@ -269,7 +274,7 @@ def test_a_finished_job_is_not_run_again(
 ) -> None:
     file = write(tmp_path / "q.jsonl", questions(2))
     first = generate(tiny_model, file, tmp_path / "out")
-    monkeypatch.setattr(job_module, "open_model", None)
+    monkeypatch.setattr(running, "open_model", None)
     assert generate(tiny_model, file, tmp_path / "out").summary == first.summary
 
 
@@ -332,7 +337,7 @@ def test_answers_without_a_text_are_left_out(
 def test_a_forecast_counts_without_a_model(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job_module, "open_model", None)
+    monkeypatch.setattr(running, "open_model", None)
     config = GenerateConfig(
         model=str(tiny_model),
         data=(str(write(tmp_path / "q.jsonl", questions(7))),),
@@ -343,6 +348,7 @@ def test_a_forecast_counts_without_a_model(
     forecast = forecast_generate(config, Silent())
     assert (forecast.num_records, forecast.most_tokens) == (7, 140)
     assert forecast.memory_bytes > 0
+    assert forecast.seconds > 0
     assert not (tmp_path / "out").exists()
 
 

@@ -16,8 +16,9 @@ from fam_engine.data.records import Record, detect_form, read_record
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.errors import InputError, UsageError
 from fam_engine.jobs.interrupts import Interrupted
+from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.rewriting.forecast import forecast_rewrite
-from fam_engine.jobs.rewriting.job import RewriteOutcome, run_rewrite
+from fam_engine.jobs.rewriting.job import run_rewrite
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.generation.requests import Completion, Request, Sampling
 
@@ -94,7 +95,7 @@ def rewrite(
     *,
     progress: Silent | None = None,
     **settings: Any,  # noqa: ANN401
-) -> RewriteOutcome:
+) -> JobOutcome:
     files = data if isinstance(data, list) else [data]
     settings = {"precision": "fp32", "device": "cpu", **settings}
     config = RewriteConfig(

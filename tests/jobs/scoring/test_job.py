@@ -14,9 +14,10 @@ import torch
 from fam_engine.config import ScoreConfig
 from fam_engine.errors import InputError, UsageError
 from fam_engine.jobs.interrupts import Interrupted
+from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.scoring import entries as pass_two
 from fam_engine.jobs.scoring.forecast import forecast_score
-from fam_engine.jobs.scoring.job import ScoreOutcome, run_score
+from fam_engine.jobs.scoring.job import run_score
 from fam_engine.jobs.scoring.scorer import Scorer
 from fam_engine.measure.results import TokenFacts
 
@@ -77,7 +78,7 @@ def write(path: Path, records: list[dict[str, Any]]) -> Path:
     return path
 
 
-def score(model: Path, data: Path, out: Path, **settings: Any) -> ScoreOutcome:  # noqa: ANN401
+def score(model: Path, data: Path, out: Path, **settings: Any) -> JobOutcome:  # noqa: ANN401
     settings = {"precision": "fp32", "device": "cpu", **settings}
     return run_score(
         ScoreConfig(model=str(model), data=(str(data),), out=out, **settings), Silent()

@@ -46,6 +46,11 @@ def math(response: str, answer: str) -> Verdict:
         ("Answer: x = -5/4", r"-\frac{5}{4}"),
         ("We get 3.\nThe total is 12.\nThat is 12 apples in all", "12"),
         ("42", "42"),
+        # Of one line that states nothing the last number counts, of a statement the one it begins with.
+        ("12 apples, so 3 are left", "3"),
+        ("That makes 12. So 3 are left.", "3"),
+        ("Answer: 12 apples, of which 3 are red", "12"),
+        ("10.5 km (7 laps * 1.5 km/lap)", "10.5"),
         ("The profit is -$5.", "-5"),
         (r"Hence $\boxed{\text{(A)}}$", r"\text{(A)}"),
         (r"so $\boxed{\left( 3, \dfrac{\pi}{2} \right)}$.", r"\left(3,\frac{\pi}{2}\right)"),
@@ -81,6 +86,9 @@ def test_right(response: str, answer: str) -> None:
         (r"\boxed{x+2}", "2"),
         (r"\boxed{\text{(B)}}", r"\text{(A)}"),
         ("Final Answer: 2,160", "2"),
+        ("12 apples, so 3 are left", "12"),
+        ("That makes 12. So 3 are left.", "12"),
+        ("The length is 2x", "2"),
     ],
 )
 def test_wrong(response: str, answer: str) -> None:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from fam_engine.measure.answers import judge, unit_tests
-from fam_engine.measure.answers.unit_tests import TestsRun, run_tests
+from fam_engine.measure.answers import judge, programs, unit_tests
+from fam_engine.measure.answers.confined import landlock
+from fam_engine.measure.answers.unit_tests import TestsRun, confines_files, run_tests
 
 LOCKDOWN = "from fam_engine.measure.answers.confined import lockdown\n"
 
@@ -177,6 +178,107 @@ def test_what_is_refused(what: str, tmp_path: Path) -> None:
     assert result.passed is True, result.reason
     assert result.guards[-1] == "seccomp"
     assert victim.read_text() == "here"
+
+
+HAS_LANDLOCK = pytest.mark.skipif(
+    not confines_files(), reason="this kernel has no Landlock (Linux 5.13 and later)"
+)
+
+
+@HAS_LANDLOCK
+@pytest.mark.parametrize(
+    "action",
+    [
+        "open(SECRET).read()",
+        "import os; os.listdir(os.path.dirname(SECRET))",
+        "import os; os.listdir('/')",
+        "open('/etc/passwd').read()",
+        "open('/proc/self/environ').read()",
+        "import os; open(f'/proc/{os.getppid()}/cmdline').read()",
+        "import os; os.open(SECRET, os.O_RDONLY)",
+        "import os; os.chdir('/'); os.listdir('.')",
+    ],
+)
+def test_files_of_the_machine_cannot_be_read(action: str, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("s")
+    lines = [f"SECRET = {str(secret)!r}", "def f():", f"    {action}"]
+    test = "try:\n    f()\nexcept OSError as error:\n    assert 'Permission denied' in str(error), error"
+    result = run("\n".join(lines), f"{test}\nelse:\n    assert False, 'it was read'")
+    assert result.passed is True, result.reason
+    assert "landlock" in result.guards
+
+
+@HAS_LANDLOCK
+def test_the_tests_cannot_read_them_either(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("s")
+    result = run("x = 1", f"open({str(secret)!r})")
+    assert result.passed is False
+    assert "PermissionError" in result.reason
+
+
+def test_what_python_itself_needs_can_be_read() -> None:
+    code = """
+        def f():
+            import bz2, ctypes, decimal, hashlib, json, random, sqlite3, ssl, statistics, zoneinfo
+            from concurrent.futures import ThreadPoolExecutor
+            import datetime, fractions, heapq, importlib, inspect, itertools, unicodedata
+            open("/dev/null").read()
+            return [len(random.SystemRandom().randbytes(3)), inspect.getsource(json.loads)[:3]]
+    """
+    result = run(code, "assert f() == [3, 'def'], f()")
+    assert result.passed is True, result.reason
+
+
+def test_landlock_holds_writing_and_what_is_below_too(tmp_path: Path) -> None:
+    """The guard alone, without the filter that refuses all writing before it."""
+    if not confines_files():
+        pytest.skip("this kernel has no Landlock (Linux 5.13 and later)")
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open" / "a").write_text("a")
+    (tmp_path / "b").write_text("b")
+    program = textwrap.dedent(f"""
+        import os
+        from pathlib import Path
+        from fam_engine.measure.answers.confined import landlock
+        folder = Path({str(tmp_path)!r})
+        assert landlock.confine([folder / "open", folder / "missing"])
+        assert (folder / "open" / "a").read_text() == "a"
+        for action in (
+            lambda: (folder / "b").read_text(),
+            lambda: (folder / "open" / "a").write_text("x"),
+            lambda: (folder / "open" / "new").mkdir(),
+            lambda: (folder / "open" / "a").unlink(),
+            lambda: (folder / "open" / "a").rename(folder / "open" / "c"),
+            lambda: (folder / "open" / "s").symlink_to("a"),
+            lambda: os.truncate(folder / "open" / "a", 0),
+        ):
+            try:
+                action()
+            except PermissionError:
+                pass
+            else:
+                raise SystemExit("not refused")
+        Path(os.devnull).write_text("x")
+    """)
+    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert child.returncode == 0, child.stderr
+    assert (tmp_path / "open" / "a").read_text() == "a"
+
+
+def test_without_landlock_the_code_runs_and_the_verdict_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(landlock, "_call", lambda *_: -1)
+    assert confines_files() is False
+    assert landlock.confine([tmp_path]) is False
+    monkeypatch.setattr(
+        programs, "run_tests", lambda *_: TestsRun(True, "passed 1 test", ("seccomp",))
+    )
+    verdict = judge("def f(): return 1", kind="code", answer=None, tests=["f()"])
+    assert verdict.correct is True
+    assert verdict.reason == "passed 1 test; file access not confined"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's filter")

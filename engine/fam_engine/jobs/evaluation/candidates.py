@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from fam_engine.errors import ModelRefusedError, UsageError
+from fam_engine.errors import UsageError
+from fam_engine.jobs.scoring.sources import check_adapter
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.loading import hash_model
 from fam_engine.model.lora import load_adapter
@@ -58,12 +59,7 @@ def find_candidates(
         )
     found = [Candidate(BASE, None, BASE)] if with_base else []
     for name, folder in zip(name_adapters(adapters), adapters, strict=True):
-        if not folder.is_dir():
-            raise ModelRefusedError(
-                "is not a folder, expected a PEFT LoRA adapter",
-                code="E_ADAPTER_NOT_FOUND",
-                where=str(folder),
-            )
+        check_adapter(folder)
         # Better refused now than after an hour with the others.
         load_adapter(folder, config)
         found.append(Candidate(name, folder, hash_model(folder)))

@@ -13,8 +13,9 @@ from typing import Any
 
 from fam_engine.config import EvalConfig, read_config
 from fam_engine.data.files import write_text_whole
-from fam_engine.jobs.evaluation.job import EvalOutcome, run_eval
+from fam_engine.jobs.evaluation.job import run_eval
 from fam_engine.jobs.journal import storage_errors
+from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.running import Nobody
 from fam_engine.model.loading import load_model, resolve_model
 
@@ -55,7 +56,7 @@ class Evaluator:
         records: Iterable[Mapping[str, Any]],
         out: str | Path,
         **settings: Any,  # noqa: ANN401 - any setting
-    ) -> EvalOutcome:
+    ) -> JobOutcome:
         """Evaluate on records, or go on where an earlier call with the same ones stopped.
 
         Args:

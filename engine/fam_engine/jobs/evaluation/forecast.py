@@ -17,10 +17,13 @@ import numpy as np
 
 from fam_engine._rust_tokenize import Spool, plan_batches
 from fam_engine.config import EvalConfig
+from fam_engine.data.tokenizer import Ids
 from fam_engine.jobs.evaluation.overlap import overlap_with_training
-from fam_engine.jobs.evaluation.prepare import Prepared, prepared
+from fam_engine.jobs.evaluation.prepare import prepared
 from fam_engine.jobs.generation.prepare import Progress
+from fam_engine.jobs.generation.trial import NUM_PROMPTS, try_writing
 from fam_engine.jobs.interrupts import Interrupts
+from fam_engine.jobs.running import quarantined_by_code
 from fam_engine.jobs.scoring.forecast import predict_seconds
 from fam_engine.jobs.scoring.sources import find_files
 from fam_engine.model.generation.generator import MAX_SLOTS
@@ -40,7 +43,7 @@ class EvalForecast:
         prompt_tokens: Of all prompts of written answers.
         choice_tokens: Tokens to compute for options, their prompts shared.
         most_tokens: Of all written answers, if each has --max-new-tokens.
-        seconds: Time for all models, from a probe of this machine's matrix products.
+        seconds: Time for all models, from a trial on this machine.
     """
 
     models: list[str]
@@ -76,21 +79,40 @@ def forecast_eval(config: EvalConfig, progress: Progress) -> EvalForecast:
         budget = config.max_tokens_per_batch or default_tokens_per_batch(parts.model, device, dtype)
         choice_tokens, choice_rows = _choices(parts.spool, budget)
         most_tokens = count * config.max_new_tokens
-        # Fewer texts than a step has rows cost as much as a full one.
-        steps = max(most_tokens, MAX_SLOTS * config.max_new_tokens) if count else 0
-        seconds = predict_seconds(
-            parts.model, prompt_tokens + choice_tokens + steps, choice_rows + steps, dtype, device
-        )
+        seconds = predict_seconds(parts.model, choice_tokens, choice_rows, dtype, device)
+        if prompts := _first_prompts(db):
+            speed = try_writing(
+                parts.model,
+                parts.encoder,
+                prompts,
+                parts.sampling,
+                num_slots=min(MAX_SLOTS, count),
+                precision=config.precision,
+                dtype=dtype,
+                device=device,
+            )
+            seconds += speed.seconds(
+                num_prompt_tokens=prompt_tokens,
+                num_tokens=most_tokens,
+                longest=config.max_new_tokens,
+            )
         return EvalForecast(
             models=[one.name for one in parts.candidates],
             tasks=_tasks(db),
-            quarantined=_quarantined(parts),
+            quarantined=quarantined_by_code(parts.journal),
             overlap=overlap_with_training(db, find_files(config.train), config.map),
             prompt_tokens=prompt_tokens,
             choice_tokens=choice_tokens,
             most_tokens=most_tokens,
             seconds=seconds * len(parts.candidates),
         )
+
+
+def _first_prompts(db: sqlite3.Connection) -> list[Ids]:
+    query = f"""
+        SELECT context FROM questions WHERE first_entry IS NULL ORDER BY position LIMIT {NUM_PROMPTS}
+    """
+    return [np.frombuffer(context, np.int32) for (context,) in db.execute(query)]
 
 
 def _choices(spool: Spool | None, budget: int) -> tuple[int, int]:
@@ -111,8 +133,3 @@ def _tasks(db: sqlite3.Connection) -> dict[str, dict[str, Any]]:
         entry["kinds"][kind] += 1
         entry["methods"]["generation" if is_written else "logprob"] += 1
     return tasks
-
-
-def _quarantined(parts: Prepared) -> dict[str, int]:
-    query = "SELECT code, COUNT(*) FROM quarantine GROUP BY code"
-    return dict(parts.journal.db.execute(query))

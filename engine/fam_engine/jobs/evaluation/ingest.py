@@ -10,22 +10,22 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Literal
 
 from fam_engine._rust_tokenize import Spool
-from fam_engine.data.reading import Row, read_rows
-from fam_engine.data.records import Record, map_columns
+from fam_engine.data.records import Record
 from fam_engine.data.tokenizer import Encoded, TextEncoder
-from fam_engine.errors import InputError, RecordError
+from fam_engine.errors import RecordError
 from fam_engine.jobs.evaluation.few_shot import Examples
 from fam_engine.jobs.evaluation.questions import Question, read_question
 from fam_engine.jobs.generation.ingest import record_seed
-from fam_engine.jobs.generation.rows import find_kind
 from fam_engine.jobs.journal import Journal
-from fam_engine.jobs.scoring.ingest import DataFile
+from fam_engine.jobs.question_files import Item, check_prompt, ingest_items, read_items
+from fam_engine.jobs.scoring.ingest import DataFile, Quarantined
 from fam_engine.jobs.scoring.spooling import MAIN, EntryWriter
 from fam_engine.jobs.selection.overlap import asked
 
@@ -38,9 +38,7 @@ CREATE TABLE IF NOT EXISTS questions (
 );
 """
 
-_CHUNK = 256
 Method = Literal["logprob", "generation"]
-Quarantined = tuple[str, int, int | None, str, str]
 
 
 @dataclass(frozen=True)
@@ -64,15 +62,6 @@ class IngestPlan:
     columns: dict[str, str]
     limit: int | None
     seed: int
-
-
-@dataclass(frozen=True)
-class _Item:
-    """A row and what it was read as."""
-
-    place: Row
-    file: str
-    question: Question | RecordError
 
 
 def ingest_tasks(
@@ -112,42 +101,21 @@ class _Ingest:
 
     def run(self, files: Sequence[DataFile], advance: Callable[[int], None]) -> None:
         """Read the files from the beginning."""
-        folder = self._journal.folder / "spool"
+        plan, folder = self._plan, self._journal.folder / "spool"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        with self._journal.commit() as db:
-            db.execute("DELETE FROM questions")
-            db.execute("DELETE FROM quarantine")
         writer = EntryWriter(folder)
-        rows = self._rows(files)
-        while chunk := list(islice(rows, _CHUNK)):
-            self._take(writer, chunk)
-            advance(len(chunk))
-        if self._num_questions == 0:
-            raise _nothing_usable(files, self._journal)
+        items = read_items(files, plan.columns, read_question, limit_a_file=plan.limit)
+        take = partial(self._take, writer)
+        count = ingest_items(self._journal, "questions", files, items, take, advance)
         writer.finish()
         with self._journal.commit():
-            counts = {"questions": self._num_questions, "entries": writer.num_entries}
-            self._journal.put("ingested", counts)
+            self._journal.put("ingested", {"questions": count, "entries": writer.num_entries})
 
-    def _rows(self, files: Sequence[DataFile]) -> Iterator[_Item]:
-        for file in files:
-            column: str | None = None
-            for place in islice(read_rows(file.path), self._plan.limit):
-                try:
-                    if place.columns is None:
-                        raise RecordError(place.code or "E_JSON", place.reason or "")
-                    row = map_columns(place.columns, self._plan.columns)
-                    column = column or find_kind(row)
-                    yield _Item(place, file.name, read_question(row, column, place, file))
-                except RecordError as error:
-                    yield _Item(place, file.name, error)
-
-    def _take(self, writer: EntryWriter, chunk: list[_Item]) -> None:
-        """Encode and keep a chunk."""
+    def _take(self, writer: EntryWriter, chunk: list[Item[Question]]) -> int:
+        """Encode and keep a chunk; give how many questions it was."""
         texts = [
-            self._texts(item.question) if isinstance(item.question, Question) else []
-            for item in chunk
+            self._texts(item.read) if isinstance(item.read, Question) else [] for item in chunk
         ]
         encoded = iter(self._encoder.encode([text for some in texts for text in some]))
         bad: list[Quarantined] = []
@@ -155,14 +123,14 @@ class _Ingest:
             for item, some in zip(chunk, texts, strict=True):
                 own = list(islice(encoded, len(some)))
                 try:
-                    if isinstance(item.question, RecordError):
-                        raise item.question
-                    self._keep(db, writer, item.question, [self._checked(one) for one in own])
+                    if isinstance(item.read, RecordError):
+                        raise item.read
+                    self._keep(db, writer, item.read, [check_prompt(one) for one in own])
                 except RecordError as error:
-                    place = item.place
-                    bad.append((item.file, place.line, place.offset, error.code, error.reason))
+                    bad.append(item.quarantined(error))
             self._journal.quarantine(bad)
         writer.flush()
+        return len(chunk) - len(bad)
 
     def _texts(self, question: Question) -> list[Record]:
         """Give what is to be encoded: the question with each option, or with a stand-in."""
@@ -175,13 +143,6 @@ class _Ingest:
 
     def _is_scored(self, question: Question) -> bool:
         return question.gold is not None and self._plan.choice_by == "logprob"
-
-    def _checked(self, encoded: Encoded | RecordError) -> Encoded:
-        if isinstance(encoded, RecordError):
-            raise encoded
-        if "first_token_unscored" in encoded.flags:
-            raise RecordError("E_EMPTY_PROMPT", "the prompt is empty and the model has no BOS")
-        return encoded
 
     def _keep(
         self,
@@ -237,20 +198,3 @@ class _Ingest:
                     "E_TOO_LONG",
                     f"is {length} tokens long with {what}, expected at most {plan.max_length}",
                 )
-
-
-def _nothing_usable(files: Sequence[DataFile], journal: Journal) -> InputError:
-    first = journal.db.execute(
-        "SELECT file, line, code, reason FROM quarantine ORDER BY number LIMIT 1"
-    ).fetchone()
-    if first is None:
-        where = ", ".join(file.name for file in files)
-        return InputError(
-            "holds no records, expected at least one", code="E_INPUT_EMPTY", where=where
-        )
-    file, line, code, reason = first
-    return InputError(
-        f"not one record is usable; the first fault is {code}: {reason}",
-        code="E_INPUT_UNUSABLE",
-        where=f"{file}:{line}",
-    )

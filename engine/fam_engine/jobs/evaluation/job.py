@@ -1,6 +1,6 @@
 """The evaluation from its settings to its files.
 
-In: an `EvalConfig` and somebody to tell about progress. Out: the files of the output folder and an `EvalOutcome`. The
+In: an `EvalConfig` and somebody to tell about progress. Out: the files of the output folder and a `JobOutcome`. The
 base model is loaded once and each adapter put on it in turn. Whatever stops the job, the same command goes on from
 there; given with more adapters it computes those alone.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,9 @@ from fam_engine.jobs.evaluation.summary import summarize
 from fam_engine.jobs.generation.prepare import Progress
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, storage_errors
-from fam_engine.jobs.running import describe, peak_memory
-from fam_engine.jobs.scoring.sources import find_files, open_model
+from fam_engine.jobs.outcome import JobOutcome
+from fam_engine.jobs.running import judging_settings, load_told, peak_memory
+from fam_engine.jobs.scoring.sources import find_files
 from fam_engine.jobs.scoring.stopwatch import Stopwatch
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.generation.generator import Generator
@@ -37,22 +37,9 @@ from fam_engine.model.memory import default_tokens_per_batch
 OUTPUTS = ("samples.parquet", "summary.json", "report.html", "quarantine.jsonl")
 
 
-@dataclass(frozen=True)
-class EvalOutcome:
-    """A finished evaluation.
-
-    Attributes:
-        summary: What `summary.json` holds.
-        num_quarantined: Records left out, or without a verdict for some model.
-    """
-
-    summary: dict[str, Any]
-    num_quarantined: int
-
-
 def run_eval(
     config: EvalConfig, progress: Progress, *, decoder: Decoder | None = None
-) -> EvalOutcome:
+) -> JobOutcome:
     """Evaluate, or go on where an earlier run of the same job stopped.
 
     Args:
@@ -71,19 +58,12 @@ def run_eval(
     ):
         missing = [one for one in parts.candidates if spent(parts.journal, one) is None]
         if missing:
-            decoder = decoder or _load(config, parts, progress)
+            decoder = decoder or load_told(config, parts.sources, progress)
             for candidate in missing:
                 _Evaluation(config, parts, candidate, progress, interrupts).run(decoder)
         progress.start("writing", None, "files")
         summary = _write_outputs(config, parts, watch)
-        return EvalOutcome(summary, summary["records"]["quarantined"])
-
-
-def _load(config: EvalConfig, parts: Prepared, progress: Progress) -> Decoder:
-    progress.start("loading the model", None, "")
-    decoder = open_model(config, parts.sources)
-    progress.note(describe(decoder))
-    return decoder
+        return JobOutcome(summary, summary["records"]["quarantined"])
 
 
 class _Evaluation:
@@ -175,6 +155,7 @@ def _write_outputs(config: EvalConfig, parts: Prepared, watch: Stopwatch) -> dic
             "models": [_model(parts, one) for one in parts.candidates],
             **summarize(models),
             "overlap": overlap_with_training(journal.db, find_files(config.train), config.map),
+            "judging": judging_settings(has_code=_has_code(models)),
             "performance": _performance(watch),
             "settings": {
                 **config.model_dump(mode="json"),
@@ -185,6 +166,10 @@ def _write_outputs(config: EvalConfig, parts: Prepared, watch: Stopwatch) -> dic
         write_eval_report(out / "report.html", summary, models)
         write_text_whole(out / "summary.json", json.dumps(summary, indent=2) + "\n")
     return summary
+
+
+def _has_code(models: dict[str, list[Sample]]) -> bool:
+    return any(one.kind == "code" for samples in models.values() for one in samples)
 
 
 def _records(

@@ -23,10 +23,10 @@ from fam_engine.jobs.evaluation.ingest import IngestPlan, ingest_tasks
 from fam_engine.jobs.generation.prepare import Progress
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, storage_errors
-from fam_engine.jobs.scoring.sources import Sources, find_files, input_key
+from fam_engine.jobs.running import sampling_of
+from fam_engine.jobs.scoring.sources import Sources, find_files, find_sources, input_key
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.generation.requests import Sampling
-from fam_engine.model.loading import resolve_model
 
 _SCHEMA: Final = ingest.SCHEMA + samples.SCHEMA
 # What cannot change an answer, or is in the key as a hash. Models are kept apart from each other, so that more of them
@@ -77,20 +77,15 @@ def prepared(
     Raises:
         FamEngineError: Input, model, adapter or settings that cannot be used; see the subclasses.
     """
-    sampling = Sampling(
-        max_new_tokens=config.max_new_tokens,
-        temperature=config.temperature,
-        top_p=config.top_p,
-        top_k=config.top_k,
-        stop=config.stop,
-    )
-    folder, revision = resolve_model(config.model, download=config.download)
-    sources = Sources(find_files(config.data), folder, revision, None)
-    model = ModelConfig.from_folder(folder)
+    sampling = sampling_of(config, config.stop)
+    sources = find_sources(config, config.data, None)
+    model = ModelConfig.from_folder(sources.model)
     candidates = find_candidates(config.adapter, model, with_base=config.base)
     find_files(config.train)  # a name mistyped should be said now
     plan = _ingest_plan(config, model)
-    encoder = TextEncoder(folder, template=config.template, parse_special=config.parse_special)
+    encoder = TextEncoder(
+        sources.model, template=config.template, parse_special=config.parse_special
+    )
 
     def advance(count: int) -> None:
         progress.advance(count)

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, get_args
+from typing import Any
 
 from fam_engine.data.reading import Row
-from fam_engine.data.records import Record, detect_form, read_record
+from fam_engine.data.records import Record, detect_form, gold_answer, read_record
 from fam_engine.errors import RecordError
 from fam_engine.jobs.generation.rows import as_question
+from fam_engine.jobs.question_files import kind_of, texts_of
 from fam_engine.jobs.scoring.ingest import DataFile
 from fam_engine.measure.answers import TaskKind, guess_kind, judge
-
-KINDS: Final[tuple[TaskKind, ...]] = get_args(TaskKind)
 
 
 @dataclass(frozen=True)
@@ -44,14 +43,14 @@ class Question:
     gold: int | None
 
 
-def read_question(row: Mapping[str, Any], column: str, place: Row, file: DataFile) -> Question:
+def read_question(file: DataFile, place: Row, row: Mapping[str, Any], column: str) -> Question:
     """Read a row.
 
     Args:
+        file: Its file.
+        place: Where it stands there.
         row: Column name -> value.
         column: The column it asks with, from `generation.rows.find_kind`.
-        place: Where it stands.
-        file: In which file.
 
     Raises:
         RecordError: It cannot be asked or judged.
@@ -61,42 +60,13 @@ def read_question(row: Mapping[str, Any], column: str, place: Row, file: DataFil
         asked, detect_form(asked), file=file.name, line=place.line, stem=file.path.stem
     )
     # In the question/answer form the answer is in the place of the response.
-    answer = _text(row, "answer") if column == "question" else record.answer
-    choices, tests = _texts(row, "choices"), _texts(row, "tests")
+    answer = gold_answer(row) if column == "question" else record.answer
+    choices, tests = texts_of(row, "choices"), texts_of(row, "tests")
     task = record.task or file.path.stem
-    kind = _kind(row, answer, choices, tests)
+    kind = kind_of(row) or guess_kind(answer, choices, tests)
     _check_gold(kind, answer, choices, tests)
     gold = _gold_option(answer, choices) if kind == "choice" and choices else None
     return Question(record, task, kind, answer, choices, tests, gold)
-
-
-def _text(row: Mapping[str, Any], name: str) -> str | None:
-    value = row.get(name)
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    raise RecordError("E_RECORD_TYPE", f"field `{name}` is no text and no number")
-
-
-def _texts(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    value = row.get(name)
-    if value is None:
-        return ()
-    if not isinstance(value, list) or not all(isinstance(text, str) and text for text in value):
-        raise RecordError("E_RECORD_TYPE", f"field `{name}` is not a list of texts, none empty")
-    return tuple(value)
-
-
-def _kind(
-    row: Mapping[str, Any], answer: str | None, choices: Sequence[str], tests: Sequence[str]
-) -> TaskKind:
-    named = row.get("kind")
-    if named is None:
-        return guess_kind(answer, choices, tests)
-    if named not in KINDS:
-        raise RecordError("E_KIND", f"field `kind` is {named!r}, expected {', '.join(KINDS)}")
-    return KINDS[KINDS.index(named)]
 
 
 def _check_gold(
@@ -110,8 +80,8 @@ def _check_gold(
 
 def _gold_option(answer: str | None, choices: Sequence[str]) -> int:
     """Find the right option: the one that is judged right."""
-    if len(choices) < 2:
-        raise RecordError("E_CHOICES", "there is one choice, expected at least two")
+    if len(choices) < 2 or not all(choices):
+        raise RecordError("E_CHOICES", "expected at least two choices, none of them empty")
     right = [
         index
         for index, choice in enumerate(choices)

@@ -92,7 +92,8 @@ def _cell(config: ExperimentConfig, cell: Cell) -> dict[str, Any]:
 
     Returns:
         `model`, `task`; `questions`: test questions by task; `seeds`: those every variant was trained
-        and tested with; `base`: accuracies of the untrained
+        and tested with; `diverged`: trainings among them that were lost (variant, seed, reason), in
+        no average; `base`: accuracies of the untrained
         model; `variants`: name -> see `_variant`; `dropped`: name -> why it was left without
         answers; `reference`, `candidate`, `verdict`,
         `confounds`: what the two differ in; `training_questions`: how many were read, and how many
@@ -107,7 +108,10 @@ def _cell(config: ExperimentConfig, cell: Cell) -> dict[str, Any]:
     done = {
         (name, seed): step
         for (name, seed), step in cell.tests.items()
-        if step.is_done and name not in dropped and (seed is None or seed in seeds)
+        if step.is_done
+        and step.diverged is None
+        and name not in dropped
+        and (seed is None or seed in seeds)
     }
     tests = Outcomes(cell.task, done)
     variants = {name: _variant(cell, tests, settings, name, config.reference) for name in settings}
@@ -125,6 +129,11 @@ def _cell(config: ExperimentConfig, cell: Cell) -> dict[str, Any]:
         "task": cell.task,
         "questions": tests.num_questions(),
         "seeds": seeds,
+        "diverged": [
+            {"variant": name, "seed": seed, "reason": step.diverged}
+            for (name, seed), step in cell.trainings.items()
+            if seed in seeds and step.diverged is not None
+        ],
         "base": _base(tests),
         "variants": variants,
         "cut": {

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fam_engine.data.files import write_text_whole
-from fam_engine.errors import InputError, UsageError
+from fam_engine.errors import DivergedError, InputError, UsageError
 from fam_engine.jobs.experiment.progress import StudyProgress
 from fam_engine.jobs.journal import storage_errors
 from fam_engine.jobs.scoring.stopwatch import Stopwatch
@@ -66,6 +66,11 @@ class Step:
     def empty(self) -> str | None:
         """Say why it is finished without files: nothing was left to train on."""
         return self.note().get("empty") if self.is_done else None
+
+    @property
+    def diverged(self) -> str | None:
+        """Say why it is finished without a result: the training diverged."""
+        return self.note().get("diverged") if self.is_done else None
 
     def seconds(self) -> float | None:
         """Give how long it took, None where it is not done."""
@@ -166,27 +171,46 @@ def _run(step: Step, progress: StudyProgress) -> float:
     watch = Stopwatch()
     with storage_errors(step.folder):
         step.folder.mkdir(parents=True, exist_ok=True)
-        empty = next((need.empty for need in step.needs if need.empty), None)
-        if empty is None:
-            empty = _work(step, progress)
+        failure = _inherited(step) or _work(step, progress)
         seconds = watch.seconds()
         note = {"kind": step.kind, "label": step.label, "key": step.key, "seconds": seconds}
-        if empty is not None:
-            note["empty"] = empty
-        write_text_whole(step.folder / _DONE, json.dumps(note, indent=2) + "\n")
+        write_text_whole(step.folder / _DONE, json.dumps(note | failure, indent=2) + "\n")
     return seconds
 
 
-def _work(step: Step, progress: StudyProgress) -> str | None:
-    """Do the work of a step; give the reason where a variant is left without answers."""
+def _inherited(step: Step) -> dict[str, str]:
+    """Give why a step has nothing to work on, as its note will say it; nothing if it has."""
+    for need in step.needs:
+        if need.empty is not None:
+            return {"empty": need.empty}
+        if need.diverged is not None:
+            return {"diverged": need.diverged}
+    return {}
+
+
+def _work(step: Step, progress: StudyProgress) -> dict[str, str]:
+    """Do the work of a step; give the outcome of one that has no result, as its note will say it.
+
+    An arm that is left without answers, or a training that diverges, is told of in the report; it is no reason to lose
+    the others.
+    """
     try:
-        step.work(step.folder, progress)
+        _begin(step, progress)
     except InputError as error:
-        # One arm that cannot be made is told of in the report; it is no reason to lose the others.
         if error.code != EMPTY or step.kind != "answers":
             raise
-        progress.tell(f"{step.label}: {error.message}")
-        return error.message
+        outcome = {"empty": error.message}
+    except DivergedError as error:
+        outcome = {"diverged": f"{error.where}: {error.message}"}
+    else:
+        return {}
+    progress.tell(f"{step.label}: {next(iter(outcome.values()))}")
+    return outcome
+
+
+def _begin(step: Step, progress: StudyProgress) -> None:
+    try:
+        step.work(step.folder, progress)
     except UsageError as error:
         if error.code != "E_RESUME_MISMATCH":
             raise
@@ -195,4 +219,3 @@ def _work(step: Step, progress: StudyProgress) -> str | None:
         shutil.rmtree(step.folder)
         step.folder.mkdir()
         step.work(step.folder, progress)
-    return None

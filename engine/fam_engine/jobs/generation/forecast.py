@@ -1,8 +1,8 @@
 """The dry run: what generating would take, without loading the model.
 
 In: a `GenerateConfig`. Out: a `GenerateForecast`. Counts of prompts are exact, they come from the real pass 1; what the
-model will write is not known, so tokens are those of answers that all reach `--max-new-tokens`, and no time is given:
-the job itself shows its rate and the time left.
+model will write is not known, so tokens and time are those of answers that all reach `--max-new-tokens`. Time comes
+from a trial with two layers of the model's shape.
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ import numpy as np
 import torch
 
 from fam_engine.config import GenerateConfig
+from fam_engine.data.tokenizer import Ids
 from fam_engine.jobs.generation.prepare import Progress, prepared
+from fam_engine.jobs.generation.trial import NUM_PROMPTS, try_writing
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal
+from fam_engine.jobs.running import quarantined_by_code
 from fam_engine.model.checkpoint import linear_shapes
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.generation.cache import bytes_per_position
@@ -38,6 +41,7 @@ class GenerateForecast:
         lengths: Mean, median, 95th percentile and maximum of prompt tokens.
         most_tokens: Of all answers, if each has --max-new-tokens.
         memory_bytes: Weights and cache, estimated.
+        seconds: Time if every answer is as long as allowed, from a trial on this machine.
     """
 
     num_records: int
@@ -48,6 +52,7 @@ class GenerateForecast:
     lengths: dict[str, float]
     most_tokens: int
     memory_bytes: int
+    seconds: float
 
 
 def forecast_generate(config: GenerateConfig, progress: Progress) -> GenerateForecast:
@@ -69,21 +74,40 @@ def forecast_generate(config: GenerateConfig, progress: Progress) -> GenerateFor
             config.compute_dtype, precision=config.precision, device=device
         )
         longest = int(counts.max()) + config.max_new_tokens
+        num_slots = min(config.max_slots, num_texts)
+        speed = try_writing(
+            model,
+            parts.encoder,
+            _first_prompts(journal),
+            parts.sampling,
+            num_slots=num_slots,
+            precision=config.precision,
+            dtype=dtype,
+            device=device,
+        )
         a_slot = longest * bytes_per_position(model, dtype) + 4 * model.vocab_size
         return GenerateForecast(
             num_records=len(counts),
             num_samples=config.samples,
-            quarantined=dict(
-                journal.db.execute("SELECT code, COUNT(*) FROM quarantine GROUP BY code")
-            ),
+            quarantined=quarantined_by_code(journal),
             prompt=journal.get("example"),
             prompt_tokens=int(counts.sum()),
             lengths=_lengths(counts),
             most_tokens=num_texts * config.max_new_tokens,
             memory_bytes=weight_bytes(model, config.precision, dtype)
             + _ready_bytes(config, model, dtype)
-            + min(config.max_slots, num_texts) * a_slot,
+            + num_slots * a_slot,
+            seconds=speed.seconds(
+                num_prompt_tokens=int(counts.sum()),
+                num_tokens=num_texts * config.max_new_tokens,
+                longest=config.max_new_tokens,
+            ),
         )
+
+
+def _first_prompts(journal: Journal) -> list[Ids]:
+    query = f"SELECT context FROM questions ORDER BY position LIMIT {NUM_PROMPTS}"
+    return [np.frombuffer(context, np.int32) for (context,) in journal.db.execute(query)]
 
 
 def _ready_bytes(config: GenerateConfig, model: ModelConfig, dtype: torch.dtype) -> int:

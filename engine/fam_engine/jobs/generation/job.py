@@ -1,27 +1,32 @@
 """The generating job from its settings to its files.
 
-In: a `GenerateConfig` and somebody to tell about progress. Out: the files of the output folder and a `GenerateOutcome`.
+In: a `GenerateConfig` and somebody to tell about progress. Out: the files of the output folder and a `JobOutcome`.
 Whatever stops the job, the same command goes on from there, and the same texts come out.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fam_engine.config import GenerateConfig
 from fam_engine.data.files import write_text_whole
 from fam_engine.jobs.generation.files import Origin, count_texts, write_generated
-from fam_engine.jobs.generation.judging import judge_texts, num_unjudged
+from fam_engine.jobs.generation.judging import has_code, judge_texts, num_unjudged
 from fam_engine.jobs.generation.prepare import Prepared, Progress, prepared
 from fam_engine.jobs.generation.texts import TextMaker
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, storage_errors
-from fam_engine.jobs.running import describe, dtype_name, peak_memory
+from fam_engine.jobs.outcome import JobOutcome
+from fam_engine.jobs.running import (
+    dtype_name,
+    finished_summary,
+    judging_settings,
+    load_told,
+    writing_performance,
+)
 from fam_engine.jobs.scoring.files import write_quarantine
-from fam_engine.jobs.scoring.sources import open_model
 from fam_engine.jobs.scoring.stopwatch import Stopwatch
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.generation.generator import Generator
@@ -31,20 +36,7 @@ OUTPUTS = ("generated.jsonl", "quarantine.jsonl", "summary.json")
 _SECONDS_A_NOTE = 1.0
 
 
-@dataclass(frozen=True)
-class GenerateOutcome:
-    """A finished job.
-
-    Attributes:
-        summary: What `summary.json` holds.
-        num_quarantined: Records left out.
-    """
-
-    summary: dict[str, Any]
-    num_quarantined: int
-
-
-def run_generate(config: GenerateConfig, progress: Progress) -> GenerateOutcome:
+def run_generate(config: GenerateConfig, progress: Progress) -> JobOutcome:
     """Generate answers to a job's records, or go on where an earlier run of it stopped.
 
     Raises:
@@ -56,24 +48,15 @@ def run_generate(config: GenerateConfig, progress: Progress) -> GenerateOutcome:
         Interrupts() as interrupts,
         prepared(config, config.out, progress, interrupts) as parts,
     ):
-        finished = parts.journal.get("finished")
-        if finished is not None and all((config.out / name).is_file() for name in OUTPUTS):
-            progress.note(f"{config.out} is complete already")
-            return GenerateOutcome(finished, finished["records"]["quarantined"])
-        decoder = _load(config, parts, progress)
-        _generate(config, parts, decoder, progress, interrupts)
-        _judge(parts, progress, interrupts)
-        summary = _write_outputs(config, parts, decoder, watch)
-        with parts.journal.commit():
-            parts.journal.put("finished", summary)
-        return GenerateOutcome(summary, summary["records"]["quarantined"])
-
-
-def _load(config: GenerateConfig, parts: Prepared, progress: Progress) -> Decoder:
-    progress.start("loading the model", None, "")
-    decoder = open_model(config, parts.sources)
-    progress.note(describe(decoder))
-    return decoder
+        summary = finished_summary(parts.journal, config.out, OUTPUTS, progress)
+        if summary is None:
+            decoder = load_told(config, parts.sources, progress)
+            _generate(config, parts, decoder, progress, interrupts)
+            _judge(parts, progress, interrupts)
+            summary = _write_outputs(config, parts, decoder, watch)
+            with parts.journal.commit():
+                parts.journal.put("finished", summary)
+        return JobOutcome(summary, summary["records"]["quarantined"])
 
 
 def _generate(
@@ -157,7 +140,8 @@ def _write_outputs(
         quarantined = write_quarantine(out / "quarantine.jsonl", journal.db)
         summary = {
             **count_texts(journal, quarantined),
-            "performance": _performance(journal, watch),
+            "judging": judging_settings(has_code=has_code(journal)),
+            "performance": writing_performance(journal, watch),
             "settings": {
                 **config.model_dump(mode="json"),
                 "source": origin.source,
@@ -175,13 +159,3 @@ def _model_name(config: GenerateConfig) -> str:
     """Name the writer: the model's folder, and the adapter's after a plus."""
     names = [config.model, *([str(config.adapter)] if config.adapter else [])]
     return "+".join(Path(name).resolve().name for name in names)
-
-
-def _performance(journal: Journal, watch: Stopwatch) -> dict[str, float]:
-    tokens, seconds = journal.get("spent") or (0, 0.0)
-    return {
-        "seconds_total": watch.seconds(),
-        "seconds_generating": seconds,
-        "tokens_per_second": tokens / max(seconds, 1e-9),
-        **peak_memory(),
-    }

@@ -15,19 +15,26 @@ from fam_engine.jobs.journal import Journal
 from fam_engine.measure.answers import guess_kind, judge
 
 # In the question/answer form `answer` is where the text goes, not a gold answer.
-_PENDING = """
+_JUDGEABLE = """
 FROM texts t JOIN questions q USING (position)
-WHERE NOT t.is_judged AND t.text != ''
+WHERE t.text != ''
   AND (json_extract(q.row, '$.tests') IS NOT NULL
        OR (json_extract(q.row, '$.answer') IS NOT NULL
            AND json_extract(q.row, '$.question') IS NULL))
 """
+_PENDING = f"{_JUDGEABLE} AND NOT t.is_judged"
 _COMMIT_EVERY = 64
 
 
 def num_unjudged(journal: Journal) -> int:
     """Count the texts that can be judged and are not yet."""
     return int(journal.db.execute(f"SELECT COUNT(*) {_PENDING}").fetchone()[0])
+
+
+def has_code(journal: Journal) -> bool:
+    """Whether some texts are judged by running them."""
+    query = f"SELECT EXISTS (SELECT 1 {_JUDGEABLE} AND json_extract(q.row, '$.tests') IS NOT NULL)"
+    return bool(journal.db.execute(query).fetchone()[0])
 
 
 def judge_texts(journal: Journal, advance: Callable[[int], None]) -> None:
@@ -51,7 +58,7 @@ def judge_texts(journal: Journal, advance: Callable[[int], None]) -> None:
 def _is_correct(text: str, row: dict[str, Any]) -> bool | None:
     answer = str(row["answer"]) if "answer" in row and "question" not in row else None
     choices, tests = row.get("choices", []), row.get("tests", [])
-    kind = guess_kind(answer, choices, tests)
+    kind = row.get("kind") or guess_kind(answer, choices, tests)
     try:
         return judge(text, kind=kind, answer=answer, choices=choices, tests=tests).correct
     except UsageError:

@@ -13,15 +13,15 @@ from typing import Any, Protocol
 
 from fam_engine.config import GenerateConfig
 from fam_engine.data.tokenizer import TextEncoder
-from fam_engine.errors import ModelRefusedError, UsageError
+from fam_engine.errors import UsageError
 from fam_engine.jobs.generation.ingest import IngestPlan, ingest_questions
 from fam_engine.jobs.generation.texts import SCHEMA
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, storage_errors
-from fam_engine.jobs.scoring.sources import Sources, find_files, input_key
+from fam_engine.jobs.running import sampling_of
+from fam_engine.jobs.scoring.sources import Sources, find_sources, input_key
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.generation.requests import Sampling
-from fam_engine.model.loading import resolve_model
 
 # What cannot change a text, or is in the key as a hash.
 _NOT_IN_KEY = {"model", "data", "out", "adapter", "download", "max_slots"}
@@ -68,14 +68,8 @@ def prepared(
     Raises:
         FamEngineError: Input, model or settings that cannot be used; see the subclasses.
     """
-    sampling = Sampling(
-        max_new_tokens=config.max_new_tokens,
-        temperature=config.temperature,
-        top_p=config.top_p,
-        top_k=config.top_k,
-        stop=config.stop,
-    )
-    sources = _find_sources(config)
+    sampling = sampling_of(config, config.stop)
+    sources = find_sources(config, config.data, config.adapter)
     model = ModelConfig.from_folder(sources.model)
     plan = _ingest_plan(config, model)
     encoder = TextEncoder(
@@ -94,17 +88,6 @@ def prepared(
                 ingest_questions(journal, encoder, plan, sources.files, advance)
             progress.note(f"the first prompt: {_clipped(journal.get('example'))}")
             yield Prepared(journal, encoder, sources, model, sampling)
-
-
-def _find_sources(config: GenerateConfig) -> Sources:
-    model, revision = resolve_model(config.model, download=config.download)
-    if config.adapter is not None and not config.adapter.is_dir():
-        raise ModelRefusedError(
-            "is not a folder, expected a PEFT LoRA adapter",
-            code="E_ADAPTER_NOT_FOUND",
-            where=str(config.adapter),
-        )
-    return Sources(find_files(config.data), model, revision, config.adapter)
 
 
 def _ingest_plan(config: GenerateConfig, model: ModelConfig) -> IngestPlan:

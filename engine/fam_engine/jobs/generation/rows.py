@@ -13,7 +13,7 @@ from typing import Any
 from fam_engine.errors import RecordError
 
 # Kept beside the prompt, if there.
-_LABELS = ("id", "group", "answer", "task", "choices", "tests")
+_LABELS = ("id", "group", "answer", "task", "choices", "tests", "kind")
 # What a row asks with, in the order it is looked for -> where its answer goes.
 RESPONSE_COLUMNS = {
     "messages": "response",

@@ -10,7 +10,7 @@ right. The changes are attempts 1 to K, the first of them greedy.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from fam_engine._rust_tokenize import TokenizerError
@@ -22,6 +22,7 @@ from fam_engine.jobs.generation.ingest import record_seed
 from fam_engine.jobs.rewriting.ingest import Source
 from fam_engine.jobs.rewriting.prompts import PromptTemplate, question_text
 from fam_engine.jobs.rewriting.references import is_bare
+from fam_engine.jobs.running import sampling_of
 from fam_engine.model.generation.requests import Sampling
 
 Working = Literal["always", "as before", "never"]
@@ -78,16 +79,11 @@ def _attempt(
     config: RewriteConfig, template: PromptTemplate | None, number: int, *, is_greedy: bool
 ) -> Attempt:
     places = template.places if template else frozenset[str]()
+    sampling = sampling_of(config, template.stops if template else ())
     return Attempt(
         number=number,
         template=template,
-        sampling=Sampling(
-            max_new_tokens=config.max_new_tokens,
-            temperature=0.0 if is_greedy else config.temperature,
-            top_p=config.top_p,
-            top_k=config.top_k,
-            stop=template.stops if template else (),
-        ),
+        sampling=replace(sampling, temperature=0.0) if is_greedy else sampling,
         changes_own="attempt" in places,
         shows_response="response" in places,
         working=_WORKING[config.method if template else "answer"],

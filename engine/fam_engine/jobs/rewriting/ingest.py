@@ -8,20 +8,27 @@ answer. A pass that was killed starts over; a finished one is never repeated.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, get_args
+from typing import Any
 
-from fam_engine.data.reading import Row, read_rows
-from fam_engine.data.records import Message, Record, detect_form, map_columns, read_record
-from fam_engine.data.tokenizer import Encoded, TextEncoder
+from fam_engine.data.reading import Row
+from fam_engine.data.records import Message, Record, detect_form, read_record
+from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.errors import InputError, RecordError
-from fam_engine.jobs.generation.rows import as_question, find_kind
+from fam_engine.jobs.generation.rows import as_question
 from fam_engine.jobs.journal import Journal
+from fam_engine.jobs.question_files import (
+    Item,
+    check_prompt,
+    ingest_items,
+    kind_of,
+    read_items,
+    texts_of,
+)
 from fam_engine.jobs.rewriting.references import Reference, find_reference
 from fam_engine.jobs.scoring.ingest import DataFile, Quarantined
-from fam_engine.measure.answers import TaskKind
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS records (
@@ -29,8 +36,6 @@ CREATE TABLE IF NOT EXISTS records (
     context TEXT, verbatim TEXT, response TEXT, correct INTEGER, reference TEXT
 );
 """
-
-_CHUNK = 512
 
 
 @dataclass(frozen=True)
@@ -68,9 +73,6 @@ class _Read:
     reference: Reference | None
 
 
-_Item = tuple[DataFile, Row, _Read | RecordError]
-
-
 def ingest_records(
     journal: Journal,
     encoder: TextEncoder,
@@ -95,67 +97,63 @@ def ingest_records(
     """
     if journal.get("ingested") is not None:
         return
-    with journal.commit() as db:
-        db.execute("DELETE FROM records")
-        db.execute("DELETE FROM quarantine")
-    position = 0
-    forms: dict[str, dict[str, str]] = {}
-    items = islice(_items(files, columns), limit)
-    while chunk := list(islice(items, _CHUNK)):
-        for file, _, item in chunk:
-            if isinstance(item, _Read):
-                forms.setdefault(file.name, _form(item))
-        position += _take(journal, encoder, chunk, position)
-        advance(len(chunk))
-    if position == 0:
-        raise _nothing_usable(files, journal)
+    ingest = _Ingest(journal, encoder)
+    items = islice(read_items(files, columns, ingest.read), limit)
+    count = ingest_items(journal, "records", files, items, ingest.take, advance)
     with journal.commit():
-        journal.put("ingested", position)
-        journal.put("forms", list(forms.values()))
+        journal.put("ingested", count)
+        journal.put("forms", list(ingest.forms.values()))
 
 
-def _items(files: Sequence[DataFile], columns: Mapping[str, str]) -> Iterator[_Item]:
-    kinds: dict[str, str] = {}
-    for file in files:
-        for place in read_rows(file.path):
-            if place.columns is None:
-                yield file, place, RecordError(place.code or "E_JSON", place.reason or "")
-                continue
-            try:
-                row = map_columns(place.columns, columns)
-                if file.name not in kinds:
-                    kinds[file.name] = find_kind(row)
-                    _check_kinds(kinds)
-                yield file, place, _read(file, place.line, row, kinds[file.name])
-            except RecordError as error:
-                yield file, place, error
+class _Ingest:
+    """Reads rows and keeps records; remembers what each file asks with, and its first record."""
 
+    def __init__(self, journal: Journal, encoder: TextEncoder) -> None:
+        self._journal = journal
+        self._encoder = encoder
+        self._kinds: dict[str, str] = {}
+        self._count = 0
+        self.forms: dict[str, dict[str, str]] = {}
 
-def _read(file: DataFile, line: int, row: Mapping[str, Any], kind: str) -> _Read:
-    form = detect_form(row)
-    record = read_record(row, form, file=file.name, line=line, stem=file.path.stem)
-    question = as_question(row, kind)
-    if isinstance(row.get("provenance"), Mapping):
-        question["provenance"] = row["provenance"]
-    return _Read(form.name, record, question, _reference(record, row))
+    def read(self, file: DataFile, place: Row, row: Mapping[str, Any], kind: str) -> _Read:
+        """Read a row."""
+        if file.name not in self._kinds:
+            self._kinds[file.name] = kind
+            _check_kinds(self._kinds)
+        form = detect_form(row)
+        record = read_record(row, form, file=file.name, line=place.line, stem=file.path.stem)
+        question = as_question(row, kind)
+        if isinstance(row.get("provenance"), Mapping):
+            question["provenance"] = row["provenance"]
+        read = _Read(form.name, record, question, _reference(record, row))
+        self.forms.setdefault(file.name, _form(read))
+        return read
+
+    def take(self, chunk: list[Item[_Read]]) -> int:
+        """Keep a chunk; give how many of its records are usable."""
+        records = [item.read.record for item in chunk if isinstance(item.read, _Read)]
+        encoded = iter(self._encoder.encode(records))
+        bad: list[Quarantined] = []
+        with self._journal.commit() as db:
+            for item in chunk:
+                try:
+                    if isinstance(item.read, RecordError):
+                        raise item.read
+                    check_prompt(next(encoded))
+                    values = (self._count, *_values(item.read))
+                    db.execute(
+                        f"INSERT INTO records VALUES ({', '.join('?' * len(values))})", values
+                    )
+                    self._count += 1
+                except RecordError as error:
+                    bad.append(item.quarantined(error))
+            self._journal.quarantine(bad)
+        return len(chunk) - len(bad)
 
 
 def _reference(record: Record, row: Mapping[str, Any]) -> Reference | None:
-    kind: TaskKind | None = row.get("kind")
-    if kind is not None and kind not in get_args(TaskKind):
-        known = ", ".join(get_args(TaskKind))
-        raise RecordError("E_RECORD_FIELD", f"field `kind` is {kind!r}, expected one of {known}")
-    choices, tests = (_texts(row, name) for name in ("choices", "tests"))
-    return find_reference(record.response, record.answer, choices, tests, kind=kind)
-
-
-def _texts(row: Mapping[str, Any], name: str) -> list[str]:
-    value = row.get(name)
-    if value is None:
-        return []
-    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise RecordError("E_RECORD_TYPE", f"field `{name}` is not a list of texts")
-    return value
+    choices, tests = texts_of(row, "choices"), texts_of(row, "tests")
+    return find_reference(record.response, record.answer, choices, tests, kind=kind_of(row))
 
 
 def _check_kinds(kinds: Mapping[str, str]) -> None:
@@ -179,37 +177,6 @@ def _form(read: _Read) -> dict[str, str]:
         "context": record.verbatim,
         "response": record.response,
     }
-
-
-# -- keeping ---------------------------------------------------------------------------------------
-
-
-def _take(journal: Journal, encoder: TextEncoder, chunk: list[_Item], position: int) -> int:
-    """Keep a chunk; give how many of its records are usable."""
-    encoded = iter(encoder.encode([item.record for _, _, item in chunk if isinstance(item, _Read)]))
-    bad: list[Quarantined] = []
-    count = 0
-    with journal.commit() as db:
-        for file, place, item in chunk:
-            problem = item if isinstance(item, RecordError) else _problem(next(encoded))
-            if problem is not None:
-                bad.append((file.name, place.line, place.offset, problem.code, problem.reason))
-                continue
-            assert isinstance(item, _Read)
-            values = (position + count, *_values(item))
-            db.execute(f"INSERT INTO records VALUES ({', '.join('?' * len(values))})", values)
-            count += 1
-        journal.quarantine(bad)
-    return count
-
-
-def _problem(encoded: Encoded | RecordError) -> RecordError | None:
-    """Say why a model could not read a record, if so."""
-    if isinstance(encoded, RecordError):
-        return encoded
-    if "first_token_unscored" in encoded.flags:
-        return RecordError("E_EMPTY_PROMPT", "the prompt is empty and the model has no BOS")
-    return None
 
 
 def _values(read: _Read) -> tuple[Any, ...]:
@@ -239,20 +206,3 @@ def read_source(journal: Journal, position: int) -> Source:
     turns = tuple(Message(role, content) for role, content in json.loads(context))
     known = Reference.from_json(reference) if reference is not None else None
     return Source(position, name, file, line, turns, verbatim, response, known)
-
-
-def _nothing_usable(files: Sequence[DataFile], journal: Journal) -> InputError:
-    first = journal.db.execute(
-        "SELECT file, line, code, reason FROM quarantine ORDER BY number LIMIT 1"
-    ).fetchone()
-    if first is None:
-        where = ", ".join(file.name for file in files)
-        return InputError(
-            "holds no records, expected at least one", code="E_INPUT_EMPTY", where=where
-        )
-    file, line, code, reason = first
-    return InputError(
-        f"not one record is usable; the first fault is {code}: {reason}",
-        code="E_INPUT_UNUSABLE",
-        where=f"{file}:{line}",
-    )

@@ -1,13 +1,12 @@
 """The rewriting job from its settings to its files.
 
-In: a `RewriteConfig` and somebody to tell about progress. Out: the files of the output folder and a `RewriteOutcome`.
+In: a `RewriteConfig` and somebody to tell about progress. Out: the files of the output folder and a `JobOutcome`.
 Whatever stops the job, the same command goes on from there, and the same candidates come out.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
 from fam_engine.config import RewriteConfig
@@ -16,14 +15,20 @@ from fam_engine.jobs.generation.prepare import Progress
 from fam_engine.jobs.generation.texts import TextMaker
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, storage_errors
+from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.rewriting.asking import Attempt
 from fam_engine.jobs.rewriting.attempts import Attempts
 from fam_engine.jobs.rewriting.files import Writer, write_candidates, write_rewritten
 from fam_engine.jobs.rewriting.prepare import Prepared, prepared
-from fam_engine.jobs.rewriting.summary import summarize_rewriting
-from fam_engine.jobs.running import describe, dtype_name, peak_memory
+from fam_engine.jobs.rewriting.summary import has_code, summarize_rewriting
+from fam_engine.jobs.running import (
+    dtype_name,
+    finished_summary,
+    judging_settings,
+    load_told,
+    writing_performance,
+)
 from fam_engine.jobs.scoring.files import write_quarantine
-from fam_engine.jobs.scoring.sources import open_model
 from fam_engine.jobs.scoring.stopwatch import Stopwatch
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.generation.generator import Generator
@@ -33,20 +38,7 @@ OUTPUTS = ("rewritten.jsonl", "candidates.parquet", "quarantine.jsonl", "summary
 _JUDGED_AT_ONCE = 16
 
 
-@dataclass(frozen=True)
-class RewriteOutcome:
-    """A finished job.
-
-    Attributes:
-        summary: What `summary.json` holds.
-        num_quarantined: Records left out.
-    """
-
-    summary: dict[str, Any]
-    num_quarantined: int
-
-
-def run_rewrite(config: RewriteConfig, progress: Progress) -> RewriteOutcome:
+def run_rewrite(config: RewriteConfig, progress: Progress) -> JobOutcome:
     """Rewrite a job's answers, or go on where an earlier run of the same job stopped.
 
     Raises:
@@ -58,23 +50,14 @@ def run_rewrite(config: RewriteConfig, progress: Progress) -> RewriteOutcome:
         Interrupts() as interrupts,
         prepared(config, config.out, progress, interrupts) as parts,
     ):
-        finished = parts.journal.get("finished")
-        if finished is not None and all((config.out / name).is_file() for name in OUTPUTS):
-            progress.note(f"{config.out} is complete already")
-            return RewriteOutcome(finished, finished["records"]["quarantined"])
-        decoder = _load(config, parts, progress)
-        _Run(config, parts, decoder, progress, interrupts).make_all()
-        summary = _write_outputs(config, parts, decoder, watch)
-        with parts.journal.commit():
-            parts.journal.put("finished", summary)
-        return RewriteOutcome(summary, summary["records"]["quarantined"])
-
-
-def _load(config: RewriteConfig, parts: Prepared, progress: Progress) -> Decoder:
-    progress.start("loading the model", None, "")
-    decoder = open_model(config, parts.sources)
-    progress.note(describe(decoder))
-    return decoder
+        summary = finished_summary(parts.journal, config.out, OUTPUTS, progress)
+        if summary is None:
+            decoder = load_told(config, parts.sources, progress)
+            _Run(config, parts, decoder, progress, interrupts).make_all()
+            summary = _write_outputs(config, parts, decoder, watch)
+            with parts.journal.commit():
+                parts.journal.put("finished", summary)
+        return JobOutcome(summary, summary["records"]["quarantined"])
 
 
 class _Run:
@@ -152,7 +135,8 @@ def _write_outputs(
         quarantined = write_quarantine(out / "quarantine.jsonl", journal.db)
         summary = {
             **summarize_rewriting(journal, quarantined),
-            "performance": _performance(journal, watch),
+            "judging": judging_settings(has_code=has_code(journal)),
+            "performance": writing_performance(journal, watch),
             "settings": {
                 **config.model_dump(mode="json"),
                 "revision": parts.sources.revision,
@@ -163,13 +147,3 @@ def _write_outputs(
         }
         write_text_whole(out / "summary.json", json.dumps(summary, indent=2) + "\n")
     return summary
-
-
-def _performance(journal: Journal, watch: Stopwatch) -> dict[str, float]:
-    tokens, seconds = journal.get("spent") or (0, 0.0)
-    return {
-        "seconds_total": watch.seconds(),
-        "seconds_generating": seconds,
-        "tokens_per_second": tokens / max(seconds, 1e-9),
-        **peak_memory(),
-    }

@@ -14,7 +14,7 @@ from typing import Any
 
 from fam_engine.config import RewriteConfig
 from fam_engine.data.tokenizer import TextEncoder
-from fam_engine.errors import ModelRefusedError, RecordError
+from fam_engine.errors import RecordError
 from fam_engine.jobs.generation.prepare import Progress
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, storage_errors
@@ -23,9 +23,8 @@ from fam_engine.jobs.rewriting.attempts import SCHEMA
 from fam_engine.jobs.rewriting.ingest import ingest_records, read_source
 from fam_engine.jobs.rewriting.prompts import load_prompt
 from fam_engine.jobs.scoring.prepare import shown_form
-from fam_engine.jobs.scoring.sources import Sources, find_files, input_key
+from fam_engine.jobs.scoring.sources import Sources, find_sources, input_key
 from fam_engine.model.config import ModelConfig
-from fam_engine.model.loading import resolve_model
 
 # What cannot change a candidate, or is in the key as a hash.
 _NOT_IN_KEY = {"model", "data", "out", "adapter", "download", "prompt_file", "max_slots"}
@@ -77,7 +76,7 @@ def prepared(
     """
     template = load_prompt(config.method, config.prompt_file)
     attempts = plan_attempts(config, template)
-    sources = find_rewrite_sources(config)
+    sources = find_sources(config, config.data, config.adapter)
     model = ModelConfig.from_folder(sources.model)
     encoder = TextEncoder(
         sources.model, template=config.template, parse_special=config.parse_special
@@ -104,23 +103,6 @@ def prepared(
             for form in journal.get("forms"):
                 progress.note(shown_form(form))
             yield Prepared(journal, encoder, sources, model, attempts)
-
-
-def find_rewrite_sources(config: RewriteConfig) -> Sources:
-    """Resolve the names a user gave.
-
-    Raises:
-        InputError: A data file is missing or of an unknown kind.
-        ModelRefusedError: The model or the adapter is not there.
-    """
-    model, revision = resolve_model(config.model, download=config.download)
-    if config.adapter is not None and not config.adapter.is_dir():
-        raise ModelRefusedError(
-            "is not a folder, expected a PEFT LoRA adapter",
-            code="E_ADAPTER_NOT_FOUND",
-            where=str(config.adapter),
-        )
-    return Sources(find_files(config.data), model, revision, config.adapter)
 
 
 def _run_key(

@@ -61,6 +61,12 @@ def summarize_rewriting(journal: Journal, quarantined: Mapping[str, int]) -> dic
     }
 
 
+def has_code(journal: Journal) -> bool:
+    """Whether some candidates are judged by running them."""
+    query = "SELECT EXISTS (SELECT 1 FROM records WHERE json_extract(reference, '$.kind') = 'code')"
+    return bool(journal.db.execute(query).fetchone()[0])
+
+
 def _sources(journal: Journal) -> dict[str, dict[str, Any]]:
     query = f"""{_FATES}
         SELECT source, COUNT(*), COUNT(attempt), AVG(similarity), AVG(own_similarity)

@@ -18,6 +18,7 @@ from fam_engine._rust_tokenize import plan_batches
 from fam_engine.config import ScoreConfig
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal
+from fam_engine.jobs.running import quarantined_by_code
 from fam_engine.jobs.scoring.prepare import Progress, prepared
 from fam_engine.jobs.scoring.stopwatch import Stopwatch
 from fam_engine.model.config import ModelConfig
@@ -71,9 +72,7 @@ def forecast_score(config: ScoreConfig, progress: Progress) -> ScoreForecast:
         index = spool.index()
         return ScoreForecast(
             num_records=journal.get("ingested")["records"],
-            quarantined=dict(
-                journal.db.execute("SELECT code, COUNT(*) FROM quarantine GROUP BY code")
-            ),
+            quarantined=quarantined_by_code(journal),
             tokens={
                 "prompt": int(index["context_len"].sum()),
                 "response": int(index["target_len"].sum()),

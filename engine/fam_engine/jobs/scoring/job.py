@@ -1,13 +1,12 @@
 """The scoring job from its settings to its files.
 
-In: a `ScoreConfig` and somebody to tell about progress. Out: the files of the output folder and a `ScoreOutcome`.
+In: a `ScoreConfig` and somebody to tell about progress. Out: the files of the output folder and a `JobOutcome`.
 Whatever stops the job, the same command goes on from there, and the table comes out the same to the last bit.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -19,7 +18,13 @@ from fam_engine.data.files import write_text_whole
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, storage_errors
-from fam_engine.jobs.running import describe, dtype_name, peak_memory
+from fam_engine.jobs.outcome import JobOutcome
+from fam_engine.jobs.running import (
+    describe,
+    dtype_name,
+    finished_summary,
+    peak_memory,
+)
 from fam_engine.jobs.scoring.entries import EntryScorer
 from fam_engine.jobs.scoring.files import (
     scores_schema,
@@ -39,20 +44,7 @@ _NUMBERS = ("nll_sum", "nll_mean", "perplexity", "bits_per_byte", "rank_mean", "
 _SUMMARIZED = ("source", "group", "correct", "flags", "num_response_tokens", *_NUMBERS)
 
 
-@dataclass(frozen=True)
-class ScoreOutcome:
-    """A finished job.
-
-    Attributes:
-        summary: What `summary.json` holds.
-        num_quarantined: Records left out.
-    """
-
-    summary: dict[str, Any]
-    num_quarantined: int
-
-
-def run_score(config: ScoreConfig, progress: Progress) -> ScoreOutcome:
+def run_score(config: ScoreConfig, progress: Progress) -> JobOutcome:
     """Score a job's records, or go on where an earlier run of the same job stopped.
 
     Raises:
@@ -64,16 +56,14 @@ def run_score(config: ScoreConfig, progress: Progress) -> ScoreOutcome:
         Interrupts() as interrupts,
         prepared(config, config.out, progress, interrupts) as (journal, spool, encoder, sources),
     ):
-        finished = journal.get("finished")
-        if finished is not None and all((config.out / name).is_file() for name in OUTPUTS):
-            progress.note(f"{config.out} is complete already")
-            return ScoreOutcome(finished, finished["records"]["quarantined"])
-        scorer = _score_entries(config, sources, journal, spool, progress, interrupts)
-        progress.start("writing", None, "files")
-        summary = _write_outputs(config, scorer, encoder, watch, sources)
-        with journal.commit():
-            journal.put("finished", summary)
-        return ScoreOutcome(summary, summary["records"]["quarantined"])
+        summary = finished_summary(journal, config.out, OUTPUTS, progress)
+        if summary is None:
+            scorer = _score_entries(config, sources, journal, spool, progress, interrupts)
+            progress.start("writing", None, "files")
+            summary = _write_outputs(config, scorer, encoder, watch, sources)
+            with journal.commit():
+                journal.put("finished", summary)
+        return JobOutcome(summary, summary["records"]["quarantined"])
 
 
 def _score_entries(

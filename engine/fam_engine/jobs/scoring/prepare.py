@@ -39,7 +39,7 @@ def prepared(
     config: ScoreConfig, out: Path, progress: Progress, interrupts: Interrupts
 ) -> Iterator[tuple[Journal, Spool, TextEncoder, Sources]]:
     """Open the journal and run pass 1."""
-    sources = find_sources(config)
+    sources = find_sources(config, config.data, config.adapter)
     model = ModelConfig.from_folder(sources.model)
     encoder = TextEncoder(
         sources.model,

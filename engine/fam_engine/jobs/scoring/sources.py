@@ -39,22 +39,35 @@ class Sources:
     adapter: Path | None
 
 
-def find_sources(config: ScoreConfig) -> Sources:
+def find_sources(config: BaseModelSettings, data: Sequence[str], adapter: Path | None) -> Sources:
     """Resolve the names a user gave.
+
+    Args:
+        config: Which model.
+        data: Names of data files.
+        adapter: The one adapter the whole job computes with, if any.
 
     Raises:
         InputError: A data file is missing or of an unknown kind.
         ModelRefusedError: The model or the adapter is not there.
     """
-    files = find_files(config.data)
     model, revision = resolve_model(config.model, download=config.download)
-    if config.adapter is not None and not config.adapter.is_dir():
+    check_adapter(adapter)
+    return Sources(find_files(data), model, revision, adapter)
+
+
+def check_adapter(adapter: Path | None) -> None:
+    """Make sure that an adapter, where there is one, is a folder.
+
+    Raises:
+        ModelRefusedError: It is not.
+    """
+    if adapter is not None and not adapter.is_dir():
         raise ModelRefusedError(
             "is not a folder, expected a PEFT LoRA adapter",
             code="E_ADAPTER_NOT_FOUND",
-            where=str(config.adapter),
+            where=str(adapter),
         )
-    return Sources(files, model, revision, config.adapter)
 
 
 def find_files(names: Sequence[str]) -> tuple[DataFile, ...]:

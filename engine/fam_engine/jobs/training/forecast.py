@@ -16,6 +16,7 @@ import torch
 
 from fam_engine.config import TrainConfig
 from fam_engine.jobs.interrupts import Interrupts
+from fam_engine.jobs.running import quarantined_by_code
 from fam_engine.jobs.scoring.report import token_texts
 from fam_engine.jobs.training.budget import (
     adapter_bytes,
@@ -47,6 +48,7 @@ class TrainForecast:
 
     Attributes:
         examples: Records read, trained on, held out, left out.
+        quarantined: Records that would be left out, by code.
         flags: Records by what is unusual about them.
         shown: Some examples: prompt, and the texts of the supervised tokens.
         steps: Number of steps.
@@ -60,6 +62,7 @@ class TrainForecast:
     """
 
     examples: dict[str, Any]
+    quarantined: dict[str, int]
     flags: dict[str, int]
     shown: list[dict[str, Any]]
     steps: int
@@ -97,8 +100,10 @@ def forecast_train(config: TrainConfig, progress: TrainProgress) -> TrainForecas
             for step in range(min(steps, order.steps_per_epoch, _NUM_PLANNED))
         ]
         tokens = _tokens(data, plans)
+        quarantined = quarantined_by_code(data.journal)
         return TrainForecast(
-            examples=count_examples(data, _quarantined(data)),
+            examples=count_examples(data, quarantined),
+            quarantined=quarantined,
             flags=count_flags(data),
             shown=[_shown(data, int(entry)) for entry in data.train.entries[:_NUM_SHOWN]],
             steps=steps,
@@ -114,11 +119,6 @@ def forecast_train(config: TrainConfig, progress: TrainProgress) -> TrainForecas
             / order.steps_per_epoch
             * _epoch_seconds(config, model, data, dtype, device),
         )
-
-
-def _quarantined(data: Prepared) -> dict[str, int]:
-    query = "SELECT code, COUNT(*) FROM quarantine GROUP BY code"
-    return dict(data.journal.db.execute(query))
 
 
 def _tokens(data: Prepared, plans: list[list[Entries]]) -> dict[str, int]:

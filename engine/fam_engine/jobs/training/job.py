@@ -15,7 +15,7 @@ from typing import Any
 from fam_engine.config import TrainConfig
 from fam_engine.data.files import write_folder_whole, write_text_whole
 from fam_engine.jobs.interrupts import Interrupts
-from fam_engine.jobs.running import describe
+from fam_engine.jobs.running import describe, finished_summary
 from fam_engine.jobs.scoring.files import write_quarantine
 from fam_engine.jobs.scoring.sources import open_model
 from fam_engine.jobs.scoring.stopwatch import Stopwatch
@@ -63,10 +63,8 @@ def run_train(config: TrainConfig, progress: TrainProgress) -> TrainOutcome:
         Interrupts() as interrupts,
         prepared(config, config.out, progress, interrupts) as data,
     ):
-        summary = data.journal.get("finished")
-        if summary is not None and all((config.out / name).is_file() for name in OUTPUTS):
-            progress.note(f"{config.out} is complete already")
-        else:
+        summary = finished_summary(data.journal, config.out, OUTPUTS, progress)
+        if summary is None:
             loop, parts = _open_loop(config, spec, data, progress, interrupts)
             state = loop.run(config.out)
             progress.start("writing", None, "files")

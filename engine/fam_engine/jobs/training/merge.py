@@ -8,47 +8,31 @@ differ then, and the difference is worth knowing before publishing.
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fam_engine.config import MergeConfig, Precision, ScoreConfig
 from fam_engine.data.tokenizer import load_tokenizer
-from fam_engine.errors import ModelRefusedError
+from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.scoring.job import run_score
 from fam_engine.jobs.scoring.prepare import Progress
-from fam_engine.jobs.scoring.sources import find_files
+from fam_engine.jobs.scoring.sources import check_adapter, find_files
 from fam_engine.model.loading import resolve_model
 from fam_engine.model.merging import merge
 
 
-@dataclass(frozen=True)
-class MergeOutcome:
-    """A finished merge.
-
-    Attributes:
-        summary: `out`, `base`, and `scores`: a list of model name, precision, number of records and
-            perplexities, each with an interval; empty without records.
-        num_quarantined: Records that could not be scored.
-    """
-
-    summary: dict[str, Any]
-    num_quarantined: int
-
-
-def run_merge(config: MergeConfig, progress: Progress) -> MergeOutcome:
+def run_merge(config: MergeConfig, progress: Progress) -> JobOutcome:
     """Merge, and score before and after.
+
+    Returns:
+        In its summary `out`, `base`, and `scores`: a list of model name, precision, number of
+        records and perplexities, each with an interval; empty without records.
 
     Raises:
         FamEngineError: Something its user can cure; see the subclasses.
     """
     folder, _ = resolve_model(config.model, download=config.download)
-    if not config.adapter.is_dir():
-        raise ModelRefusedError(
-            "is not a folder, expected a PEFT LoRA adapter",
-            code="E_ADAPTER_NOT_FOUND",
-            where=str(config.adapter),
-        )
+    check_adapter(config.adapter)
     find_files(config.data)
     load_tokenizer(folder)
     progress.start("merging", None, "tensors")
@@ -66,7 +50,7 @@ def run_merge(config: MergeConfig, progress: Progress) -> MergeOutcome:
             row, num_bad = _score(config, model, adapter, precision, progress)
             scores.append({"model": name, "precision": precision, **row})
     summary = {"out": str(config.out), "base": config.base, "scores": scores}
-    return MergeOutcome(summary, num_bad)
+    return JobOutcome(summary, num_bad)
 
 
 def _score(

@@ -22,7 +22,7 @@ from fam_engine.jobs.journal import Journal, storage_errors
 from fam_engine.jobs.scoring import ingest
 from fam_engine.jobs.scoring.ingest import DataFile, IngestPlan, ingest_records
 from fam_engine.jobs.scoring.prepare import Progress, shown_form
-from fam_engine.jobs.scoring.sources import Sources, find_files, input_key
+from fam_engine.jobs.scoring.sources import Sources, find_files, find_sources, input_key
 from fam_engine.jobs.training.examples import (
     Examples,
     assistant_turns,
@@ -31,7 +31,6 @@ from fam_engine.jobs.training.examples import (
     split_off,
 )
 from fam_engine.model.config import ModelConfig
-from fam_engine.model.loading import resolve_model
 
 # What cannot change the adapter, or is in the key as a hash.
 _NOT_IN_KEY = {
@@ -75,7 +74,7 @@ def prepared(
     Raises:
         FamEngineError: Input, model or settings that cannot be used; see the subclasses.
     """
-    sources = find_training_sources(config)
+    sources = find_sources(config, config.data, None)
     encoder = TextEncoder(
         sources.model, template=config.template, parse_special=config.parse_special
     )
@@ -85,17 +84,6 @@ def prepared(
             reader = _Reader(config, sources, encoder, progress, interrupts)
             train, validation = reader.examples(journal)
             yield Prepared(journal, encoder, sources, train, validation, _digest(key))
-
-
-def find_training_sources(config: TrainConfig) -> Sources:
-    """Resolve the names a user gave.
-
-    Raises:
-        InputError: A data file is missing or of an unknown kind.
-        ModelRefusedError: The model is not there.
-    """
-    model, revision = resolve_model(config.model, download=config.download)
-    return Sources(find_files(config.data), model, revision, None)
 
 
 def run_key(config: TrainConfig, sources: Sources, encoder: TextEncoder) -> dict[str, Any]:

@@ -6,7 +6,9 @@ states nothing: all of it if it is one short line, else its last number, and for
 last formula.
 
 A statement is read as the number it is; in prose as the number after its last `=` or `≈`, else the one it begins with,
-else the last one of its first sentence, asides in parentheses left out. Numbers are compared exactly (`numerals`).
+else the last one of its first sentence, asides in parentheses left out. A short line that states nothing is read so
+too, but as its last number: what it begins with is where its reasoning starts (`12 apples, so 3 are left`), while a
+statement begins with the answer (`12 apples, of which 3 are red`). Numbers are compared exactly (`numerals`).
 Two texts that TeX would set alike are equal. Only what is left goes to math-verify, in a child process (`symbolic`).
 """
 
@@ -63,16 +65,17 @@ def judge_math(response: str, answer: str) -> Verdict:
         UsageError: Only math-verify can decide, and it is not installed.
     """
     gold_text, gold = _gold(answer)
-    statement = stated_answer(response)
-    if statement is None:
-        statement = _unstated(response, formula=gold is None)
+    stated = stated_answer(response)
+    statement = stated or _unstated(response, formula=gold is None)
     if statement is None:
         return Verdict(False, None, "no final answer found")
     number = parse_number(statement.text)
     if statement.boxed and re.search(r"(?<!\\)!", statement.text):
         number = None  # a factorial; in prose it is an exclamation
     if number is None and not statement.boxed:
-        number, statement = _number_in_prose(statement, gold_is_number=gold is not None)
+        number, statement = _number_in_prose(
+            statement, gold_is_number=gold is not None, takes_last=stated is None
+        )
     text = statement.text
     if gold is not None and number is not None:
         return _verdict(equal_numbers(gold, number), text, "as numbers")
@@ -131,7 +134,7 @@ def _unstated(response: str, *, formula: bool) -> Statement | None:
 
 
 def _number_in_prose(
-    statement: Statement, *, gold_is_number: bool
+    statement: Statement, *, gold_is_number: bool, takes_last: bool = False
 ) -> tuple[Number | None, Statement]:
     """Find the number a sentence means, or give the formula it holds instead."""
     text = _CALCULATOR.sub("", statement.text)
@@ -146,12 +149,12 @@ def _number_in_prose(
         return None, statement
     text = _right_side(_ASIDE.sub(" ", text))
     sentence = _SENTENCE_END.split(text, maxsplit=1)[0]
-    if not find_numbers(sentence):
+    if takes_last or not find_numbers(sentence):
         sentence = text
     numbers = find_numbers(sentence)
     if not numbers:
         return None, statement
-    leads = not sentence[: numbers[0][1]].strip("*_ $\"'~:(")
+    leads = not takes_last and not sentence[: numbers[0][1]].strip("*_ $\"'~:(")
     number, start, end = numbers[0] if leads else numbers[-1]
     before = sentence[:start].rstrip(" $")
     if before.endswith(_OPERATORS) or _FORMULA_GOES_ON.match(sentence, end):

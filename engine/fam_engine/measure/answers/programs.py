@@ -42,11 +42,15 @@ def judge_code(response: str, tests: Sequence[str]) -> Verdict:
     if program is None:
         return Verdict(False, None, "no code found")
     run = run_tests(program, tests)
-    # Honest where the kernel does not help: see `unit_tests`.
-    weak = run.guards and "seccomp" not in run.guards
-    return Verdict(
-        run.passed, program, f"{run.reason}{'; held by an audit hook only' if weak else ''}"
-    )
+    return Verdict(run.passed, program, "; ".join((run.reason, *_missing(run.guards))))
+
+
+def _missing(guards: Sequence[str]) -> list[str]:
+    """Say what did not hold the code, where the kernel does not help: see `unit_tests`."""
+    if not guards:
+        return []  # the run was ended before it could tell
+    missing = ["file access not confined"] if "landlock" not in guards else []
+    return missing if "seccomp" in guards else [*missing, "held by an audit hook only"]
 
 
 def extract_program(response: str) -> str | None:

@@ -7,7 +7,12 @@ In: the text of a program and of its tests. Out: whether they pass, and why. Wha
   verdict is written by the former to a file the latter never had. So code that exits, prints "passed", replaces
   built-ins or returns objects equal to everything does not pass.
 - Each process has 10 s of CPU time and 512 MiB of address space, both together 20 s; nothing it prints is kept. It
-  cannot start processes, send signals or write, create or remove any file; it may read files.
+  cannot start processes, send signals or write, create or remove any file.
+- It can read Python's own library, shared objects and its empty folder, and no other file, by Landlock (Linux 5.13 and
+  later; `confined.landlock`). Where the kernel has none the code still runs, and reports say "file access not
+  confined". Refusing was rejected: macOS and older kernels could then judge no code at all, while what such code can
+  read leaves the machine no more than before, for it has no network and writes nothing; at most 300 characters of the
+  text of an error end up in the user's own report.
 - There is no network: on Linux by a seccomp filter, and by an empty network namespace where the system allows one;
   elsewhere by an audit hook of Python, which is no proof against native code. `guards` of the result says which held.
 - The whole process group is killed at the end.
@@ -26,6 +31,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fam_engine.measure.answers.confined import landlock
+
 WALL_SECONDS = 20.0
 _CHILD = Path(__file__).with_name("confined")
 
@@ -37,7 +44,7 @@ class TestsRun:
     Args:
         passed: None where the tests themselves cannot be run.
         reason: One line.
-        guards: What held the code: `namespaces`, `seccomp`, `audit hook`.
+        guards: What held the code: `namespaces`, `landlock`, `seccomp`, `audit hook`.
     """
 
     passed: bool | None
@@ -45,6 +52,11 @@ class TestsRun:
     guards: tuple[str, ...]
 
     __test__ = False  # pytest takes the name for a class of tests
+
+
+def confines_files() -> bool:
+    """Whether this machine's kernel keeps code under test from the files of the machine."""
+    return landlock.version() > 0
 
 
 def run_tests(code: str, tests: Sequence[str]) -> TestsRun:

@@ -35,12 +35,19 @@ def main() -> None:
     """Run one request."""
     _name_packages()
     # Loaded before rights are taken away.
-    from fam_engine.measure.answers.confined import candidate, lockdown, tester, wire
+    from fam_engine.measure.answers.confined import (
+        candidate,
+        landlock,
+        lockdown,
+        tester,
+        wire,
+    )
 
     os.environ.clear()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     lockdown.limit(cpu_seconds=CPU_SECONDS, memory_bytes=MEMORY_BYTES, file_bytes=FILE_BYTES)
     guards = ["namespaces"] if lockdown.leave_network() else []
+    guards += ["landlock"] if landlock.confine(landlock.python_files()) else []
     (code_reads, tests_write), (tests_read, code_writes) = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:

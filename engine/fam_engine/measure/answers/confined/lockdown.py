@@ -4,8 +4,8 @@ In: limits. Out: the names of the guards that hold. On Linux (x86-64, aarch64) t
 network and IPC namespaces, where the system allows them, and a seccomp filter that refuses, with EPERM, what a pure
 computation never needs: sockets, new processes, signals, other processes' memory, and every way to create, change or
 remove a file. It lists what is refused, not what is allowed: an allow-list would have to follow every version of
-Python and libc. Reading files stays possible. Elsewhere (macOS) an audit hook of Python refuses the same, which stops
-honest code from doing harm by accident and is not proof against native code.
+Python and libc. Which files can be read is `landlock`'s business. Elsewhere (macOS) an audit hook of Python refuses the
+same, which stops honest code from doing harm by accident and is not proof against native code.
 """
 
 from __future__ import annotations

@@ -1,0 +1,111 @@
+"""How long writing takes, from a trial: one and two layers of the model's shape, random weights, real prompts.
+
+In: a model's shape, how it writes, some prompts. Out: seconds. The model itself need not be loaded for it. A figure
+from the speed of matrix products alone was twenty times too low on a small model, where a step costs attention, norms,
+choosing and bookkeeping more than products; this one comes from the very code that will run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import torch
+
+from fam_engine.config import Precision
+from fam_engine.data.tokenizer import Ids, TextEncoder
+from fam_engine.jobs.random_model import random_decoder, with_all_layers
+from fam_engine.jobs.scoring.stopwatch import Stopwatch
+from fam_engine.model.config import ModelConfig
+from fam_engine.model.generation.generator import Generator
+from fam_engine.model.generation.requests import Request, Sampling
+
+# Prompts of a trial; it has as many texts on their way as the run, several to a prompt.
+NUM_PROMPTS: Final = 8
+# Steps that are timed after the one that reads the prompts.
+_STEPS: Final = 8
+_ROUNDS: Final = 2
+
+
+@dataclass(frozen=True)
+class WritingSpeed:
+    """What writing costs on this machine.
+
+    Attributes:
+        prompt_token: Seconds a token of a prompt.
+        step: Seconds a step, which gives each text on its way one token.
+        num_slots: Texts on their way at a time.
+    """
+
+    prompt_token: float
+    step: float
+    num_slots: int
+
+    def seconds(self, *, num_prompt_tokens: int, num_tokens: int, longest: int) -> float:
+        """Predict the time of a run.
+
+        Args:
+            num_prompt_tokens: Of all prompts, each read once.
+            num_tokens: Of all texts.
+            longest: Of one text, which takes as many steps however few others there are.
+        """
+        steps = max(num_tokens / self.num_slots, min(longest, num_tokens))
+        return num_prompt_tokens * self.prompt_token + steps * self.step
+
+
+def try_writing(
+    model: ModelConfig,
+    encoder: TextEncoder,
+    prompts: Sequence[Ids],
+    sampling: Sampling,
+    *,
+    num_slots: int,
+    precision: Precision,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> WritingSpeed:
+    """Time the reading of prompts and some steps.
+
+    Args:
+        model: The model's shape.
+        encoder: Its tokenizer.
+        prompts: At least one; the first 8 are used.
+        sampling: How the run will choose tokens.
+        num_slots: Texts on their way at a time.
+        precision: How the model's matrices are held.
+        dtype: Compute dtype.
+        device: Where.
+    """
+    prompts = prompts[:NUM_PROMPTS]
+    samples = -(-num_slots // len(prompts))
+    times: dict[tuple[int, int], float] = {}
+    for num_layers in (1, 2):
+        decoder = random_decoder(model, num_layers, precision, dtype, device)
+        generator = Generator(decoder, encoder, max_slots=num_slots)
+        for length in (1, 1 + _STEPS):
+            own = replace(sampling, max_new_tokens=length, stop=())
+            times[num_layers, length] = min(
+                _time(generator, prompts, own, samples, device) for _ in range(_ROUNDS)
+            )
+    read, wrote = (
+        with_all_layers(model, times[1, length], times[2, length]) for length in (1, 1 + _STEPS)
+    )
+    # The first token comes with the prompt.
+    return WritingSpeed(read / sum(map(len, prompts)), max(wrote - read, 0.0) / _STEPS, num_slots)
+
+
+def _time(
+    generator: Generator,
+    prompts: Sequence[Ids],
+    sampling: Sampling,
+    samples: int,
+    device: torch.device,
+) -> float:
+    watch = Stopwatch()
+    requests = (Request(ids, seed, samples) for seed, ids in enumerate(prompts))
+    for _ in generator.generate(requests, sampling):
+        pass
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return watch.seconds()
