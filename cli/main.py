@@ -11,7 +11,17 @@ from typing import Annotated
 
 import typer
 
-from fam_engine.cli import evaluate, experiment, generate, merge, rewrite, score, select, train
+from fam_engine.cli import (
+    evaluate,
+    experiment,
+    generate,
+    merge,
+    rewrite,
+    score,
+    select,
+    tokenize,
+    train,
+)
 from fam_engine.errors import EXIT_BUG, FamEngineError
 
 app = typer.Typer(
@@ -30,6 +40,7 @@ app.command(name="train", epilog=train.EPILOG)(train.run)
 app.command(name="eval", epilog=evaluate.EPILOG)(evaluate.run)
 app.command(name="experiment", epilog=experiment.EPILOG)(experiment.run)
 app.command(name="merge", epilog=merge.EPILOG)(merge.run)
+app.command(name="tokenize", epilog=tokenize.EPILOG)(tokenize.run)
 
 
 def _print_version(asked: bool) -> None:
