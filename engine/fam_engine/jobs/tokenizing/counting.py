@@ -6,7 +6,7 @@ of it: prompt, response and end of turn but for the last token, which is only pr
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,11 @@ Counts = npt.NDArray[np.int64]
 
 _PERCENTILES = (5, 25, 50, 75, 95, 99)
 _NUM_BARS = 12
-_MODES = ("global", "windowed", "in-order")
+_MODES: Final[tuple[Literal["global", "windowed", "in-order"], ...]] = (
+    "global",
+    "windowed",
+    "in-order",
+)
 
 
 def count_records(journal: Journal, spool: Spool, *, capacity: int) -> dict[str, Any]:
