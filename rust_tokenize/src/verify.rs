@@ -69,8 +69,8 @@ pub fn verify<T: AsRef<str> + Sync>(
     for (number, chunk) in texts.chunks(CHUNK).enumerate() {
         let mut differing: Vec<Mismatch> = Vec::new();
         for options in READINGS {
-            let ours = outcomes(encoder, chunk, options, num_threads);
-            let theirs = outcomes(reference, chunk, options, num_threads);
+            let ours = batch_outcomes(encoder, chunk, options, num_threads);
+            let theirs = batch_outcomes(reference, chunk, options, num_threads);
             for (index, (ids, expected)) in ours.into_iter().zip(theirs).enumerate() {
                 if ids.is_err() && expected.is_err() {
                     continue;
@@ -99,7 +99,7 @@ pub fn verify<T: AsRef<str> + Sync>(
     Ok(found)
 }
 
-fn outcomes<T: AsRef<str> + Sync>(
+fn batch_outcomes<T: AsRef<str> + Sync>(
     encoder: &dyn Encoder,
     texts: &[T],
     options: EncodeOptions,
