@@ -119,11 +119,11 @@ fn batch_outcomes<T: AsRef<str> + Sync>(
 
 fn outcome(encoder: &dyn Encoder, text: &str, options: EncodeOptions) -> Outcome {
     let mut ids = Vec::new();
-    let encoded = guard(|| {
+    let done = guard(|| {
         encoder.prepare(options)?;
         encoder.encode(text, options, &mut ids)
     });
-    encoded.map_err(|error| error.to_string())?;
+    done.map_err(|error| error.to_string())?;
     Ok(ids)
 }
 
