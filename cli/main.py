@@ -20,6 +20,7 @@ from fam_engine.cli import (
     rewrite,
     score,
     select,
+    tokenize,
     train,
 )
 from fam_engine.errors import EXIT_BUG, FamEngineError
@@ -41,6 +42,7 @@ app.command(name="eval", epilog=evaluate.EPILOG)(evaluate.run)
 app.command(name="experiment", epilog=experiment.EPILOG)(experiment.run)
 app.command(name="merge", epilog=merge.EPILOG)(merge.run)
 app.command(name="bench", epilog=bench.EPILOG)(bench.run)
+app.command(name="tokenize", epilog=tokenize.EPILOG)(tokenize.run)
 
 
 def _print_version(asked: bool) -> None:

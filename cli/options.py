@@ -56,6 +56,13 @@ Template = Annotated[
     str | None,
     typer.Option(help="Chat template: auto (default), none, FILE.", rich_help_panel=DATA),
 ]
+Boundary = Annotated[
+    str | None,
+    typer.Option(
+        help="separate (default), or joint: encode prompt and answer together.",
+        rich_help_panel=DATA,
+    ),
+]
 ParseSpecial = Annotated[
     bool | None,
     typer.Option("--parse-special", help="Special tokens in texts count.", rich_help_panel=DATA),

@@ -22,13 +22,7 @@ def run(
     compute_dtype: options.ComputeDtype = None,
     device: options.Device = None,
     template: options.Template = None,
-    boundary: Annotated[
-        str | None,
-        typer.Option(
-            help="separate (default), or joint: encode prompt and answer together.",
-            rich_help_panel=options.DATA,
-        ),
-    ] = None,
+    boundary: options.Boundary = None,
     parse_special: options.ParseSpecial = None,
     max_length: options.MaxLength = None,
     on_long: options.OnLong = None,

@@ -8,7 +8,7 @@ OSError. A panic is never a `PanicException`.
 
 from collections.abc import Sequence
 from os import PathLike
-from typing import TypedDict, final, type_check_only
+from typing import Literal, TypedDict, final, type_check_only
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,40 @@ class SpoolError(ValueError):
 
 class RustPanicError(RuntimeError):
     """A bug in the extension or in one of its dependencies."""
+
+@type_check_only
+class Mismatch(TypedDict):
+    """A text two tokenizers encode differently.
+
+    Attributes:
+        text_index: Which of the texts given it was found in.
+        text: What is left of it when every character that is not needed is taken out.
+        parse_special: How it was read.
+        continuation: How it was read.
+        ids: What this tokenizer makes of `text`; None: it fails.
+        expected_ids: What the reference makes of it; None: it fails.
+    """
+
+    text_index: int
+    text: str
+    parse_special: bool
+    continuation: bool
+    ids: list[int] | None
+    expected_ids: list[int] | None
+
+@type_check_only
+class Verification(TypedDict):
+    """What `Tokenizer.verify` found.
+
+    Attributes:
+        num_compared: Encodings compared.
+        num_mismatched: Those that differ.
+        mismatches: The first ten at most, one a text, each minimal text once.
+    """
+
+    num_compared: int
+    num_mismatched: int
+    mismatches: list[Mismatch]
 
 @final
 class Tokenizer:
@@ -82,6 +116,24 @@ class Tokenizer:
         Raises:
             TokenizerError: A text cannot be encoded (the message has its position), or the
                 tokenizer puts a blank in front of every word and so cannot encode a continuation.
+        """
+    def verify(self, texts: Sequence[str], *, num_threads: int | None = None) -> Verification:
+        """Compare this tokenizer with the reference, the `tokenizers` crate, on texts of yours.
+
+        Each text is encoded in four ways: special tokens in it parsed or plain text, at the start
+        or as a continuation. The reference reads the file again that this tokenizer was loaded
+        from. Where `engine` is `tokenizers` it is compared with another copy of itself.
+
+        Args:
+            texts: The texts; a lone surrogate in one is a UnicodeEncodeError.
+            num_threads: At most so many threads (default: as many as the machine has).
+
+        Returns:
+            What was compared and what differs. The outcome depends on the texts alone: a difference
+            is shrunk until so many bytes are encoded, not so much time has passed.
+
+        Raises:
+            TokenizerError, OSError: The file no longer loads.
         """
     def decode(
         self,
@@ -208,16 +260,40 @@ class Plan:
         """Give the tokens of a batch before padding."""
 
 def plan_batches(spool: Spool, entries: NDArray[np.int64], *, max_tokens: int) -> Plan:
-    """Plan batches of at most `max_tokens` tokens, padding apart, by best-fit decreasing.
+    """Plan batches of at most `max_tokens` tokens, longest units first.
 
-    Entries with identical context ids form a unit: one prompt segment, a response segment each. A
-    unit that is too large is cut, each part with the prompt; an entry that alone is too large gets
-    a batch of its own. The plan depends on the set of entries, not on their order; an entry listed
-    twice is a ValueError.
+    Padding to a multiple of 64 tokens is within `max_tokens` (at least 64). Entries with identical
+    context ids form a unit: one prompt segment, a response segment each. A unit that is too large
+    is cut, each part with the prompt; an entry that alone is too large gets a batch of its own. All
+    but the few units that fill a batch up are neighbours in length. The plan depends on the set of
+    entries, not on their order; an entry listed twice is a ValueError.
     """
 
-def pack_lengths(lengths: NDArray[np.int64], capacity: int) -> NDArray[np.int32]:
-    """Give each item its bin (best-fit decreasing); one above the capacity gets its own."""
+def pack_lengths(
+    lengths: NDArray[np.int64],
+    capacity: int,
+    *,
+    mode: Literal["global", "windowed", "in-order"] = "global",
+    window: int | None = None,
+) -> NDArray[np.int32]:
+    """Give each item its bin, such that few bins are needed; the same input, the same bins.
+
+    Args:
+        lengths: int64[n], tokens of each item. Records that share a prompt and must stay together
+            are one item: the prompt's tokens and those of all their responses.
+        capacity: Tokens a bin; an item above it gets a bin of its own.
+        mode: `global` sorts all items by length and fills best. `windowed` does so with `window`
+            items at a time, so that items stay near their neighbours and whoever gathers them needs
+            memory for two windows. `in-order` keeps the order: an item goes into the last bin or
+            opens the next.
+        window: Items a window (default 10,000); with `windowed` only.
+
+    Returns:
+        int32[n]; bins are numbered from 0 in the order they are filled.
+
+    Raises:
+        ValueError: A negative length, a capacity or window of 0, or a mode that is not one of these.
+    """
 
 @type_check_only
 class PackedArrays(TypedDict):

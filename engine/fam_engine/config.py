@@ -310,6 +310,29 @@ class BenchConfig(BaseModelSettings):
     max_slowdown: float = Field(default=0.1, gt=0, lt=1)
 
 
+class TokenizeConfig(RecordSettings):
+    """Settings of `fam-engine tokenize`; every field is a flag of the same name, `_` written `-`."""
+
+    model: str = Field(description="folder with a tokenizer, hub id with --download, or `embedded`")
+    download: bool = False
+    out: Path | None = None
+    template: str = "auto"
+    boundary: Literal["separate", "joint"] = "separate"
+    parse_special: bool = False
+    max_length: int | None = Field(default=None, ge=2)
+    on_long: Literal["quarantine", "cut-prompt"] = "quarantine"
+    capacity: int = Field(default=2048, ge=64)
+    verify: bool = False
+    ids: Literal["jsonl", "parquet"] | None = None
+
+    @field_validator("ids")
+    @classmethod
+    def _with_a_folder(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("out") is None:
+            raise ValueError("needs `out`, the folder to write them to")
+        return value
+
+
 class ReplayConfig(Settings):
     """Settings of `fam-engine select --replay`."""
 

@@ -21,6 +21,7 @@ pub mod lines;
 pub mod plan;
 pub mod spool;
 pub mod spool_writer;
+pub mod verify;
 
 #[cfg(feature = "python")]
 mod py;

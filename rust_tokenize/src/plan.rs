@@ -5,7 +5,8 @@
 //! prompt is computed once. Units are packed best-fit-decreasing (see [`crate::bins`]). The plan
 //! depends on the spool and the set of entries alone.
 
-use crate::bins;
+use crate::batch::MULTIPLE;
+use crate::bins::{self, Mode};
 use crate::error::{Error, Result};
 use crate::spool::Spool;
 
@@ -68,18 +69,22 @@ struct Unit {
     tokens: usize,
 }
 
-/// Plans batches of at most `max_tokens` tokens; an entry that is longer gets a batch of its own.
+/// Plans batches of at most `max_tokens` tokens, padding included where that is more than
+/// [`MULTIPLE`]; an entry that is longer gets a batch of its own.
 pub fn plan_batches(spool: &Spool, entries: &[usize], max_tokens: usize) -> Result<Plan> {
     if max_tokens == 0 {
         return Err(Error::Argument("`max_tokens` is 0, expected at least 1".to_owned()));
     }
+    // A batch is padded to the grid: room above its last point would only be exceeded by padding.
+    let max_tokens =
+        if max_tokens > MULTIPLE { max_tokens / MULTIPLE * MULTIPLE } else { max_tokens };
     let mut units = Vec::new();
     for siblings in group_siblings(spool, entries)? {
         cut_units(spool, &siblings, max_tokens, &mut units)?;
     }
     units.sort_unstable_by_key(|unit| unit.entries[0]);
     let lengths: Vec<usize> = units.iter().map(|unit| unit.tokens).collect();
-    let bins = bins::pack(&lengths, max_tokens)?;
+    let bins = bins::pack(&lengths, max_tokens, Mode::Global)?;
     let mut tokens_without_sharing = 0;
     for &number in entries {
         let entry = spool.entry(number)?;

@@ -15,7 +15,7 @@ use pyo3::pybacked::PyBackedStr;
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::batch;
-use crate::bins;
+use crate::bins::{self, Mode};
 use crate::encoder::{self, EncodeOptions, Encoder};
 use crate::error::{Error, Result, guard};
 use crate::hugging_face::HuggingFaceEncoder;
@@ -24,6 +24,7 @@ use crate::lines::{Line, LineReader};
 use crate::plan;
 use crate::spool;
 use crate::spool_writer::{self, Columns};
+use crate::verify::{self, Mismatch};
 
 mod exceptions {
     //! `create_exception` makes public items that need no documentation of their own.
@@ -135,6 +136,7 @@ type Numbers<'py> = Bound<'py, PyArray1<i64>>;
 #[pyclass(frozen, module = "fam_engine._rust_tokenize")]
 struct Tokenizer {
     encoder: Arc<dyn Encoder>,
+    path: PathBuf,
 }
 
 #[pymethods]
@@ -142,7 +144,7 @@ impl Tokenizer {
     #[staticmethod]
     fn from_file(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
         let encoder = detached(py, || HuggingFaceEncoder::from_file(&path))?;
-        Ok(Self { encoder: Arc::new(encoder) })
+        Ok(Self { encoder: Arc::new(encoder), path })
     }
 
     #[getter]
@@ -171,6 +173,26 @@ impl Tokenizer {
         let encoder = self.encoder.as_ref();
         let ragged = detached(py, || encoder::encode_batch(encoder, &texts, options, num_threads))?;
         Ok((ragged.ids.into_pyarray(py), ragged.offsets.into_pyarray(py)))
+    }
+
+    #[pyo3(signature = (texts, *, num_threads=None))]
+    fn verify<'py>(
+        &self,
+        py: Python<'py>,
+        texts: Vec<PyBackedStr>,
+        num_threads: Option<usize>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let encoder = self.encoder.as_ref();
+        let found = detached(py, || {
+            let reference = HuggingFaceEncoder::from_file(&self.path)?;
+            verify::verify(encoder, &reference, &texts, num_threads)
+        })?;
+        let described = found.mismatches.into_iter().map(|mismatch| described(py, mismatch));
+        let verification = PyDict::new(py);
+        verification.set_item("num_compared", found.num_compared)?;
+        verification.set_item("num_mismatched", found.num_mismatched)?;
+        verification.set_item("mismatches", described.collect::<PyResult<Vec<_>>>()?)?;
+        Ok(verification)
     }
 
     #[pyo3(signature = (ids, *, skip_special_tokens=false))]
@@ -204,6 +226,17 @@ impl Tokenizer {
         let tokens = self.encoder.added_tokens().into_iter();
         tokens.map(|token| (token.content, token.id)).collect()
     }
+}
+
+fn described(py: Python<'_>, mismatch: Mismatch) -> PyResult<Bound<'_, PyDict>> {
+    let described = PyDict::new(py);
+    described.set_item("text_index", mismatch.text_index)?;
+    described.set_item("text", mismatch.text)?;
+    described.set_item("parse_special", mismatch.options.parse_special)?;
+    described.set_item("continuation", mismatch.options.continuation)?;
+    described.set_item("ids", mismatch.ids.ok())?;
+    described.set_item("expected_ids", mismatch.expected.ok())?;
+    Ok(described)
 }
 
 #[pyclass(module = "fam_engine._rust_tokenize")]
@@ -379,15 +412,36 @@ fn plan_batches(
     Ok(Plan { plan })
 }
 
+/// Items a window of windowed packing.
+const WINDOW: usize = 10_000;
+
+fn to_mode(mode: &str, window: Option<usize>) -> PyResult<Mode> {
+    match (mode, window) {
+        ("global", None) => Ok(Mode::Global),
+        ("windowed", window) => Ok(Mode::Windowed(window.unwrap_or(WINDOW))),
+        ("in-order", None) => Ok(Mode::InOrder),
+        ("global" | "in-order", Some(_)) => {
+            Err(PyValueError::new_err(format!("`window` goes with mode `windowed`, not `{mode}`")))
+        }
+        _ => Err(PyValueError::new_err(format!(
+            "`mode` is `{mode}`, expected `global`, `windowed` or `in-order`"
+        ))),
+    }
+}
+
 #[pyfunction]
+#[pyo3(signature = (lengths, capacity, *, mode="global", window=None))]
 fn pack_lengths<'py>(
     py: Python<'py>,
     lengths: PyReadonlyArray1<'py, i64>,
     capacity: usize,
+    mode: &str,
+    window: Option<usize>,
 ) -> PyResult<Ids<'py>> {
+    let mode = to_mode(mode, window)?;
     let lengths: Vec<usize> = to_numbers("lengths", &copied("lengths", &lengths)?)?;
     let bins = detached(py, || {
-        let bins = bins::pack(&lengths, capacity)?;
+        let bins = bins::pack(&lengths, capacity, mode)?;
         let signed = bins.into_iter().map(i32::try_from).collect::<std::result::Result<_, _>>();
         signed.map_err(|_| Error::Argument("more bins than 32 bits can count".to_owned()))
     })?;

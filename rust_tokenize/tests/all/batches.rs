@@ -237,3 +237,65 @@ fn full_tokens_need_no_dummy() {
     let batch = check_batch(&spool, &pairs, &[0]);
     assert_eq!(batch.parents, [-1, 0]);
 }
+
+/// Contexts of their own and lengths like those of questions and answers.
+fn question_pairs(count: usize) -> Vec<Pair> {
+    let mut random = Random::new(3);
+    let mut pair = |number: usize| {
+        let context = (0..random.within(30..90)).map(|_| i32::try_from(number).unwrap()).collect();
+        let long = random.within(40..110) + random.below(100) + random.below(100);
+        (context, vec![1; long])
+    };
+    (0..count).map(&mut pair).collect()
+}
+
+#[test]
+fn batches_hold_units_of_similar_length_and_come_to_one_size() {
+    let pairs = question_pairs(3000);
+    let folder = Folder::new();
+    let spool = write_spool(folder.path(), &pairs);
+    let everything: Vec<usize> = (0..pairs.len()).collect();
+    let plan = plan_batches(&spool, &everything, 4096).unwrap();
+    let length = |entry: usize| pairs[entry].0.len() + pairs[entry].1.len() - 1;
+    let mut left: Vec<usize> = everything.iter().map(|&entry| length(entry)).collect();
+    left.sort_unstable();
+    let mut full = 0;
+    for batch in 0..plan.num_batches() {
+        let entries = plan.batch_entries(batch).unwrap();
+        full += usize::from(plan.num_tokens(batch).unwrap().next_multiple_of(MULTIPLE) == 4096);
+        let mut lengths: Vec<usize> = entries.iter().map(|&entry| length(entry)).collect();
+        lengths.sort_unstable();
+        // Of all units that are left it holds the longest, but for those that fill it up.
+        let longest = &left[left.len() - lengths.len()..];
+        let (mut same, mut at) = (0, lengths.len());
+        for &wanted in longest.iter().rev() {
+            at -= usize::from(at > 0 && lengths[at - 1] > wanted);
+            if at > 0 && lengths[at - 1] == wanted {
+                (same, at) = (same + 1, at - 1);
+            }
+        }
+        assert!(3 * same >= 2 * lengths.len(), "batch {batch}: {lengths:?}, left {longest:?}");
+        for unit in lengths {
+            left.remove(left.binary_search(&unit).unwrap());
+        }
+    }
+    assert!(full + 2 >= plan.num_batches(), "{full} of {} are full", plan.num_batches());
+}
+
+#[test]
+fn padding_stays_within_the_budget() {
+    for seed in 0..100 {
+        let mut random = Random::new(seed);
+        let pairs = random_pairs(&mut random, 50);
+        let folder = Folder::new();
+        let spool = write_spool(folder.path(), &pairs);
+        let everything: Vec<usize> = (0..50).collect();
+        let max_tokens = random.within(64..400);
+        let plan = plan_batches(&spool, &everything, max_tokens).unwrap();
+        for batch in 0..plan.num_batches() {
+            let entries = plan.batch_entries(batch).unwrap();
+            let tokens = pack_batch(&spool, entries).unwrap().input_ids.len();
+            assert!(tokens <= max_tokens || entries.len() == 1, "{tokens} of {max_tokens}");
+        }
+    }
+}

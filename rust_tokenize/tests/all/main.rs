@@ -7,3 +7,4 @@ mod encoding;
 mod json_lines;
 mod random;
 mod spools;
+mod verification;

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from fam_engine._rust_tokenize import pack_batch
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.errors import DeviceError
 from fam_engine.jobs.journal import Journal
@@ -131,3 +132,14 @@ def test_a_record_that_never_fits_is_named(
     maker = GradientMaker(model(tiny_model), examples, LossSettings(), seed=5)
     with pytest.raises(DeviceError, match=r"step 1.*single record"):
         maker.step(0, np.array([2], np.int64), 4096)
+
+
+def test_answers_to_one_question_share_a_micro_batch_and_its_prompt(examples: Examples) -> None:
+    # Every question of `make_records` has two answers, which are adjacent entries.
+    batches = micro_batches(examples, examples.entries, 128)
+    assert len(batches) > 1
+    for batch in batches:
+        assert {int(entry) // 2 for entry in batch} == {int(entry) // 2 for entry in batch[::2]}
+        packed = pack_batch(examples.spool, batch)
+        prompts = [s for s in range(len(packed["parents"])) if s in packed["parents"]]
+        assert len(prompts) == len(batch) / 2
