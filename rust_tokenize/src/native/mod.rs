@@ -1,0 +1,8 @@
+//! The native tokenizer: byte-level and SentencePiece-style BPE with the ids of the reference,
+//! PyPI `tokenizers` 0.23, at many times its speed.
+
+pub mod class_tables;
+pub mod classes;
+mod expand;
+pub mod nfc;
+pub mod scan;

@@ -1,0 +1,96 @@
+//! What the atoms of the regular expressions match at a position of a text.
+//!
+//! A position is a byte offset on a boundary of characters. Where pretokenizers follow each other,
+//! the later ones see only the section the earlier ones cut: a cursor ends where its section does,
+//! so that `(?!\S)` holds there as it does at the end of the text.
+
+use crate::native::classes::{NUMBER, SPACE, classes};
+
+/// One section of a text, from any position of it to its end.
+#[derive(Clone, Copy)]
+pub(super) struct Cursor<'a> {
+    text: &'a str,
+    /// The classes that make sections: characters alike in these lie in one.
+    parting: u8,
+    /// What the characters of this section have of `parting`.
+    section: u8,
+}
+
+impl<'a> Cursor<'a> {
+    /// The whole text as one section.
+    pub(super) fn whole(text: &'a str) -> Self {
+        Self { text, parting: 0, section: 0 }
+    }
+
+    /// Classes and length of the character at `at`; none at the end of the section.
+    pub(super) fn class(self, at: usize) -> Option<(u8, usize)> {
+        let character = self.text[at..].chars().next()?;
+        let found = classes(character);
+        (found & self.parting == self.section).then_some((found, character.len_utf8()))
+    }
+
+    /// The byte at `at`, where the section goes on.
+    pub(super) fn byte(self, at: usize) -> Option<u8> {
+        self.class(at).map(|_| self.text.as_bytes()[at])
+    }
+
+    /// The end of the characters from `at` on for whose classes `is_member` holds.
+    pub(super) fn run(self, at: usize, is_member: impl Fn(u8) -> bool) -> usize {
+        let mut end = at;
+        while let Some((_, length)) = self.class(end).filter(|&(found, _)| is_member(found)) {
+            end += length;
+        }
+        end
+    }
+
+    /// `\p{N}{1,most}`.
+    pub(super) fn numbers(self, at: usize, most: usize) -> Option<usize> {
+        let mut end = at;
+        for _ in 0..most {
+            let Some((_, length)) = self.class(end).filter(|(found, _)| found & NUMBER != 0) else {
+                break;
+            };
+            end += length;
+        }
+        (end > at).then_some(end)
+    }
+
+    /// The end of the line ends (`[\r\n]*`) from `at` on.
+    pub(super) fn line_ends(self, at: usize) -> usize {
+        let mut end = at;
+        while matches!(self.byte(end), Some(b'\r' | b'\n')) {
+            end += 1;
+        }
+        end
+    }
+
+    /// `'s|'t|'re|'ve|'m|'ll|'d`; with `fold` in either case and U+017F for `s`.
+    pub(super) fn contraction(self, at: usize, fold: bool) -> Option<usize> {
+        let rest = self.text.as_bytes().get(at..)?.strip_prefix(b"'")?;
+        let cased = |byte: u8| if fold { byte.to_ascii_lowercase() } else { byte };
+        match (cased(*rest.first()?), rest.get(1).map(|&byte| cased(byte))) {
+            (b's' | b't' | b'm' | b'd', _) => Some(at + 2),
+            (b'r' | b'v', Some(b'e')) | (b'l', Some(b'l')) => Some(at + 3),
+            _ if fold && rest.starts_with("\u{17f}".as_bytes()) => Some(at + 3),
+            _ => None,
+        }
+    }
+
+    /// `\s*[\r\n]+|\s+(?!\S)|\s+` or, without `by_lines`, its last two alternatives; `at` is at
+    /// white space.
+    pub(super) fn space(self, at: usize, by_lines: bool) -> usize {
+        let (mut end, mut last, mut line_end) = (at, at, None);
+        while let Some((_, length)) = self.class(end).filter(|(found, _)| found & SPACE != 0) {
+            last = end;
+            end += length;
+            if matches!(self.text.as_bytes()[last], b'\r' | b'\n') {
+                line_end = Some(end);
+            }
+        }
+        match line_end {
+            Some(line_end) if by_lines => line_end,
+            _ if self.class(end).is_none() || last == at => end,
+            _ => last,
+        }
+    }
+}
