@@ -5,5 +5,6 @@ mod batches;
 mod bin_packing;
 mod encoding;
 mod json_lines;
+mod native;
 mod random;
 mod spools;
