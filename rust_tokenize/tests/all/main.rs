@@ -7,4 +7,5 @@ mod encoding;
 mod json_lines;
 mod native;
 mod random;
+mod scanning;
 mod spools;

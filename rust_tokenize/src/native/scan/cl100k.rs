@@ -1,44 +1,40 @@
-//! The expression of cl100k, with digits by threes or one by one.
+//! The expression of cl100k as Llama 3 and Qwen have it.
 
-use super::Scanner;
+use super::Expression;
 use super::cursor::Cursor;
-use crate::native::classes::{LETTER, NUMBER, SPACE};
+use crate::native::classes::{LETTER, LOWER, NUMBER, SPACE, UPPER};
 
-/// `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,DIGITS}|`
-/// ` ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`.
+/// With `L` for `[\p{L}\p{M}]` where `MARKS` holds, else for `\p{L}`:
+///
+/// `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?L+|\p{N}{1,DIGITS}|`
+/// ` ?[^\sL\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`.
 #[derive(Clone, Copy)]
-pub struct Cl100k<const DIGITS: usize>;
+pub struct Cl100k<const DIGITS: usize, const MARKS: bool>;
 
-impl<const DIGITS: usize> Scanner for Cl100k<DIGITS> {
-    fn scan(self, text: &str, start: usize, ends: &mut [usize]) -> usize {
-        super::scan_one_by_one(text, start, ends, next_end::<DIGITS>)
+impl<const DIGITS: usize, const MARKS: bool> Cl100k<DIGITS, MARKS> {
+    /// The classes of which a letter has one.
+    const WORD: u8 = if MARKS { UPPER | LOWER } else { LETTER };
+
+    fn word(cursor: Cursor<'_>, at: usize) -> Option<usize> {
+        let letters = |body| cursor.some(body, |found| found & Self::WORD != 0);
+        cursor.prefix(at).and_then(letters).or_else(|| letters(at))
+    }
+
+    fn symbols(cursor: Cursor<'_>, at: usize) -> Option<usize> {
+        let is_symbol = |found| found & (SPACE | NUMBER | Self::WORD) == 0;
+        let end = cursor.some(cursor.behind_blank(at), is_symbol)?;
+        Some(cursor.bytes(end, b"\r\n"))
     }
 }
 
-/// The end of the pretoken at `at`, short of the end of `text`.
-fn next_end<const DIGITS: usize>(text: &str, at: usize) -> usize {
-    let cursor = Cursor::whole(text);
-    cursor
-        .contraction(at, true)
-        .or_else(|| word(cursor, at))
-        .or_else(|| cursor.numbers(at, DIGITS))
-        .or_else(|| symbols(cursor, at))
-        .unwrap_or_else(|| cursor.space(at, true))
-}
-
-/// `[^\r\n\p{L}\p{N}]?\p{L}+`.
-fn word(cursor: Cursor<'_>, at: usize) -> Option<usize> {
-    let (found, length) = cursor.class(at)?;
-    let is_prefix =
-        found & (LETTER | NUMBER) == 0 && !matches!(cursor.byte(at), Some(b'\r' | b'\n'));
-    let body = if is_prefix { at + length } else { at };
-    let end = cursor.run(body, |found| found & LETTER != 0);
-    (end > body).then_some(end)
-}
-
-/// ` ?[^\s\p{L}\p{N}]+[\r\n]*`.
-fn symbols(cursor: Cursor<'_>, at: usize) -> Option<usize> {
-    let body = at + usize::from(cursor.byte(at) == Some(b' '));
-    let end = cursor.run(body, |found| found & (SPACE | LETTER | NUMBER) == 0);
-    (end > body).then(|| cursor.line_ends(end))
+impl<const DIGITS: usize, const MARKS: bool> Expression for Cl100k<DIGITS, MARKS> {
+    fn next_end(self, text: &str, at: usize) -> usize {
+        let cursor = Cursor::whole(text);
+        cursor
+            .contraction(at, true)
+            .or_else(|| Self::word(cursor, at))
+            .or_else(|| cursor.numbers(at, DIGITS))
+            .or_else(|| Self::symbols(cursor, at))
+            .unwrap_or_else(|| cursor.space(at, true))
+    }
 }

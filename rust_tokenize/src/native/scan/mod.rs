@@ -1,25 +1,20 @@
 //! Cuts a text into pretokens, as the regular expression of each family of tokenizers does.
 //!
-//! The expressions are few and published, so each has a scanner written by hand. A scanner gives
-//! the ends of many pretokens at a time.
+//! The expressions are few and published, so each is written by hand, twice: [`Expression`] reads
+//! them character by character, for every text.
 
 mod cl100k;
 mod cursor;
+mod deepseek;
+mod family;
 mod gpt2;
+mod o200k;
 
 pub use cl100k::Cl100k;
+pub use deepseek::DeepSeek;
+pub use family::Family;
 pub use gpt2::Gpt2;
-
-/// The pretokenizers there are scanners for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    /// `ByteLevel` with its own expression.
-    Gpt2,
-    /// Llama 3: cl100k, digits by three.
-    Cl100k,
-    /// Qwen 2 to 3: cl100k, digits one by one.
-    Qwen2,
-}
+pub use o200k::O200k;
 
 /// Finds the ends of pretokens.
 pub trait Scanner: Copy + Send + Sync {
@@ -30,20 +25,32 @@ pub trait Scanner: Copy + Send + Sync {
     fn scan(self, text: &str, start: usize, ends: &mut [usize]) -> usize;
 }
 
-/// [`Scanner::scan`] by a function that finds one end: the plain way, and the reference of others.
-fn scan_one_by_one(
-    text: &str,
-    start: usize,
-    ends: &mut [usize],
-    next_end: impl Fn(&str, usize) -> usize,
-) -> usize {
-    let mut at = start;
-    for (count, end) in ends.iter_mut().enumerate() {
-        if at == text.len() {
-            return count;
-        }
-        at = next_end(text, at);
-        *end = at;
+/// A regular expression (or several in sequence) that cuts a text, written out as code.
+pub trait Expression: Copy + Send + Sync {
+    /// The end of the pretoken at `at`, which is short of the end of `text`.
+    fn next_end(self, text: &str, at: usize) -> usize;
+}
+
+impl<E: Expression> Scanner for E {
+    fn scan(self, text: &str, start: usize, ends: &mut [usize]) -> usize {
+        OneByOne(self).scan(text, start, ends)
     }
-    ends.len()
+}
+
+/// The plain scanner of an expression, to compare the fast one with.
+#[derive(Clone, Copy)]
+pub struct OneByOne<E>(pub E);
+
+impl<E: Expression> Scanner for OneByOne<E> {
+    fn scan(self, text: &str, start: usize, ends: &mut [usize]) -> usize {
+        let mut at = start;
+        for (count, end) in ends.iter_mut().enumerate() {
+            if at == text.len() {
+                return count;
+            }
+            at = self.0.next_end(text, at);
+            *end = at;
+        }
+        ends.len()
+    }
 }
