@@ -1,5 +1,5 @@
 //! The native tokenizer: byte-level and SentencePiece-style BPE with the ids of the reference,
-//! PyPI `tokenizers` 0.23, at many times its speed.
+//! `tokenizers` 0.23, at many times its speed.
 
 pub mod class_tables;
 pub mod classes;
