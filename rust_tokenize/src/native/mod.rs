@@ -49,7 +49,6 @@ use crate::hugging_face::HuggingFaceEncoder;
 use crate::native::added::{AsText, PatternSet};
 use crate::native::added_tokens::AddedTokens;
 use crate::native::allow::Pipeline;
-use crate::native::definition::Definition;
 use crate::native::model::Model;
 use crate::native::template::Template;
 use crate::native::vocabulary::Vocabulary;
