@@ -54,7 +54,7 @@ use crate::native::template::Template;
 use crate::native::vocabulary::Vocabulary;
 use crate::native::worker::Worker;
 
-/// Slots of a worker's cache: 20 MB at most, of which a short text touches little.
+/// Slots of a worker's cache: 30 MB at most, of which a short text touches little.
 const CACHE_SLOTS: usize = 1 << 18;
 
 /// A tokenizer of this module.
