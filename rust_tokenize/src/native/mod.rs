@@ -5,4 +5,5 @@ pub mod class_tables;
 pub mod classes;
 mod expand;
 pub mod nfc;
+pub mod nfc_tables;
 pub mod scan;

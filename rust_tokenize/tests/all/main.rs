@@ -5,6 +5,7 @@ mod batches;
 mod bin_packing;
 mod encoding;
 mod json_lines;
+mod nfc;
 mod random;
 mod scanning;
 mod spools;

@@ -146,12 +146,8 @@ fn families_are_known_by_their_pre_tokenizers() {
             ("Sequence", "Sequences"),
         ] {
             let changed: Value = serde_json::from_str(&text.replace(from, to)).unwrap();
-            if changed != known && Family::from_pre_tokenizer(&changed).is_some() {
-                panic!(
-                    "{family:?} with {to:?} passed for {:?}",
-                    Family::from_pre_tokenizer(&changed)
-                );
-            }
+            let found = Family::from_pre_tokenizer(&changed);
+            assert!(changed == known || found.is_none(), "{family:?} with {to:?} is {found:?}");
         }
     }
 }
@@ -340,21 +336,28 @@ fn random_texts_are_cut_as_the_reference_cuts_them() {
 }
 
 /// Each scalar alone and beside what expressions look for: the contexts where its classes show.
+///
+/// One context each is enough in the planes where no character is in any class.
 #[test]
 #[ignore = "minutes: run it when tables or scanners change"]
 fn every_scalar_is_cut_as_the_reference_cuts_it() {
+    const CONTEXTS: [&str; 12] =
+        ["#", "a#", "#a", " #", "# ", "1#", "'#", "##", "#\n", ".#", "A#b", "日#"];
+    // the crate's `Digits` asks this toolchain, whose edition of Unicode may be another
     let is_same_digit = |c: char| c.is_numeric() == (classes(c) & NUMERIC != 0);
     let known: Vec<char> = ('\0'..=char::MAX).filter(|&c| is_same_digit(c)).collect();
-    println!("{} scalars, {} digits differ", known.len(), 1_112_064 - known.len());
+    assert!(known.len() > 1_112_000);
     for family in ALL {
         let reference = Reference::new(family);
-        for some in known.chunks(16) {
-            for context in
-                ["#", "a#", "#a", " #", "# ", "1#", "'#", "##", "#\n", ".#", "A#b", "日#"]
-            {
-                // "\n\n" after "a" ends any pretoken: what stands in one line meets no other
-                let line = |c: &char| format!("a\n\n{}", context.replace('#', &c.to_string()));
-                reference.check(family, &some.iter().map(line).collect::<String>(), 64);
+        for some in known.chunks(128) {
+            for (number, context) in CONTEXTS.iter().enumerate() {
+                // "\n\n" behind "a" ends any pretoken: what stands in one line meets no other
+                let line = |&c: &char| {
+                    let is_empty = matches!(c as u32, 0x4_0000..0xE_0000 | 0xF_0000..);
+                    let is_wanted = !is_empty || c as usize % CONTEXTS.len() == number;
+                    is_wanted.then(|| format!("a\n\n{}", context.replace('#', &c.to_string())))
+                };
+                reference.check(family, &some.iter().filter_map(line).collect::<String>(), 64);
             }
         }
     }
