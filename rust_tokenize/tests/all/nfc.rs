@@ -36,8 +36,9 @@ fn tables_are_those_whose_hashes_they_carry() {
 
     let mut hash = Sha256::new();
     hash.update(scalars().map(property).collect::<Vec<u8>>());
-    let decompositions = nfc_tables::DECOMPOSITIONS.iter();
-    hash.update(decompositions.map(|(c, parts)| format!("{c}{parts}")).collect::<String>());
+    for (composite, parts) in &nfc_tables::DECOMPOSITIONS {
+        hash.update(format!("{composite}{parts}"));
+    }
     let compositions = nfc_tables::COMPOSITIONS.iter();
     hash.update(compositions.flat_map(|&(a, b, c)| [a, b, c]).collect::<String>());
     assert_eq!(hex(hash), nfc_tables::SHA256);
@@ -119,7 +120,8 @@ fn every_pair_of_composing_parts_is_composed_as_the_reference_composes_it() {
     let mut firsts: Vec<char> = nfc_tables::COMPOSITIONS.iter().map(|entry| entry.0).collect();
     let mut seconds: Vec<char> = nfc_tables::COMPOSITIONS.iter().map(|entry| entry.1).collect();
     seconds.sort_unstable();
-    (firsts.dedup(), seconds.dedup());
+    firsts.dedup();
+    seconds.dedup();
     for first in firsts {
         for chunk in [&seconds[..], &['\u{1161}', '\u{11a8}']] {
             check(&chunk.iter().flat_map(|&second| [first, second, 'q']).collect::<String>());

@@ -1,6 +1,7 @@
 //! Scanners against the reference's pretokenizers, and against expectations one can read.
 
 use rust_tokenize::native::classes::{NUMERIC, classes};
+use rust_tokenize::native::scan::masks::{gather_portable, mask};
 use rust_tokenize::native::scan::{
     Cl100k, DeepSeek, Expression, Family, Gpt2, O200k, OneByOne, Scanner,
 };
@@ -374,6 +375,20 @@ fn long_runs_take_linear_time() {
             let [found, one_by_one] = ends(family, &text, 1_000);
             assert_eq!(found, one_by_one, "{family:?} {piece:?}");
             assert_eq!(found.last(), Some(&text.len()));
+        }
+    }
+}
+
+#[test]
+fn masks_are_gathered_the_same_without_vector_instructions() {
+    let mut random = Random::new(22);
+    for _ in 0..1_000 {
+        let bytes: [u8; 64] = std::array::from_fn(|_| u8::try_from(random.below(256)).unwrap());
+        let found = mask(&bytes, |byte| byte.is_ascii_lowercase());
+        let all = bytes.map(|byte| if byte.is_ascii_lowercase() { 0xFF } else { 0 });
+        assert_eq!(gather_portable(&all), found);
+        for (position, byte) in bytes.iter().enumerate() {
+            assert_eq!(found >> position & 1 == 1, byte.is_ascii_lowercase());
         }
     }
 }
