@@ -55,6 +55,7 @@ fn text_is_composed_as_the_reference_composes_it() {
         ("\u{e9}\u{323}", "\u{1eb9}\u{301}"), // a mark of lower class goes first
         ("q\u{307}\u{323}", "q\u{323}\u{307}"), // reordered, nothing to compose with
         ("a\u{301}\u{300}", "\u{e1}\u{300}"), // equal classes keep their order
+        ("a\u{305}\u{301}", "a\u{305}\u{301}"), // and block each other
         ("a\u{315}\u{300}\u{5ae}b", "\u{e0}\u{5ae}\u{315}b"),
         ("\u{301}a", "\u{301}a"),
         ("\u{1100}\u{1161}\u{11a8}", "\u{ac01}"), // Hangul

@@ -327,7 +327,7 @@ fn random_text(random: &mut Random, most: usize) -> String {
 fn random_texts_are_cut_as_the_reference_cuts_them() {
     let references = ALL.map(Reference::new);
     let mut random = Random::new(20);
-    for round in 0..3_000 {
+    for round in 0..2_000 {
         let text = random_text(&mut random, if round % 10 == 0 { 200 } else { 24 });
         for (family, reference) in ALL.into_iter().zip(&references) {
             let room = *random.pick(&[1, 2, 7, 64, 300]);
@@ -370,7 +370,7 @@ fn long_runs_take_linear_time() {
         "a", "A", " ", "\n", "\t", "1", ".", "'", "\0", "é", "日", "\u{301}", "½", "\u{3000}",
         "🙂", " \n", "日A", "/\n", "'s",
     ] {
-        let text = piece.repeat(1_000_000 / piece.len());
+        let text = piece.repeat(200_000 / piece.len());
         for family in ALL {
             let [found, one_by_one] = ends(family, &text, 1_000);
             assert_eq!(found, one_by_one, "{family:?} {piece:?}");
