@@ -25,6 +25,7 @@ pub mod hash;
 pub mod merges;
 pub mod model;
 pub mod nfc;
+pub mod nfc_tables;
 pub mod scan;
 pub mod sentencepiece;
 pub mod strings;

@@ -156,7 +156,8 @@ impl Worker {
             let key = if is_short { short_key(bytes, start, end) } else { 0 };
             let home = self.cache.home(key);
             let is_home = is_short & self.cache.is_home(key, home);
-            *probe = Probe { key, start: start as u32, end: end as u32, home: home as u32, is_home };
+            *probe =
+                Probe { key, start: start as u32, end: end as u32, home: home as u32, is_home };
             start = end;
         }
     }
