@@ -133,7 +133,9 @@ impl Worker {
         ids.resize(at + num_pieces * ROOM, 0);
         for number in 0..num_pieces {
             let probe = self.probes[number];
+            // Asked again, of a slot that is near by now: a piece before may have taken it.
             if probe.is_home
+                && self.cache.is_home(probe.key, probe.home as usize)
                 && let Found::Inline(found, count) = self.cache.at(probe.home as usize)
             {
                 ids[at..at + found.len()].copy_from_slice(found);
