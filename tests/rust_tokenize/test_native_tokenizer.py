@@ -1,4 +1,4 @@
-"""The native engine through Python: which files it takes, ids on real text, the kept definitions."""
+"""The native engine through Python: which files it takes, ids on real text, kept definitions."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.rust_tokenize.test_tokenizer import encode, reference, tiny_definition
 
 from fam_engine import _rust_tokenize as rt
+from tests.rust_tokenize.test_tokenizer import encode, reference, tiny_definition
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,7 +104,11 @@ def test_what_is_no_tokenizer_is_refused_as_before(
         {"normalizer": {"type": "Lowercase"}},
         {"pre_tokenizer": {"type": "Whitespace"}},
         {"pre_tokenizer": None},
-        {"decoder": None, "post_processor": {"type": "Sequence", "processors": []}, "normalizer": {"type": "NFKC"}},
+        {
+            "decoder": None,
+            "post_processor": {"type": "Sequence", "processors": []},
+            "normalizer": {"type": "NFKC"},
+        },
     ],
 )
 def test_what_is_not_known_to_the_letter_is_left_to_the_library(
@@ -115,4 +119,6 @@ def test_what_is_not_known_to_the_letter_is_left_to_the_library(
     ours, theirs = rt.Tokenizer.from_file(path), reference(path)
     assert ours.engine == "tokenizers"
     texts = ["Hello  World", "he hel \ufb01"]
-    assert encode(ours, texts) == [theirs.encode(text, add_special_tokens=False).ids for text in texts]
+    assert encode(ours, texts) == [
+        theirs.encode(text, add_special_tokens=False).ids for text in texts
+    ]
