@@ -16,7 +16,7 @@ use crate::native::model::{
     Alphabet, CharAlphabet, Model, WholePieces, byte_level_bytes, byte_level_table,
 };
 use crate::native::pipeline::normalize;
-use crate::native::sentencepiece::cuts_are_exact;
+use crate::native::sentencepiece::Cuts;
 use crate::native::strings::Strings;
 use crate::native::template::Template;
 use crate::native::vocabulary::Vocabulary;
@@ -37,10 +37,10 @@ pub fn assemble(definition: Definition) -> Option<NativeEncoder> {
             Alphabet::Chars(char_alphabet(&header, &vocabulary)?)
         }
     };
-    let cuts_are_exact = match &alphabet {
-        Alphabet::Bytes(_) => false,
+    let cuts = match &alphabet {
+        Alphabet::Bytes(_) => None,
         Alphabet::Chars(chars) => {
-            cuts_are_exact(chars, header.unk_token.as_deref(), &vocabulary, &merges)
+            Cuts::new(chars, header.unk_token.as_deref(), &vocabulary, &merges)
         }
     };
     let whole = match &alphabet {
@@ -56,7 +56,7 @@ pub fn assemble(definition: Definition) -> Option<NativeEncoder> {
         vocabulary,
         added,
         pipeline,
-        cuts_are_exact,
+        cuts,
         template,
         decoder,
         workers: Mutex::new(Vec::new()),

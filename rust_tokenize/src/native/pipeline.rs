@@ -11,7 +11,7 @@ use crate::native::assemble::without_prefix;
 use crate::native::model::BLANK;
 use crate::native::nfc::nfc;
 use crate::native::scan::{Cl100k, DeepSeek, Family, Gpt2, O200k, Scanner};
-use crate::native::sentencepiece::{BeforeEach, BeforeRuns, Whole};
+use crate::native::sentencepiece::{BeforeEach, Whole, Words};
 use crate::native::worker::Worker;
 
 /// Applies a normalizer.
@@ -110,10 +110,10 @@ impl NativeEncoder {
             Pieces::Bytes(family) => self.encode_family(worker, family, text, blank, ids),
             Pieces::WholeBytes => self.encode_bytes(worker, Whole, text, blank, ids),
             Pieces::CharsFromEachBlank => self.encode_chars(worker, BeforeEach, text, blank, ids),
-            Pieces::WholeChars if self.cuts_are_exact => {
-                self.encode_chars(worker, BeforeRuns, text, blank, ids);
-            }
-            Pieces::WholeChars => self.encode_chars(worker, Whole, text, blank, ids),
+            Pieces::WholeChars => match &self.cuts {
+                Some(cuts) => self.encode_chars(worker, Words(cuts), text, blank, ids),
+                None => self.encode_chars(worker, Whole, text, blank, ids),
+            },
         }
     }
 

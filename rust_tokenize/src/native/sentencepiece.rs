@@ -1,10 +1,12 @@
 //! Cutting text for SentencePiece-style BPE, whose model sees a whole text as one piece.
 //!
 //! No merge of the usual vocabularies joins a token that does not end with a blank to one that
-//! begins with a blank. Where that holds (`cuts_are_exact` checks every merge at load), no token
-//! can span the place before a run of blanks, and merging the words one by one gives the ids that
-//! merging the whole text gives. Words repeat, so the cache of pieces works as for byte-level
-//! models. Here a blank in the text and the character that stands for it are the same.
+//! begins with a blank. Where that holds ([`Cuts::new`] checks every merge at load), no token can
+//! span the place before a run of blanks, and merging the words one by one gives the ids that
+//! merging the whole text gives. The same goes for any two characters that no merge joins: mostly
+//! digits, line ends and signs, which would else make a word of every line of code. Words repeat, so
+//! the cache of pieces works as for byte-level models. Here a blank in the text and the character
+//! that stands for it are the same.
 
 use crate::native::merges::Merge;
 use crate::native::model::{BLANK, CharAlphabet};
@@ -18,9 +20,9 @@ const BLANK_BYTES: [u8; 3] = [0xe2, 0x96, 0x81];
 #[derive(Debug, Clone, Copy)]
 pub struct Whole;
 
-/// Cuts before each run of blanks.
+/// Cuts before each run of blanks, and between characters that never merge.
 #[derive(Debug, Clone, Copy)]
-pub struct BeforeRuns;
+pub struct Words<'a>(pub &'a Cuts);
 
 /// Cuts before each blank.
 #[derive(Debug, Clone, Copy)]
@@ -38,36 +40,32 @@ impl Scanner for Whole {
     }
 }
 
-impl Scanner for BeforeRuns {
+impl Scanner for Words<'_> {
     fn scan(self, text: &str, start: usize, ends: &mut [usize]) -> usize {
-        scan(text.as_bytes(), start, ends, true)
+        scan(text.as_bytes(), start, ends, |text, at| self.0.end_of_piece(text, at))
     }
 }
 
 impl Scanner for BeforeEach {
     fn scan(self, text: &str, start: usize, ends: &mut [usize]) -> usize {
-        scan(text.as_bytes(), start, ends, false)
+        scan(text.as_bytes(), start, ends, |text, at| next_blank(text, at + blank_at(text, at)))
     }
 }
 
 #[inline]
-fn scan(text: &[u8], mut start: usize, ends: &mut [usize], runs: bool) -> usize {
+fn scan(
+    text: &[u8],
+    mut start: usize,
+    ends: &mut [usize],
+    end_of_piece: impl Fn(&[u8], usize) -> usize,
+) -> usize {
     let mut found = 0;
     while start < text.len() && found < ends.len() {
-        start = end_of_piece(text, start, runs);
+        start = end_of_piece(text, start);
         ends[found] = start;
         found += 1;
     }
     found
-}
-
-#[inline]
-fn end_of_piece(text: &[u8], start: usize, runs: bool) -> usize {
-    let mut at = start + blank_at(text, start);
-    while runs && blank_at(text, at) > 0 {
-        at += blank_at(text, at);
-    }
-    next_blank(text, at)
 }
 
 /// The first blank from a position on, or the end: eight bytes at a time.
@@ -110,22 +108,91 @@ fn blank_at(text: &[u8], at: usize) -> usize {
     }
 }
 
-/// Whether [`BeforeRuns`] changes no ids: the blank is a token and the unknown token has none in it,
-/// no character vanishes (its neighbours would meet across the cut), and no merge spans a cut.
-#[must_use]
-pub fn cuts_are_exact(
-    alphabet: &CharAlphabet,
-    unk_token: Option<&str>,
-    vocabulary: &Vocabulary,
-    merges: &[Merge],
-) -> bool {
-    let spans_a_cut = |merge: &Merge| {
-        let begins = |id| vocabulary.token_of(id).is_some_and(|token| token.starts_with(BLANK));
-        let ends = |id| vocabulary.token_of(id).is_some_and(|token| token.ends_with(BLANK));
-        begins(merge.right) && !ends(merge.left)
-    };
-    alphabet.get(BLANK).is_some()
-        && alphabet.keeps_all()
-        && !unk_token.is_some_and(|token| token.contains(BLANK))
-        && !merges.iter().any(spans_a_cut)
+/// Where text may be cut.
+#[derive(Debug, Clone)]
+pub struct Cuts {
+    /// `joined[a * 128 + b]`: some merge joins a token that ends with `a` to one that begins with
+    /// `b`, both ASCII; a blank is the character that stands for it.
+    joined: Vec<bool>,
+}
+
+impl Cuts {
+    /// None if cutting before runs of blanks could change ids: unless the blank is a token and the
+    /// unknown token has none in it, no character vanishes (its neighbours would meet across the
+    /// cut), and no merge spans a cut.
+    #[must_use]
+    pub fn new(
+        alphabet: &CharAlphabet,
+        unk_token: Option<&str>,
+        vocabulary: &Vocabulary,
+        merges: &[Merge],
+    ) -> Option<Self> {
+        let has_blank = unk_token.is_some_and(|token| token.contains(BLANK));
+        if alphabet.get(BLANK).is_none() || !alphabet.keeps_all() || has_blank {
+            return None;
+        }
+        // Bytes that stand for a character do not end the wait of an unknown token, and do not look
+        // like their character: pairs are only told apart where neither matters.
+        let only_blanks = !alphabet.has_all_bytes()
+            || merges.iter().any(|merge| {
+                alphabet.is_byte(merge.left) || alphabet.is_byte(merge.right)
+            });
+        let mut joined = vec![only_blanks; 128 * 128];
+        for before in (0..128).filter(|&byte| byte != b' ') {
+            joined[pair(before, b' ')] = false;
+        }
+        for merge in merges {
+            let last = vocabulary.token_of(merge.left)?.chars().next_back()?;
+            let first = vocabulary.token_of(merge.right)?.chars().next()?;
+            if first == BLANK && last != BLANK {
+                return None;
+            }
+            if let (Some(last), Some(first)) = (to_byte(last), to_byte(first)) {
+                joined[pair(last, first)] = true;
+            }
+        }
+        Some(Self { joined })
+    }
+
+    #[inline]
+    fn end_of_piece(&self, text: &[u8], start: usize) -> usize {
+        let mut at = start;
+        let mut before = None;
+        while let Some(&byte) = text.get(at) {
+            let (length, here) = match byte {
+                0..128 => (1, byte),
+                0xe2 if blank_at(text, at) > 0 => (3, b' '),
+                _ => (1, OTHER),
+            };
+            let is_cut = match before {
+                None => false,
+                Some(OTHER) => here == b' ',
+                Some(_) if here == OTHER => false,
+                Some(before) => !self.joined[pair(before, here)],
+            };
+            if is_cut {
+                return at;
+            }
+            before = Some(here);
+            at += length;
+        }
+        at
+    }
+}
+
+/// Stands for all characters beyond ASCII but the blank.
+const OTHER: u8 = 128;
+
+#[inline]
+fn pair(before: u8, here: u8) -> usize {
+    usize::from(before & 127) << 7 | usize::from(here & 127)
+}
+
+/// The ASCII byte of a character of the vocabulary.
+fn to_byte(character: char) -> Option<u8> {
+    match character {
+        BLANK => Some(b' '),
+        ' ' => None, // no text has it: blanks are replaced
+        _ => u8::try_from(character).ok().filter(u8::is_ascii),
+    }
 }
