@@ -177,8 +177,8 @@ impl Encoder for NativeEncoder {
         let kept = known.filter(|token| !skip_special_tokens || !self.added.is_special(token));
         let tokens: Vec<String> = kept.map(str::to_owned).collect();
         let Some(decoder) = &self.decoder else { return Ok(tokens.join(" ")) };
-        let decoded = decoder.decode(tokens);
-        decoded.map_err(|error| Error::Tokenizer(format!("the ids cannot be decoded: {error}")))
+        let text = decoder.decode(tokens);
+        text.map_err(|error| Error::Tokenizer(format!("the ids cannot be decoded: {error}")))
     }
 
     fn token_to_id(&self, token: &str) -> Option<i32> {

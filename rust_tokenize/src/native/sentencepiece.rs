@@ -42,30 +42,21 @@ impl Scanner for Whole {
 
 impl Scanner for Words<'_> {
     fn scan(self, text: &str, start: usize, ends: &mut [usize]) -> usize {
-        scan(text.as_bytes(), start, ends, |text, at| self.0.end_of_piece(text, at))
+        self.0.scan(text.as_bytes(), start, ends)
     }
 }
 
 impl Scanner for BeforeEach {
-    fn scan(self, text: &str, start: usize, ends: &mut [usize]) -> usize {
-        scan(text.as_bytes(), start, ends, |text, at| next_blank(text, at + blank_at(text, at)))
+    fn scan(self, text: &str, mut start: usize, ends: &mut [usize]) -> usize {
+        let text = text.as_bytes();
+        let mut found = 0;
+        while start < text.len() && found < ends.len() {
+            start = next_blank(text, start + blank_at(text, start));
+            ends[found] = start;
+            found += 1;
+        }
+        found
     }
-}
-
-#[inline]
-fn scan(
-    text: &[u8],
-    mut start: usize,
-    ends: &mut [usize],
-    end_of_piece: impl Fn(&[u8], usize) -> usize,
-) -> usize {
-    let mut found = 0;
-    while start < text.len() && found < ends.len() {
-        start = end_of_piece(text, start);
-        ends[found] = start;
-        found += 1;
-    }
-    found
 }
 
 /// The first blank from a position on, or the end: eight bytes at a time.
@@ -111,9 +102,9 @@ fn blank_at(text: &[u8], at: usize) -> usize {
 /// Where text may be cut.
 #[derive(Debug, Clone)]
 pub struct Cuts {
-    /// `joined[a * 128 + b]`: some merge joins a token that ends with `a` to one that begins with
-    /// `b`, both ASCII; a blank is the character that stands for it.
-    joined: Vec<bool>,
+    /// `before[256 * a + b]`: 1 where text is cut before byte `b` that follows byte `a`. The blank's
+    /// own character counts as a blank, other bytes beyond ASCII as one that joins everything but it.
+    before: Box<[u8; 1 << 16]>,
 }
 
 impl Cuts {
@@ -133,13 +124,13 @@ impl Cuts {
         }
         // Bytes that stand for a character do not end the wait of an unknown token, and do not look
         // like their character: pairs are only told apart where neither matters.
-        let only_blanks = !alphabet.has_all_bytes()
-            || merges.iter().any(|merge| {
-                alphabet.is_byte(merge.left) || alphabet.is_byte(merge.right)
-            });
-        let mut joined = vec![only_blanks; 128 * 128];
-        for before in (0..128).filter(|&byte| byte != b' ') {
-            joined[pair(before, b' ')] = false;
+        let is_byte = |merge: &Merge| alphabet.is_byte(merge.left) || alphabet.is_byte(merge.right);
+        let only_blanks = !alphabet.has_all_bytes() || merges.iter().any(is_byte);
+        let mut before: Box<[u8; 1 << 16]> = vec![0; 1 << 16].try_into().ok()?;
+        for (left, right) in (0..=255).flat_map(|left| (0..=255).map(move |right| (left, right))) {
+            let word_ends = left != b' ' && right == b' ';
+            let apart = !only_blanks && left.is_ascii() && right.is_ascii();
+            before[pair(left, right)] = u8::from(word_ends || apart);
         }
         for merge in merges {
             let last = vocabulary.token_of(merge.left)?.chars().next_back()?;
@@ -148,44 +139,39 @@ impl Cuts {
                 return None;
             }
             if let (Some(last), Some(first)) = (to_byte(last), to_byte(first)) {
-                joined[pair(last, first)] = true;
+                before[pair(last, first)] = 0;
             }
         }
-        Some(Self { joined })
+        Some(Self { before })
     }
 
     #[inline]
-    fn end_of_piece(&self, text: &[u8], start: usize) -> usize {
-        let mut at = start;
-        let mut before = None;
-        while let Some(&byte) = text.get(at) {
-            let (length, here) = match byte {
-                0..128 => (1, byte),
-                0xe2 if blank_at(text, at) > 0 => (3, b' '),
-                _ => (1, OTHER),
+    fn scan(&self, text: &[u8], start: usize, ends: &mut [usize]) -> usize {
+        let Some(&first) = text.get(start) else { return 0 };
+        let (mut last, mut at) = match blank_at(text, start) {
+            0 => (first, start + 1),
+            length => (b' ', start + length),
+        };
+        let mut found = 0;
+        while found < ends.len() {
+            let Some(&byte) = text.get(at) else {
+                ends[found] = text.len();
+                return found + 1;
             };
-            let is_cut = match before {
-                None => false,
-                Some(OTHER) => here == b' ',
-                Some(_) if here == OTHER => false,
-                Some(before) => !self.joined[pair(before, here)],
-            };
-            if is_cut {
-                return at;
-            }
-            before = Some(here);
+            let is_blank = byte == BLANK_BYTES[0] && blank_at(text, at) > 0;
+            let (here, length) = if is_blank { (b' ', BLANK_BYTES.len()) } else { (byte, 1) };
+            ends[found] = at;
+            found += usize::from(self.before[pair(last, here)]);
+            last = here;
             at += length;
         }
-        at
+        found
     }
 }
 
-/// Stands for all characters beyond ASCII but the blank.
-const OTHER: u8 = 128;
-
 #[inline]
-fn pair(before: u8, here: u8) -> usize {
-    usize::from(before & 127) << 7 | usize::from(here & 127)
+fn pair(left: u8, right: u8) -> usize {
+    usize::from(left) << 8 | usize::from(right)
 }
 
 /// The ASCII byte of a character of the vocabulary.
