@@ -18,9 +18,9 @@ use crate::batch;
 use crate::bins::{self, Mode};
 use crate::encoder::{self, EncodeOptions, Encoder};
 use crate::error::{Error, Result, guard};
-use crate::hugging_face::HuggingFaceEncoder;
 use crate::linear_logprob::{self, Matrices};
 use crate::lines::{Line, LineReader};
+use crate::native;
 use crate::plan;
 use crate::spool;
 use crate::spool_writer::{self, Columns};
@@ -143,8 +143,8 @@ struct Tokenizer {
 impl Tokenizer {
     #[staticmethod]
     fn from_file(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
-        let encoder = detached(py, || HuggingFaceEncoder::from_file(&path))?;
-        Ok(Self { encoder: Arc::new(encoder), path })
+        let encoder = detached(py, || native::load(&path))?;
+        Ok(Self { encoder, path })
     }
 
     #[getter]
