@@ -1,10 +1,11 @@
-//! Python's view of the crate; the only file that names pyo3.
+//! Python's view of the crate; only this file and its parts in `py/` name pyo3.
 //!
 //! Every method copies its arguments into Rust vectors (but for the matrices of
 //! `linear_logprob_bf16`), releases the interpreter lock, calls one function of the core inside
 //! [`guard`], and hands the vectors that come back to numpy without copying them. Signatures and documentation for Python live in
 //! `engine/fam_engine/_rust_tokenize.pyi`.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -24,6 +25,8 @@ use crate::lines::{Line, LineReader};
 use crate::plan;
 use crate::spool;
 use crate::spool_writer::{self, Columns};
+
+mod records;
 
 mod exceptions {
     //! `create_exception` makes public items that need no documentation of their own.
@@ -129,6 +132,22 @@ fn to_bytes(values: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
     to_numbers("num_eot", &copied("num_eot", &array)?)
 }
 
+/// Ranges of characters, as Python counts them, as ranges of bytes.
+fn byte_ranges(text: &str, ranges: &[(usize, usize)]) -> Result<Vec<Range<usize>>> {
+    let mut places = text.char_indices().map(|(at, _)| at).chain([text.len()]);
+    let (mut at, mut next) = (places.next().unwrap_or_default(), 1);
+    let mut go_to = |number: usize| {
+        if number >= next {
+            at = places.nth(number - next)?;
+            next = number + 1;
+        }
+        (number + 1 == next).then_some(at)
+    };
+    let found = ranges.iter().map(|&(start, end)| Some(go_to(start)?..go_to(end)?)).collect();
+    let wrong = "plain ranges must rise, not overlap, and end inside their text";
+    Option::ok_or_else(found, || Error::Argument(wrong.to_owned()))
+}
+
 type Ids<'py> = Bound<'py, PyArray1<i32>>;
 type Numbers<'py> = Bound<'py, PyArray1<i64>>;
 
@@ -170,6 +189,32 @@ impl Tokenizer {
         let options = EncodeOptions { add_special_tokens, parse_special, continuation };
         let encoder = self.encoder.as_ref();
         let ragged = detached(py, || encoder::encode_batch(encoder, &texts, options, num_threads))?;
+        Ok((ragged.ids.into_pyarray(py), ragged.offsets.into_pyarray(py)))
+    }
+
+    #[pyo3(signature = (
+        texts, plain, *, num_threads=None, add_special_tokens=false, parse_special=true,
+        continuation=false
+    ))]
+    #[allow(clippy::too_many_arguments)] // those of `encode_batch` and one more
+    fn encode_around<'py>(
+        &self,
+        py: Python<'py>,
+        texts: Vec<PyBackedStr>,
+        plain: Vec<Vec<(usize, usize)>>,
+        num_threads: Option<usize>,
+        add_special_tokens: bool,
+        parse_special: bool,
+        continuation: bool,
+    ) -> PyResult<(Ids<'py>, Numbers<'py>)> {
+        let options = EncodeOptions { add_special_tokens, parse_special, continuation };
+        let encoder = self.encoder.as_ref();
+        let ragged = detached(py, || {
+            let ranges = texts.iter().zip(&plain).map(|(text, plain)| byte_ranges(text, plain));
+            let mut ranges = ranges.collect::<Result<Vec<_>>>()?;
+            ranges.resize(plain.len(), Vec::new()); // the numbers of both are compared below
+            encoder::encode_batch_around(encoder, &texts, &ranges, options, num_threads)
+        })?;
         Ok((ragged.ids.into_pyarray(py), ragged.offsets.into_pyarray(py)))
     }
 
@@ -233,6 +278,10 @@ impl JsonLinesReader {
         Ok(lines.into_iter().map(to_row).collect())
     }
 
+    fn read_chunk(&mut self, py: Python<'_>, max_lines: usize) -> PyResult<records::LineChunk> {
+        Ok(records::LineChunk { chunk: detached(py, || self.reader.read_chunk(max_lines))? })
+    }
+
     #[getter]
     fn bytes_read(&self) -> u64 {
         self.reader.bytes_read()
@@ -286,6 +335,20 @@ impl SpoolWriter {
                 record: &record,
             })
         })
+    }
+
+    #[pyo3(signature = (records, start, stop, *, variant, record))]
+    fn append_records(
+        &mut self,
+        py: Python<'_>,
+        records: &records::RecordBatch,
+        start: usize,
+        stop: usize,
+        variant: u8,
+        record: u32,
+    ) -> PyResult<()> {
+        let records = &records.records;
+        detached(py, || self.writer.append_records(records, start..stop, record, variant))
     }
 
     fn finish(&mut self, py: Python<'_>) -> PyResult<()> {
@@ -454,9 +517,13 @@ fn rust_tokenize(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("RustPanicError", py.get_type::<RustPanicError>())?;
     module.add_class::<Tokenizer>()?;
     module.add_class::<JsonLinesReader>()?;
+    module.add_class::<records::LineChunk>()?;
+    module.add_class::<records::RecordEncoder>()?;
+    module.add_class::<records::RecordBatch>()?;
     module.add_class::<SpoolWriter>()?;
     module.add_class::<Spool>()?;
     module.add_class::<Plan>()?;
+    module.add_function(wrap_pyfunction!(records::context_name, module)?)?;
     module.add_function(wrap_pyfunction!(plan_batches, module)?)?;
     module.add_function(wrap_pyfunction!(pack_lengths, module)?)?;
     module.add_function(wrap_pyfunction!(pack_batch, module)?)?;
