@@ -198,12 +198,12 @@ impl HuggingFaceEncoder {
 
 impl HuggingFaceEncoder {
     fn cuts(&self) -> Result<&Cuts> {
-        let make = || -> Result<Cuts> {
+        let find = || -> Result<Cuts> {
             let specials = Specials::new(&self.added_tokens());
             let continues = specials.text_after_continues(self)?;
             Ok(Cuts { specials, continues })
         };
-        let made = self.cuts.get_or_init(|| make().map_err(|error| error.to_string()));
+        let made = self.cuts.get_or_init(|| find().map_err(|error| error.to_string()));
         made.as_ref().map_err(|error| Error::Tokenizer(error.clone()))
     }
 
@@ -314,7 +314,8 @@ impl Encoder for HuggingFaceEncoder {
         let Cuts { specials, continues } = self.cuts()?;
         let cuts =
             if options.parse_special { specials.find_around(text, plain) } else { Vec::new() };
-        let mut section = EncodeOptions { add_special_tokens: false, parse_special: false, ..options };
+        let mut section =
+            EncodeOptions { add_special_tokens: false, parse_special: false, ..options };
         let mut inner = Vec::new();
         let mut start = 0;
         for (place, id) in cuts {

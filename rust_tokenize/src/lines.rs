@@ -52,6 +52,13 @@ struct RawLine {
 }
 
 impl Chunk {
+    /// All lines of a text that is no file.
+    pub fn from_bytes(text: Vec<u8>) -> Result<Self> {
+        let length = text.len().max(1);
+        let text = Box::new(io::Cursor::new(text));
+        LineReader::new(Path::new("text in memory"), text, length).read_chunk(length)
+    }
+
     /// Number of lines.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -102,7 +109,7 @@ impl Chunk {
 /// Reads a file once, from its beginning to its end.
 pub struct LineReader {
     path: PathBuf,
-    file: BufReader<File>,
+    file: Box<dyn BufRead + Send + Sync>,
     max_line_bytes: usize,
     number: u64,
     bytes_read: u64,
@@ -116,14 +123,13 @@ impl LineReader {
             return Err(Error::Argument("`max_line_bytes` is 0, expected at least 1".to_owned()));
         }
         let file = File::open(path).map_err(Error::io(path))?;
-        Ok(Self {
-            path: path.to_path_buf(),
-            file: BufReader::with_capacity(READ_BYTES, file),
-            max_line_bytes,
-            number: 0,
-            bytes_read: 0,
-            hash: Sha256::new(),
-        })
+        let file = Box::new(BufReader::with_capacity(READ_BYTES, file));
+        Ok(Self::new(path, file, max_line_bytes))
+    }
+
+    fn new(path: &Path, file: Box<dyn BufRead + Send + Sync>, max_line_bytes: usize) -> Self {
+        let (number, bytes_read, hash) = (0, 0, Sha256::new());
+        Self { path: path.to_path_buf(), file, max_line_bytes, number, bytes_read, hash }
     }
 
     /// Bytes consumed so far.

@@ -124,7 +124,12 @@ impl RecordEncoder {
 
     /// Tells how conversations of some roles are rendered: the context with its generation prompt,
     /// and the whole with the answer. Other conversations are not for this path.
-    pub fn add_shape(&mut self, roles: Vec<Role>, context: Template, whole: Template) -> Result<()> {
+    pub fn add_shape(
+        &mut self,
+        roles: Vec<Role>,
+        context: Template,
+        whole: Template,
+    ) -> Result<()> {
         let (answer, last) = (roles.len(), context.last_turn());
         if last >= Some(answer) || whole.last_turn() > Some(answer) {
             return Err(Error::Argument(format!("a template names turn {last:?} of {answer}")));
@@ -133,6 +138,11 @@ impl RecordEncoder {
         let answer = answer_after(&context, &whole, answer);
         self.shapes.insert(roles, Shape { context, whole, sections, answer });
         Ok(())
+    }
+
+    /// Takes a shape back.
+    pub fn remove_shape(&mut self, roles: &[Role]) {
+        self.shapes.remove(roles);
     }
 
     /// Encodes the lines of a chunk on at most `num_threads` threads; the outcome does not depend on
@@ -408,6 +418,7 @@ impl Records {
 
     /// Some of them as entries of a spool, of records numbered from `record` on; None if there are
     /// not that many.
+    #[must_use]
     pub fn entries(
         &self,
         range: Range<usize>,
@@ -436,8 +447,7 @@ impl Records {
     /// Where a record's target ids are.
     #[must_use]
     pub fn target_range(&self, number: usize) -> Range<usize> {
-        number.checked_sub(1).map_or(0, |before| self.target_ends[before])
-            ..self.target_ends[number]
+        number.checked_sub(1).map_or(0, |before| self.target_ends[before])..self.target_ends[number]
     }
 
     fn join(parts: Vec<Self>) -> Self {

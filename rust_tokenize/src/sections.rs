@@ -156,7 +156,8 @@ impl<'a> Cutter<'a> {
         for left in NEIGHBOURS {
             for right in NEIGHBOURS {
                 let (first, rest) = (ids(left, false)?, ids(right, self.continues)?);
-                if ids(&format!("{left}{name}{right}"), false)? != [&first, &[id][..], &rest].concat()
+                if ids(&format!("{left}{name}{right}"), false)?
+                    != [&first, &[id][..], &rest].concat()
                     || ids(&format!("{name}{right}{name}"), false)?
                         != [&[id][..], &rest, &[id]].concat()
                 {

@@ -100,7 +100,9 @@ impl SpoolWriter {
     ) -> Result<()> {
         let Some(entries) = records.entries(range, record, variant) else {
             let count = records.len();
-            return Err(Error::Argument(format!("found a range outside 0 to {count}, the records")));
+            return Err(Error::Argument(format!(
+                "found a range outside 0 to {count}, the records"
+            )));
         };
         self.write(entries)
     }

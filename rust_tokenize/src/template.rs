@@ -111,7 +111,7 @@ pub fn render(pieces: &[Piece], conversation: &Conversation, out: &mut String) {
 pub fn answer_after(context: &Template, whole: &Template, answer: usize) -> Option<Content> {
     let rest = whole.pieces.strip_prefix(context.pieces.as_slice())?;
     match rest.first()? {
-        Piece::Content(content) if content.turn == answer => Some(*content),
+        Piece::Content(place) if place.turn == answer => Some(*place),
         _ => None,
     }
 }
@@ -123,9 +123,8 @@ mod tests {
     #[test]
     fn white_space_is_pythons() {
         // The characters of Python's `str.isspace`, by number.
-        let spaces: Vec<u32> = (0..=0x0010_FFFF)
-            .filter(|&code| char::from_u32(code).is_some_and(is_space))
-            .collect();
+        let spaces: Vec<u32> =
+            (0..=0x0010_FFFF).filter(|&code| char::from_u32(code).is_some_and(is_space)).collect();
         let expected: Vec<u32> = (0x09..=0x0D)
             .chain(0x1C..=0x20)
             .chain([0x85, 0xA0, 0x1680])

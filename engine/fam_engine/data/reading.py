@@ -8,6 +8,7 @@ not.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,9 @@ from fam_engine.errors import InputError
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 PARQUET_SUFFIXES = (".parquet", ".pq")
 _LINES_A_READ = 1024
+
+# Number, offset, text, code, reason: see `JsonLinesReader.read_batch`.
+Line = tuple[int, int, str | None, str | None, str | None]
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,11 @@ def check_file(name: str) -> Path:
     return path
 
 
+def is_json_lines(path: Path) -> bool:
+    """Whether a file can only be JSON Lines; what is called `.json` may be anything."""
+    return path.suffix.lower() in JSON_SUFFIXES[:2]
+
+
 def read_rows(path: Path) -> Iterator[Row]:
     """Read a file row by row.
 
@@ -87,12 +96,24 @@ def hash_file(path: Path) -> str:
 
 
 def _read_json_lines(path: Path) -> Iterator[Row]:
-    try:
+    with reading_errors(path):
         reader = JsonLinesReader(str(path))
         while batch := reader.read_batch(_LINES_A_READ):
-            for line, offset, text, code, reason in batch:
-                columns = json.loads(text) if text is not None else None
-                yield Row(line, offset, columns, code, reason)
+            for line in batch:
+                yield read_line(line)
+
+
+def read_line(line: Line) -> Row:
+    """Read one line of JSON Lines, as Rust gives it."""
+    number, offset, text, code, reason = line
+    return Row(number, offset, json.loads(text) if text is not None else None, code, reason)
+
+
+@contextlib.contextmanager
+def reading_errors(path: Path) -> Iterator[None]:
+    """Turn what the system says while a file is read into an `InputError`."""
+    try:
+        yield
     except OSError as error:
         raise InputError(
             f"cannot be read: {error.strerror or error}", code="E_INPUT_FILE", where=str(path)

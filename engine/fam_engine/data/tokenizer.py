@@ -106,6 +106,11 @@ class TextEncoder:
         if self._renderer:
             self._renderer.close()
 
+    @property
+    def renderer(self) -> Renderer | None:
+        """What renders contexts; None: prompts are taken verbatim."""
+        return self._renderer
+
     def encode(self, records: Sequence[Record]) -> list[Encoded | RecordError]:
         """Encode records.
 

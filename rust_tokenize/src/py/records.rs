@@ -7,7 +7,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use super::{LineRow, Tokenizer, borrowed, copied, detached, to_row};
+use super::{Ids, LineRow, Tokenizer, borrowed, copied, detached, to_row};
 use crate::conversation::Role;
 use crate::fields::{Field, Fields, Form};
 use crate::lines;
@@ -21,6 +21,11 @@ pub(super) struct LineChunk {
 
 #[pymethods]
 impl LineChunk {
+    #[staticmethod]
+    fn from_bytes(py: Python<'_>, text: Vec<u8>) -> PyResult<Self> {
+        Ok(Self { chunk: detached(py, || lines::Chunk::from_bytes(text))? })
+    }
+
     fn __len__(&self) -> usize {
         self.chunk.len()
     }
@@ -28,7 +33,9 @@ impl LineChunk {
     fn row(&self, index: usize) -> PyResult<LineRow> {
         if index >= self.chunk.len() {
             let count = self.chunk.len();
-            return Err(PyValueError::new_err(format!("`index` is {index}, expected below {count}")));
+            return Err(PyValueError::new_err(format!(
+                "`index` is {index}, expected below {count}"
+            )));
         }
         Ok(to_row(self.chunk.line(index)))
     }
@@ -54,19 +61,24 @@ fn to_template((pieces, guards): TemplateArgument) -> PyResult<Template> {
     })
 }
 
-fn to_guard((turn, trimmed, test, text): GuardArgument) -> PyResult<Guard> {
-    let test = match test.as_str() {
+fn to_guard((turn, trimmed, name, wanted): GuardArgument) -> PyResult<Guard> {
+    let test = match name.as_str() {
         "contains" => Test::Contains,
         "startswith" => Test::StartsWith,
         "endswith" => Test::EndsWith,
         "equals" => Test::Equals,
         other => return Err(unknown("test", other)),
     };
-    Ok(Guard { content: Content { turn, trimmed }, test, text })
+    Ok(Guard { content: Content { turn, trimmed }, test, text: wanted })
 }
 
 fn unknown(what: &str, name: &str) -> PyErr {
     PyValueError::new_err(format!("found the {what} `{name}`, expected one that is listed"))
+}
+
+fn to_roles(names: &[String]) -> PyResult<Vec<Role>> {
+    let role = |name: &String| Role::from_name(name).ok_or_else(|| unknown("role", name));
+    names.iter().map(role).collect()
 }
 
 fn to_form(name: &str) -> PyResult<Form> {
@@ -136,10 +148,14 @@ impl RecordEncoder {
         context: TemplateArgument,
         whole: TemplateArgument,
     ) -> PyResult<()> {
-        let role = |name: &String| Role::from_name(name).ok_or_else(|| unknown("role", name));
-        let roles = roles.iter().map(role).collect::<PyResult<_>>()?;
+        let roles = to_roles(&roles)?;
         let (context, whole) = (to_template(context)?, to_template(whole)?);
         detached(py, || self.encoder.add_shape(roles, context, whole))
+    }
+
+    fn remove_shape(&mut self, roles: Vec<String>) -> PyResult<()> {
+        self.encoder.remove_shape(&to_roles(&roles)?);
+        Ok(())
     }
 
     #[pyo3(signature = (lines, *, form, columns, num_threads=None))]
@@ -174,6 +190,19 @@ impl RecordBatch {
         self.records.others.clone()
     }
 
+    fn ids<'py>(&self, py: Python<'py>, number: usize) -> PyResult<(Ids<'py>, Ids<'py>)> {
+        let records = &self.records;
+        if number >= records.len() {
+            let count = records.len();
+            return Err(PyValueError::new_err(format!(
+                "`number` is {number}, expected below {count}"
+            )));
+        }
+        let context = records.context_ids[records.context_range(number)].to_vec();
+        let targets = records.target_ids[records.target_range(number)].to_vec();
+        Ok((context.into_pyarray(py), targets.into_pyarray(py)))
+    }
+
     fn columns<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let records = &self.records;
         let each = 0..records.len();
@@ -193,7 +222,8 @@ impl RecordBatch {
         columns.set_item("num_prompt_tokens", context.collect::<Vec<_>>())?;
         let response = each.map(|number| records.target_range(number).len() - num_eot);
         columns.set_item("num_response_tokens", response.collect::<Vec<_>>())?;
-        columns.set_item("flags", records.flags.clone().into_pyarray(py))?;
+        let flags = records.flags.iter().map(|&bits| u32::from(bits)); // a list, not bytes
+        columns.set_item("flags", flags.collect::<Vec<_>>())?;
         Ok(columns)
     }
 }
