@@ -6,4 +6,5 @@ mod bin_packing;
 mod encoding;
 mod json_lines;
 mod random;
+mod records;
 mod spools;
