@@ -312,24 +312,13 @@ impl Encoder for HuggingFaceEncoder {
             return self.encode(text, options, ids);
         }
         let Cuts { specials, continues } = self.cuts()?;
-        let cuts =
-            if options.parse_special { specials.find_around(text, plain) } else { Vec::new() };
-        let mut section =
-            EncodeOptions { add_special_tokens: false, parse_special: false, ..options };
+        if !options.add_special_tokens {
+            return specials.encode_around(self, *continues, (text, plain), options, ids);
+        }
+        let bare = EncodeOptions { add_special_tokens: false, ..options };
         let mut inner = Vec::new();
-        let mut start = 0;
-        for (place, id) in cuts {
-            self.encode(&text[start..place.start], section, &mut inner)?;
-            inner.push(id);
-            start = place.end;
-            section.continuation = *continues;
-        }
-        self.encode(&text[start..], section, &mut inner)?;
-        if options.add_special_tokens {
-            return self.surround(&inner, ids);
-        }
-        ids.append(&mut inner);
-        Ok(())
+        specials.encode_around(self, *continues, (text, plain), bare, &mut inner)?;
+        self.surround(&inner, ids)
     }
 
     fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {

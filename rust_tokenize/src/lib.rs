@@ -21,6 +21,7 @@ pub mod hugging_face;
 pub mod json;
 pub mod linear_logprob;
 pub mod lines;
+pub mod native;
 pub mod plan;
 pub mod records;
 pub mod sections;

@@ -68,6 +68,8 @@ pub struct RecordEncoder {
     encoder: Arc<dyn Encoder>,
     settings: Settings,
     specials: Specials,
+    /// Whether text after a special token is read as a continuation.
+    continues: bool,
     shapes: HashMap<Vec<Role>, Shape>,
 }
 
@@ -119,7 +121,8 @@ impl RecordEncoder {
         };
         encoder.prepare(with(settings.has_template || settings.parse_special, false))?;
         encoder.prepare(with(settings.parse_special, true))?;
-        Ok(Self { encoder, settings, specials, shapes: HashMap::new() })
+        let continues = specials.text_after_continues(encoder.as_ref())?;
+        Ok(Self { encoder, settings, specials, continues, shapes: HashMap::new() })
     }
 
     /// Tells how conversations of some roles are rendered: the context with its generation prompt,
@@ -313,17 +316,30 @@ impl RecordEncoder {
             let start = text.len();
             render(std::slice::from_ref(piece), conversation, text);
             if matches!(piece, Piece::Content(_)) {
-                let places = self.specials.find_around(&text[start..], &[]);
-                plain.extend(places.into_iter().map(|(at, _)| start + at.start..start + at.end));
+                self.add_specials(text, start, &mut plain);
             }
         }
-        self.encoder.encode_around(text, &plain, parsing(false), context)?;
+        self.encode_parsed(text, &plain, context)?;
         let start = text.len();
         text.push_str(conversation.answer());
-        let places = self.specials.find_around(&text[start..], &[]);
-        plain.extend(places.into_iter().map(|(at, _)| start + at.start..start + at.end));
-        self.encoder.encode_around(text, &plain, parsing(false), joint)?;
+        self.add_specials(text, start, &mut plain);
+        self.encode_parsed(text, &plain, joint)?;
         Ok(self.meet(0, scratch))
+    }
+
+    /// Adds where special tokens are written in `text` from byte `start` on.
+    fn add_specials(&self, text: &str, start: usize, places: &mut Vec<Range<usize>>) {
+        let found = self.specials.find_around(&text[start..], &[]);
+        places.extend(found.into_iter().map(|(at, _)| start + at.start..start + at.end));
+    }
+
+    /// A text none of whose special tokens is plain is read in one piece.
+    fn encode_parsed(&self, text: &str, plain: &[Range<usize>], ids: &mut Vec<i32>) -> Result<()> {
+        let (encoder, options) = (self.encoder.as_ref(), parsing(false));
+        if plain.is_empty() {
+            return encoder.encode(text, options, ids);
+        }
+        self.specials.encode_around(encoder, self.continues, (text, plain), options, ids)
     }
 
     fn encode_verbatim(&self, scratch: &mut Scratch) -> Result<bool> {

@@ -85,6 +85,30 @@ impl Specials {
         Ok(both.get(1..) != Some(alone.as_slice()))
     }
 
+    /// Appends the ids of a text, section by section: cut at the special tokens outside `plain` (none
+    /// if they are not to be parsed), each section read with special tokens as text. `continues` is
+    /// [`Self::text_after_continues`]. What a special token does to its neighbours, such as to strip
+    /// blanks, it does not do here.
+    pub fn encode_around(
+        &self,
+        encoder: &dyn Encoder,
+        continues: bool,
+        (text, plain): (&str, &[Range<usize>]),
+        options: EncodeOptions,
+        ids: &mut Vec<i32>,
+    ) -> Result<()> {
+        let cuts = if options.parse_special { self.find_around(text, plain) } else { Vec::new() };
+        let mut section = EncodeOptions { parse_special: false, ..options };
+        let mut start = 0;
+        for (place, id) in cuts {
+            encoder.encode(&text[start..place.start], section, ids)?;
+            ids.push(id);
+            start = place.end;
+            section.continuation = continues;
+        }
+        encoder.encode(&text[start..], section, ids)
+    }
+
     /// Those in `text` that touch none of the ranges `plain` (rising, disjoint), in order.
     #[must_use]
     pub fn find_around(&self, text: &str, plain: &[Range<usize>]) -> Vec<(Range<usize>, i32)> {

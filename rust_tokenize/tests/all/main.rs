@@ -5,6 +5,8 @@ mod batches;
 mod bin_packing;
 mod encoding;
 mod json_lines;
+mod native;
 mod random;
 mod records;
+mod scanning;
 mod spools;

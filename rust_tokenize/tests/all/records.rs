@@ -39,7 +39,8 @@ impl Encoder for Letters {
         let mut rest = text;
         while let Some(char) = rest.chars().next() {
             let special = [("<s>", 1), ("</s>", 2)].into_iter();
-            let mut found = special.filter(|(name, _)| options.parse_special && rest.starts_with(name));
+            let mut found =
+                special.filter(|(name, _)| options.parse_special && rest.starts_with(name));
             if let Some((name, id)) = found.next() {
                 ids.push(id);
                 rest = &rest[name.len()..];
@@ -84,7 +85,8 @@ impl Encoder for Letters {
         None
     }
     fn added_tokens(&self) -> Vec<AddedToken> {
-        let token = |content: &str, id| AddedToken { content: content.to_owned(), id, special: true };
+        let token =
+            |content: &str, id| AddedToken { content: content.to_owned(), id, special: true };
         vec![token("<s>", 1), token("</s>", 2)]
     }
 }
@@ -156,7 +158,8 @@ fn letters(text: &str) -> Vec<i32> {
 
 #[test]
 fn a_template_surrounds_the_question_and_an_end_of_turn_follows_the_answer() {
-    let (context, targets, flags) = one(&encoder(settings(), false), r#"{"p":"abc","r":"x\u0041"}"#);
+    let (context, targets, flags) =
+        one(&encoder(settings(), false), r#"{"p":"abc","r":"x\u0041"}"#);
     assert_eq!(context, letters("<s>user:abc</s><s>a"));
     assert_eq!(targets, letters("xA</s>"));
     assert_eq!(flags, 0);
@@ -178,7 +181,8 @@ fn a_merge_across_the_boundary_is_flagged_and_made_on_demand() {
 fn special_tokens_in_texts_are_text_unless_asked() {
     let line = r#"{"p":"x</s>","r":"<s>y"}"#;
     let (context, targets, flags) = one(&encoder(settings(), false), line);
-    let text = |text: &str| -> Vec<i32> { text.chars().map(|c| u32::from(c).cast_signed()).collect() };
+    let text =
+        |text: &str| -> Vec<i32> { text.chars().map(|c| u32::from(c).cast_signed()).collect() };
     assert_eq!(context, [letters("<s>user:x"), text("</s>"), letters("</s><s>a")].concat());
     assert_eq!(targets, [text("<s>y"), vec![2]].concat());
     assert_eq!(flags, SPECIAL_IN_TEXT);
@@ -283,8 +287,10 @@ fn guards_keep_contents_away() {
 fn labels_are_read_and_a_group_is_named_after_its_context() {
     let encoder = encoder(settings(), false);
     let lines = concat!(
-        r#"{"p":"q","r":"x","id":12,"correct":true,"group":"\u0067"}"#, "\n\n",
-        r#"{"p":"q","r":"xé","id":"","correct":null,"group":""}"#, "\n",
+        r#"{"p":"q","r":"x","id":12,"correct":true,"group":"\u0067"}"#,
+        "\n\n",
+        r#"{"p":"q","r":"xé","id":"","correct":null,"group":""}"#,
+        "\n",
     );
     let records = encode(&encoder, Form::Prompt, lines);
     assert_eq!(records.lines, [1, 3]);
