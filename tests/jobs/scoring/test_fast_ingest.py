@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fam_engine.data import tokenizer
+from fam_engine.data import fast_records, tokenizer
 from fam_engine.data.compiled_templates import CompiledTemplate, Content, Shape
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.errors import InputError
@@ -25,7 +25,11 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-TEMPLATES = {"chatml": CHATML, "trimming": CHATML.replace("m.content", "m.content | trim")}
+TEMPLATES = {
+    "chatml": CHATML,
+    "trimming": CHATML.replace("m.content", "m.content | trim"),
+    "doubled": f"<s><s>{CHATML}",
+}
 Encoders = Callable[..., TextEncoder]
 
 
@@ -33,7 +37,7 @@ def hand_compiled(self: Any, shape: Shape) -> CompiledTemplate:  # noqa: ANN401 
     """Compile the templates above, for renderers that do not."""
     trimmed = "trim" in self._template.source
     pieces: list[str | Content] = []
-    literal = ""
+    literal = "<s><s>" if "<s>" in self._template.source else ""
     for turn, role in enumerate(shape.roles):
         pieces += [f"{literal}<|im_start|>{role}\n", Content(turn, trimmed)]
         literal = "<|im_end|>\n"
@@ -207,13 +211,13 @@ plans = st.builds(
 
 @settings(
     deadline=None,
-    max_examples=300,
+    max_examples=150,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(
     contents=st.lists(data_files(), min_size=1, max_size=2),
     plan=plans,
-    template=st.sampled_from(["none", "chatml", "trimming"]),
+    template=st.sampled_from(["none", *TEMPLATES]),
     boundary=st.sampled_from(["separate", "joint"]),
     parse_special=st.booleans(),
     chunk=st.sampled_from([1, 3, 4096]),
@@ -289,10 +293,6 @@ def test_a_line_of_megabytes_goes_through_rust(encoders: Encoders, tmp_path: Pat
 def test_a_shape_whose_ids_would_differ_stays_in_python(
     encoders: Encoders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wrong(_: Any, shape: Shape) -> CompiledTemplate:  # noqa: ANN401
-        return CompiledTemplate(shape, tuple(Content(i, False) for i in range(len(shape.roles))), ())
-
-    encoder = encoders("chatml", "separate", False)
-    monkeypatch.setattr(type(encoder.renderer), "compile", wrong, raising=False)
+    monkeypatch.setattr(fast_records, "_as_data", lambda _: (["wrong", (0, False)], []))
     rows = [b'{"question": "a", "answer": "b b"}'] * 5
     assert count_fast(encoders, tmp_path, rows, "chatml") == (5, 0)
