@@ -29,6 +29,7 @@ __all__ = [
     "linear_logprob_bf16",
     "pack_batch",
     "pack_lengths",
+    "pack_sequences",
     "plan_batches",
     "supports_bf16_products",
 ]
@@ -373,6 +374,25 @@ def pack_batch(spool: Spool, entries: NDArray[np.int64]) -> PackedArrays:
 
 def context_name(ids: NDArray[np.int32]) -> str:
     """Name a prompt by its ids: 16 hexadecimal digits, the spool's own hash."""
+
+@type_check_only
+class PackedSequenceArrays(TypedDict):
+    """The fields of `fam_engine.data.packing.PackedSequences`."""
+
+    input_ids: NDArray[np.int32]
+    position_ids: NDArray[np.int32]
+    response_mask: NDArray[np.uint8]
+    cu_seqlens: NDArray[np.int64]
+    pack_starts: NDArray[np.int64]
+    entries: NDArray[np.int64]
+
+def pack_sequences(
+    spool: Spool, entries: NDArray[np.int64], *, capacity: int
+) -> PackedSequenceArrays:
+    """Pack entries, whole, into packs of at most `capacity` tokens, by best-fit decreasing.
+
+    In a pack entries keep the order given; one longer than a pack has a pack of its own.
+    """
 
 def supports_bf16_products() -> bool:
     """Whether this CPU multiplies bf16 with fp32 sums (AVX512-BF16)."""

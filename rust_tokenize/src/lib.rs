@@ -22,6 +22,7 @@ pub mod json;
 pub mod linear_logprob;
 pub mod lines;
 pub mod native;
+pub mod packs;
 pub mod plan;
 pub mod records;
 pub mod sections;

@@ -22,6 +22,7 @@ use crate::error::{Error, Result, guard};
 use crate::linear_logprob::{self, Matrices};
 use crate::lines::{Line, LineReader};
 use crate::native;
+use crate::packs;
 use crate::plan;
 use crate::spool;
 use crate::spool_writer::{self, Columns};
@@ -479,6 +480,26 @@ fn pack_batch<'py>(
 }
 
 #[pyfunction]
+#[pyo3(signature = (spool, entries, *, capacity))]
+fn pack_sequences<'py>(
+    py: Python<'py>,
+    spool: &Spool,
+    entries: PyReadonlyArray1<'py, i64>,
+    capacity: usize,
+) -> PyResult<Bound<'py, PyDict>> {
+    let entries: Vec<usize> = to_numbers("entries", &copied("entries", &entries)?)?;
+    let packs = detached(py, || packs::pack_sequences(&spool.spool, &entries, capacity))?;
+    let arrays = PyDict::new(py);
+    arrays.set_item("input_ids", packs.input_ids.into_pyarray(py))?;
+    arrays.set_item("position_ids", packs.position_ids.into_pyarray(py))?;
+    arrays.set_item("response_mask", packs.response_mask.into_pyarray(py))?;
+    arrays.set_item("cu_seqlens", packs.cu_seqlens.into_pyarray(py))?;
+    arrays.set_item("pack_starts", packs.pack_starts.into_pyarray(py))?;
+    arrays.set_item("entries", packs.entries.into_pyarray(py))?;
+    Ok(arrays)
+}
+
+#[pyfunction]
 fn supports_bf16_products() -> bool {
     linear_logprob::is_supported()
 }
@@ -526,6 +547,7 @@ fn rust_tokenize(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(plan_batches, module)?)?;
     module.add_function(wrap_pyfunction!(pack_lengths, module)?)?;
     module.add_function(wrap_pyfunction!(pack_batch, module)?)?;
+    module.add_function(wrap_pyfunction!(pack_sequences, module)?)?;
     module.add_function(wrap_pyfunction!(supports_bf16_products, module)?)?;
     module.add_function(wrap_pyfunction!(linear_logprob_bf16, module)?)?;
     Ok(())

@@ -17,9 +17,7 @@ import numpy as np
 from fam_engine._rust_tokenize import LineChunk, RecordBatch, RecordEncoder
 from fam_engine.data.compiled_templates import CompiledTemplate, Shape
 from fam_engine.data.records import (
-    FORMS,
     Message,
-    Record,
     RecordForm,
     column_of,
     detect_form,
@@ -89,9 +87,7 @@ class FastRecords:
         if not self._agrees(roles):
             self._rust.remove_shape(list(roles))
 
-    def encode(
-        self, lines: LineChunk, form: RecordForm, columns: Mapping[str, str]
-    ) -> RecordBatch:
+    def encode(self, lines: LineChunk, form: RecordForm, columns: Mapping[str, str]) -> RecordBatch:
         """Encode the lines of a file of a form, its columns renamed as `--map` asks."""
         return self._rust.encode(
             lines,

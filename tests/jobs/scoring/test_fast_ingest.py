@@ -70,7 +70,10 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Encoders]:
         if key not in cache:
             file = "none" if template == "none" else str(folder / f"{template}.jinja")
             cache[key] = TextEncoder(
-                folder, template=file, boundary=boundary, parse_special=parse_special  # type: ignore[arg-type]
+                folder,
+                template=file,
+                boundary=boundary,
+                parse_special=parse_special,  # type: ignore[arg-type]
             )
         return cache[key]
 
@@ -144,9 +147,9 @@ turns = st.one_of(
     st.lists(turn, max_size=3),
     texts.map(lambda text: [{"role": "user", "content": text}]),
 )
-answered = st.tuples(
-    turns, texts.map(lambda text: [{"role": "assistant", "content": text}])
-).map(lambda pair: pair[0] + pair[1])
+answered = st.tuples(turns, texts.map(lambda text: [{"role": "assistant", "content": text}])).map(
+    lambda pair: pair[0] + pair[1]
+)
 FORMS: dict[str, dict[str, Any]] = {
     "messages and a response": {"messages": turns, "response": texts},
     "messages": {"messages": st.one_of(answered, answered, turns)},
@@ -202,7 +205,14 @@ plans = st.builds(
     max_length=st.sampled_from([10_000, 10_000, 60]),
     on_long=st.sampled_from(["quarantine", "cut-prompt"]),
     columns=st.sampled_from(
-        [None, None, None, {"response": "answer"}, {"prompt": "question", "id": "prompt"}, {"id": "task"}]
+        [
+            None,
+            None,
+            None,
+            {"response": "answer"},
+            {"prompt": "question", "id": "prompt"},
+            {"id": "task"},
+        ]
     ),
     limit=st.sampled_from([None, None, 1, 3]),
     ifd=st.sampled_from([False, False, False, True]),
@@ -251,7 +261,11 @@ def test_both_ways_leave_the_same(
 
 
 def count_fast(
-    encoders: Encoders, tmp_path: Path, rows: list[bytes], template: str, **plan: Any  # noqa: ANN401
+    encoders: Encoders,
+    tmp_path: Path,
+    rows: list[bytes],
+    template: str,
+    **plan: Any,  # noqa: ANN401
 ) -> tuple[int, int]:
     """Run pass 1; give the numbers of records and of those that went through Rust."""
     path = tmp_path / "data.jsonl"

@@ -384,7 +384,9 @@ class Ingest:
 class _Bulk:
     """Keeps the records of a batch, a run of neighbours at a time."""
 
-    def __init__(self, ingest: Ingest, writer: EntryWriter, file: _File, batch: RecordBatch) -> None:
+    def __init__(
+        self, ingest: Ingest, writer: EntryWriter, file: _File, batch: RecordBatch
+    ) -> None:
         self._ingest = ingest
         self._writer = writer
         self._batch = batch

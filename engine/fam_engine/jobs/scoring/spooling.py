@@ -1,7 +1,7 @@
 """Entries on their way to the spool, numbered as they come.
 
-In: ids of one entry at a time, or records in bulk. Out: the spool's own batched writes. What an entry is for is its *variant*: the record
-itself, its response alone (for IFD), or its response after worked examples.
+In: ids of one entry at a time, or records in bulk. Out: the spool's own batched writes. What an entry is for is its
+*variant*: the record itself, its response alone (for IFD), or its response after worked examples.
 """
 
 from __future__ import annotations
