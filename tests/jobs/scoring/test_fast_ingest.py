@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -310,3 +313,38 @@ def test_a_shape_whose_ids_would_differ_stays_in_python(
     monkeypatch.setattr(fast_records, "_as_data", lambda _: (["wrong", (0, False)], []))
     rows = [b'{"question": "a", "answer": "b b"}'] * 5
     assert count_fast(encoders, tmp_path, rows, "chatml") == (5, 0)
+
+
+REAL = ("qwen2.5", "llama3", "mistral_v03", "phi3_mini", "gpt2")
+
+
+@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("template", ["auto", "none"])
+@pytest.mark.parametrize("parse_special", [False, True])
+def test_both_ways_leave_the_same_with_real_tokenizers(
+    shared: Path, tmp_path: Path, name: str, template: str, *, parse_special: bool
+) -> None:
+    encoder = TextEncoder(
+        shared / "tokenizers" / name,
+        template=template,
+        parse_special=parse_special,
+        boundary="joint" if parse_special else "separate",
+    )
+    specials = [name for name, _ in encoder.tokenizer.special_tokens()]
+    chance = random.Random(name)
+    thrown = [*specials[:9], "<|im_end|>", " ", "\n", "\u0338", "\u0301", "\x1f", "ab", "1"]
+    with (shared / "data" / "gsm8k" / "test.jsonl").open() as lines, closing(encoder):
+        path = tmp_path / "data.jsonl"
+        with path.open("w") as file:
+            for line in islice(lines, 150):
+                row = json.loads(line)
+                field = chance.choice(["question", "answer"])
+                at = chance.choice([0, 20, len(row[field])])
+                row[field] = row[field][:at] + chance.choice(thrown) + row[field][at:]
+                file.write(json.dumps(row) + "\n")
+        plan = IngestPlan(4096, "quarantine")
+        files = [DataFile("data", path)]
+        slow = outcome(tmp_path / "slow", encoder, plan, files, fast=False)
+        fast = outcome(tmp_path / "fast", encoder, plan, files)
+    assert len(slow["records"]) == 150
+    assert fast == slow
