@@ -21,7 +21,11 @@ use rust_tokenize::template::{Content, Guard, Piece, Template, Test};
 struct Letters {
     /// `<s>` swallows the blank after it.
     strips: bool,
+    /// One more added token, 3, which is not special.
+    other: Option<&'static str>,
 }
+
+const PLAIN: Letters = Letters { strips: false, other: None };
 
 const AB: i32 = 1000;
 
@@ -86,8 +90,9 @@ impl Encoder for Letters {
     }
     fn added_tokens(&self) -> Vec<AddedToken> {
         let token =
-            |content: &str, id| AddedToken { content: content.to_owned(), id, special: true };
-        vec![token("<s>", 1), token("</s>", 2)]
+            |content: &str, id| AddedToken { content: content.to_owned(), id, special: id < 3 };
+        let other = self.other.map(|content| token(content, 3));
+        [token("<s>", 1), token("</s>", 2)].into_iter().chain(other).collect()
     }
 }
 
@@ -116,7 +121,7 @@ fn template(pieces: &[Piece]) -> Template {
 
 /// `<s>user:QUESTION</s><s>a` and then the answer.
 fn encoder(settings: Settings, trimmed: bool) -> RecordEncoder {
-    let mut encoder = RecordEncoder::new(Arc::new(Letters { strips: false }), settings).unwrap();
+    let mut encoder = RecordEncoder::new(Arc::new(PLAIN), settings).unwrap();
     let context = [literal("<s>user:"), content(0, false), literal("</s><s>a")];
     let whole = [&context[..], &[content(1, trimmed), literal("</s>")]].concat();
     encoder.add_shape(vec![Role::User], template(&context), template(&whole)).unwrap();
@@ -152,7 +157,7 @@ fn letters(text: &str) -> Vec<i32> {
     let mut ids = Vec::new();
     let options =
         EncodeOptions { add_special_tokens: false, parse_special: true, continuation: false };
-    Letters { strips: false }.encode(text, options, &mut ids).unwrap();
+    PLAIN.encode(text, options, &mut ids).unwrap();
     ids
 }
 
@@ -204,7 +209,7 @@ fn an_answer_the_template_trims_is_flagged() {
 fn without_a_template_a_prompt_is_verbatim_and_led_by_one_bos() {
     let plain = |bos| {
         let settings = Settings { bos, has_template: false, parse_special: true, ..settings() };
-        RecordEncoder::new(Arc::new(Letters { strips: false }), settings).unwrap()
+        RecordEncoder::new(Arc::new(PLAIN), settings).unwrap()
     };
     assert_eq!(one(&plain(Some(1)), r#"{"p":"q","r":"x"}"#).0, letters("<s>q"));
     assert_eq!(one(&plain(Some(1)), r#"{"p":"<s>q","r":"x"}"#).0, letters("<s>q"));
@@ -314,15 +319,15 @@ fn threads_do_not_change_the_outcome() {
     assert_eq!(alone.others.len(), 286);
     for num_threads in [2, 3, 8] {
         let many = encoder.encode(&chunk, &fields(Form::Prompt), Some(num_threads)).unwrap();
-        assert_eq!(many, alone);
+        assert!(many == alone, "{num_threads} threads");
     }
 }
 
 #[test]
 fn literals_are_encoded_once_where_cuts_are_safe() {
-    let specials = Specials::new(&Letters { strips: false }.added_tokens());
+    let specials = Specials::new(&PLAIN.added_tokens());
     let pieces = [literal("<s>a</s>b"), content(0, false), literal("c</s>")];
-    let letters_encoder = Letters { strips: false };
+    let letters_encoder = PLAIN;
     let sections = Cutter::new(&letters_encoder, &specials).unwrap().cut(&pieces).unwrap();
     let middle = vec![literal("b"), content(0, false), literal("c")];
     let expected = [
@@ -333,7 +338,7 @@ fn literals_are_encoded_once_where_cuts_are_safe() {
     assert_eq!(sections.steps, expected);
     assert!(sections.tail.pieces.is_empty());
     // A token that takes a blank from its neighbour is no place to cut.
-    let stripping = Letters { strips: true };
+    let stripping = Letters { strips: true, ..PLAIN };
     let sections = Cutter::new(&stripping, &specials).unwrap().cut(&pieces).unwrap();
     let Step::Ids(ids) = &sections.steps[0] else { panic!("text before the first content") };
     assert_eq!(ids, &letters("<s>a</s>"));
@@ -341,4 +346,20 @@ fn literals_are_encoded_once_where_cuts_are_safe() {
     let sections = Cutter::new(&stripping, &specials).unwrap().cut(&alone).unwrap();
     assert!(sections.steps.is_empty());
     assert_eq!(sections.tail.pieces, alone);
+}
+
+#[test]
+fn a_token_that_another_may_overlap_is_no_place_to_cut() {
+    let cuts = |other| {
+        let overlapping = Letters { other: Some(other), ..PLAIN };
+        let specials = Specials::new(&overlapping.added_tokens());
+        let cutter = Cutter::new(&overlapping, &specials).unwrap();
+        let sections = cutter.cut(&[literal("x<s>"), content(0, false)]).unwrap();
+        !sections.steps.is_empty()
+    };
+    assert!(cuts("y"));
+    assert!(cuts("s"));
+    for other in ["y<", "y<s", "<s>y", "y<s>y"] {
+        assert!(!cuts(other), "{other}");
+    }
 }
