@@ -15,16 +15,21 @@ from numpy.typing import NDArray
 
 __all__ = [
     "JsonLinesReader",
+    "LineChunk",
     "Plan",
+    "RecordBatch",
+    "RecordEncoder",
     "RustPanicError",
     "Spool",
     "SpoolError",
     "SpoolWriter",
     "Tokenizer",
     "TokenizerError",
+    "context_name",
     "linear_logprob_bf16",
     "pack_batch",
     "pack_lengths",
+    "pack_sequences",
     "plan_batches",
     "supports_bf16_products",
 ]
@@ -135,6 +140,27 @@ class Tokenizer:
         Raises:
             TokenizerError, OSError: The file no longer loads.
         """
+    def encode_around(
+        self,
+        texts: Sequence[str],
+        plain: Sequence[Sequence[tuple[int, int]]],
+        *,
+        num_threads: int | None = None,
+        add_special_tokens: bool = False,
+        parse_special: bool = True,
+        continuation: bool = False,
+    ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Encode texts in which some special tokens are only text.
+
+        Special tokens that touch one of a text's `plain` ranges (of characters, as `re.Match.span` gives
+        them; rising, disjoint) are read as text, others as `parse_special` says. A text with ranges is
+        encoded section by section, cut at the special tokens that count as such; one without as
+        `encode_batch` does.
+
+        Raises:
+            ValueError: Ranges that do not fit their text, or not one list of them a text.
+            TokenizerError: As for `encode_batch`.
+        """
     def decode(
         self,
         ids: Sequence[int] | NDArray[np.int32] | NDArray[np.int64],
@@ -172,11 +198,117 @@ class JsonLinesReader:
             object and two None, or None and why not: a code `E_JSON_...` and a reason that names
             the 1-based byte column.
         """
+    def read_chunk(self, max_lines: int) -> LineChunk:
+        """Give the same lines unchecked and without an object a line; empty only at the end."""
     @property
     def bytes_read(self) -> int:
         """Bytes consumed so far."""
     def sha256(self) -> str:
         """Give the SHA-256 of the bytes consumed so far; at the end, of the file."""
+
+@final
+class LineChunk:
+    """Lines of a JSON Lines file that are not blank, yet to be checked."""
+
+    @staticmethod
+    def from_bytes(text: bytes) -> LineChunk:
+        """Give the lines of a text."""
+    def __len__(self) -> int: ...
+    def row(self, index: int) -> tuple[int, int, str | None, str | None, str | None]:
+        """Check a line; see `JsonLinesReader.read_batch`."""
+
+@final
+class RecordEncoder:
+    """Lines to token ids by the rule of `fam_engine.data.tokenizer.TextEncoder`, without an object a token.
+
+    Takes records of the usual kind. The others, `RecordBatch.others`, are for the reader in Python: whatever
+    is wrong or unusual, conversations without a template of their shape, records longer than `max_length`.
+    """
+
+    def __new__(
+        cls,
+        tokenizer: Tokenizer,
+        *,
+        bos_id: int | None,
+        end_of_turn_ids: NDArray[np.int32],
+        has_template: bool,
+        joint: bool,
+        parse_special: bool,
+        max_length: int,
+    ) -> RecordEncoder:
+        """Make ready.
+
+        Args:
+            tokenizer: Text to ids.
+            bos_id: What a plain prompt begins with, if it does.
+            end_of_turn_ids: What ends an answer.
+            has_template: Whether contexts are rendered; otherwise they are the prompts.
+            joint: Whether context and answer are encoded together, cut at the context's own length.
+            parse_special: Whether special tokens in the texts count as such.
+            max_length: Longest sequence, tokens.
+        """
+    def add_shape(
+        self,
+        roles: Sequence[str],
+        context: tuple[Sequence[str | tuple[int, bool]], Sequence[tuple[int, bool, str, str]]],
+        whole: tuple[Sequence[str | tuple[int, bool]], Sequence[tuple[int, bool, str, str]]],
+    ) -> None:
+        """Tell how conversations whose turns before the answer have these roles are rendered.
+
+        Args:
+            roles: The roles, the answer's apart.
+            context: (pieces, guards) of the rendering before the answer: pieces are literal texts or (turn,
+                trimmed), guards are (turn, trimmed, test, text), see `fam_engine.data.compiled_templates`.
+            whole: The same of the rendering with the answer, which is the turn after the last.
+
+        Raises:
+            ValueError: An unknown role or test, or a turn that is not there.
+        """
+    def remove_shape(self, roles: Sequence[str]) -> None:
+        """Take a shape back."""
+    def encode(
+        self,
+        lines: LineChunk,
+        *,
+        form: str,
+        columns: Sequence[tuple[str, str]],
+        num_threads: int | None = None,
+    ) -> RecordBatch:
+        """Encode the records of some lines; the outcome does not depend on threads.
+
+        Args:
+            lines: The lines.
+            form: `turns`, `turns and answer`, `prompt`, `question` or `instruction`.
+            columns: (column, what it holds): `prompt`, `input`, `response`, `id`, `source`, `group`,
+                `correct`, or `checked` for a label that only has to be one.
+            num_threads: At most so many threads (default: as many as the machine has).
+        """
+
+@type_check_only
+class RecordColumns(TypedDict):
+    """What is known of each record of a batch beside its ids."""
+
+    line: list[int]
+    id: list[str | None]
+    source: list[str | None]
+    group: list[str]
+    correct: list[bool | None]
+    num_bytes: list[int]
+    num_prompt_tokens: list[int]
+    num_response_tokens: list[int]
+    flags: list[int]
+
+@final
+class RecordBatch:
+    """Encoded records, in the order of their lines."""
+
+    def __len__(self) -> int: ...
+    def others(self) -> list[int]:
+        """Give the indices of the lines that are for the reader in Python."""
+    def ids(self, number: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Give context ids and target ids (answer, then end of turn) of a record."""
+    def columns(self) -> RecordColumns:
+        """Give the labels of all records; the flags are bits, `fam_engine.data.fast_records.FLAGS`."""
 
 @final
 class SpoolWriter:
@@ -210,6 +342,10 @@ class SpoolWriter:
             OSError: The disk; the writer takes no more entries.
             SpoolError: The writer is finished, or an earlier write failed.
         """
+    def append_records(
+        self, records: RecordBatch, start: int, stop: int, *, variant: int, record: int
+    ) -> None:
+        """Add records `start` to `stop` of a batch, as entries of the records from `record` on."""
     def finish(self) -> None:
         """Make the spool durable (fsync) and then visible (rename)."""
 
@@ -311,6 +447,28 @@ class PackedArrays(TypedDict):
 
 def pack_batch(spool: Spool, entries: NDArray[np.int64]) -> PackedArrays:
     """Pack entries, siblings adjacent or not, into one batch; rows keep the order given."""
+
+def context_name(ids: NDArray[np.int32]) -> str:
+    """Name a prompt by its ids: 16 hexadecimal digits, the spool's own hash."""
+
+@type_check_only
+class PackedSequenceArrays(TypedDict):
+    """The fields of `fam_engine.data.packing.PackedSequences`."""
+
+    input_ids: NDArray[np.int32]
+    position_ids: NDArray[np.int32]
+    response_mask: NDArray[np.uint8]
+    cu_seqlens: NDArray[np.int64]
+    pack_starts: NDArray[np.int64]
+    entries: NDArray[np.int64]
+
+def pack_sequences(
+    spool: Spool, entries: NDArray[np.int64], *, capacity: int
+) -> PackedSequenceArrays:
+    """Pack entries, whole, into packs of at most `capacity` tokens, by best-fit decreasing.
+
+    In a pack entries keep the order given; one longer than a pack has a pack of its own.
+    """
 
 def supports_bf16_products() -> bool:
     """Whether this CPU multiplies bf16 with fp32 sums (AVX512-BF16)."""

@@ -1,21 +1,11 @@
 //! Text to token ids: what a tokenizer must offer, and the batch that is the same for all of them.
 //!
-//! In: texts. Out: flat ids and offsets. Texts are cut into runs of about equal bytes, and threads
-//! take the next run when they are done with one; a run's ids land in its own place, so that the
-//! outcome does not depend on threads. Plain scoped threads instead of a pool: nothing survives the
-//! call, so a later `fork` is safe.
+//! In: texts. Out: flat ids and offsets, the same for any number of threads.
 
 use std::ops::Range;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
 use crate::error::{Error, Result, guard};
-
-/// Runs per thread: few enough to keep a thread's word cache warm, enough to even out slow texts.
-const RUNS_PER_THREAD: usize = 4;
-/// Starting a thread costs as much as encoding about this many bytes.
-const BYTES_PER_THREAD: usize = 1 << 15;
+use crate::threads;
 
 /// How a text is to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,85 +77,75 @@ pub fn encode_batch<T: AsRef<str> + Sync>(
     options: EncodeOptions,
     num_threads: Option<usize>,
 ) -> Result<Ragged> {
-    if num_threads == Some(0) {
-        return Err(Error::Argument("`num_threads` is 0, expected at least 1".to_owned()));
+    let plain = |_| [].as_slice();
+    encode_all(encoder, texts, plain, options, num_threads)
+}
+
+/// Encodes `texts` as [`Encoder::encode_around`] does, with a list of plain ranges each.
+pub fn encode_batch_around<T: AsRef<str> + Sync>(
+    encoder: &dyn Encoder,
+    texts: &[T],
+    plain: &[Vec<Range<usize>>],
+    options: EncodeOptions,
+    num_threads: Option<usize>,
+) -> Result<Ragged> {
+    if texts.len() != plain.len() {
+        return Err(Error::Argument(format!(
+            "found {} lists of plain ranges, expected one for each of {} texts",
+            plain.len(),
+            texts.len()
+        )));
     }
+    encode_all(encoder, texts, |number| plain[number].as_slice(), options, num_threads)
+}
+
+fn encode_all<'a, T: AsRef<str> + Sync>(
+    encoder: &dyn Encoder,
+    texts: &[T],
+    plain: impl Fn(usize) -> &'a [Range<usize>] + Sync,
+    options: EncodeOptions,
+    num_threads: Option<usize>,
+) -> Result<Ragged> {
     guard(|| encoder.prepare(options))?;
-    let num_bytes: usize = texts.iter().map(|text| text.as_ref().len()).sum();
-    let wanted =
-        num_threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
-    let num_threads = wanted.min(num_bytes / BYTES_PER_THREAD).min(texts.len()).max(1);
-    let num_runs = if num_threads == 1 { 1 } else { num_threads * RUNS_PER_THREAD };
-    let bounds = cut_runs(texts, num_bytes, num_runs);
-    let runs: Vec<OnceLock<Result<Run>>> = bounds.windows(2).map(|_| OnceLock::new()).collect();
-    let next = AtomicUsize::new(0);
-    let work = || {
-        while let Some((number, run)) = take(&next, &runs) {
-            let (start, end) = (bounds[number], bounds[number + 1]);
-            // Nobody else has this number, so the place is free.
-            let _ = run.set(encode_run(encoder, &texts[start..end], start, options));
+    let sizes: Vec<usize> = texts.iter().map(|text| text.as_ref().len()).collect();
+    let runs = threads::in_order(&sizes, num_threads, |run| {
+        let mut ids = Vec::new();
+        let mut lengths = Vec::with_capacity(run.len());
+        for number in run {
+            let (text, before) = (texts[number].as_ref(), ids.len());
+            // A panic here comes from the text meeting the definition, so it is reported as theirs.
+            guard(|| encode_one(encoder, text, plain(number), options, &mut ids)).map_err(
+                |error| {
+                    let what = format!("text {number} of the batch cannot be encoded: {error}");
+                    Error::Tokenizer(what)
+                },
+            )?;
+            lengths.push(ids.len() - before);
         }
-    };
-    thread::scope(|scope| {
-        for _ in 1..num_threads {
-            // A system that grants no more threads only makes this slower.
-            let _ = thread::Builder::new().spawn_scoped(scope, work);
-        }
-        work(); // the calling thread keeps its cache from call to call
-    });
+        Ok((ids, lengths))
+    })?;
     join_runs(runs, texts.len())
 }
 
-fn take<'a, T>(next: &AtomicUsize, all: &'a [T]) -> Option<(usize, &'a T)> {
-    let number = next.fetch_add(1, Ordering::Relaxed);
-    all.get(number).map(|item| (number, item))
-}
-
-/// Bounds of `num_runs` runs of texts, each of about the same number of bytes.
-fn cut_runs<T: AsRef<str>>(texts: &[T], num_bytes: usize, num_runs: usize) -> Vec<usize> {
-    let share = num_bytes.div_ceil(num_runs).max(1);
-    let mut bounds = vec![0];
-    let mut filled = 0;
-    for (number, text) in texts.iter().enumerate() {
-        filled += text.as_ref().len();
-        if filled >= share && number + 1 < texts.len() {
-            bounds.push(number + 1);
-            filled = 0;
-        }
-    }
-    bounds.push(texts.len());
-    bounds
-}
-
-fn encode_run<T: AsRef<str>>(
+fn encode_one(
     encoder: &dyn Encoder,
-    texts: &[T],
-    first: usize,
+    text: &str,
+    plain: &[Range<usize>],
     options: EncodeOptions,
-) -> Result<Run> {
-    let mut ids = Vec::new();
-    let mut lengths = Vec::with_capacity(texts.len());
-    for (number, text) in texts.iter().enumerate() {
-        let before = ids.len();
-        // A panic here comes from the text meeting the definition, so it is reported as theirs.
-        guard(|| encoder.encode(text.as_ref(), options, &mut ids)).map_err(|error| {
-            Error::Tokenizer(format!(
-                "text {} of the batch cannot be encoded: {error}",
-                first + number
-            ))
-        })?;
-        lengths.push(ids.len() - before);
+    ids: &mut Vec<i32>,
+) -> Result<()> {
+    if plain.is_empty() {
+        encoder.encode(text, options, ids)
+    } else {
+        encoder.encode_around(text, plain, options, ids)
     }
-    Ok((ids, lengths))
 }
 
-fn join_runs(runs: Vec<OnceLock<Result<Run>>>, num_texts: usize) -> Result<Ragged> {
+fn join_runs(runs: Vec<Run>, num_texts: usize) -> Result<Ragged> {
     let mut joined = Ragged { ids: Vec::new(), offsets: Vec::with_capacity(num_texts + 1) };
     let mut end = 0_i64;
     joined.offsets.push(end);
-    for run in runs {
-        let missing = || Err(Error::Panic("a run of texts was not encoded".to_owned()));
-        let (ids, lengths) = run.into_inner().unwrap_or_else(missing)?;
+    for (ids, lengths) in runs {
         for length in lengths {
             end += i64::try_from(length).map_err(|_| Error::Argument("too many ids".to_owned()))?;
             joined.offsets.push(end);

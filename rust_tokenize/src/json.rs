@@ -1,12 +1,15 @@
-//! Is this line one strict JSON object? If not: which rule, at which byte.
+//! Is this line one strict JSON object? If not: which rule, at which byte. If so: where its parts
+//! are.
 //!
 //! In: the bytes of a line. Out: the same bytes as text, or a [`Problem`] with a stable code and a
-//! reason that names the 1-based byte column. Nothing is built, so a hostile line costs no memory;
+//! reason that names the 1-based byte column. No values are built; where they are can be noted in
+//! the same pass ([`scan_object`]), up to a number of them, so a hostile line costs no memory.
 //! Python's `json` then reads the text and cannot disagree. Stricter than common readers where they
 //! differ among themselves: duplicate keys, lone surrogate escapes, `NaN`, numbers outside float64
 //! and deep nesting are all refused. `serde_json` was not used: it accepts duplicate keys and gives
 //! no reason of ours.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt::Display;
 
@@ -15,6 +18,43 @@ pub const MAX_DEPTH: usize = 64;
 
 /// From this many characters on a number without exponent can overflow float64.
 const LONG_NUMBER: usize = 300;
+
+/// Objects with more keys than this look for a second one by hash.
+const MANY_KEYS: usize = 16;
+
+/// What a value is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// An object; its keys and values follow, in turn.
+    Object,
+    /// An array; its values follow.
+    Array,
+    /// A string without escapes: its text is what stands between the quotes.
+    Plain,
+    /// A string with escapes, see [`unescape`].
+    Escaped,
+    /// A number.
+    Number,
+    /// `true`.
+    True,
+    /// `false`.
+    False,
+    /// `null`.
+    Null,
+}
+
+/// A value, and where it is in its line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Node {
+    /// What it is.
+    pub kind: Kind,
+    /// Its first byte.
+    pub start: usize,
+    /// The byte after its last.
+    pub end: usize,
+    /// Index of the node after this one and all that is inside it.
+    pub after: usize,
+}
 
 /// Why a line was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,8 +69,19 @@ type Checked<T> = std::result::Result<T, Problem>;
 
 /// Checks that `line` holds exactly one JSON object, blanks around it allowed.
 pub fn check_object(line: &[u8]) -> Checked<&str> {
+    scan_object(line, &mut Vec::new(), 0)
+}
+
+/// Does the same and notes the object, `nodes[0]`, and all in it; `nodes` is full, and of no use,
+/// when the line has more than `most_nodes` values and keys.
+pub fn scan_object<'a>(
+    line: &'a [u8],
+    nodes: &mut Vec<Node>,
+    most_nodes: usize,
+) -> Checked<&'a str> {
     let text = std::str::from_utf8(line).map_err(|error| not_utf8(line, error))?;
-    let mut checker = Checker { text, at: 0 };
+    nodes.clear();
+    let mut checker = Checker { text, at: 0, keys: Vec::new(), nodes, most_nodes };
     checker.skip_blanks();
     let first = checker.peek();
     let start = checker.at;
@@ -46,6 +97,46 @@ pub fn check_object(line: &[u8]) -> Checked<&str> {
         return Err(Problem { code: "E_JSON_NOT_OBJECT", reason });
     }
     Ok(text)
+}
+
+/// Appends what a checked string says; `inner` is what stands between its quotes.
+pub fn unescape(inner: &str, out: &mut String) {
+    let mut nodes = Vec::new();
+    let mut checker =
+        Checker { text: inner, at: 0, keys: Vec::new(), nodes: &mut nodes, most_nodes: 0 };
+    loop {
+        let start = checker.at;
+        checker.at += plain_run(&inner.as_bytes()[start..]);
+        out.push_str(&inner[start..checker.at]);
+        // What was checked has only good escapes and ends after a run.
+        match checker.peek() {
+            Some(b'\\') => match checker.escape() {
+                Ok(char) => out.push(char),
+                Err(_) => return,
+            },
+            _ => return,
+        }
+    }
+}
+
+/// Number of bytes before the first that ends a run of a string: a quote, a backslash, a control
+/// character.
+fn plain_run(bytes: &[u8]) -> usize {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (number, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        // The lowest bit set in each is exact; a borrow can only fake bits above it.
+        let below = |limit: u64, word: u64| word.wrapping_sub(ONES * limit) & !word & (ONES << 7);
+        let quote = below(1, word ^ (ONES * u64::from(b'"')));
+        let backslash = below(1, word ^ (ONES * u64::from(b'\\')));
+        let found = quote | backslash | below(0x20, word);
+        if found != 0 {
+            return number * 8 + (found.trailing_zeros() / 8) as usize;
+        }
+    }
+    let ends = |&byte: &u8| byte < 0x20 || byte == b'"' || byte == b'\\';
+    words.len() * 8 + rest.iter().position(ends).unwrap_or(rest.len())
 }
 
 fn not_utf8(line: &[u8], error: std::str::Utf8Error) -> Problem {
@@ -70,12 +161,16 @@ fn show(byte: u8) -> String {
     }
 }
 
-struct Checker<'a> {
+struct Checker<'a, 'n> {
     text: &'a str,
     at: usize,
+    /// Keys of the objects around this place, the innermost one's last.
+    keys: Vec<Cow<'a, str>>,
+    nodes: &'n mut Vec<Node>,
+    most_nodes: usize,
 }
 
-impl Checker<'_> {
+impl<'a> Checker<'a, '_> {
     fn peek(&self) -> Option<u8> {
         self.text.as_bytes().get(self.at).copied()
     }
@@ -99,25 +194,43 @@ impl Checker<'_> {
     /// `depth`: containers around this value. Recursion stops at `MAX_DEPTH`, so the stack stays
     /// small.
     fn value(&mut self, depth: usize) -> Checked<()> {
-        match self.peek() {
+        let (node, start) = (self.nodes.len(), self.at);
+        self.note(start);
+        let kind = match self.peek() {
             Some(b'{' | b'[') if depth == MAX_DEPTH => {
                 let what = format!("found nesting deeper than {MAX_DEPTH}, expected less");
-                Err(self.problem("E_JSON_DEPTH", what))
+                return Err(self.problem("E_JSON_DEPTH", what));
             }
-            Some(b'{') => self.object(depth + 1),
-            Some(b'[') => self.array(depth + 1),
-            Some(b'"') => self.string(None),
-            Some(b'-' | b'0'..=b'9') => self.number(),
-            Some(b'N' | b'I') => self.not_a_number(),
-            Some(b't') => self.literal("true"),
-            Some(b'f') => self.literal("false"),
-            Some(b'n') => self.literal("null"),
-            _ => self.unexpected("a value"),
+            Some(b'{') => self.object(depth + 1).map(|()| Kind::Object),
+            Some(b'[') => self.array(depth + 1).map(|()| Kind::Array),
+            Some(b'"') => self.string(),
+            Some(b'-' | b'0'..=b'9') => self.number().map(|()| Kind::Number),
+            Some(b'N' | b'I') => self.not_a_number().map(|()| Kind::Number),
+            Some(b't') => self.literal("true").map(|()| Kind::True),
+            Some(b'f') => self.literal("false").map(|()| Kind::False),
+            Some(b'n') => self.literal("null").map(|()| Kind::Null),
+            _ => self.unexpected("a value").map(|()| Kind::Null),
+        }?;
+        self.complete(node, kind);
+        Ok(())
+    }
+
+    fn note(&mut self, start: usize) {
+        if self.nodes.len() < self.most_nodes {
+            self.nodes.push(Node { kind: Kind::Null, start, end: start, after: 0 });
+        }
+    }
+
+    fn complete(&mut self, node: usize, kind: Kind) {
+        let after = self.nodes.len();
+        if let Some(node) = self.nodes.get_mut(node) {
+            *node = Node { kind, start: node.start, end: self.at, after };
         }
     }
 
     fn object(&mut self, depth: usize) -> Checked<()> {
-        let mut keys = HashSet::new();
+        let outer = self.keys.len();
+        let mut many = HashSet::new();
         self.at += 1;
         self.skip_blanks();
         if self.peek() == Some(b'}') {
@@ -125,7 +238,7 @@ impl Checker<'_> {
             return Ok(());
         }
         loop {
-            self.key(&mut keys)?;
+            self.key(outer, &mut many)?;
             self.skip_blanks();
             if self.peek() != Some(b':') {
                 return self.unexpected("`:`");
@@ -134,26 +247,51 @@ impl Checker<'_> {
             self.skip_blanks();
             self.value(depth)?;
             if self.closes(b'}', "`,` or `}`")? {
+                self.keys.truncate(outer);
                 return Ok(());
             }
         }
     }
 
     /// Keys are compared after their escapes are resolved: `"a"` and `"\u0061"` are the same key.
-    fn key(&mut self, keys: &mut HashSet<String>) -> Checked<()> {
+    /// `outer`: where this object's keys begin; `many`: all of them once they are many.
+    fn key(&mut self, outer: usize, many: &mut HashSet<Cow<'a, str>>) -> Checked<()> {
         if self.peek() != Some(b'"') {
             return self.unexpected("a key in double quotes");
         }
-        let start = self.at;
-        let mut key = String::new();
-        self.string(Some(&mut key))?;
-        let shown: String = key.chars().take(40).flat_map(char::escape_debug).collect();
-        if keys.insert(key) {
-            return Ok(());
+        let (node, start) = (self.nodes.len(), self.at);
+        self.note(start);
+        let kind = self.string()?;
+        self.complete(node, kind);
+        let key = self.resolved(start, kind);
+        if many.is_empty() && self.keys.len() - outer == MANY_KEYS {
+            many.extend(self.keys.drain(outer..));
         }
-        self.at = start;
-        let what = format!("found the key `{shown}` a second time, expected each key once");
-        Err(self.problem("E_JSON_DUPLICATE_KEY", what))
+        let is_new =
+            if many.is_empty() { !self.keys[outer..].contains(&key) } else { !many.contains(&key) };
+        if !is_new {
+            let shown: String = key.chars().take(40).flat_map(char::escape_debug).collect();
+            self.at = start;
+            let what = format!("found the key `{shown}` a second time, expected each key once");
+            return Err(self.problem("E_JSON_DUPLICATE_KEY", what));
+        }
+        if many.is_empty() {
+            self.keys.push(key);
+        } else {
+            many.insert(key);
+        }
+        Ok(())
+    }
+
+    /// The text of the string from `start` to here.
+    fn resolved(&self, start: usize, kind: Kind) -> Cow<'a, str> {
+        let inner = &self.text[start + 1..self.at - 1];
+        if kind == Kind::Plain {
+            return Cow::Borrowed(inner);
+        }
+        let mut text = String::new();
+        unescape(inner, &mut text);
+        Cow::Owned(text)
     }
 
     fn array(&mut self, depth: usize) -> Checked<()> {
@@ -188,28 +326,20 @@ impl Checker<'_> {
         }
     }
 
-    /// Checks a string; its text goes to `decoded` if there is one.
-    fn string(&mut self, mut decoded: Option<&mut String>) -> Checked<()> {
+    /// Checks a string; tells whether it has escapes.
+    fn string(&mut self) -> Checked<Kind> {
+        let mut kind = Kind::Plain;
         self.at += 1;
         loop {
-            let start = self.at;
-            while matches!(self.peek(), Some(byte) if byte >= 0x20 && byte != b'"' && byte != b'\\')
-            {
-                self.at += 1;
-            }
-            if let Some(out) = decoded.as_deref_mut() {
-                out.push_str(&self.text[start..self.at]);
-            }
+            self.at += plain_run(&self.text.as_bytes()[self.at..]);
             match self.peek() {
                 Some(b'"') => {
                     self.at += 1;
-                    return Ok(());
+                    return Ok(kind);
                 }
                 Some(b'\\') => {
-                    let char = self.escape()?;
-                    if let Some(out) = decoded.as_deref_mut() {
-                        out.push(char);
-                    }
+                    kind = Kind::Escaped;
+                    self.escape()?;
                 }
                 Some(_) => return self.unexpected("a control character to be escaped"),
                 None => return self.unexpected("the closing `\"` of a string"),

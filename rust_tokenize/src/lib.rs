@@ -1,8 +1,9 @@
 //! Text to packed arrays: everything of fam-engine that touches every byte or every token.
 //!
 //! ```text
-//! file -> lines (checked JSON) -> [Python: templates] -> encoder (ids) -> spool -> plan -> batch
+//! file -> lines (checked JSON) -> records (texts, template, ids) -> spool -> plan -> batch
 //! ```
+//! Records that are unusual in any way go through Python instead, one by one.
 //!
 //! Text and slices come in, flat vectors go out; no object is made per token. `py.rs` is the only
 //! file that knows Python, so that `cargo test` needs none. Files, JSON and tokenizer definitions
@@ -12,16 +13,24 @@
 pub mod batch;
 pub mod bins;
 pub mod continuation;
+pub mod conversation;
 pub mod encoder;
 pub mod error;
+pub mod fields;
 pub mod hugging_face;
 pub mod json;
 pub mod linear_logprob;
 pub mod lines;
 pub mod native;
+pub mod packs;
 pub mod plan;
+pub mod records;
+pub mod sections;
+pub mod specials;
 pub mod spool;
 pub mod spool_writer;
+pub mod template;
+pub mod threads;
 pub mod verify;
 
 #[cfg(feature = "python")]

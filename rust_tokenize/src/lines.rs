@@ -1,18 +1,20 @@
 //! A JSON Lines file as a stream of checked lines.
 //!
 //! In: a path. Out: batches of [`Line`], each the text of one JSON object or the reason why it is
-//! none. Lines end at byte 0x0A alone, so that U+2028 inside a string splits nothing. Memory is
+//! none; or a [`Chunk`] of lines yet to be checked, for who can do it on several threads. Lines end at byte 0x0A alone, so that U+2028 inside a string splits nothing. Memory is
 //! bounded by the longest line allowed: a longer one is skipped as it is read, and reported. Every
 //! byte consumed goes through SHA-256, so that the end of the file is also its identity.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use memchr::memchr;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
-use crate::json::{self, Problem};
+use crate::json::{self, Node, Problem};
 
 /// Bytes asked from the system at a time.
 const READ_BYTES: usize = 1 << 18;
@@ -32,12 +34,83 @@ pub struct Line {
     pub text: std::result::Result<String, Problem>,
 }
 
+/// Lines of a file that were not blank, as bytes.
+#[derive(Debug)]
+pub struct Chunk {
+    bytes: Vec<u8>,
+    lines: Vec<RawLine>,
+    max_line_bytes: usize,
+}
+
+#[derive(Debug)]
+struct RawLine {
+    number: u64,
+    offset: u64,
+    place: Range<usize>,
+    /// Bytes it has in the file; a line that is too long was not kept.
+    length: u64,
+}
+
+impl Chunk {
+    /// All lines of a text that is no file.
+    pub fn from_bytes(text: Vec<u8>) -> Result<Self> {
+        let length = text.len().max(1);
+        let text = Box::new(io::Cursor::new(text));
+        LineReader::new(Path::new("text in memory"), text, length).read_chunk(length)
+    }
+
+    /// Number of lines.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// Whether there is none: the file has ended.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    /// Bytes of each line.
+    #[must_use]
+    pub fn sizes(&self) -> Vec<usize> {
+        self.lines.iter().map(|line| line.place.len()).collect()
+    }
+
+    /// 1-based number of a line in its file.
+    #[must_use]
+    pub fn number(&self, index: usize) -> u64 {
+        self.lines[index].number
+    }
+
+    /// Checks one line.
+    #[must_use]
+    pub fn line(&self, index: usize) -> Line {
+        let RawLine { number, offset, .. } = self.lines[index];
+        let text = self.scan(index, &mut Vec::new(), 0).map(str::to_owned);
+        Line { number, offset, text }
+    }
+
+    /// Checks one line and notes where its parts are, see [`json::scan_object`].
+    pub fn scan(
+        &self,
+        index: usize,
+        nodes: &mut Vec<Node>,
+        most_nodes: usize,
+    ) -> std::result::Result<&str, Problem> {
+        let line = &self.lines[index];
+        if line.length > self.max_line_bytes as u64 {
+            return Err(too_long(line.length, self.max_line_bytes));
+        }
+        json::scan_object(&self.bytes[line.place.clone()], nodes, most_nodes)
+    }
+}
+
 /// Reads a file once, from its beginning to its end.
 pub struct LineReader {
     path: PathBuf,
-    file: BufReader<File>,
+    file: Box<dyn BufRead + Send + Sync>,
     max_line_bytes: usize,
-    line: Vec<u8>,
     number: u64,
     bytes_read: u64,
     hash: Sha256,
@@ -50,15 +123,13 @@ impl LineReader {
             return Err(Error::Argument("`max_line_bytes` is 0, expected at least 1".to_owned()));
         }
         let file = File::open(path).map_err(Error::io(path))?;
-        Ok(Self {
-            path: path.to_path_buf(),
-            file: BufReader::with_capacity(READ_BYTES, file),
-            max_line_bytes,
-            line: Vec::new(),
-            number: 0,
-            bytes_read: 0,
-            hash: Sha256::new(),
-        })
+        let file = Box::new(BufReader::with_capacity(READ_BYTES, file));
+        Ok(Self::new(path, file, max_line_bytes))
+    }
+
+    fn new(path: &Path, file: Box<dyn BufRead + Send + Sync>, max_line_bytes: usize) -> Self {
+        let (number, bytes_read, hash) = (0, 0, Sha256::new());
+        Self { path: path.to_path_buf(), file, max_line_bytes, number, bytes_read, hash }
     }
 
     /// Bytes consumed so far.
@@ -80,38 +151,43 @@ impl LineReader {
 
     /// Gives up to `max_lines` lines; none at the end of the file, and only there.
     pub fn read_batch(&mut self, max_lines: usize) -> Result<Vec<Line>> {
+        let chunk = self.read_chunk(max_lines)?;
+        Ok((0..chunk.len()).map(|index| chunk.line(index)).collect())
+    }
+
+    /// Gives the same lines unchecked.
+    pub fn read_chunk(&mut self, max_lines: usize) -> Result<Chunk> {
         if max_lines == 0 {
             return Err(Error::Argument("`max_lines` is 0, expected at least 1".to_owned()));
         }
-        let mut batch = Vec::new();
-        let mut num_bytes = 0;
-        while batch.len() < max_lines && num_bytes < BATCH_BYTES {
+        let mut chunk =
+            Chunk { bytes: Vec::new(), lines: Vec::new(), max_line_bytes: self.max_line_bytes };
+        while chunk.lines.len() < max_lines && chunk.bytes.len() < BATCH_BYTES {
             let mut offset = self.bytes_read;
-            let read = self.next_line().map_err(Error::io(&self.path))?;
+            let mut start = chunk.bytes.len();
+            let read = self.next_line(&mut chunk.bytes).map_err(Error::io(&self.path))?;
             let Some(length) = read else { break };
             self.number += 1;
-            let mut body = self.line.as_slice();
-            if self.number == 1 && body.starts_with(BYTE_ORDER_MARK) {
-                body = &body[BYTE_ORDER_MARK.len()..];
+            if self.number == 1 && chunk.bytes[start..].starts_with(BYTE_ORDER_MARK) {
+                start += BYTE_ORDER_MARK.len();
                 offset += BYTE_ORDER_MARK.len() as u64;
             }
-            let text = if length > self.max_line_bytes as u64 {
-                Err(too_long(length, self.max_line_bytes))
-            } else if body.iter().all(|byte| matches!(byte, b' ' | b'\t' | b'\r')) {
+            let body = &chunk.bytes[start..];
+            let is_blank = body.iter().all(|byte| matches!(byte, b' ' | b'\t' | b'\r'));
+            if is_blank && length <= self.max_line_bytes as u64 {
+                chunk.bytes.truncate(start);
                 continue;
-            } else {
-                json::check_object(body).map(str::to_owned)
-            };
-            num_bytes += text.as_ref().map_or(0, String::len);
-            batch.push(Line { number: self.number, offset, text });
+            }
+            let place = start..chunk.bytes.len();
+            chunk.lines.push(RawLine { number: self.number, offset, place, length });
         }
-        Ok(batch)
+        Ok(chunk)
     }
 
-    /// Reads one line into `self.line` (nothing if it is too long) and gives its length; None at
-    /// the end of the file.
-    fn next_line(&mut self) -> io::Result<Option<u64>> {
-        self.line.clear();
+    /// Appends one line to `bytes` (nothing if it is too long) and gives its length; None at the
+    /// end of the file.
+    fn next_line(&mut self, bytes: &mut Vec<u8>) -> io::Result<Option<u64>> {
+        let start = bytes.len();
         let mut length = 0;
         let mut ended = false;
         while !ended {
@@ -122,14 +198,14 @@ impl LineReader {
             if chunk.is_empty() {
                 return Ok((length > 0).then_some(length));
             }
-            let end = chunk.iter().position(|&byte| byte == b'\n');
+            let end = memchr(b'\n', chunk);
             ended = end.is_some();
             let body = &chunk[..end.unwrap_or(chunk.len())];
             length += body.len() as u64;
             if length <= self.max_line_bytes as u64 {
-                self.line.extend_from_slice(body);
+                bytes.extend_from_slice(body);
             } else {
-                self.line = Vec::new();
+                bytes.truncate(start);
             }
             let consumed = body.len() + usize::from(ended);
             self.hash.update(&chunk[..consumed]);

@@ -1,10 +1,11 @@
-//! Python's view of the crate; the only file that names pyo3.
+//! Python's view of the crate; only this file and its parts in `py/` name pyo3.
 //!
 //! Every method copies its arguments into Rust vectors (but for the matrices of
 //! `linear_logprob_bf16`), releases the interpreter lock, calls one function of the core inside
 //! [`guard`], and hands the vectors that come back to numpy without copying them. Signatures and documentation for Python live in
 //! `engine/fam_engine/_rust_tokenize.pyi`.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -18,13 +19,17 @@ use crate::batch;
 use crate::bins::{self, Mode};
 use crate::encoder::{self, EncodeOptions, Encoder};
 use crate::error::{Error, Result, guard};
+use crate::hugging_face::HuggingFaceEncoder;
 use crate::linear_logprob::{self, Matrices};
 use crate::lines::{Line, LineReader};
 use crate::native;
+use crate::packs;
 use crate::plan;
 use crate::spool;
 use crate::spool_writer::{self, Columns};
 use crate::verify::{self, Mismatch};
+
+mod records;
 
 mod exceptions {
     //! `create_exception` makes public items that need no documentation of their own.
@@ -130,6 +135,22 @@ fn to_bytes(values: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
     to_numbers("num_eot", &copied("num_eot", &array)?)
 }
 
+/// Ranges of characters, as Python counts them, as ranges of bytes.
+fn byte_ranges(text: &str, ranges: &[(usize, usize)]) -> Result<Vec<Range<usize>>> {
+    let mut places = text.char_indices().map(|(at, _)| at).chain([text.len()]);
+    let (mut at, mut next) = (places.next().unwrap_or_default(), 1);
+    let mut go_to = |number: usize| {
+        if number >= next {
+            at = places.nth(number - next)?;
+            next = number + 1;
+        }
+        (number + 1 == next).then_some(at)
+    };
+    let found = ranges.iter().map(|&(start, end)| Some(go_to(start)?..go_to(end)?)).collect();
+    let wrong = "plain ranges must rise, not overlap, and end inside their text";
+    Option::ok_or_else(found, || Error::Argument(wrong.to_owned()))
+}
+
 type Ids<'py> = Bound<'py, PyArray1<i32>>;
 type Numbers<'py> = Bound<'py, PyArray1<i64>>;
 
@@ -193,6 +214,32 @@ impl Tokenizer {
         verification.set_item("num_mismatched", found.num_mismatched)?;
         verification.set_item("mismatches", described.collect::<PyResult<Vec<_>>>()?)?;
         Ok(verification)
+    }
+
+    #[pyo3(signature = (
+        texts, plain, *, num_threads=None, add_special_tokens=false, parse_special=true,
+        continuation=false
+    ))]
+    #[allow(clippy::too_many_arguments)] // those of `encode_batch` and one more
+    fn encode_around<'py>(
+        &self,
+        py: Python<'py>,
+        texts: Vec<PyBackedStr>,
+        plain: Vec<Vec<(usize, usize)>>,
+        num_threads: Option<usize>,
+        add_special_tokens: bool,
+        parse_special: bool,
+        continuation: bool,
+    ) -> PyResult<(Ids<'py>, Numbers<'py>)> {
+        let options = EncodeOptions { add_special_tokens, parse_special, continuation };
+        let encoder = self.encoder.as_ref();
+        let ragged = detached(py, || {
+            let ranges = texts.iter().zip(&plain).map(|(text, plain)| byte_ranges(text, plain));
+            let mut ranges = ranges.collect::<Result<Vec<_>>>()?;
+            ranges.resize(plain.len(), Vec::new()); // the numbers of both are compared below
+            encoder::encode_batch_around(encoder, &texts, &ranges, options, num_threads)
+        })?;
+        Ok((ragged.ids.into_pyarray(py), ragged.offsets.into_pyarray(py)))
     }
 
     #[pyo3(signature = (ids, *, skip_special_tokens=false))]
@@ -266,6 +313,10 @@ impl JsonLinesReader {
         Ok(lines.into_iter().map(to_row).collect())
     }
 
+    fn read_chunk(&mut self, py: Python<'_>, max_lines: usize) -> PyResult<records::LineChunk> {
+        Ok(records::LineChunk { chunk: detached(py, || self.reader.read_chunk(max_lines))? })
+    }
+
     #[getter]
     fn bytes_read(&self) -> u64 {
         self.reader.bytes_read()
@@ -319,6 +370,20 @@ impl SpoolWriter {
                 record: &record,
             })
         })
+    }
+
+    #[pyo3(signature = (records, start, stop, *, variant, record))]
+    fn append_records(
+        &mut self,
+        py: Python<'_>,
+        records: &records::RecordBatch,
+        start: usize,
+        stop: usize,
+        variant: u8,
+        record: u32,
+    ) -> PyResult<()> {
+        let records = &records.records;
+        detached(py, || self.writer.append_records(records, start..stop, record, variant))
     }
 
     fn finish(&mut self, py: Python<'_>) -> PyResult<()> {
@@ -471,6 +536,26 @@ fn pack_batch<'py>(
 }
 
 #[pyfunction]
+#[pyo3(signature = (spool, entries, *, capacity))]
+fn pack_sequences<'py>(
+    py: Python<'py>,
+    spool: &Spool,
+    entries: PyReadonlyArray1<'py, i64>,
+    capacity: usize,
+) -> PyResult<Bound<'py, PyDict>> {
+    let entries: Vec<usize> = to_numbers("entries", &copied("entries", &entries)?)?;
+    let packs = detached(py, || packs::pack_sequences(&spool.spool, &entries, capacity))?;
+    let arrays = PyDict::new(py);
+    arrays.set_item("input_ids", packs.input_ids.into_pyarray(py))?;
+    arrays.set_item("position_ids", packs.position_ids.into_pyarray(py))?;
+    arrays.set_item("response_mask", packs.response_mask.into_pyarray(py))?;
+    arrays.set_item("cu_seqlens", packs.cu_seqlens.into_pyarray(py))?;
+    arrays.set_item("pack_starts", packs.pack_starts.into_pyarray(py))?;
+    arrays.set_item("entries", packs.entries.into_pyarray(py))?;
+    Ok(arrays)
+}
+
+#[pyfunction]
 fn supports_bf16_products() -> bool {
     linear_logprob::is_supported()
 }
@@ -508,12 +593,17 @@ fn rust_tokenize(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("RustPanicError", py.get_type::<RustPanicError>())?;
     module.add_class::<Tokenizer>()?;
     module.add_class::<JsonLinesReader>()?;
+    module.add_class::<records::LineChunk>()?;
+    module.add_class::<records::RecordEncoder>()?;
+    module.add_class::<records::RecordBatch>()?;
     module.add_class::<SpoolWriter>()?;
     module.add_class::<Spool>()?;
     module.add_class::<Plan>()?;
+    module.add_function(wrap_pyfunction!(records::context_name, module)?)?;
     module.add_function(wrap_pyfunction!(plan_batches, module)?)?;
     module.add_function(wrap_pyfunction!(pack_lengths, module)?)?;
     module.add_function(wrap_pyfunction!(pack_batch, module)?)?;
+    module.add_function(wrap_pyfunction!(pack_sequences, module)?)?;
     module.add_function(wrap_pyfunction!(supports_bf16_products, module)?)?;
     module.add_function(wrap_pyfunction!(linear_logprob_bf16, module)?)?;
     Ok(())

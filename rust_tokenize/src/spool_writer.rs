@@ -6,9 +6,11 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::records::Records;
 use crate::spool::{
     DATA_NAME, Entry, HEADER_BYTES, Header, INDEX_NAME, Mixer, check_ids, hash_ids,
 };
@@ -35,6 +37,21 @@ pub struct Columns<'a> {
     pub record: &'a [u32],
 }
 
+/// One entry to be written.
+#[derive(Debug, Clone, Copy)]
+pub struct NewEntry<'a> {
+    /// Context ids, at least one.
+    pub context: &'a [i32],
+    /// Target ids, what ends the turn last.
+    pub target: &'a [i32],
+    /// End-of-turn ids at the end of the targets.
+    pub num_eot: u8,
+    /// The caller's name for the form of the record.
+    pub variant: u8,
+    /// The record it belongs to.
+    pub record: u32,
+}
+
 /// A spool being written. After an error it takes no more entries.
 pub struct SpoolWriter {
     folder: PathBuf,
@@ -47,6 +64,8 @@ struct Files {
     num_entries: u64,
     data_bytes: u64,
     checksum: Mixer,
+    /// Room for the bytes of some ids.
+    bytes: Vec<u8>,
 }
 
 impl SpoolWriter {
@@ -61,21 +80,47 @@ impl SpoolWriter {
         let contexts = split("context", columns.context_ids, columns.context_offsets)?;
         let targets = split("target", columns.target_ids, columns.target_offsets)?;
         check_columns(columns, &contexts, &targets)?;
+        self.write((0..contexts.len()).map(|number| NewEntry {
+            context: contexts[number],
+            target: targets[number],
+            num_eot: columns.num_eot[number],
+            variant: columns.variant[number],
+            record: columns.record[number],
+        }))
+    }
+
+    /// Adds records from number `range.start` on, which are to be entries of the records from
+    /// `record` on.
+    pub fn append_records(
+        &mut self,
+        records: &Records,
+        range: Range<usize>,
+        record: u32,
+        variant: u8,
+    ) -> Result<()> {
+        let Some(entries) = records.entries(range, record, variant) else {
+            let count = records.len();
+            return Err(Error::Argument(format!(
+                "found a range outside 0 to {count}, the records"
+            )));
+        };
+        self.write(entries)
+    }
+
+    fn write<'a>(&mut self, entries: impl Iterator<Item = NewEntry<'a>>) -> Result<()> {
         let mut files = self.files.take().ok_or_else(closed)?;
-        for number in 0..contexts.len() {
+        for new in entries {
             let entry = Entry {
                 offset: files.data_bytes,
-                context_hash: hash_ids(contexts[number]),
-                context_len: length(contexts[number])?,
-                target_len: length(targets[number])?,
-                record: columns.record[number],
-                num_eot: columns.num_eot[number],
-                variant: columns.variant[number],
-                target_check: check_ids(targets[number]),
+                context_hash: hash_ids(new.context),
+                context_len: length(new.context)?,
+                target_len: length(new.target)?,
+                record: new.record,
+                num_eot: new.num_eot,
+                variant: new.variant,
+                target_check: check_ids(new.target),
             };
-            files
-                .write(entry, contexts[number], targets[number])
-                .map_err(Error::io(&self.folder))?;
+            files.write(entry, new.context, new.target).map_err(Error::io(&self.folder))?;
         }
         self.files = Some(files); // only now: after a failed write the files are of no use
         Ok(())
@@ -162,12 +207,17 @@ impl Files {
             num_entries: 0,
             data_bytes: 0,
             checksum: Mixer::new(),
+            bytes: Vec::new(),
         })
     }
 
     fn write(&mut self, entry: Entry, context: &[i32], target: &[i32]) -> io::Result<()> {
-        for id in context.iter().chain(target) {
-            self.data.write_all(&id.to_le_bytes())?;
+        for ids in [context, target] {
+            self.bytes.resize(4 * ids.len(), 0);
+            for (bytes, id) in self.bytes.as_chunks_mut::<4>().0.iter_mut().zip(ids) {
+                *bytes = id.to_le_bytes();
+            }
+            self.data.write_all(&self.bytes)?;
         }
         let line = entry.to_bytes();
         self.index.write_all(&line)?;

@@ -1,6 +1,7 @@
 """A batch of records as flat arrays: what the packer in Rust makes and the decoder reads.
 
-In: the arrays. Out: `PackedBatch`, one type instead of eight loose arrays.
+In: the arrays. Out: `PackedBatch`, one type instead of eight loose arrays; or, for trainers that want whole sequences
+side by side and share no prompts, `PackedSequences`.
 
 There is no batch dimension and no padding inside: segments lie one after another. A record is a
 *prompt segment* and a *response segment*, split at its own prompt length even when it is alone, and
@@ -13,10 +14,14 @@ Letters: T tokens, S segments, R rows that predict something, E entries (records
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+
+from fam_engine._rust_tokenize import Spool
+from fam_engine._rust_tokenize import pack_sequences as pack_in_rust
 
 # T and R are multiples of this: matrix products then give each row the same bits whatever their
 # height (measured; see fam_engine.model.ops).
@@ -58,3 +63,45 @@ class PackedBatch:
     num_rows: int
     entry_rows: Int64
     entries: Int64
+
+
+@dataclass(frozen=True)
+class PackedSequences:
+    """All packs of a training set: whole sequences one after the other, no padding.
+
+    Pack p is the sequences pack_starts[p] to pack_starts[p + 1], sequence s the tokens cu_seqlens[s] to
+    cu_seqlens[s + 1]: a prompt, its answer, the end of turn. What TRL calls `seq_lengths` are differences of
+    `cu_seqlens`; labels are `labels()`.
+
+    Attributes:
+        input_ids: int32[T].
+        position_ids: int32[T]; each sequence counts from 0.
+        response_mask: uint8[T]; 1 for answer and end of turn.
+        cu_seqlens: int64[S + 1].
+        pack_starts: int64[packs + 1].
+        entries: int64[S]; the sequences' indices in the spool.
+    """
+
+    input_ids: Int32
+    position_ids: Int32
+    response_mask: npt.NDArray[np.uint8]
+    cu_seqlens: Int64
+    pack_starts: Int64
+    entries: Int64
+
+    def labels(self) -> Int32:
+        """Give int32[T]: the ids to be learnt, -100 where there is nothing to learn."""
+        return np.where(self.response_mask, self.input_ids, np.int32(-100))
+
+
+def pack_sequences(spool: Spool | Path, *, capacity: int) -> PackedSequences:
+    """Pack all entries of a spool, whole, into packs of at most `capacity` tokens.
+
+    A sequence longer than that has a pack of its own.
+
+    Raises:
+        SpoolError: It is not there, unfinished or damaged.
+    """
+    spool = spool if isinstance(spool, Spool) else Spool.open(spool)
+    entries = np.arange(len(spool), dtype=np.int64)
+    return PackedSequences(**pack_in_rust(spool, entries, capacity=capacity))

@@ -8,6 +8,7 @@ at a time, which stays flat where whole-file readers do not.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -64,6 +65,19 @@ def check_file(name: str) -> Path:
     return path
 
 
+def is_json_lines(path: Path) -> bool:
+    """Whether a file holds JSON Lines; what is called `.json` may also hold one array.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    suffix = path.suffix.lower()
+    if suffix != ".json":
+        return suffix in JSON_SUFFIXES
+    with reading_errors(path):
+        return not holds_array(path)
+
+
 def read_rows(path: Path) -> Iterator[Row]:
     """Read a file row by row.
 
@@ -87,16 +101,27 @@ def hash_file(path: Path) -> str:
         ) from None
 
 
-def _read_json(path: Path) -> Iterator[Row]:
+def read_line(line: Line) -> Row:
+    """Read one line of JSON Lines, as Rust gives it."""
+    number, offset, text, code, reason = line
+    return Row(number, offset, json.loads(text) if text is not None else None, code, reason)
+
+
+@contextlib.contextmanager
+def reading_errors(path: Path) -> Iterator[None]:
+    """Turn what the system says while a file is read into an `InputError`."""
     try:
-        is_array = path.suffix.lower() == ".json" and holds_array(path)
-        for line, offset, text, code, reason in (read_array if is_array else _read_lines)(path):
-            columns = json.loads(text) if text is not None else None
-            yield Row(line, offset, columns, code, reason)
+        yield
     except OSError as error:
         raise InputError(
             f"cannot be read: {error.strerror or error}", code="E_INPUT_FILE", where=str(path)
         ) from None
+
+
+def _read_json(path: Path) -> Iterator[Row]:
+    with reading_errors(path):
+        for line in _read_lines(path) if is_json_lines(path) else read_array(path):
+            yield read_line(line)
 
 
 def _read_lines(path: Path) -> Iterator[Line]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from fam_engine.errors import RecordError
 
@@ -57,6 +57,7 @@ class Record:
 
 _Parts = tuple[tuple[Message, ...], str, str]
 _Reader = Callable[[Mapping[str, Any]], _Parts]
+Layout = Literal["turns", "turns and answer", "prompt", "question", "instruction"]
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,13 @@ class RecordForm:
 
     Attributes:
         name: What a user would call it.
-        columns: Columns a row must have to be of this form.
+        layout: How the columns make a record, in the words of the reader in Rust.
+        columns: Columns a row must have to be of this form, the one of the answer last.
         read: Row -> (turns before the answer, verbatim prompt, answer).
     """
 
     name: str
+    layout: Layout
     columns: tuple[str, ...]
     read: _Reader
 
@@ -99,6 +102,13 @@ def map_columns(row: Mapping[str, Any], columns: Mapping[str, str]) -> Mapping[s
     mapped = {name: value for name, value in row.items() if name not in taken}
     mapped.update({name: row.get(column) for name, column in columns.items()})
     return mapped
+
+
+def column_of(field: str, columns: Mapping[str, str]) -> str | None:
+    """Give the column of a file that `map_columns` makes a field of; None: no column is."""
+    if field in columns:
+        return columns[field]
+    return None if field in columns.values() else field
 
 
 def read_record(
@@ -264,15 +274,26 @@ def _read_instruction(row: Mapping[str, Any]) -> _Parts:
 
 # The first form whose columns are all there wins, so the more telling ones come first.
 FORMS = (
-    RecordForm("messages and a response", ("messages", "response"), _read_messages_response),
-    RecordForm("messages", ("messages",), _read_messages),
-    RecordForm("ShareGPT", ("conversations",), _read_sharegpt),
     RecordForm(
-        "prompt and response", ("prompt", "response"), lambda r: _read_prompt(r, "response")
+        "messages and a response",
+        "turns and answer",
+        ("messages", "response"),
+        _read_messages_response,
+    ),
+    RecordForm("messages", "turns", ("messages",), _read_messages),
+    RecordForm("ShareGPT", "turns", ("conversations",), _read_sharegpt),
+    RecordForm(
+        "prompt and response",
+        "prompt",
+        ("prompt", "response"),
+        lambda r: _read_prompt(r, "response"),
     ),
     RecordForm(
-        "prompt and completion", ("prompt", "completion"), lambda r: _read_prompt(r, "completion")
+        "prompt and completion",
+        "prompt",
+        ("prompt", "completion"),
+        lambda r: _read_prompt(r, "completion"),
     ),
-    RecordForm("question and answer", ("question", "answer"), _read_question),
-    RecordForm("instruction", ("instruction", "output"), _read_instruction),
+    RecordForm("question and answer", "question", ("question", "answer"), _read_question),
+    RecordForm("instruction", "instruction", ("instruction", "output"), _read_instruction),
 )

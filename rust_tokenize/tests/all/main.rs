@@ -11,6 +11,7 @@ mod native_cache;
 mod native_small;
 mod nfc;
 mod random;
+mod records;
 mod scanning;
 mod spools;
 mod verification;

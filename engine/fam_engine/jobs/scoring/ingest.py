@@ -4,11 +4,15 @@ In: data files, a `TextEncoder`. Out: the spool (one or more entries a record: t
 for IFD, its response after worked examples) and rows in the journal. Memory stays flat: records pass through in
 chunks, and what is needed again later is on disk. A pass that was killed starts over, it is cheap; a finished one is
 never repeated.
+
+Lines of JSON go through Rust (`FastRecords`), a chunk at a time; the records it leaves are read and encoded here one
+by one, so that what a row means and what is wrong with it has one definition. Here goes all of a file until its first
+usable record is found, which tells its form and is shown; all of Parquet; and all of a job that makes several entries
+or examples of a record (`ifd`, `in_context`, `expand`). The outcome is the same either way.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import sqlite3
@@ -20,8 +24,15 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from fam_engine._rust_tokenize import Spool
-from fam_engine.data.reading import Row, read_rows
+from fam_engine._rust_tokenize import (
+    JsonLinesReader,
+    LineChunk,
+    RecordBatch,
+    Spool,
+    context_name,
+)
+from fam_engine.data.fast_records import FLAGS, FastRecords, flag_names
+from fam_engine.data.reading import Row, is_json_lines, read_line, read_rows, reading_errors
 from fam_engine.data.records import (
     Record,
     RecordForm,
@@ -51,7 +62,13 @@ UPDATE records SET flags = json_insert(flags, '$[#]', 'duplicate_id')
 WHERE id IN (SELECT id FROM records GROUP BY id HAVING COUNT(*) > 1)
 """
 
+_INSERT_RECORD = "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+# Records at a time in Python, and in Rust: a chunk is a transaction.
 _CHUNK = 512
+_FAST_CHUNK = 4096
+# What `flags` holds for each combination of bits.
+_FLAG_TEXTS = tuple(json.dumps(flag_names(bits)) for bits in range(1 << len(FLAGS)))
 
 T = TypeVar("T")
 
@@ -99,6 +116,47 @@ class FileForm:
     response: str
 
 
+class _File:
+    """A data file being read: its form is that of its first readable row."""
+
+    def __init__(self, file: DataFile, plan: IngestPlan, forms: list[FileForm]) -> None:
+        self.name = file.name
+        self.path = file.path
+        self.form: RecordForm | None = None
+        self.columns = plan.columns or {}
+        self._expand = plan.expand
+        self._forms = forms
+
+    def read(self, row: Row) -> Sequence[Record | RecordError]:
+        """Give the examples a row makes, or what is wrong with it."""
+        if row.columns is None:
+            return [RecordError(row.code or "E_JSON", row.reason or "")]
+        try:
+            record = self._read(map_columns(row.columns, self.columns), row.line)
+        except RecordError as error:
+            return [error]
+        return self._expand(record) if self._expand else [record]
+
+    def _read(self, columns: Mapping[str, Any], line: int) -> Record:
+        if self.form is None:
+            self.form = detect_form(columns)
+            self._forms.append(FileForm(self.name, self.form.name, "", ""))
+        return read_record(columns, self.form, file=self.name, line=line, stem=self.path.stem)
+
+    def is_shown(self) -> bool:
+        """Whether its form is known and an example was kept."""
+        return self.form is not None and bool(self._forms[-1].response)
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A row's record, or what is wrong with it; `index` is the row's place in its chunk."""
+
+    index: int
+    row: Row
+    record: Record | RecordError
+
+
 class Ingest:
     """Runs pass 1.
 
@@ -106,15 +164,27 @@ class Ingest:
         journal: Where the records' rows go.
         encoder: Text to ids.
         plan: What to make of the records.
+        num_threads: At most so many threads; None: as many as the machine has.
     """
 
-    def __init__(self, journal: Journal, encoder: TextEncoder, plan: IngestPlan) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        encoder: TextEncoder,
+        plan: IngestPlan,
+        *,
+        num_threads: int | None = None,
+    ) -> None:
         self.journal = journal
         self.encoder = encoder
         self.plan = plan
         self.folder = journal.folder / "spool"
         self.forms: list[FileForm] = []
         self._position = 0
+        self._first_fault: Quarantined | None = None
+        self._fast: FastRecords | None = None
+        if not (plan.ifd or plan.in_context or plan.expand):
+            self._fast = FastRecords(encoder, max_length=plan.max_length, num_threads=num_threads)
 
     def run(self, files: Sequence[DataFile], advance: Callable[[int], None]) -> None:
         """Read all files.
@@ -128,13 +198,15 @@ class Ingest:
         """
         self._start_over()
         writer = EntryWriter(self.folder)
-        first: Quarantined | None = None
-        for chunk in _chunks(self._rows(files), _CHUNK):
-            bad = self._take(writer, chunk)
-            first = first or (bad[0] if bad else None)
-            advance(len(chunk))
+        room = self.plan.limit
+        for file in files:
+            for num_rows, num_records in self._run_file(writer, file, room):
+                room = None if room is None else room - num_rows
+                advance(num_records)
+            if room == 0:
+                break
         if self._position == 0:
-            raise _nothing_usable(files, first)
+            raise _nothing_usable(files, self._first_fault)
         if self.plan.in_context:
             add_in_context(
                 self.journal,
@@ -158,54 +230,81 @@ class Ingest:
 
     # -- rows to records -----------------------------------------------------------------------
 
-    def _rows(self, files: Sequence[DataFile]) -> Iterator[tuple[Row, Record | RecordError, str]]:
-        rows = (item for file in files for item in self._file_records(file))
-        for row, record, file_name in islice(rows, self.plan.limit):
-            if self.plan.expand and isinstance(record, Record):
-                yield from ((row, one, file_name) for one in self.plan.expand(record))
-            else:
-                yield row, record, file_name
+    def _run_file(
+        self, writer: EntryWriter, data: DataFile, room: int | None
+    ) -> Iterator[tuple[int, int]]:
+        """Read up to `room` rows of a file; give the numbers of rows and records of each chunk."""
+        file = _File(data, self.plan, self.forms)
+        if self._fast is not None and is_json_lines(file.path):
+            yield from self._run_lines(writer, file, self._fast, room)
+            return
+        for rows in _chunks(islice(read_rows(file.path), room), _CHUNK):
+            items = _items(file, enumerate(rows))
+            self._take(writer, file, items)
+            yield len(rows), len(items)
 
-    def _file_records(self, file: DataFile) -> Iterator[tuple[Row, Record | RecordError, str]]:
-        form: RecordForm | None = None
-        for row in read_rows(file.path):
-            if row.columns is None:
-                yield row, RecordError(row.code or "E_JSON", row.reason or ""), file.name
-                continue
-            try:
-                columns = map_columns(row.columns, self.plan.columns or {})
-                if form is None:
-                    form = detect_form(columns)
-                    self.forms.append(FileForm(file.name, form.name, "", ""))
-                yield row, self._read(columns, form, file, row.line), file.name
-            except RecordError as error:
-                yield row, error, file.name
+    def _run_lines(
+        self, writer: EntryWriter, file: _File, fast: FastRecords, room: int | None
+    ) -> Iterator[tuple[int, int]]:
+        with reading_errors(file.path):
+            reader = JsonLinesReader(file.path)
+        size = 1  # usually all it takes to know and show the form
+        while room is None or room > 0:
+            with reading_errors(file.path):
+                lines = reader.read_chunk(size if room is None else min(size, room))
+            if len(lines) == 0:
+                return
+            self._take_lines(writer, file, fast, lines)
+            room = None if room is None else room - len(lines)
+            size = _FAST_CHUNK if file.is_shown() else _CHUNK
+            yield len(lines), len(lines)
 
-    def _read(
-        self, columns: Mapping[str, Any], form: RecordForm, file: DataFile, line: int
-    ) -> Record:
-        return read_record(columns, form, file=file.name, line=line, stem=file.path.stem)
+    def _take_lines(
+        self, writer: EntryWriter, file: _File, fast: FastRecords, lines: LineChunk
+    ) -> None:
+        batch = None
+        others: Sequence[int] = range(len(lines))
+        if file.form is not None and file.is_shown():
+            batch = fast.encode(lines, file.form, file.columns)
+            others = batch.others()
+        items = _items(file, ((index, read_line(lines.row(index))) for index in others))
+        self._take(writer, file, items, batch)
+        for item in items:
+            if isinstance(item.record, Record):
+                fast.learn(item.record.context)
 
     # -- records to entries --------------------------------------------------------------------
 
     def _take(
-        self, writer: EntryWriter, chunk: list[tuple[Row, Record | RecordError, str]]
-    ) -> list[Quarantined]:
-        """Encode and spool a chunk; give what had to be left out."""
-        good = [(row, record) for row, record, _ in chunk if isinstance(record, Record)]
-        encoded = iter(self.encoder.encode([record for _, record in good]))
+        self,
+        writer: EntryWriter,
+        file: _File,
+        items: Sequence[_Item],
+        batch: RecordBatch | None = None,
+    ) -> None:
+        """Spool a chunk: the records Rust has encoded, and between them the others."""
+        encoded = iter(
+            self.encoder.encode([item.record for item in items if isinstance(item.record, Record)])
+        )
         bad: list[Quarantined] = []
         with self.journal.commit() as db:
-            for row, record, file in chunk:
+            bulk = _Bulk(self, writer, file, batch) if batch else None
+            for number, item in enumerate(items):
+                if bulk:
+                    bulk.keep_until(db, item.index - number)
+                record = item.record
                 result = self._fit(next(encoded)) if isinstance(record, Record) else record
                 if isinstance(result, RecordError):
-                    bad.append((file, row.line, row.offset, result.code, result.reason))
+                    row = item.row
+                    bad.append((file.name, row.line, row.offset, result.code, result.reason))
                 else:
                     assert isinstance(record, Record)
                     self._keep(db, record, result, writer)
+            if bulk and batch:
+                bulk.keep_until(db, len(batch))
             self.journal.quarantine(bad)
         writer.flush()
-        return bad
+        self._first_fault = self._first_fault or (bad[0] if bad else None)
 
     def _fit(self, encoded: Encoded | RecordError) -> Encoded | RecordError:
         """Apply the rule for records longer than the model."""
@@ -233,7 +332,7 @@ class Ingest:
         self, db: sqlite3.Connection, record: Record, encoded: Encoded, writer: EntryWriter
     ) -> None:
         self._show(record, encoded)
-        position, self._position = self._position, self._position + 1
+        position = self.next_positions(1)
         targets = encoded.response_ids, encoded.end_of_turn_ids
         entry = writer.add((position, MAIN), encoded.context_ids, *targets)
         alone = None
@@ -241,9 +340,9 @@ class Ingest:
             context, rest = self.encoder.context_alone(encoded.response_ids)
             if len(rest):
                 alone = writer.add((position, ALONE), context, rest)
-        group = record.group or _context_name(encoded.context_ids)
+        group = record.group or context_name(encoded.context_ids)
         db.execute(
-            "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            _INSERT_RECORD,
             (
                 position,
                 record.id,
@@ -268,6 +367,11 @@ class Ingest:
                 (position, turns, record.verbatim, record.response),
             )
 
+    def next_positions(self, count: int) -> int:
+        """Number the next records; give the first one's position."""
+        self._position += count
+        return self._position - count
+
     def _show(self, record: Record, encoded: Encoded) -> None:
         """Keep a file's first record as the example to look at."""
         for index, form in enumerate(self.forms):
@@ -275,6 +379,52 @@ class Ingest:
                 self.forms[index] = FileForm(
                     form.file, form.form, encoded.context_text, record.response
                 )
+
+
+class _Bulk:
+    """Keeps the records of a batch, a run of neighbours at a time."""
+
+    def __init__(
+        self, ingest: Ingest, writer: EntryWriter, file: _File, batch: RecordBatch
+    ) -> None:
+        self._ingest = ingest
+        self._writer = writer
+        self._batch = batch
+        self._num_kept = 0
+        columns = batch.columns()
+        lines, stem = columns["line"], file.path.stem
+        nothing = [None] * len(batch)
+        # As in the table, from `id` on to `flags`, and what comes after `entry`.
+        self._columns: tuple[list[Any], ...] = (
+            [id_ or f"{file.name}:{line}" for id_, line in zip(columns["id"], lines, strict=True)],
+            [file.name] * len(batch),
+            lines,
+            [source or stem for source in columns["source"]],
+            columns["group"],
+            columns["correct"],
+            columns["num_bytes"],
+            columns["num_prompt_tokens"],
+            columns["num_response_tokens"],
+            [_FLAG_TEXTS[bits] for bits in columns["flags"]],
+        )
+        self._rest = nothing, nothing
+
+    def keep_until(self, db: sqlite3.Connection, stop: int) -> None:
+        """Keep the records before number `stop` that are not kept yet."""
+        start, self._num_kept = self._num_kept, stop
+        if start == stop:
+            return
+        position = self._ingest.next_positions(stop - start)
+        entry = self._writer.add_batch(self._batch, start, stop, position)
+        columns = (column[start:stop] for column in self._columns)
+        rest = (column[start:stop] for column in self._rest)
+        numbers = range(position, position + stop - start), range(entry, entry + stop - start)
+        rows = zip(numbers[0], *columns, numbers[1], *rest, strict=True)
+        db.executemany(_INSERT_RECORD, rows)
+
+
+def _items(file: _File, rows: Iterable[tuple[int, Row]]) -> list[_Item]:
+    return [_Item(index, row, record) for index, row in rows for record in file.read(row)]
 
 
 def ingest_records(
@@ -300,11 +450,6 @@ def _cut_left(ids: Ids, room: int, bos_id: int | None) -> Ids:
     if bos_id is not None and len(ids) and ids[0] == bos_id and room > 1:
         return np.concatenate([ids[:1], ids[len(ids) - room + 1 :]])
     return ids[len(ids) - room :]
-
-
-def _context_name(ids: Ids) -> str:
-    """Name a prompt by its ids, for grouping answers to the same question."""
-    return hashlib.blake2b(ids.tobytes(), digest_size=8).hexdigest()
 
 
 def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -1,7 +1,7 @@
 """Entries on their way to the spool, numbered as they come.
 
-In: ids of one entry at a time. Out: the spool's own batched writes. What an entry is for is its *variant*: the record
-itself, its response alone (for IFD), or its response after worked examples.
+In: ids of one entry at a time, or records in bulk. Out: the spool's own batched writes. What an entry is for is its
+*variant*: the record itself, its response alone (for IFD), or its response after worked examples.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fam_engine._rust_tokenize import SpoolWriter
+from fam_engine._rust_tokenize import RecordBatch, SpoolWriter
 from fam_engine.data.tokenizer import Ids
 
 MAIN, ALONE, IN_CONTEXT = 0, 1, 2
@@ -51,6 +51,17 @@ class EntryWriter:
         self._labels.append((len(end_of_turn), *label))
         self.num_entries += 1
         return self.num_entries - 1
+
+    def add_batch(self, records: RecordBatch, start: int, stop: int, position: int) -> int:
+        """Add records of a batch as they are, as entries of the records from `position` on.
+
+        Returns:
+            The first entry's number; the others follow.
+        """
+        self.flush()
+        self._writer.append_records(records, start, stop, variant=MAIN, record=position)
+        self.num_entries += stop - start
+        return self.num_entries - (stop - start)
 
     def flush(self) -> None:
         """Write what has been gathered."""
