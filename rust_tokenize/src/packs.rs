@@ -1,7 +1,7 @@
 //! Entries of a spool as packs for training: whole sequences one after the other, no padding.
 //!
 //! In: a spool, entries, the tokens a pack holds. Out: flat arrays of all packs. Which entries meet
-//! in a pack is best-fit decreasing's choice ([`bins::pack`]), in a pack they keep the order given.
+//! in a pack is the choice of [`bins::pack`], in a pack they keep the order given.
 //! A sequence is never cut: one longer than a pack has a pack of its own.
 
 use crate::bins::{self, Mode};

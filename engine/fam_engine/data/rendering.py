@@ -8,6 +8,7 @@ killed it is rendered one by one, so that it costs one record.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import select
 import subprocess
@@ -68,7 +69,9 @@ class Renderer:
         self._child.wait()
         for pipe in (self._child.stdin, self._child.stdout):
             if pipe:
-                pipe.close()
+                # What a dead child has not read is still to be flushed, and cannot be.
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
 
     def render(self, messages: Conversation, *, add_generation_prompt: bool) -> str:
         """Render one conversation.
