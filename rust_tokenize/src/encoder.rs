@@ -48,6 +48,22 @@ pub trait Encoder: Send + Sync {
         options: EncodeOptions,
         ids: &mut Vec<i32>,
     ) -> Result<()>;
+    /// Appends the ids of each text, and how many there are; stops at the first error. Encoders that
+    /// remember words keep them from text to text.
+    fn encode_each(
+        &self,
+        texts: &mut dyn Iterator<Item = &str>,
+        options: EncodeOptions,
+        ids: &mut Vec<i32>,
+        lengths: &mut Vec<usize>,
+    ) -> Result<()> {
+        for text in texts {
+            let before = ids.len();
+            self.encode(text, options, ids)?;
+            lengths.push(ids.len() - before);
+        }
+        Ok(())
+    }
     /// Gives the text of `ids`; ids without a token vanish.
     fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String>;
     /// The id of a token, if there is one.
@@ -77,8 +93,9 @@ pub fn encode_batch<T: AsRef<str> + Sync>(
     options: EncodeOptions,
     num_threads: Option<usize>,
 ) -> Result<Ragged> {
-    let plain = |_| [].as_slice();
-    encode_all(encoder, texts, plain, options, num_threads)
+    encode_runs(encoder, texts, options, num_threads, |run, ids, lengths| {
+        encoder.encode_each(&mut texts[run].iter().map(AsRef::as_ref), options, ids, lengths)
+    })
 }
 
 /// Encodes `texts` as [`Encoder::encode_around`] does, with a list of plain ranges each.
@@ -96,49 +113,41 @@ pub fn encode_batch_around<T: AsRef<str> + Sync>(
             texts.len()
         )));
     }
-    encode_all(encoder, texts, |number| plain[number].as_slice(), options, num_threads)
+    encode_runs(encoder, texts, options, num_threads, |run, ids, lengths| {
+        for number in run {
+            let (text, plain, before) = (texts[number].as_ref(), &plain[number], ids.len());
+            if plain.is_empty() {
+                encoder.encode(text, options, ids)?;
+            } else {
+                encoder.encode_around(text, plain, options, ids)?;
+            }
+            lengths.push(ids.len() - before);
+        }
+        Ok(())
+    })
 }
 
-fn encode_all<'a, T: AsRef<str> + Sync>(
+/// Encodes run after run by `encode`, which appends ids and, for each text it is done with, their
+/// number.
+fn encode_runs<T: AsRef<str> + Sync>(
     encoder: &dyn Encoder,
     texts: &[T],
-    plain: impl Fn(usize) -> &'a [Range<usize>] + Sync,
     options: EncodeOptions,
     num_threads: Option<usize>,
+    encode: impl Fn(Range<usize>, &mut Vec<i32>, &mut Vec<usize>) -> Result<()> + Sync,
 ) -> Result<Ragged> {
     guard(|| encoder.prepare(options))?;
     let sizes: Vec<usize> = texts.iter().map(|text| text.as_ref().len()).collect();
     let runs = threads::in_order(&sizes, num_threads, |run| {
-        let mut ids = Vec::new();
-        let mut lengths = Vec::with_capacity(run.len());
-        for number in run {
-            let (text, before) = (texts[number].as_ref(), ids.len());
-            // A panic here comes from the text meeting the definition, so it is reported as theirs.
-            guard(|| encode_one(encoder, text, plain(number), options, &mut ids)).map_err(
-                |error| {
-                    let what = format!("text {number} of the batch cannot be encoded: {error}");
-                    Error::Tokenizer(what)
-                },
-            )?;
-            lengths.push(ids.len() - before);
-        }
+        let (first, mut ids, mut lengths) = (run.start, Vec::new(), Vec::with_capacity(run.len()));
+        // A panic here comes from the text meeting the definition, so it is reported as theirs.
+        guard(|| encode(run, &mut ids, &mut lengths)).map_err(|error| {
+            let number = first + lengths.len();
+            Error::Tokenizer(format!("text {number} of the batch cannot be encoded: {error}"))
+        })?;
         Ok((ids, lengths))
     })?;
     join_runs(runs, texts.len())
-}
-
-fn encode_one(
-    encoder: &dyn Encoder,
-    text: &str,
-    plain: &[Range<usize>],
-    options: EncodeOptions,
-    ids: &mut Vec<i32>,
-) -> Result<()> {
-    if plain.is_empty() {
-        encoder.encode(text, options, ids)
-    } else {
-        encoder.encode_around(text, plain, options, ids)
-    }
 }
 
 fn join_runs(runs: Vec<Run>, num_texts: usize) -> Result<Ragged> {
