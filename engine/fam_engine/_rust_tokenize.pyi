@@ -140,6 +140,21 @@ class Tokenizer:
         Raises:
             TokenizerError, OSError: The file no longer loads.
         """
+    def decode(
+        self,
+        ids: Sequence[int] | NDArray[np.int32] | NDArray[np.int64],
+        *,
+        skip_special_tokens: bool = False,
+    ) -> str:
+        """Give the text of ids; ids that have no token vanish, a negative one is a ValueError."""
+    def token_to_id(self, token: str, /) -> int | None:
+        """Give the id of a token, None if there is no such token."""
+    def id_to_token(self, token_id: int, /) -> str | None:
+        """Give the token of an id, None if there is no such id."""
+    def special_tokens(self) -> list[tuple[str, int]]:
+        """List added tokens marked special, by rising id."""
+    def added_tokens(self) -> list[tuple[str, int]]:
+        """List all added tokens, by rising id."""
     def encode_around(
         self,
         texts: Sequence[str],
@@ -161,21 +176,6 @@ class Tokenizer:
             ValueError: Ranges that do not fit their text, or not one list of them a text.
             TokenizerError: As for `encode_batch`.
         """
-    def decode(
-        self,
-        ids: Sequence[int] | NDArray[np.int32] | NDArray[np.int64],
-        *,
-        skip_special_tokens: bool = False,
-    ) -> str:
-        """Give the text of ids; ids that have no token vanish, a negative one is a ValueError."""
-    def token_to_id(self, token: str, /) -> int | None:
-        """Give the id of a token, None if there is no such token."""
-    def id_to_token(self, token_id: int, /) -> str | None:
-        """Give the token of an id, None if there is no such id."""
-    def special_tokens(self) -> list[tuple[str, int]]:
-        """List added tokens marked special, by rising id."""
-    def added_tokens(self) -> list[tuple[str, int]]:
-        """List all added tokens, by rising id."""
 
 @final
 class JsonLinesReader:

@@ -216,32 +216,6 @@ impl Tokenizer {
         Ok(verification)
     }
 
-    #[pyo3(signature = (
-        texts, plain, *, num_threads=None, add_special_tokens=false, parse_special=true,
-        continuation=false
-    ))]
-    #[allow(clippy::too_many_arguments)] // those of `encode_batch` and one more
-    fn encode_around<'py>(
-        &self,
-        py: Python<'py>,
-        texts: Vec<PyBackedStr>,
-        plain: Vec<Vec<(usize, usize)>>,
-        num_threads: Option<usize>,
-        add_special_tokens: bool,
-        parse_special: bool,
-        continuation: bool,
-    ) -> PyResult<(Ids<'py>, Numbers<'py>)> {
-        let options = EncodeOptions { add_special_tokens, parse_special, continuation };
-        let encoder = self.encoder.as_ref();
-        let ragged = detached(py, || {
-            let ranges = texts.iter().zip(&plain).map(|(text, plain)| byte_ranges(text, plain));
-            let mut ranges = ranges.collect::<Result<Vec<_>>>()?;
-            ranges.resize(plain.len(), Vec::new()); // the numbers of both are compared below
-            encoder::encode_batch_around(encoder, &texts, &ranges, options, num_threads)
-        })?;
-        Ok((ragged.ids.into_pyarray(py), ragged.offsets.into_pyarray(py)))
-    }
-
     #[pyo3(signature = (ids, *, skip_special_tokens=false))]
     fn decode(
         &self,
@@ -272,6 +246,32 @@ impl Tokenizer {
     fn added_tokens(&self) -> Vec<(String, i32)> {
         let tokens = self.encoder.added_tokens().into_iter();
         tokens.map(|token| (token.content, token.id)).collect()
+    }
+
+    #[pyo3(signature = (
+        texts, plain, *, num_threads=None, add_special_tokens=false, parse_special=true,
+        continuation=false
+    ))]
+    #[allow(clippy::too_many_arguments)] // those of `encode_batch` and one more
+    fn encode_around<'py>(
+        &self,
+        py: Python<'py>,
+        texts: Vec<PyBackedStr>,
+        plain: Vec<Vec<(usize, usize)>>,
+        num_threads: Option<usize>,
+        add_special_tokens: bool,
+        parse_special: bool,
+        continuation: bool,
+    ) -> PyResult<(Ids<'py>, Numbers<'py>)> {
+        let options = EncodeOptions { add_special_tokens, parse_special, continuation };
+        let encoder = self.encoder.as_ref();
+        let ragged = detached(py, || {
+            let ranges = texts.iter().zip(&plain).map(|(text, plain)| byte_ranges(text, plain));
+            let mut ranges = ranges.collect::<Result<Vec<_>>>()?;
+            ranges.resize(plain.len(), Vec::new()); // the numbers of both are compared below
+            encoder::encode_batch_around(encoder, &texts, &ranges, options, num_threads)
+        })?;
+        Ok((ragged.ids.into_pyarray(py), ragged.offsets.into_pyarray(py)))
     }
 }
 
