@@ -1,0 +1,120 @@
+"""Loads many definitions nobody checked, ours beside the reference; run in a process of its own, with little memory.
+
+`python -m tests.rust_tokenize.parity.hostile FOLDER SEED COUNT` prints how many definitions were judged and how many of
+them loaded, by engine. A panic of ours, a definition only we load, other ids, an error that is not ours: it stops with
+the file left in FOLDER. A crash leaves it there too, which is why this is a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import resource
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fam_engine import _rust_tokenize as rt
+from tests.rust_tokenize.parity.definitions import small_tokenizers
+from tests.rust_tokenize.parity.generators import Material, texts
+from tests.rust_tokenize.parity.oracle import Mismatch, Pair
+from tests.rust_tokenize.parity.variants import damage, vary
+
+if TYPE_CHECKING:
+    import tokenizers
+
+MEMORY = 4 << 30  # bytes of address space: an id of 2^32 must not become a table
+# Refusals of definitions the reference takes.
+OURS_ALONE = re.compile(r"dropout|but loads as|does not fit 32 bits|duplicate field|version is")
+
+
+def is_our_panic(message: str) -> bool:
+    """Whether an error is a panic, and not one inside a crate that we only call."""
+    return "internal error" in message and "/registry/" not in message
+
+
+def their_tokenizer(text: str) -> tokenizers.Tokenizer | None:
+    """Load with the reference, None if it refuses or panics."""
+    import tokenizers
+
+    try:
+        return tokenizers.Tokenizer.from_str(text)
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt | MemoryError):
+            raise
+        return None
+
+
+def judge(path: Path, material: Material, seed: int) -> str:
+    """Load a file and compare; gives the engine, or `refused`."""
+    text = path.read_bytes().decode(errors="replace")
+    theirs = their_tokenizer(text)
+    try:
+        rt.Tokenizer.from_file(path)
+    except rt.TokenizerError as error:
+        if is_our_panic(str(error)):
+            raise
+        if theirs is not None and not OURS_ALONE.search(str(error)):
+            raise Mismatch(f"refused, the reference takes it: {error}") from error
+        return "refused"
+    if theirs is None:
+        raise Mismatch("loaded, the reference refuses it")
+    try:
+        pair = Pair(path.name, path)
+    except ValueError:  # its form for continuations cannot be made by the plain editing done here
+        return "not compared"
+    for number, reading in enumerate(pair.readings):
+        for each in texts(seed + number, material, 12):
+            compare(pair, each, reading)
+    pair.ours.decode([0, 5, 2**31 - 1, 2**31, 2**32 - 1, *range(250, 300)])
+    return pair.ours.engine
+
+
+def compare(pair: Pair, text: str, reading: Any) -> None:
+    """Compare one text, errors included."""
+    try:
+        pair.our_ids([text], reading)
+    except rt.TokenizerError as error:
+        if is_our_panic(str(error)):
+            raise
+        try:
+            pair.their_ids([text], reading)
+        except BaseException:
+            return
+        if OURS_ALONE.search(str(error)) or "blank in front of every word" in str(error):
+            return
+        raise
+    pair.compare([text], reading)
+
+
+def main() -> None:
+    """Judge COUNT definitions of SEED."""
+    folder, seed, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    small = [*small_tokenizers().values()]
+    outcomes: Counter[str] = Counter()
+    path = folder / "tokenizer.json"
+    for number in range(count):
+        rng = random.Random(seed * 1_000_003 + number)
+        definition = rng.choice(small)
+        if rng.random() < 0.5:
+            data = json.dumps(vary(rng, definition)).encode()
+        else:
+            data = damage(rng, definition)
+        path.write_bytes(data)
+        contents = [token["content"] for token in definition["added_tokens"]]
+        vocab = [token.replace("\u0120", " ").replace("\u2581", " ") for token in definition["model"]["vocab"]]
+        material = Material(vocab, [*contents, "ab", "abc", "<s", "  ", "e\u0301", "\u2581the", "A"])
+        try:
+            outcomes[judge(path, material, seed + number)] += 1
+        except BaseException:
+            print(f"definition {number} of seed {seed}", flush=True)
+            raise
+    path.unlink()
+    print(json.dumps(outcomes))
+
+
+if __name__ == "__main__":
+    main()
