@@ -125,9 +125,7 @@ impl HuggingFaceEncoder {
             .build();
         let mut pipeline = base.map_err(no_model)?;
         let added: Vec<_> = file.added_tokens.iter().map(|entry| entry.token.clone()).collect();
-        pipeline
-            .add_tokens(added.iter().cloned())
-            .map_err(|error| not_loaded("`added_tokens` section", error))?;
+        add_tokens(&mut pipeline, &added)?;
         check_added(&pipeline, &file.added_tokens)?;
         Ok(Self {
             pipeline,
@@ -178,11 +176,30 @@ impl HuggingFaceEncoder {
             .build();
         let mut pipeline = base.map_err(no_model)?;
         // Added tokens are normalized as they are added, so they cannot be taken over.
-        pipeline
-            .add_tokens(self.added.iter().cloned())
-            .map_err(|error| not_loaded("`added_tokens` section", error))?;
+        add_tokens(&mut pipeline, &self.added)?;
         Ok(Some(pipeline))
     }
+}
+
+/// A token that normalizes to nothing is refused: the crate finds it everywhere without end, until
+/// the memory is full and the process dies.
+fn add_tokens(pipeline: &mut Pipeline, tokens: &[hf::AddedToken]) -> Result<()> {
+    for token in tokens.iter().filter(|token| token.normalized && !token.content.is_empty()) {
+        let Some(normalizer) = pipeline.get_normalizer() else { break };
+        let mut content = hf::NormalizedString::from(token.content.as_str());
+        hf::Normalizer::normalize(normalizer, &mut content)
+            .map_err(|error| not_loaded("`normalizer` section", error))?;
+        if content.is_empty() {
+            return Err(Error::Tokenizer(format!(
+                "its added token `{}` normalizes to nothing, expected some text",
+                token.content.escape_debug()
+            )));
+        }
+    }
+    pipeline
+        .add_tokens(tokens.iter().cloned())
+        .map_err(|error| not_loaded("`added_tokens` section", error))?;
+    Ok(())
 }
 
 fn with_special_as_text(pipeline: &Pipeline) -> Pipeline {

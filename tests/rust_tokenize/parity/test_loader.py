@@ -1,0 +1,69 @@
+"""Definitions nobody checked end in the reference's ids or in a refusal: never in a panic, a crash or other ids.
+
+`PARITY_DEFINITIONS` (default 500) and `PARITY_SEED` set how many and which.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fam_engine import _rust_tokenize as rt
+from tests.rust_tokenize.parity.conftest import SMALL
+from tests.rust_tokenize.parity.definitions import Definition, added
+
+NUM_DEFINITIONS = int(os.environ.get("PARITY_DEFINITIONS", "500"))
+SEED = os.environ.get("PARITY_SEED", "1")
+ROOT = Path(__file__).parents[3]
+
+
+def test_definitions_nobody_checked(tmp_path: Path) -> None:
+    pytest.importorskip("tokenizers")
+    command = [sys.executable, "-m", "tests.rust_tokenize.parity.hostile"]
+    done = subprocess.run(
+        [*command, str(tmp_path), SEED, str(NUM_DEFINITIONS)],
+        cwd=ROOT,
+        env=os.environ | {"RUST_BACKTRACE": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout[-500:]}\n{done.stderr[-2000:]}\nthe file: {tmp_path}"
+    outcomes = json.loads(done.stdout.splitlines()[-1])
+    assert sum(outcomes.values()) == NUM_DEFINITIONS
+    loaded = NUM_DEFINITIONS - outcomes["refused"] - outcomes.get("not compared", 0)
+    assert loaded > NUM_DEFINITIONS // 5  # otherwise hardly anything was compared
+    assert outcomes["refused"] > NUM_DEFINITIONS // 5
+
+
+def write(folder: Path, definition: Definition) -> Path:
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps(definition))
+    return path
+
+
+def test_a_token_that_normalizes_to_nothing_is_refused(tmp_path: Path) -> None:
+    """The reference would find it everywhere, forever."""
+    definition = SMALL["small_gpt2"]
+    tokens = [added(len(definition["model"]["vocab"]), " ", normalized=True)]
+    nothing = {"type": "Replace", "pattern": {"String": " "}, "content": ""}
+    path = write(tmp_path, definition | {"added_tokens": tokens, "normalizer": nothing, "post_processor": None})
+    with pytest.raises(rt.TokenizerError, match="added token ` ` normalizes to nothing"):
+        rt.Tokenizer.from_file(path)
+
+
+def test_what_lies_beside_the_sections_is_ignored(tmp_path: Path) -> None:
+    """Among it stored limits, which must not cut or fill."""
+    limits = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
+    plain = rt.Tokenizer.from_file(write(tmp_path, SMALL["small_gpt2"]))
+    beside = SMALL["small_gpt2"] | {"truncation": limits, "extra": [1]}
+    limited = rt.Tokenizer.from_file(write(tmp_path, beside))
+    ids, _ = plain.encode_batch(["one two three four"])
+    found, _ = limited.encode_batch(["one two three four"])
+    assert len(ids) > 2
+    assert found.tolist() == ids.tolist()
