@@ -209,7 +209,11 @@ fn with_special_as_text(pipeline: &Pipeline) -> Pipeline {
 }
 
 fn not_loaded(what: &str, error: impl std::fmt::Display) -> Error {
-    Error::Tokenizer(format!("its {what} cannot be used: {error}"))
+    // With a `continuing_subword_prefix` the crate cuts tokens between bytes, unchecked, and quotes
+    // them: the text may be no UTF-8, of which Python makes no exception but a crash.
+    let said = error.to_string();
+    let said = String::from_utf8_lossy(said.as_bytes());
+    Error::Tokenizer(format!("its {what} cannot be used: {said}"))
 }
 
 fn not_edited(error: impl std::fmt::Display) -> Error {

@@ -57,6 +57,15 @@ def test_a_token_that_normalizes_to_nothing_is_refused(tmp_path: Path) -> None:
         rt.Tokenizer.from_file(path)
 
 
+def test_a_message_that_is_no_text_is_an_ordinary_error(tmp_path: Path) -> None:
+    """The crate takes the prefix off the second part of a merge, even if that cuts a character."""
+    model = {"type": "BPE", "vocab": {"a": 0, "\u2581\u2581": 1}, "merges": [["a", "\u2581\u2581"]]}
+    prefixed = {"model": model | {"continuing_subword_prefix": "##"}}
+    bare = SMALL["small_gpt2"] | {"added_tokens": [], "post_processor": None}
+    with pytest.raises(rt.TokenizerError, match="out of vocabulary"):
+        rt.Tokenizer.from_file(write(tmp_path, bare | prefixed))
+
+
 def test_what_lies_beside_the_sections_is_ignored(tmp_path: Path) -> None:
     """Among it stored limits, which must not cut or fill."""
     limits = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
