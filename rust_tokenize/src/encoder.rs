@@ -5,6 +5,7 @@
 //! outcome does not depend on threads. Plain scoped threads instead of a pool: nothing survives the
 //! call, so a later `fork` is safe.
 
+use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -48,6 +49,15 @@ pub trait Encoder: Send + Sync {
     fn prepare(&self, options: EncodeOptions) -> Result<()>;
     /// Appends the ids of `text`.
     fn encode(&self, text: &str, options: EncodeOptions, ids: &mut Vec<i32>) -> Result<()>;
+    /// Appends the ids of `text`; special tokens that touch one of the byte ranges `plain` (rising,
+    /// disjoint) are read as text, others as `options` says.
+    fn encode_around(
+        &self,
+        text: &str,
+        plain: &[Range<usize>],
+        options: EncodeOptions,
+        ids: &mut Vec<i32>,
+    ) -> Result<()>;
     /// Gives the text of `ids`; ids without a token vanish.
     fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String>;
     /// The id of a token, if there is one.

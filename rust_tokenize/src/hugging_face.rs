@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -284,6 +285,16 @@ impl Encoder for HuggingFaceEncoder {
             ids.push(to_i32(id)?);
         }
         Ok(())
+    }
+
+    fn encode_around(
+        &self,
+        _text: &str,
+        _plain: &[Range<usize>],
+        _options: EncodeOptions,
+        _ids: &mut Vec<i32>,
+    ) -> Result<()> {
+        Err(Error::Argument("special tokens beside plain text need a native tokenizer".to_owned()))
     }
 
     fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {

@@ -18,6 +18,7 @@ pub mod hugging_face;
 pub mod json;
 pub mod linear_logprob;
 pub mod lines;
+pub mod native;
 pub mod plan;
 pub mod spool;
 pub mod spool_writer;

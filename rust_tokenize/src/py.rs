@@ -18,9 +18,9 @@ use crate::batch;
 use crate::bins;
 use crate::encoder::{self, EncodeOptions, Encoder};
 use crate::error::{Error, Result, guard};
-use crate::hugging_face::HuggingFaceEncoder;
 use crate::linear_logprob::{self, Matrices};
 use crate::lines::{Line, LineReader};
+use crate::native;
 use crate::plan;
 use crate::spool;
 use crate::spool_writer::{self, Columns};
@@ -141,8 +141,7 @@ struct Tokenizer {
 impl Tokenizer {
     #[staticmethod]
     fn from_file(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
-        let encoder = detached(py, || HuggingFaceEncoder::from_file(&path))?;
-        Ok(Self { encoder: Arc::new(encoder) })
+        Ok(Self { encoder: detached(py, || native::load(&path))? })
     }
 
     #[getter]

@@ -6,5 +6,7 @@ mod bin_packing;
 mod encoding;
 mod fuzzing;
 mod json_lines;
+mod native;
 mod random;
+mod scanning;
 mod spools;

@@ -1,0 +1,135 @@
+//! From a definition to an encoder, if every part of it is one we know.
+
+use std::sync::Mutex;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokenizers as hf;
+
+use crate::native::added_tokens::AddedTokens;
+use crate::native::allow::{self, Normalizer, Pieces};
+use crate::native::definition::{Definition, Header};
+use crate::native::merges::Merges;
+use crate::native::model::{
+    Alphabet, CharAlphabet, Model, WholePieces, byte_level_bytes, byte_level_table,
+};
+use crate::native::pipeline::normalize;
+use crate::native::sentencepiece::cuts_are_exact;
+use crate::native::strings::Strings;
+use crate::native::template::Template;
+use crate::native::vocabulary::Vocabulary;
+use crate::native::{CACHE_SLOTS, NativeEncoder};
+
+/// Makes an encoder; None if a part of the definition is to be left to the `tokenizers` crate.
+pub fn assemble(definition: Definition) -> Option<NativeEncoder> {
+    let Definition { header, vocabulary, merges } = definition;
+    if header.added_tokens.iter().any(|entry| entry.single_word) {
+        return None;
+    }
+    let pipeline = allow::pipeline(&header.normalizer, &header.pre_tokenizer)?;
+    let template = Template::parse(&header.post_processor)?;
+    section::<hf::PostProcessorWrapper>(&header.post_processor)?;
+    let decoder = section::<hf::DecoderWrapper>(&header.decoder)?;
+    let normalized = |text: &str| normalize(pipeline.normalizer, text).into_owned();
+    let continuing = |text: &str| normalize(without_prefix(pipeline.normalizer), text).into_owned();
+    let added = AddedTokens::new(&header.added_tokens, &vocabulary, normalized)?;
+    let alphabet = match pipeline.pieces {
+        Pieces::Bytes(_) | Pieces::WholeBytes => Alphabet::Bytes(byte_ids(&vocabulary)?),
+        Pieces::WholeChars | Pieces::CharsFromEachBlank => {
+            Alphabet::Chars(char_alphabet(&header, &vocabulary)?)
+        }
+    };
+    let cuts_are_exact = match &alphabet {
+        Alphabet::Bytes(_) => false,
+        Alphabet::Chars(chars) => {
+            cuts_are_exact(chars, header.unk_token.as_deref(), &vocabulary, &merges)
+        }
+    };
+    let whole = match &alphabet {
+        _ if !header.ignore_merges => None,
+        Alphabet::Bytes(_) => Some(whole_pieces(&vocabulary)?),
+        Alphabet::Chars(_) => return None,
+    };
+    Some(NativeEncoder {
+        raw_patterns: added.raw_patterns()?,
+        normalized_patterns: added.normalized_patterns(normalized)?,
+        continuing_patterns: added.normalized_patterns(continuing)?,
+        model: Model { alphabet, merges: Merges::new(&merges), whole },
+        vocabulary,
+        added,
+        pipeline,
+        cuts_are_exact,
+        template,
+        decoder,
+        workers: Mutex::new(Vec::new()),
+        cache_slots: CACHE_SLOTS,
+    })
+}
+
+/// The normalizer of a continuation.
+pub fn without_prefix(normalizer: Normalizer) -> Normalizer {
+    match normalizer {
+        Normalizer::Blanks { .. } => Normalizer::Blanks { prepend: false },
+        other => other,
+    }
+}
+
+/// A section as the `tokenizers` crate reads it; None if it would refuse the file.
+fn section<T: DeserializeOwned>(value: &Value) -> Option<Option<T>> {
+    serde_json::from_value(value.clone()).ok()
+}
+
+/// The ids of the bytes; None if one that UTF-8 uses is missing.
+fn byte_ids(vocabulary: &Vocabulary) -> Option<Box<[u32; 256]>> {
+    let table = byte_level_table();
+    let mut ids = Box::new([u32::MAX; 256]);
+    for (token, id) in vocabulary.iter() {
+        let mut characters = token.chars();
+        if let (Some(character), None) = (characters.next(), characters.next())
+            && let Some(Some(byte)) = table.get(character as usize)
+        {
+            ids[usize::from(*byte)] = id;
+        }
+    }
+    let in_utf8 = |byte: usize| !matches!(byte, 0xc0 | 0xc1 | 0xf5..);
+    let missing = |(byte, &id): (usize, &u32)| id == u32::MAX && in_utf8(byte);
+    (!ids.iter().enumerate().any(missing)).then_some(ids)
+}
+
+/// The characters among the tokens. None if the unknown token is none, on which the reference fails
+/// when it meets an unknown character.
+fn char_alphabet(header: &Header, vocabulary: &Vocabulary) -> Option<CharAlphabet> {
+    let unk = match &header.unk_token {
+        Some(token) => Some(vocabulary.id_of(token.as_bytes())?),
+        None => None,
+    };
+    let bytes = header.byte_fallback.then(|| fallback_ids(vocabulary));
+    let mut alphabet = CharAlphabet::new(bytes, unk, header.fuse_unk);
+    for (token, id) in vocabulary.iter() {
+        let mut characters = token.chars();
+        if let (Some(character), None) = (characters.next(), characters.next()) {
+            alphabet.insert(character, id);
+        }
+    }
+    Some(alphabet)
+}
+
+/// The ids of `<0x00>` to `<0xFF>`, `u32::MAX` for those that are missing.
+fn fallback_ids(vocabulary: &Vocabulary) -> Box<[u32; 256]> {
+    let id = |byte| vocabulary.id_of(format!("<0x{byte:02X}>").as_bytes()).unwrap_or(u32::MAX);
+    Box::new(std::array::from_fn(id))
+}
+
+/// The tokens that stand for bytes. (Others no text can become.)
+fn whole_pieces(vocabulary: &Vocabulary) -> Option<WholePieces> {
+    let table = byte_level_table();
+    let (mut strings, mut ids, mut bytes) = (Strings::default(), Vec::new(), Vec::new());
+    for (token, id) in vocabulary.iter() {
+        bytes.clear();
+        if byte_level_bytes(&table, token, &mut bytes) {
+            strings.push(&bytes).then_some(())?;
+            ids.push(id);
+        }
+    }
+    WholePieces::new(strings, ids)
+}

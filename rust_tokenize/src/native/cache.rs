@@ -1,0 +1,269 @@
+//! Pieces of text and their ids, remembered: one worker's cache.
+//!
+//! Most pieces of a text have been seen before (98 % in English), and their ids depend on nothing
+//! else. Pieces of at most 15 bytes, nearly all, have slots of half a cache line: the bytes and
+//! the length are the key, so that a comparison is two words, and up to three ids lie beside it.
+//! Longer ones have a second table. Both are bounded, and a full one forgets: the ids come from
+//! [`crate::native::model`] alone, so that forgetting costs time and nothing else. Seeding it from
+//! the vocabulary was rejected: a token is not always what its own text becomes.
+
+use crate::native::hash::{hash_bytes, mix};
+
+/// Longest piece the short table takes.
+pub const MAX_SHORT: usize = 15;
+/// Longest piece that is remembered at all.
+const MAX_LONG: usize = 512;
+/// Slots that are looked at for a short piece; the first is replaced if all are taken.
+const NUM_PROBES: usize = 4;
+/// Ids that fit into a slot.
+const MAX_INLINE: usize = 3;
+/// In place of the number of ids: there are more, elsewhere.
+const SPILLED: i32 = -1;
+
+/// A piece of at most [`MAX_SHORT`] bytes: the bytes, zeros, and the length on top. Never 0.
+pub type ShortKey = u128;
+
+const fn masks() -> [u128; MAX_SHORT + 1] {
+    let mut masks = [0; MAX_SHORT + 1];
+    let mut length = 0;
+    while length <= MAX_SHORT {
+        masks[length] = (1 << (8 * length)) - 1;
+        length += 1;
+    }
+    masks
+}
+const MASKS: [u128; MAX_SHORT + 1] = masks();
+
+/// The key of `bytes[start..end]`, 1 to [`MAX_SHORT`] bytes.
+#[inline]
+#[must_use]
+pub fn short_key(bytes: &[u8], start: usize, end: usize) -> ShortKey {
+    let length = end - start;
+    let word = match bytes.get(start..start + 16) {
+        Some(word) => u128::from_le_bytes(word.try_into().unwrap_or_default()),
+        None => {
+            let mut word = [0; 16];
+            word[..length].copy_from_slice(&bytes[start..end]);
+            u128::from_le_bytes(word)
+        }
+    };
+    (word & MASKS[length]) | (length as u128) << 120
+}
+
+#[derive(Debug, Clone, Copy)]
+#[repr(align(32))]
+struct ShortSlot {
+    /// 0 in an empty slot.
+    key: [u64; 2],
+    /// Up to three ids, or where they start in `spilled` and how many they are.
+    ids: [i32; MAX_INLINE],
+    /// How many ids, or `SPILLED`.
+    count: i32,
+}
+
+const EMPTY: ShortSlot = ShortSlot { key: [0; 2], ids: [0; MAX_INLINE], count: 0 };
+
+/// What the short table has of a piece.
+pub enum Found<'a> {
+    /// Up to three ids: the first of these, and how many.
+    Inline(&'a [i32; MAX_INLINE], usize),
+    /// More of them.
+    Spilled(&'a [i32]),
+}
+
+/// The cache of one worker.
+#[derive(Debug)]
+pub struct Cache {
+    short: Vec<ShortSlot>,
+    shift: u32,
+    spilled: Vec<i32>,
+    long: LongTable,
+}
+
+impl Cache {
+    /// A cache of `num_slots` short pieces (a power of two of at least 4, or 0 for no cache at all).
+    /// It takes at most about 75 bytes a slot: 20 MB of the default 2^18.
+    #[must_use]
+    pub fn new(num_slots: usize) -> Self {
+        Self {
+            short: vec![EMPTY; num_slots],
+            shift: 64 - num_slots.max(2).trailing_zeros(),
+            spilled: Vec::new(),
+            // With a single slot there would be no empty one to end a search.
+            long: LongTable::new(if num_slots < 16 { 0 } else { num_slots / 8 }),
+        }
+    }
+
+    /// Whether it remembers anything.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        !self.short.is_empty()
+    }
+
+    /// The first slot of a key, in a cache that is on.
+    #[inline]
+    #[must_use]
+    #[allow(clippy::cast_possible_truncation)] // the halves of the key; the width of the table
+    pub fn home(&self, key: ShortKey) -> usize {
+        (mix(key as u64, (key >> 64) as u64) >> self.shift) as usize
+    }
+
+    /// Ids of a short piece, if it is remembered.
+    #[inline]
+    #[must_use]
+    pub fn find_short(&self, key: ShortKey, home: usize) -> Option<Found<'_>> {
+        let key = halves(key);
+        let mask = self.short.len() - 1;
+        for probe in 0..NUM_PROBES {
+            let slot = &self.short[(home + probe) & mask];
+            if slot.key == key {
+                return Some(self.found(slot));
+            }
+            if slot.key[1] == 0 {
+                return None;
+            }
+        }
+        None
+    }
+
+    #[inline]
+    fn found<'a>(&'a self, slot: &'a ShortSlot) -> Found<'a> {
+        match usize::try_from(slot.count) {
+            Ok(count) => Found::Inline(&slot.ids, count),
+            Err(_) => {
+                let (start, len) = (index(slot.ids[0]), index(slot.ids[1]));
+                Found::Spilled(&self.spilled[start..start + len])
+            }
+        }
+    }
+
+    /// Remembers the ids of a short piece.
+    pub fn insert_short(&mut self, key: ShortKey, home: usize, ids: &[u32]) {
+        let mask = self.short.len() - 1;
+        let mut slot = ShortSlot { key: halves(key), ..EMPTY };
+        if ids.len() <= MAX_INLINE {
+            for (place, id) in slot.ids.iter_mut().zip(ids) {
+                *place = id.cast_signed();
+            }
+            slot.count = count(ids.len());
+        } else {
+            if self.spilled.len() + ids.len() > 2 * self.short.len() {
+                self.short.fill(EMPTY);
+                self.spilled.clear();
+            }
+            slot.ids = [count(self.spilled.len()), count(ids.len()), 0];
+            slot.count = SPILLED;
+            self.spilled.extend(ids.iter().map(|id| id.cast_signed()));
+        }
+        let free = (0..NUM_PROBES).find(|probe| self.short[(home + probe) & mask].key[1] == 0);
+        self.short[(home + free.unwrap_or(0)) & mask] = slot;
+    }
+
+    /// Ids of a longer piece, if it is remembered.
+    #[must_use]
+    pub fn find_long(&self, piece: &[u8]) -> Option<&[i32]> {
+        self.long.find(piece)
+    }
+
+    /// Remembers the ids of a longer piece.
+    pub fn insert_long(&mut self, piece: &[u8], ids: &[u32]) {
+        self.long.insert(piece, ids);
+    }
+}
+
+/// Positions and counts in bounded tables: far below 2^31.
+fn index(value: i32) -> usize {
+    usize::try_from(value).unwrap_or_default()
+}
+
+fn count(value: usize) -> i32 {
+    i32::try_from(value).unwrap_or_default()
+}
+
+#[inline]
+#[allow(clippy::cast_possible_truncation)] // the halves
+fn halves(key: ShortKey) -> [u64; 2] {
+    [key as u64, (key >> 64) as u64]
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct LongSlot {
+    hash: u64,
+    key_start: u32,
+    /// 0 in an empty slot.
+    key_len: u32,
+    ids_start: u32,
+    ids_len: u32,
+}
+
+/// Pieces of more than 15 bytes: open addressing, at most half full.
+#[derive(Debug)]
+struct LongTable {
+    slots: Vec<LongSlot>,
+    num_taken: usize,
+    keys: Vec<u8>,
+    ids: Vec<i32>,
+}
+
+impl LongTable {
+    fn new(num_slots: usize) -> Self {
+        let slots = vec![LongSlot::default(); num_slots];
+        Self { slots, num_taken: 0, keys: Vec::new(), ids: Vec::new() }
+    }
+
+    /// The slot of `piece`, or the empty one where it would go.
+    #[allow(clippy::cast_possible_truncation)] // the mask cuts it anyway
+    fn locate(&self, piece: &[u8], hash: u64) -> usize {
+        let mask = self.slots.len() - 1;
+        let mut at = hash as usize & mask;
+        loop {
+            let slot = &self.slots[at];
+            if slot.key_len == 0 || (slot.hash == hash && self.key(slot) == piece) {
+                return at;
+            }
+            at = (at + 1) & mask;
+        }
+    }
+
+    fn key(&self, slot: &LongSlot) -> &[u8] {
+        let start = slot.key_start as usize;
+        &self.keys[start..start + slot.key_len as usize]
+    }
+
+    fn find(&self, piece: &[u8]) -> Option<&[i32]> {
+        if self.slots.is_empty() || piece.len() > MAX_LONG {
+            return None;
+        }
+        let slot = &self.slots[self.locate(piece, hash_bytes(piece))];
+        let start = slot.ids_start as usize;
+        (slot.key_len > 0).then(|| &self.ids[start..start + slot.ids_len as usize])
+    }
+
+    fn insert(&mut self, piece: &[u8], ids: &[u32]) {
+        if self.slots.is_empty() || piece.len() > MAX_LONG {
+            return;
+        }
+        let full = 2 * (self.num_taken + 1) > self.slots.len()
+            || self.keys.len() + piece.len() > 128 * self.slots.len()
+            || self.ids.len() + ids.len() > 32 * self.slots.len();
+        if full {
+            self.slots.fill(LongSlot::default());
+            self.num_taken = 0;
+            self.keys.clear();
+            self.ids.clear();
+        }
+        let hash = hash_bytes(piece);
+        let at = self.locate(piece, hash);
+        let fits = |value| u32::try_from(value).unwrap_or_default(); // tables are far below 2^32
+        self.slots[at] = LongSlot {
+            hash,
+            key_start: fits(self.keys.len()),
+            key_len: fits(piece.len()),
+            ids_start: fits(self.ids.len()),
+            ids_len: fits(ids.len()),
+        };
+        self.num_taken += 1;
+        self.keys.extend_from_slice(piece);
+        self.ids.extend(ids.iter().map(|id| id.cast_signed()));
+    }
+}

@@ -1,0 +1,205 @@
+//! The model of a tokenizer: one piece of text to ids, without a cache.
+//!
+//! A piece becomes its first symbols (bytes or characters), and those merge. Byte-level models work
+//! on the bytes themselves; the reference's detour over printable stand-ins for bytes only shows in
+//! the file, where [`byte_level_bytes`] undoes it.
+
+use crate::native::merges::{Merges, Scratch};
+use crate::native::strings::{Index, Strings};
+
+/// The character that stands for a blank in SentencePiece-style vocabularies.
+pub const BLANK: char = '\u{2581}';
+/// No token has this id.
+const NO_ID: u32 = u32::MAX;
+/// Beyond this many symbols the memory a piece took is given back.
+const MAX_KEPT: usize = 1 << 16;
+
+/// What the first symbols of a piece are.
+#[derive(Debug, Clone)]
+pub enum Alphabet {
+    /// Bytes: the id of each.
+    Bytes(Box<[u32; 256]>),
+    /// Characters.
+    Chars(CharAlphabet),
+}
+
+/// Ids of characters, and what stands for a character that has none.
+#[derive(Debug, Clone)]
+pub struct CharAlphabet {
+    /// For each block of 256 characters the number of its page.
+    blocks: Vec<u16>,
+    /// Ids, or `NO_ID`; page 0 has none.
+    pages: Vec<[u32; 256]>,
+    /// Byte fallback: the id of each byte, `NO_ID` for a missing one.
+    bytes: Option<Box<[u32; 256]>>,
+    /// The token of characters that have none.
+    unk: Option<u32>,
+    /// Neighbouring unknown characters are one token.
+    fuse_unk: bool,
+}
+
+impl CharAlphabet {
+    /// An alphabet without characters.
+    #[must_use]
+    pub fn new(bytes: Option<Box<[u32; 256]>>, unk: Option<u32>, fuse_unk: bool) -> Self {
+        let num_blocks = (char::MAX as usize >> 8) + 1;
+        Self { blocks: vec![0; num_blocks], pages: vec![[NO_ID; 256]], bytes, unk, fuse_unk }
+    }
+
+    /// Gives a character its id.
+    pub fn insert(&mut self, character: char, id: u32) {
+        let block = &mut self.blocks[character as usize >> 8];
+        if *block == 0 {
+            // There are 4352 blocks, so the number of a page fits.
+            *block = u16::try_from(self.pages.len()).unwrap_or_default();
+            self.pages.push([NO_ID; 256]);
+        }
+        self.pages[usize::from(*block)][character as usize & 255] = id;
+    }
+
+    /// The id of a character, if it has one.
+    #[must_use]
+    pub fn get(&self, character: char) -> Option<u32> {
+        let page = self.blocks[character as usize >> 8];
+        let id = self.pages[usize::from(page)][character as usize & 255];
+        (id != NO_ID).then_some(id)
+    }
+
+    /// Whether every character becomes at least one symbol.
+    #[must_use]
+    pub fn keeps_all(&self) -> bool {
+        let all_bytes = self.bytes.as_ref().is_some_and(|bytes| !bytes.contains(&NO_ID));
+        all_bytes || self.unk.is_some()
+    }
+
+    /// The symbols of `piece`, in which a blank and [`BLANK`] are the same.
+    ///
+    /// An unknown token waits until a known character comes, and bytes that stand for a character do
+    /// not end that wait: the order of the reference, odd as it is.
+    fn symbols(&self, piece: &str, symbols: &mut Vec<u32>) {
+        let mut waiting = None;
+        for character in piece.chars() {
+            let character = if character == ' ' { BLANK } else { character };
+            if let Some(id) = self.get(character) {
+                symbols.extend(waiting.take());
+                symbols.push(id);
+            } else if !self.push_bytes(character, symbols)
+                && let Some(unk) = self.unk
+            {
+                if !self.fuse_unk {
+                    symbols.extend(waiting);
+                }
+                waiting = Some(unk);
+            }
+        }
+        symbols.extend(waiting);
+    }
+
+    /// Appends the bytes of a character; false, and nothing is appended, if one has no token.
+    fn push_bytes(&self, character: char, symbols: &mut Vec<u32>) -> bool {
+        let Some(bytes) = &self.bytes else { return false };
+        let before = symbols.len();
+        let mut buffer = [0; 4];
+        let encoded = character.encode_utf8(&mut buffer).bytes();
+        symbols.extend(encoded.map(|byte| bytes[usize::from(byte)]));
+        let complete = !symbols[before..].contains(&NO_ID);
+        if !complete {
+            symbols.truncate(before);
+        }
+        complete
+    }
+}
+
+/// A byte pair encoding.
+#[derive(Debug, Clone)]
+pub struct Model {
+    /// The first symbols.
+    pub alphabet: Alphabet,
+    /// What merges.
+    pub merges: Merges,
+    /// `ignore_merges`: a piece that is a token as a whole is that token.
+    pub whole: Option<WholePieces>,
+}
+
+/// The tokens of a vocabulary by their raw bytes.
+#[derive(Debug, Clone)]
+pub struct WholePieces {
+    strings: Strings,
+    ids: Vec<u32>,
+    index: Index,
+}
+
+impl WholePieces {
+    /// Indexes tokens; None if two have the same bytes.
+    #[must_use]
+    pub fn new(strings: Strings, ids: Vec<u32>) -> Option<Self> {
+        let index = Index::build(&strings)?;
+        Some(Self { strings, ids, index })
+    }
+
+    fn find(&self, piece: &[u8]) -> Option<u32> {
+        self.index.find(&self.strings, piece).map(|number| self.ids[number])
+    }
+}
+
+/// Memory that encoding a piece uses again and again.
+#[derive(Debug, Default)]
+pub struct PieceScratch {
+    symbols: Vec<u32>,
+    merging: Scratch,
+}
+
+impl Model {
+    /// The ids of a piece, which lie in `scratch` until the next call.
+    pub fn encode<'a>(&self, piece: &str, scratch: &'a mut PieceScratch) -> &'a [u32] {
+        let PieceScratch { symbols, merging } = scratch;
+        if symbols.capacity() > MAX_KEPT {
+            *symbols = Vec::new();
+            merging.shrink(MAX_KEPT);
+        }
+        symbols.clear();
+        if let Some(id) = self.whole.as_ref().and_then(|whole| whole.find(piece.as_bytes())) {
+            symbols.push(id);
+            return symbols;
+        }
+        match &self.alphabet {
+            Alphabet::Bytes(ids) => {
+                symbols.extend(piece.bytes().map(|byte| ids[usize::from(byte)]));
+            }
+            Alphabet::Chars(alphabet) => alphabet.symbols(piece, symbols),
+        }
+        self.merges.apply(symbols, merging);
+        symbols
+    }
+}
+
+/// The printable character that stands for a byte in the files of byte-level models: itself where it
+/// is printable Latin-1, else one from U+0100 on, in order (`bytes_to_unicode` of GPT-2).
+#[must_use]
+pub fn byte_level_char(byte: u8) -> char {
+    let stands_for_itself = |byte: u8| matches!(byte, 33..=126 | 161..=172 | 174..=255);
+    if stands_for_itself(byte) {
+        return char::from(byte);
+    }
+    let number = (0..byte).filter(|&other| !stands_for_itself(other)).count();
+    u32::try_from(256 + number).ok().and_then(char::from_u32).unwrap_or_default()
+}
+
+/// The byte each of the first 324 characters stands for in the files of byte-level models.
+#[must_use]
+pub fn byte_level_table() -> [Option<u8>; 324] {
+    let mut table = [None; 324];
+    for byte in 0..=255 {
+        table[byte_level_char(byte) as usize] = Some(byte);
+    }
+    table
+}
+
+/// Appends the bytes a token of a byte-level model stands for; false if it stands for none.
+pub fn byte_level_bytes(table: &[Option<u8>; 324], token: &str, bytes: &mut Vec<u8>) -> bool {
+    for character in token.chars() {
+        let Some(Some(byte)) = table.get(character as usize) else { return false };
+        bytes.push(*byte);
+    }
+    true
+}

@@ -1,0 +1,230 @@
+//! The way of a text: cut at added tokens, normalized, cut at the other added tokens, scanned.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use crate::encoder::EncodeOptions;
+use crate::native::NativeEncoder;
+use crate::native::added::{AsText, Section};
+use crate::native::allow::{Normalizer, Pieces, Prefix};
+use crate::native::assemble::without_prefix;
+use crate::native::model::BLANK;
+use crate::native::nfc::nfc;
+use crate::native::scan::{self, Family};
+use crate::native::sentencepiece::{BeforeEach, BeforeRuns, Whole};
+use crate::native::worker::Worker;
+
+/// Applies a normalizer.
+pub fn normalize(normalizer: Normalizer, text: &str) -> Cow<'_, str> {
+    match normalizer {
+        Normalizer::None => Cow::Borrowed(text),
+        Normalizer::Nfc => nfc(text),
+        Normalizer::Blanks { prepend } => {
+            let mut normalized = String::with_capacity(text.len() * 3 / 2 + 3);
+            if prepend && !text.is_empty() {
+                normalized.push(BLANK);
+            }
+            normalized.extend(text.chars().map(|char| if char == ' ' { BLANK } else { char }));
+            Cow::Owned(normalized)
+        }
+    }
+}
+
+impl NativeEncoder {
+    /// Appends the ids of `text`.
+    pub(super) fn encode_text(
+        &self,
+        worker: &mut Worker,
+        text: &str,
+        as_text: AsText<'_>,
+        options: EncodeOptions,
+        ids: &mut Vec<i32>,
+    ) {
+        if options.add_special_tokens {
+            ids.extend_from_slice(&self.template.before);
+        }
+        for section in self.raw_patterns.split(text, as_text) {
+            match section {
+                Section::Token(id) => ids.push(id.cast_signed()),
+                Section::Text(range) => {
+                    self.encode_section(worker, text, range, as_text, options, ids);
+                }
+            }
+        }
+        if options.add_special_tokens {
+            ids.extend_from_slice(&self.template.after);
+        }
+    }
+
+    /// Text between tokens that are searched for in raw text.
+    fn encode_section(
+        &self,
+        worker: &mut Worker,
+        text: &str,
+        range: Range<usize>,
+        as_text: AsText<'_>,
+        options: EncodeOptions,
+        ids: &mut Vec<i32>,
+    ) {
+        let (normalizer, patterns) = if options.continuation {
+            (without_prefix(self.pipeline.normalizer), &self.continuing_patterns)
+        } else {
+            (self.pipeline.normalizer, &self.normalized_patterns)
+        };
+        let raw = &text[range.clone()];
+        if patterns.is_empty()
+            && let Normalizer::Blanks { prepend } = normalizer
+        {
+            // Scanners and models read a blank as the character that stands for it.
+            return self.encode_pieces(worker, raw, prepend, ids);
+        }
+        let normalized = normalize(normalizer, raw);
+        let mapped = Mapped::new(as_text, text, &range, normalizer, &normalized);
+        for section in patterns.split(&normalized, mapped.as_text()) {
+            match section {
+                Section::Token(id) => ids.push(id.cast_signed()),
+                Section::Text(within) => {
+                    let first = range.start == 0 && within.start == 0;
+                    let blank = !options.continuation && self.adds_blank(&normalized[within.clone()], first);
+                    self.encode_pieces(worker, &normalized[within], blank, ids);
+                }
+            }
+        }
+    }
+
+    /// Whether the pretokenizer puts a blank in front of this section.
+    fn adds_blank(&self, section: &str, first: bool) -> bool {
+        let in_bytes = matches!(self.pipeline.pieces, Pieces::Bytes(_) | Pieces::WholeBytes);
+        let has_blank = section.starts_with(' ') || (!in_bytes && section.starts_with(BLANK));
+        match self.pipeline.prefix {
+            Prefix::Never => false,
+            Prefix::UnlessBlank => !has_blank,
+            Prefix::FirstUnlessBlank => first && !has_blank,
+        }
+    }
+
+    /// Text without tokens, with a blank in front of it if `blank`.
+    fn encode_pieces(&self, worker: &mut Worker, text: &str, blank: bool, ids: &mut Vec<i32>) {
+        match self.pipeline.pieces {
+            Pieces::Bytes(family) => self.encode_family(worker, family, text, blank, ids),
+            Pieces::WholeBytes => self.encode_bytes(worker, Whole, text, blank, ids),
+            Pieces::CharsFromEachBlank => self.encode_chars(worker, BeforeEach, text, blank, ids),
+            Pieces::WholeChars if self.cuts_are_exact => {
+                self.encode_chars(worker, BeforeRuns, text, blank, ids);
+            }
+            Pieces::WholeChars => self.encode_chars(worker, Whole, text, blank, ids),
+        }
+    }
+
+    fn encode_family(
+        &self,
+        worker: &mut Worker,
+        family: Family,
+        text: &str,
+        blank: bool,
+        ids: &mut Vec<i32>,
+    ) {
+        match family {
+            Family::Gpt2 => self.encode_bytes(worker, scan::Gpt2, text, blank, ids),
+            Family::Cl100k => self.encode_bytes(worker, scan::Cl100k::<3>, text, blank, ids),
+            Family::Qwen2 => self.encode_bytes(worker, scan::Cl100k::<1>, text, blank, ids),
+        }
+    }
+
+    fn encode_bytes<S: scan::Scanner>(
+        &self,
+        worker: &mut Worker,
+        scanner: S,
+        text: &str,
+        blank: bool,
+        ids: &mut Vec<i32>,
+    ) {
+        if blank {
+            worker.encode_with_blank(&self.model, scanner, text, ids);
+        } else {
+            worker.encode(&self.model, scanner, text, ids);
+        }
+    }
+
+    fn encode_chars<S: scan::Scanner>(
+        &self,
+        worker: &mut Worker,
+        scanner: S,
+        text: &str,
+        blank: bool,
+        ids: &mut Vec<i32>,
+    ) {
+        if blank {
+            worker.encode_with_blank_on_first(&self.model, scanner, text, ids);
+        } else {
+            worker.encode(&self.model, scanner, text, ids);
+        }
+    }
+
+    /// The name of the engine.
+    pub(super) fn engine_name(&self) -> &'static str {
+        match self.pipeline.pieces {
+            Pieces::Bytes(Family::Gpt2) => "native:gpt2",
+            Pieces::Bytes(Family::Cl100k) => "native:cl100k",
+            Pieces::Bytes(Family::Qwen2) => "native:qwen2",
+            Pieces::WholeBytes => "native:bytes",
+            Pieces::WholeChars | Pieces::CharsFromEachBlank => "native:sentencepiece",
+        }
+    }
+}
+
+/// Which special tokens are text, in the normalized text of one section.
+enum Mapped<'a> {
+    Same(AsText<'a>),
+    Ranges(Vec<Range<usize>>),
+}
+
+impl<'a> Mapped<'a> {
+    fn new(
+        as_text: AsText<'a>,
+        text: &str,
+        section: &Range<usize>,
+        normalizer: Normalizer,
+        normalized: &str,
+    ) -> Self {
+        let AsText::Touching(plain) = as_text else { return Self::Same(as_text) };
+        let raw = &text[section.clone()];
+        let touching = plain.iter().filter(|range| range.start < section.end && range.end > section.start);
+        let within = touching.map(|range| {
+            range.start.max(section.start) - section.start..range.end.min(section.end) - section.start
+        });
+        let mapped = within.map(|range| map_range(raw, &range, normalizer, normalized));
+        Self::Ranges(mapped.collect())
+    }
+
+    fn as_text(&self) -> AsText<'_> {
+        match self {
+            Self::Same(as_text) => *as_text,
+            Self::Ranges(ranges) => AsText::Touching(ranges),
+        }
+    }
+}
+
+/// Where the bytes of `raw[range]` are in its normalized form, with all that they composed with.
+fn map_range(raw: &str, range: &Range<usize>, normalizer: Normalizer, normalized: &str) -> Range<usize> {
+    match normalizer {
+        Normalizer::None => range.clone(),
+        Normalizer::Nfc if normalized == raw => range.clone(),
+        Normalizer::Nfc => {
+            let before = nfc(&raw[..range.start]);
+            let same = |pair: &(u8, u8)| pair.0 == pair.1;
+            let start = before.bytes().zip(normalized.bytes()).take_while(same).count();
+            let after = nfc(&raw[range.end..]);
+            let kept = after.bytes().rev().zip(normalized.bytes().rev()).take_while(same).count();
+            start..(normalized.len() - kept).max(start)
+        }
+        Normalizer::Blanks { prepend } => {
+            let grown = |end: usize| {
+                let blanks = raw[..end].bytes().filter(|&byte| byte == b' ').count();
+                end + blanks * (BLANK.len_utf8() - 1)
+            };
+            let shift = if prepend { BLANK.len_utf8() } else { 0 };
+            grown(range.start) + shift..grown(range.end) + shift
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! The expression of cl100k as Llama 3 and Qwen have it.
+
+use super::Expression;
+use super::cursor::Cursor;
+use crate::native::classes::{LETTER, LOWER, NUMBER, SPACE, UPPER};
+
+/// With `L` for `[\p{L}\p{M}]` where `MARKS` holds, else for `\p{L}`:
+///
+/// `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?L+|\p{N}{1,DIGITS}|`
+/// ` ?[^\sL\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`.
+#[derive(Clone, Copy)]
+pub struct Cl100k<const DIGITS: usize, const MARKS: bool>;
+
+impl<const DIGITS: usize, const MARKS: bool> Cl100k<DIGITS, MARKS> {
+    /// The classes of which a letter has one.
+    const WORD: u8 = if MARKS { UPPER | LOWER } else { LETTER };
+
+    fn word(cursor: Cursor<'_>, at: usize) -> Option<usize> {
+        let letters = |body| cursor.some(body, |found| found & Self::WORD != 0);
+        cursor.prefix(at).and_then(letters).or_else(|| letters(at))
+    }
+
+    fn symbols(cursor: Cursor<'_>, at: usize) -> Option<usize> {
+        let is_symbol = |found| found & (SPACE | NUMBER | Self::WORD) == 0;
+        let end = cursor.some(cursor.behind_blank(at), is_symbol)?;
+        Some(cursor.bytes(end, b"\r\n"))
+    }
+}
+
+impl<const DIGITS: usize, const MARKS: bool> Expression for Cl100k<DIGITS, MARKS> {
+    fn next_end(self, text: &str, at: usize) -> usize {
+        let cursor = Cursor::whole(text);
+        cursor
+            .contraction(at, true)
+            .or_else(|| Self::word(cursor, at))
+            .or_else(|| cursor.numbers(at, DIGITS))
+            .or_else(|| Self::symbols(cursor, at))
+            .unwrap_or_else(|| cursor.space(at, true))
+    }
+}

@@ -1,0 +1,220 @@
+//! What one thread needs to encode: its cache and its scratch memory.
+//!
+//! In: a text, and the ends of its pieces from a scanner, a batch at a time. Out: ids. A batch goes
+//! through two loops, first the keys of all pieces, then their slots, so that the processor waits
+//! for several slots at once.
+
+use crate::native::cache::{Cache, Found, MAX_SHORT, ShortKey, short_key};
+use crate::native::model::{Model, PieceScratch};
+use crate::native::scan::Scanner;
+
+/// Pieces a scanner finds at a time.
+const BATCH: usize = 128;
+/// Ids a piece is given room for before its ids are known.
+const ROOM: usize = 4;
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Probe {
+    start: usize,
+    end: usize,
+    /// 0 for a piece that is not short.
+    key: ShortKey,
+    home: usize,
+}
+
+/// One thread's cache and scratch memory.
+#[derive(Debug)]
+pub struct Worker {
+    cache: Cache,
+    scratch: PieceScratch,
+    probes: Vec<Probe>,
+    ends: Vec<usize>,
+    /// A text or piece with a blank in front.
+    prefixed: String,
+}
+
+impl Worker {
+    /// A worker whose cache has this many slots; see [`Cache::new`].
+    #[must_use]
+    pub fn new(num_slots: usize) -> Self {
+        Self {
+            cache: Cache::new(num_slots),
+            scratch: PieceScratch::default(),
+            probes: vec![Probe::default(); BATCH],
+            ends: vec![0; BATCH],
+            prefixed: String::new(),
+        }
+    }
+
+    /// Appends the ids of `text`, cut by `scanner`.
+    pub fn encode<S: Scanner>(
+        &mut self,
+        model: &Model,
+        scanner: S,
+        text: &str,
+        ids: &mut Vec<i32>,
+    ) {
+        self.encode_from(model, scanner, text, 0, ids);
+    }
+
+    /// The same as if `text` had a blank in front that its scanner sees.
+    pub fn encode_with_blank<S: Scanner>(
+        &mut self,
+        model: &Model,
+        scanner: S,
+        text: &str,
+        ids: &mut Vec<i32>,
+    ) {
+        let prefixed = self.prefix(text);
+        self.encode(model, scanner, &prefixed, ids);
+        self.prefixed = prefixed;
+    }
+
+    /// The same as if the first piece of `text` had a blank in front.
+    pub fn encode_with_blank_on_first<S: Scanner>(
+        &mut self,
+        model: &Model,
+        scanner: S,
+        text: &str,
+        ids: &mut Vec<i32>,
+    ) {
+        let mut first = [0];
+        if scanner.scan(text, 0, &mut first) == 0 {
+            return;
+        }
+        let prefixed = self.prefix(&text[..first[0]]);
+        self.ends[0] = prefixed.len();
+        self.encode_batch(model, &prefixed, 0, 1, ids);
+        self.prefixed = prefixed;
+        self.encode_from(model, scanner, text, first[0], ids);
+    }
+
+    fn prefix(&mut self, text: &str) -> String {
+        let mut prefixed = std::mem::take(&mut self.prefixed);
+        prefixed.clear();
+        prefixed.push(' ');
+        prefixed.push_str(text);
+        prefixed
+    }
+
+    fn encode_from<S: Scanner>(
+        &mut self,
+        model: &Model,
+        scanner: S,
+        text: &str,
+        mut start: usize,
+        ids: &mut Vec<i32>,
+    ) {
+        while start < text.len() {
+            let num_pieces = scanner.scan(text, start, &mut self.ends);
+            let Some(last) = num_pieces.checked_sub(1) else { return };
+            self.encode_batch(model, text, start, num_pieces, ids);
+            start = self.ends[last];
+        }
+    }
+
+    /// Encodes the pieces whose ends are the first `num_pieces` of `self.ends`.
+    fn encode_batch(
+        &mut self,
+        model: &Model,
+        text: &str,
+        start: usize,
+        num_pieces: usize,
+        ids: &mut Vec<i32>,
+    ) {
+        if !self.cache.is_on() {
+            return self.encode_uncached(model, text, start, num_pieces, ids);
+        }
+        self.make_probes(text.as_bytes(), start, num_pieces);
+        let mut at = ids.len();
+        ids.resize(at + num_pieces * ROOM, 0);
+        for number in 0..num_pieces {
+            let probe = self.probes[number];
+            if let Some(Found::Inline(found, count)) = self.find_short(&probe) {
+                ids[at..at + found.len()].copy_from_slice(found);
+                at += count;
+            } else {
+                let rest = (num_pieces - 1 - number) * ROOM;
+                at = self.encode_rare(model, text, &probe, ids, at, rest);
+            }
+        }
+        ids.truncate(at);
+    }
+
+    #[inline]
+    fn find_short(&self, probe: &Probe) -> Option<Found<'_>> {
+        if probe.key == 0 { None } else { self.cache.find_short(probe.key, probe.home) }
+    }
+
+    #[inline]
+    fn make_probes(&mut self, bytes: &[u8], mut start: usize, num_pieces: usize) {
+        let ends = &self.ends[..num_pieces];
+        for (probe, &end) in self.probes.iter_mut().zip(ends) {
+            let is_short = end - start <= MAX_SHORT;
+            let key = if is_short { short_key(bytes, start, end) } else { 0 };
+            *probe = Probe { start, end, key, home: self.cache.home(key) };
+            start = end;
+        }
+    }
+
+    /// A piece that is not in the short table with few ids. Its ids go to `ids[at..]`, and `rest`
+    /// more places follow them; gives where they start.
+    #[cold]
+    #[inline(never)]
+    fn encode_rare(
+        &mut self,
+        model: &Model,
+        text: &str,
+        probe: &Probe,
+        ids: &mut Vec<i32>,
+        at: usize,
+        rest: usize,
+    ) -> usize {
+        let piece = &text[probe.start..probe.end];
+        let remembered = match self.find_short(probe) {
+            Some(Found::Spilled(found)) => Some(found),
+            _ if probe.key == 0 => self.cache.find_long(piece.as_bytes()),
+            _ => None,
+        };
+        if let Some(found) = remembered {
+            let end = make_room(ids, at, found.len(), rest);
+            ids[at..end].copy_from_slice(found);
+            return end;
+        }
+        let found = model.encode(piece, &mut self.scratch);
+        if probe.key == 0 {
+            self.cache.insert_long(piece.as_bytes(), found);
+        } else {
+            self.cache.insert_short(probe.key, probe.home, found);
+        }
+        let end = make_room(ids, at, found.len(), rest);
+        for (place, id) in ids[at..end].iter_mut().zip(found) {
+            *place = id.cast_signed();
+        }
+        end
+    }
+
+    fn encode_uncached(
+        &mut self,
+        model: &Model,
+        text: &str,
+        mut start: usize,
+        num_pieces: usize,
+        ids: &mut Vec<i32>,
+    ) {
+        for &end in &self.ends[..num_pieces] {
+            let found = model.encode(&text[start..end], &mut self.scratch);
+            ids.extend(found.iter().map(|id| id.cast_signed()));
+            start = end;
+        }
+    }
+}
+
+/// Makes `ids` at least `count` and `rest` longer than `at`; gives `at + count`.
+fn make_room(ids: &mut Vec<i32>, at: usize, count: usize, rest: usize) -> usize {
+    let needed = at + count + rest;
+    if ids.len() < needed {
+        ids.resize(needed, 0);
+    }
+    at + count
+}
