@@ -19,6 +19,7 @@ CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 TAIL = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 CL100K = CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*" + TAIL
 QWEN2 = CL100K.replace("{1,3}", "")
+QWEN35 = QWEN2.replace(r"?\p{L}+", r"?[\p{L}\p{M}]+").replace(r"\s\p{L}\p{N}", r"\s\p{L}\p{M}\p{N}")
 UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 LEAD = r"[^\r\n\p{L}\p{N}]?"
 O200K = (
@@ -269,6 +270,7 @@ def small_tokenizers() -> dict[str, Definition]:
         "small_neox": byte(3, byte_level(use_regex=True), normalizer=nfc),
         "small_cl100k": byte(4, sequence(split(CL100K), plain), ignore_merges=True),
         "small_qwen2": byte(5, sequence(split(QWEN2), plain), normalizer=nfc),
+        "small_qwen35": byte(14, sequence(split(QWEN35), plain), normalizer=nfc),
         "small_o200k": byte(6, sequence(split(O200K), plain), ignore_merges=True),
         "small_tekken": byte(7, sequence(split(TEKKEN), plain), ignore_merges=True),
         "small_deepseek": byte(8, sequence(*map(split, DEEPSEEK), plain)),

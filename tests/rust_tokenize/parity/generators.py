@@ -42,20 +42,30 @@ WORDS = ["the", "Hello", "don", "X", "\u00e9t\u00e9", "naive", "HTTPServer", "iP
 CASES = [*"aZ\u01c5\u1f88\u02b0\u30fc\u00aa\u4e2d\u05d0\u00df\u0131\u0130\u0345\u0301\u0903\u20dd"]
 PUNCTUATION = [*"!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~\u2014\u00ab\u3002\u00a3\u20ac\u00b7\u2019"]
 # Combining classes 230, 220, 202, 216, 1, 9, 7, 33, 240, 8, 0 (a spacing mark), 0 (an enclosing mark).
-MARKS = [*"\u0301\u0308\u0323\u0327\u031b\u0338\u094d\u093c\u05b4\u0345\u3099\u0903\u20dd\u0307\u0304"]
+MARKS = [
+    *"\u0301\u0308\u0323\u0327\u031b\u0338\u094d\u093c\u05b4\u0345\u3099\u0903\u20dd\u0307\u0304"
+]
 # Bases that compose, singletons, exclusions, what decomposes twice, Hangul L V T, other scripts' compositions.
 BASES = [
     *"aeioucCDsSA\u00c5\u212b\u2126\u1e69\u1ea5\u00ea\u0958\u0915\u09c7\u0b47\u0bc6\u1100\u1112",
     *"\u1161\u1175\u11a8\u11c2\uac00\uac01\ud788\u304b\u30cf\u3046\u1025\u0dd9\u2adc\u0344\u0374\u037e",
     *"\U0001d15e\U0001d157\U0001d165\uf900\ufb1d\u0f43\U00016d67\U00011099\U000110ba\u2260=<",
 ]
-CJK = [*"\u4e00\u9fa5\u9fa6\u3400\u4eca\u65e5\u3040\u3041\u309f\u30a0\u30ff\u3105\uac00\ud7a3\u3400"]
+CJK = [
+    *"\u4e00\u9fa5\u9fa6\u3400\u4eca\u65e5\u3040\u3041\u309f\u30a0\u30ff\u3105\uac00\ud7a3\u3400"
+]
 CJK += [*"\u3001\u3002\uff0c\uff01\u30fb\u3005\u3007\uff21\uff41\uff11\uff66\U00020000\U0002a6df"]
-EMOJI = [*"\U0001f642\U0001f468\u200d\U0001f469\u200d\U0001f467\ufe0f\u2764\U0001f3fd\U0001f1e9\U0001f1ea"]
+EMOJI = [
+    *"\U0001f642\U0001f468\u200d\U0001f469\u200d\U0001f467\ufe0f\u2764\U0001f3fd\U0001f1e9\U0001f1ea"
+]
 # Nd of many scripts, Nl, No.
-DIGITS = [*"0123456789\u0660\u0669\u06f3\u0967\u09ea\u0e53\uff15\U0001d7d8\U0001fbf0\u2160\u2188\u00b2"]
+DIGITS = [
+    *"0123456789\u0660\u0669\u06f3\u0967\u09ea\u0e53\uff15\U0001d7d8\U0001fbf0\u2160\u2188\u00b2"
+]
 DIGITS += [*"\u00bd\u2460\u3021\u4e00\u0bf0\u1369\U00010107\u3007\u0f33"]
-ODD = [*"\x00\x01\x08\x1b\x7f\x80\x9f\xad\ufffd\ufffe\uffff\ufdd0\U0001fffe\U0010ffff\ue000\u2581\u0120"]
+ODD = [
+    *"\x00\x01\x08\x1b\x7f\x80\x9f\xad\ufffd\ufffe\uffff\ufdd0\U0001fffe\U0010ffff\ue000\u2581\u0120"
+]
 ODD += ["\u010a", "<0x0A>", "<0xFF>", "<0x", "<unk>", "\u200e", "\u202e", "\ud7ff", "\uffff"]
 CONTRACTED = ["s", "t", "re", "ve", "m", "ll", "d", "\u017f", "r", "v", "l", "x", "st", "\ufb06"]
 # One text for each alternative of each pattern: cut anywhere, it leaves the alternative half done.
@@ -140,7 +150,9 @@ def long_mark_runs(rng: random.Random, material: Material) -> str:
 @generator
 def jamo(rng: random.Random, material: Material) -> str:
     """Hangul by arithmetic: L+V, LV+T, LVT+T, and the jamo just outside the ranges."""
-    return some(rng, [*"\u1100\u1112\u1113\u1161\u1175\u1176\u11a7\u11a8\u11c2\u11c3\uac00\uac01\ud7a3"], 9)
+    return some(
+        rng, [*"\u1100\u1112\u1113\u1161\u1175\u1176\u11a7\u11a8\u11c2\u11c3\uac00\uac01\ud7a3"], 9
+    )
 
 
 @generator
@@ -169,7 +181,9 @@ def specials(rng: random.Random, material: Material) -> str:
         token = rng.choice(material.specials)
         cuts = [token, token, token[:-1], token[1:], token[:-1] + token, token.upper()]
         parts.append(rng.choice(cuts))
-        parts.append(rng.choice(["", "", " ", "  ", "\n", " \n ", "a", "word", "\u0301", "\u00a0", "_"]))
+        parts.append(
+            rng.choice(["", "", " ", "  ", "\n", " \n ", "a", "word", "\u0301", "\u00a0", "_"])
+        )
     return "".join(parts)
 
 
@@ -192,9 +206,17 @@ def odd_characters(rng: random.Random, material: Material) -> str:
 @generator
 def runs(rng: random.Random, material: Material) -> str:
     """Equal characters across the borders of cache keys, merge queues and registers."""
-    border = rng.choice([1, 2, 7, 8, 15, 16, 23, 24, 31, 32, 33, 47, 48, 63, 64, 127, 128, 255, 256])
-    character = rng.choice([*LATIN, *BLANKS[:8], *DIGITS[:3], *PUNCTUATION[:6], *CJK[:4], *MARKS[:2]])
-    return some(rng, ["", "x", " ", "\n"], 1) + character * (border + rng.randint(-1, 1)) + rng.choice(["", "y", " "])
+    border = rng.choice(
+        [1, 2, 7, 8, 15, 16, 23, 24, 31, 32, 33, 47, 48, 63, 64, 127, 128, 255, 256]
+    )
+    character = rng.choice(
+        [*LATIN, *BLANKS[:8], *DIGITS[:3], *PUNCTUATION[:6], *CJK[:4], *MARKS[:2]]
+    )
+    return (
+        some(rng, ["", "x", " ", "\n"], 1)
+        + character * (border + rng.randint(-1, 1))
+        + rng.choice(["", "y", " "])
+    )
 
 
 @generator
@@ -206,7 +228,9 @@ def cased_words(rng: random.Random, material: Material) -> str:
 @generator
 def code(rng: random.Random, material: Material) -> str:
     """Punctuation, newlines and indentation as source code has them."""
-    return some(rng, [*PUNCTUATION, *PUNCTUATION, "\n", "\r\n", "    ", "\t", " ", "if", "x1", "/"], 14)
+    return some(
+        rng, [*PUNCTUATION, *PUNCTUATION, "\n", "\r\n", "    ", "\t", " ", "if", "x1", "/"], 14
+    )
 
 
 @generator

@@ -111,8 +111,13 @@ def main() -> None:
             data = damage(rng, definition)
         path.write_bytes(data)
         contents = [token["content"] for token in definition["added_tokens"]]
-        vocab = [token.replace("\u0120", " ").replace("\u2581", " ") for token in definition["model"]["vocab"]]
-        material = Material(vocab, [*contents, "ab", "abc", "<s", "  ", "e\u0301", "\u2581the", "A"])
+        vocab = [
+            token.replace("\u0120", " ").replace("\u2581", " ")
+            for token in definition["model"]["vocab"]
+        ]
+        material = Material(
+            vocab, [*contents, "ab", "abc", "<s", "  ", "e\u0301", "\u2581the", "A"]
+        )
         try:
             outcomes[judge(path, material, seed + number)] += 1
         except BaseException:

@@ -21,7 +21,9 @@ THREADS = (1, 2, 3)
 
 def test_ids_depend_on_the_text_alone(small_pair: Pair) -> None:
     """Fresh or warm, in any batch, in any order, on any number of threads."""
-    drawn = texts(5, small_pair.material(), 3000)  # more than 32 KB a thread, so that threads do start
+    drawn = texts(
+        5, small_pair.material(), 3000
+    )  # more than 32 KB a thread, so that threads do start
     for reading in small_pair.readings[::3]:
         expected = dict(zip(drawn, small_pair.their_ids(drawn, reading), strict=True))
         for num_threads in THREADS:
@@ -66,10 +68,23 @@ def test_documents_at_the_borders_of_chunks(small_pair: Pair) -> None:
 # A million of each: letters, blanks, newlines, digits, marks, the blank's stand-in, lattices, an added token.
 LONG = [
     *["a", " ", "\n", "1", "\u00e9", "\u0301", "\u4e2d", "\u2581", "!", "'", "\U0001f642"],
-    *["\u0301\u0323", " \n", "ab", "A", "\u02b0", "<s>", "<mask>", "<|user|> ", "\u1100\u1161", "\u00a0"],
+    *[
+        "\u0301\u0323",
+        " \n",
+        "ab",
+        "A",
+        "\u02b0",
+        "<s>",
+        "<mask>",
+        "<|user|> ",
+        "\u1100\u1161",
+        "\u00a0",
+    ],
 ]
 NUM_CHARACTERS = 1_000_000
-SECONDS = 60  # of computing for all of them; work that grows with the square of the length takes hours
+SECONDS = (
+    60  # of computing for all of them; work that grows with the square of the length takes hours
+)
 SCRIPT = """
 import json, resource, sys
 from fam_engine import _rust_tokenize as rt

@@ -33,7 +33,9 @@ def test_definitions_nobody_checked(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert done.returncode == 0, f"{done.stdout[-500:]}\n{done.stderr[-2000:]}\nthe file: {tmp_path}"
+    assert done.returncode == 0, (
+        f"{done.stdout[-500:]}\n{done.stderr[-2000:]}\nthe file: {tmp_path}"
+    )
     outcomes = json.loads(done.stdout.splitlines()[-1])
     assert sum(outcomes.values()) == NUM_DEFINITIONS
     loaded = NUM_DEFINITIONS - outcomes["refused"] - outcomes.get("not compared", 0)
@@ -52,7 +54,10 @@ def test_a_token_that_normalizes_to_nothing_is_refused(tmp_path: Path) -> None:
     definition = SMALL["small_gpt2"]
     tokens = [added(len(definition["model"]["vocab"]), " ", normalized=True)]
     nothing = {"type": "Replace", "pattern": {"String": " "}, "content": ""}
-    path = write(tmp_path, definition | {"added_tokens": tokens, "normalizer": nothing, "post_processor": None})
+    path = write(
+        tmp_path,
+        definition | {"added_tokens": tokens, "normalizer": nothing, "post_processor": None},
+    )
     with pytest.raises(rt.TokenizerError, match="added token ` ` normalizes to nothing"):
         rt.Tokenizer.from_file(path)
 

@@ -145,8 +145,35 @@ DECODERS: list[Definition | None] = [
     {"type": "BPEDecoder", "suffix": "</w>"},
     {"type": "WordPiece", "prefix": "##", "cleanup": True},
 ]
-CONTENTS = ["  ", " ", "\n", "e\u0301", "\u00e9", "ab", "abc", "abcd", "<s", "<s>x", " <s>", "\u2581", "'s", "1"]
-CONTENTS += ["\u2581the", "the", "A", "x" * 40, "\u1100\u1161", "", "\u0301", "\u00a0", "<0x41>", "\x00", "\u0120"]
+CONTENTS = [
+    "  ",
+    " ",
+    "\n",
+    "e\u0301",
+    "\u00e9",
+    "ab",
+    "abc",
+    "abcd",
+    "<s",
+    "<s>x",
+    " <s>",
+    "\u2581",
+    "'s",
+    "1",
+]
+CONTENTS += [
+    "\u2581the",
+    "the",
+    "A",
+    "x" * 40,
+    "\u1100\u1161",
+    "",
+    "\u0301",
+    "\u00a0",
+    "<0x41>",
+    "\x00",
+    "\u0120",
+]
 
 
 def exchange_normalizer(rng: random.Random, d: Definition) -> None:
@@ -278,7 +305,19 @@ def vary(rng: random.Random, definition: Definition) -> Definition:
 
 HOSTILE: list[Any] = [None, True, -1, 0, 1.5, 2**31, 2**32, 2**63, 1e308, "", "\x00", "a" * 5000]
 HOSTILE += [[], {}, [[]], [{}], {"type": "BPE"}, {"type": "Sequence"}, {"": None}, "\ud7ff", [None]]
-PATTERNS = ["(a+)+$", "[", "\\p{Nonsense}", "", "(?:)*", "(?<=a)b", "(?:a|a)*b", "\\", "(?#", "\\K", "^"]
+PATTERNS = [
+    "(a+)+$",
+    "[",
+    "\\p{Nonsense}",
+    "",
+    "(?:)*",
+    "(?<=a)b",
+    "(?:a|a)*b",
+    "\\",
+    "(?#",
+    "\\K",
+    "^",
+]
 PATTERNS += ["(" * 300 + ")" * 300, "a{1000}{1000}", "x*", "$", "\\b", ".*?", "(?i:'s)|\\X"]
 
 
