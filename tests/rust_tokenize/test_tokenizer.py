@@ -129,7 +129,7 @@ def test_ids_are_flat_arrays(tiny: rt.Tokenizer) -> None:
 
 
 def test_what_it_knows_of_itself(tiny: rt.Tokenizer) -> None:
-    assert tiny.engine == "tokenizers"
+    assert tiny.engine == "native:gpt2"
     assert tiny.vocab_size == 260
     assert tiny.special_tokens() == tiny.added_tokens() == [("<|end|>", 259)]
     assert (tiny.token_to_id("hel"), tiny.token_to_id("zzz")) == (257, None)

@@ -75,7 +75,10 @@ impl AsText<'_> {
             Self::All => true,
             Self::Touching(ranges) => {
                 let first = ranges.partition_point(|range| range.end <= start);
-                ranges[first..].iter().take_while(|range| range.start < end).any(|range| !range.is_empty())
+                ranges[first..]
+                    .iter()
+                    .take_while(|range| range.start < end)
+                    .any(|range| !range.is_empty())
             }
         }
     }

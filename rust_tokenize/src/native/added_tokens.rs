@@ -34,11 +34,11 @@ impl AddedTokens {
         vocabulary: &Vocabulary,
         normalize: impl Fn(&str) -> String,
     ) -> Option<Self> {
-        let mut tokens =
-            Self { by_content: HashMap::new(), by_id: BTreeMap::new(), num_new: 0 };
+        let mut tokens = Self { by_content: HashMap::new(), by_id: BTreeMap::new(), num_new: 0 };
         for entry in entries.iter().filter(|entry| !entry.content.is_empty()) {
             let known = vocabulary.id_of(entry.content.as_bytes());
-            let id = known.map_or_else(|| u32::try_from(vocabulary.len() + tokens.num_new), Ok).ok()?;
+            let id =
+                known.map_or_else(|| u32::try_from(vocabulary.len() + tokens.num_new), Ok).ok()?;
             let taken = known.is_none() && vocabulary.token_of(id).is_some();
             if taken || id != entry.id || i32::try_from(id).is_err() {
                 return None;
@@ -102,11 +102,7 @@ impl AddedTokens {
         self.patterns(true, normalize)
     }
 
-    fn patterns(
-        &self,
-        normalized: bool,
-        normalize: impl Fn(&str) -> String,
-    ) -> Option<PatternSet> {
+    fn patterns(&self, normalized: bool, normalize: impl Fn(&str) -> String) -> Option<PatternSet> {
         let entries = self.by_id.iter().map(|(&id, entry)| (id, &entry.entry));
         let chosen = entries.filter(|(_, entry)| entry.normalized == normalized);
         let patterns: Vec<_> = chosen

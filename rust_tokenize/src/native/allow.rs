@@ -2,7 +2,8 @@
 //!
 //! In: the sections `normalizer`, `pre_tokenizer` and `post_processor` of a `tokenizer.json`. Out: a
 //! [`Pipeline`], or None. A section must be one of the forms below to the last field; "nearly" is
-//! never taken. Regular expressions are compared as text: each is one a scanner was written for.
+//! never taken. Fields the reference requires are checked by reading the sections with it
+//! (`assemble.rs`).
 
 use serde_json::{Map, Value};
 
@@ -57,22 +58,6 @@ pub enum Pieces {
     CharsFromEachBlank,
 }
 
-/// The regular expressions of `Split` steps before `ByteLevel`.
-const PATTERNS: [(&str, Family); 3] = [
-    (
-        r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
-        Family::Gpt2,
-    ),
-    (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-        Family::Cl100k,
-    ),
-    (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-        Family::Qwen2,
-    ),
-];
-
 /// The pipeline of these sections, if it is one of those known here.
 #[must_use]
 pub fn pipeline(normalizer: &Value, pre_tokenizer: &Value) -> Option<Pipeline> {
@@ -116,7 +101,8 @@ fn known_normalizer(value: &Value) -> Option<Normalizer> {
 }
 
 fn is_prepend(step: &Value) -> bool {
-    object(step, "Prepend", &["prepend"]).is_some_and(|fields| fields.get("prepend") == Some(&"\u{2581}".into()))
+    object(step, "Prepend", &["prepend"])
+        .is_some_and(|fields| fields.get("prepend") == Some(&"\u{2581}".into()))
 }
 
 fn is_replace(step: &Value) -> bool {
@@ -141,7 +127,9 @@ fn metaspace(value: &Value) -> Option<(Prefix, Pieces)> {
     let known = ["replacement", "prepend_scheme", "add_prefix_space", "split", "str_rep"];
     let fields = object(value, "Metaspace", &known)?;
     let blank = Value::from("\u{2581}");
-    if fields.get("replacement") != Some(&blank) || fields.get("str_rep").is_some_and(|rep| *rep != blank) {
+    if fields.get("replacement") != Some(&blank)
+        || fields.get("str_rep").is_some_and(|rep| *rep != blank)
+    {
         return None;
     }
     let add_prefix_space = match fields.get("add_prefix_space") {
@@ -161,51 +149,14 @@ fn metaspace(value: &Value) -> Option<(Prefix, Pieces)> {
     Some((prefix, if split { Pieces::CharsFromEachBlank } else { Pieces::WholeChars }))
 }
 
-/// A `ByteLevel` step: whether it adds a blank in front, and whether it splits.
-fn byte_level_step(step: &Value) -> Option<(bool, bool)> {
-    let fields = object(step, "ByteLevel", &["add_prefix_space", "trim_offsets", "use_regex"])?;
-    fields.get("trim_offsets")?.as_bool()?;
-    let use_regex = fields.get("use_regex").map_or(Some(true), Value::as_bool)?;
-    Some((fields.get("add_prefix_space")?.as_bool()?, use_regex))
-}
-
 fn byte_level(value: &Value) -> Option<(Prefix, Pieces)> {
-    let steps = steps(value, "pretokenizers")?;
-    let (last, before) = steps.split_last()?;
-    let (add_prefix_space, use_regex) = byte_level_step(last)?;
-    let pieces = match before {
-        [] if use_regex => Pieces::Bytes(Family::Gpt2),
-        [] => Pieces::WholeBytes,
-        // A blank in front of every piece of the steps before would be another thing.
-        _ if add_prefix_space => return None,
-        [split] if !use_regex => Pieces::Bytes(split_family(split)?),
-        _ if !use_regex => deep_seek(before)?,
-        _ => return None,
-    };
-    Some((if add_prefix_space { Prefix::UnlessBlank } else { Prefix::Never }, pieces))
-}
-
-fn are_single_digits(step: &Value) -> bool {
-    object(step, "Digits", &["individual_digits"])
-        .is_some_and(|fields| fields.get("individual_digits") == Some(&true.into()))
-}
-
-/// The expression of a `Split` step that keeps everything it finds. The patterns here leave no gaps,
-/// so that removing what lies between their matches removes nothing.
-fn split_pattern(step: &Value) -> Option<&str> {
-    let fields = object(step, "Split", &["pattern", "behavior", "invert"])?;
-    let form = (fields.get("behavior")?.as_str()?, fields.get("invert")?.as_bool()?);
-    let pattern = fields.get("pattern")?.as_object()?;
-    let keeps_all = matches!(form, ("Isolated", false) | ("Removed", true));
-    (keeps_all && pattern.len() == 1).then(|| pattern.get("Regex")?.as_str())?
-}
-
-fn split_family(step: &Value) -> Option<Family> {
-    let pattern = split_pattern(step)?;
-    PATTERNS.iter().find(|(known, _)| *known == pattern).map(|&(_, family)| family)
-}
-
-/// The three splits of DeepSeek's tokenizers.
-fn deep_seek(_steps: &[&Value]) -> Option<Pieces> {
-    None
+    if value["type"] == "Sequence" {
+        object(value, "Sequence", &["pretokenizers"])?;
+        return Some((Prefix::Never, Pieces::Bytes(Family::from_pre_tokenizer(value)?)));
+    }
+    let fields = object(value, "ByteLevel", &["add_prefix_space", "trim_offsets", "use_regex"])?;
+    let flag = |name| fields.get(name).map_or(Some(true), Value::as_bool);
+    let prefix = if flag("add_prefix_space")? { Prefix::UnlessBlank } else { Prefix::Never };
+    let pieces = if flag("use_regex")? { Pieces::Bytes(Family::Gpt2) } else { Pieces::WholeBytes };
+    Some((prefix, pieces))
 }

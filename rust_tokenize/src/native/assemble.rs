@@ -28,7 +28,6 @@ pub fn assemble(definition: Definition) -> Option<NativeEncoder> {
     }
     let pipeline = allow::pipeline(&header.normalizer, &header.pre_tokenizer)?;
     let template = Template::parse(&header.post_processor)?;
-    section::<hf::PostProcessorWrapper>(&header.post_processor)?;
     let decoder = section::<hf::DecoderWrapper>(&header.decoder)?;
     let normalized = |text: &str| normalize(pipeline.normalizer, text).into_owned();
     let continuing = |text: &str| normalize(without_prefix(pipeline.normalizer), text).into_owned();
@@ -64,6 +63,14 @@ pub fn assemble(definition: Definition) -> Option<NativeEncoder> {
         workers: Mutex::new(Vec::new()),
         cache_slots: CACHE_SLOTS,
     })
+}
+
+/// Reads the sections with the `tokenizers` crate; None if it would refuse the file.
+pub fn check_sections(header: &Header) -> Option<()> {
+    section::<hf::NormalizerWrapper>(&header.normalizer)?;
+    section::<hf::PreTokenizerWrapper>(&header.pre_tokenizer)?;
+    section::<hf::PostProcessorWrapper>(&header.post_processor)?;
+    Some(())
 }
 
 /// The normalizer of a continuation.

@@ -94,7 +94,9 @@ impl NativeEncoder {
     /// The same of the text of a file.
     #[must_use]
     pub fn from_slice(text: &[u8]) -> Option<Self> {
-        assemble::assemble(Definition::parse(text)?)
+        let definition = Definition::parse(text)?;
+        assemble::check_sections(&definition.header)?;
+        assemble::assemble(definition)
     }
 
     /// Sets the size of the workers' caches, a power of two of at least 4, or 0 for none: for tests,

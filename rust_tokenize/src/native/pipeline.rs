@@ -10,7 +10,7 @@ use crate::native::allow::{Normalizer, Pieces, Prefix};
 use crate::native::assemble::without_prefix;
 use crate::native::model::BLANK;
 use crate::native::nfc::nfc;
-use crate::native::scan::{self, Family};
+use crate::native::scan::{Cl100k, DeepSeek, Family, Gpt2, O200k, Scanner};
 use crate::native::sentencepiece::{BeforeEach, BeforeRuns, Whole};
 use crate::native::worker::Worker;
 
@@ -85,7 +85,8 @@ impl NativeEncoder {
                 Section::Token(id) => ids.push(id.cast_signed()),
                 Section::Text(within) => {
                     let first = range.start == 0 && within.start == 0;
-                    let blank = !options.continuation && self.adds_blank(&normalized[within.clone()], first);
+                    let blank = !options.continuation
+                        && self.adds_blank(&normalized[within.clone()], first);
                     self.encode_pieces(worker, &normalized[within], blank, ids);
                 }
             }
@@ -125,13 +126,18 @@ impl NativeEncoder {
         ids: &mut Vec<i32>,
     ) {
         match family {
-            Family::Gpt2 => self.encode_bytes(worker, scan::Gpt2, text, blank, ids),
-            Family::Cl100k => self.encode_bytes(worker, scan::Cl100k::<3>, text, blank, ids),
-            Family::Qwen2 => self.encode_bytes(worker, scan::Cl100k::<1>, text, blank, ids),
+            Family::Gpt2 => self.encode_bytes(worker, Gpt2::<false>, text, blank, ids),
+            Family::DigitsGpt2 => self.encode_bytes(worker, Gpt2::<true>, text, blank, ids),
+            Family::Cl100k => self.encode_bytes(worker, Cl100k::<3, false>, text, blank, ids),
+            Family::Qwen2 => self.encode_bytes(worker, Cl100k::<1, false>, text, blank, ids),
+            Family::Qwen35 => self.encode_bytes(worker, Cl100k::<1, true>, text, blank, ids),
+            Family::O200k => self.encode_bytes(worker, O200k::<3, true>, text, blank, ids),
+            Family::Tekken => self.encode_bytes(worker, O200k::<1, false>, text, blank, ids),
+            Family::DeepSeek => self.encode_bytes(worker, DeepSeek, text, blank, ids),
         }
     }
 
-    fn encode_bytes<S: scan::Scanner>(
+    fn encode_bytes<S: Scanner>(
         &self,
         worker: &mut Worker,
         scanner: S,
@@ -146,7 +152,7 @@ impl NativeEncoder {
         }
     }
 
-    fn encode_chars<S: scan::Scanner>(
+    fn encode_chars<S: Scanner>(
         &self,
         worker: &mut Worker,
         scanner: S,
@@ -165,8 +171,13 @@ impl NativeEncoder {
     pub(super) fn engine_name(&self) -> &'static str {
         match self.pipeline.pieces {
             Pieces::Bytes(Family::Gpt2) => "native:gpt2",
+            Pieces::Bytes(Family::DigitsGpt2) => "native:digits-gpt2",
             Pieces::Bytes(Family::Cl100k) => "native:cl100k",
             Pieces::Bytes(Family::Qwen2) => "native:qwen2",
+            Pieces::Bytes(Family::Qwen35) => "native:qwen3.5",
+            Pieces::Bytes(Family::O200k) => "native:o200k",
+            Pieces::Bytes(Family::Tekken) => "native:tekken",
+            Pieces::Bytes(Family::DeepSeek) => "native:deepseek",
             Pieces::WholeBytes => "native:bytes",
             Pieces::WholeChars | Pieces::CharsFromEachBlank => "native:sentencepiece",
         }
@@ -189,9 +200,11 @@ impl<'a> Mapped<'a> {
     ) -> Self {
         let AsText::Touching(plain) = as_text else { return Self::Same(as_text) };
         let raw = &text[section.clone()];
-        let touching = plain.iter().filter(|range| range.start < section.end && range.end > section.start);
+        let touching =
+            plain.iter().filter(|range| range.start < section.end && range.end > section.start);
         let within = touching.map(|range| {
-            range.start.max(section.start) - section.start..range.end.min(section.end) - section.start
+            range.start.max(section.start) - section.start
+                ..range.end.min(section.end) - section.start
         });
         let mapped = within.map(|range| map_range(raw, &range, normalizer, normalized));
         Self::Ranges(mapped.collect())
@@ -206,7 +219,12 @@ impl<'a> Mapped<'a> {
 }
 
 /// Where the bytes of `raw[range]` are in its normalized form, with all that they composed with.
-fn map_range(raw: &str, range: &Range<usize>, normalizer: Normalizer, normalized: &str) -> Range<usize> {
+fn map_range(
+    raw: &str,
+    range: &Range<usize>,
+    normalizer: Normalizer,
+    normalized: &str,
+) -> Range<usize> {
     match normalizer {
         Normalizer::None => range.clone(),
         Normalizer::Nfc if normalized == raw => range.clone(),
