@@ -12,7 +12,10 @@ from tests.rust_tokenize.parity.definitions import small_tokenizers
 from tests.rust_tokenize.parity.oracle import COMPARED, Pair
 
 SMALL = small_tokenizers()
+# A fixture of another project whose merges are no list: the reference refuses it, and so do we.
+NOT_ONE = "added_tokens_ortx"
 REAL = sorted(path.parent.name for path in SHARED.glob("tokenizers/*/tokenizer.json"))
+REAL = [name for name in REAL if name != NOT_ONE]
 
 
 @pytest.fixture(scope="session")

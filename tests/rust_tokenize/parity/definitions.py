@@ -32,7 +32,7 @@ TEKKEN = f"{LEAD}{UPPER}*{LOWER}+|{LEAD}{UPPER}+{LOWER}*" + (
 DEEPSEEK = [
     r"\p{N}{1,3}",
     "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
-    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"""
     "|[^\r\n" + r"\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+" + "[\r\n]*" + TAIL,
 ]
 
@@ -161,8 +161,8 @@ ADDED: list[tuple[str, dict[str, bool]]] = [
     ("<|user|>", {"rstrip": True}),
     ("<mask>", {"lstrip": True}),
     ("Caf\u00e9", {"special": False, "normalized": True}),
-    ("word", {"special": False, "single_word": True}),
 ]
+WORD: list[tuple[str, dict[str, bool]]] = [("word", {"special": False, "single_word": True})]
 
 
 def begins_with(token: str, definition: Definition) -> Definition:
@@ -189,7 +189,7 @@ def byte_level_tokenizer(seed: int, pre_tokenizer: Definition, **flags: Any) -> 
     learned = learned_merges([list(word) for word in spaced + indents * 3], 200)
     merges = hostile_merges(rng, alphabet, learned)
     extra = ["".join(rng.choices(spaced, k=2)) for _ in range(20)]
-    normalizer = flags.pop("normalizer", None)
+    normalizer, more = flags.pop("normalizer", None), flags.pop("more", [])
     base = {"unk_token": None, "fuse_unk": False, "byte_fallback": False, "dropout": None}
     made = model(alphabet, merges, extra, **base | flags)
     definition = {
@@ -198,7 +198,7 @@ def byte_level_tokenizer(seed: int, pre_tokenizer: Definition, **flags: Any) -> 
         "model": made,
         "decoder": byte_level(add_prefix_space=True, use_regex=True),
     }
-    done = whole(definition, ADDED)
+    done = whole(definition, [*ADDED, *more])
     return done | {"post_processor": begins_with("<s>", done)}
 
 
@@ -267,6 +267,7 @@ def small_tokenizers() -> dict[str, Definition]:
     return {
         "small_gpt2": byte(1, byte_level(use_regex=True)),
         "small_gpt2_prefix": byte(2, byte_level(use_regex=True, add_prefix_space=True)),
+        "small_single_word": byte(15, byte_level(use_regex=True), more=WORD),
         "small_neox": byte(3, byte_level(use_regex=True), normalizer=nfc),
         "small_cl100k": byte(4, sequence(split(CL100K), plain), ignore_merges=True),
         "small_qwen2": byte(5, sequence(split(QWEN2), plain), normalizer=nfc),

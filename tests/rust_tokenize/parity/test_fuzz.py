@@ -21,6 +21,30 @@ BATCH = 400
 DECODED = 20  # texts of a batch whose ids are decoded too
 
 
+# Short texts that no generator may leave out.
+FIXED = [
+    "",
+    *" \n\ta1'\u2581\u00e9\u0301\u00a0",
+    "  ",
+    " a",
+    "a ",
+    "\r\n",
+    "'s",
+    "\u2581a",
+    " \u2581",
+    "<s>",
+    " <s> ",
+]
+
+
+def test_fixed_texts(pair: Pair) -> None:
+    for reading in pair.readings:
+        for text in FIXED:
+            pair.compare([text], reading)
+        pair.compare(FIXED, reading)
+        pair.compare_decoding(FIXED, reading)
+
+
 def test_random_texts(pair: Pair) -> None:
     material = pair.material()
     share = -(-NUM_STRINGS // (len(SMALL) + len(REAL)))

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from fam_engine import _rust_tokenize as rt
-from tests.rust_tokenize.parity.conftest import SMALL
+from tests.rust_tokenize.parity.conftest import NOT_ONE, SMALL
 from tests.rust_tokenize.parity.definitions import Definition, added
 
 NUM_DEFINITIONS = int(os.environ.get("PARITY_DEFINITIONS", "500"))
@@ -69,6 +69,12 @@ def test_a_message_that_is_no_text_is_an_ordinary_error(tmp_path: Path) -> None:
     bare = SMALL["small_gpt2"] | {"added_tokens": [], "post_processor": None}
     with pytest.raises(rt.TokenizerError, match="out of vocabulary"):
         rt.Tokenizer.from_file(write(tmp_path, bare | prefixed))
+
+
+def test_what_the_reference_refuses_is_refused(shared: Path) -> None:
+    path = shared / "tokenizers" / NOT_ONE / "tokenizer.json"
+    with pytest.raises(rt.TokenizerError, match="`model` section"):
+        rt.Tokenizer.from_file(path)
 
 
 def test_what_lies_beside_the_sections_is_ignored(tmp_path: Path) -> None:
