@@ -1,7 +1,8 @@
 """The ids that the pinned reference gave for real text, frozen as hashes.
 
-`python -m tests.rust_tokenize.parity.golden` writes `golden.json` anew; do so only with a new pin. Kept are the version,
-and for each tokenizer the hash of its file and of the ids of each text. Only files under open licences take part.
+`python -m tests.rust_tokenize.parity.golden` writes `golden.json` anew; do so only with a new pin. Kept are the
+version, and for each tokenizer the hash of its file and of the ids of each text. Only files under open licences take
+part.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from numpy.typing import NDArray
 
 from tests.conftest import SHARED
 from tests.rust_tokenize.parity.definitions import Definition, small_tokenizers
-from tests.rust_tokenize.parity.golden_texts import TEXTS
 
 FILE = Path(__file__).with_name("golden.json")
+# Real text in many languages and kinds; the file says whose.
+TEXTS: list[str] = json.loads(FILE.with_name("golden_texts.json").read_text())["texts"]
 # llama3 is under a licence that asks for more; added_tokens_ortx is no tokenizer.
 OPEN = ["bert_base_cased", "deepseek", "falcon", "gemma_shaped_mistral_vocab", "gpt2", "gpt_neox"]
 OPEN += ["mistral_v03", "phi2", "phi3_mini", "qwen2.5", "qwen3", "roberta_base"]

@@ -15,12 +15,11 @@ import resource
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from fam_engine import _rust_tokenize as rt
 from tests.rust_tokenize.parity.definitions import small_tokenizers
 from tests.rust_tokenize.parity.generators import Material, texts
-from tests.rust_tokenize.parity.oracle import Mismatch, Pair, as_read
+from tests.rust_tokenize.parity.oracle import Mismatch, Pair, Reading, as_read
 from tests.rust_tokenize.parity.variants import damage, vary
 
 MEMORY = 4 << 30  # bytes of address space: an id of 2^32 must not become a table
@@ -78,7 +77,7 @@ def judge(path: Path, material: Material, seed: int) -> str:
     return engine
 
 
-def compare(pair: Pair, text: str, reading: Any) -> None:
+def compare(pair: Pair, text: str, reading: Reading) -> None:
     """Compare one text, errors included."""
     try:
         pair.our_ids([text], reading)
@@ -105,11 +104,8 @@ def main() -> None:
     for number in range(count):
         rng = random.Random(seed * 1_000_003 + number)
         definition = rng.choice(small)
-        if rng.random() < 0.5:
-            data = json.dumps(vary(rng, definition)).encode()
-        else:
-            data = damage(rng, definition)
-        path.write_bytes(data)
+        plausible = rng.random() < 0.5
+        path.write_bytes(vary(rng, definition) if plausible else damage(rng, definition))
         contents = [token["content"] for token in definition["added_tokens"]]
         vocab = [
             token.replace("\u0120", " ").replace("\u2581", " ")

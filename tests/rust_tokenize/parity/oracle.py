@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fam_engine import _rust_tokenize as rt
 from tests.rust_tokenize.parity.definitions import BYTES, Definition
@@ -148,7 +148,7 @@ class Pair:
         """Give the text of each vocabulary entry; one that is no UTF-8 by itself is left out."""
         vocab = self.definition["model"]["vocab"]
         tokens = [t if isinstance(t, str) else t[0] for t in vocab]
-        if '"ByteLevel"' not in json.dumps(self.definition["pre_tokenizer"]):
+        if '"ByteLevel"' not in json.dumps(self.definition.get("pre_tokenizer")):
             return [token.replace("\u2581", " ") for token in tokens if token]
         texts = [entry_text(token) for token in tokens]
         return [text for text in texts if text]
@@ -166,13 +166,12 @@ def as_continuation(definition: Definition) -> Definition | None:
     """Take out the step that puts a blank in front of a text; None if it puts one before every word."""
     edited = copy.deepcopy(definition)
     edited["normalizer"] = without_prepend(edited.get("normalizer"))
-    pre_tokenizer = edited.get("pre_tokenizer") or {"type": "Sequence", "pretokenizers": []}
-    for number, step in enumerate(leaves(pre_tokenizer)):
-        if step["type"] == "ByteLevel" and step.get("add_prefix_space", True):
+    for number, step in enumerate(leaves(edited.get("pre_tokenizer"))):
+        if step.get("type") == "ByteLevel" and step.get("add_prefix_space", True):
             if number > 0:
                 return None
             step["add_prefix_space"] = False
-        if step["type"] == "Metaspace" and step.get("add_prefix_space", True):
+        if step.get("type") == "Metaspace" and step.get("add_prefix_space", True):
             if number > 0 and step.get("prepend_scheme", "always") == "always":
                 return None
             step.pop("add_prefix_space", None)
@@ -180,17 +179,21 @@ def as_continuation(definition: Definition) -> Definition | None:
     return edited
 
 
-def without_prepend(step: Any) -> Any:
+def without_prepend(step: object) -> object:
     """Drop `Prepend` from a normalizer, however deep; null if nothing else was there."""
-    if step and step["type"] == "Sequence":
+    if not isinstance(step, dict):
+        return step
+    if step.get("type") == "Sequence" and isinstance(step.get("normalizers"), list):
         kept = [without_prepend(each) for each in step["normalizers"]]
-        return step | {"normalizers": [each for each in kept if each]}
-    return None if step and step["type"] == "Prepend" else step
+        return step | {"normalizers": [each for each in kept if each is not None]}
+    return None if step.get("type") == "Prepend" else step
 
 
-def leaves(step: Definition) -> list[Definition]:
+def leaves(step: object) -> list[Definition]:
     """List the pretokenizers inside sequences, in the order they run."""
-    if step["type"] == "Sequence":
+    if not isinstance(step, dict):
+        return []
+    if step.get("type") == "Sequence" and isinstance(step.get("pretokenizers"), list):
         return [leaf for each in step["pretokenizers"] for leaf in leaves(each)]
     return [step]
 

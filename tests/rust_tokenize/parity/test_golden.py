@@ -10,7 +10,6 @@ import pytest
 
 from fam_engine import _rust_tokenize as rt
 from tests.rust_tokenize.parity import golden
-from tests.rust_tokenize.parity.golden_texts import TEXTS
 
 FROZEN = json.loads(golden.FILE.read_text())
 
@@ -28,7 +27,9 @@ def test_frozen_ids(definitions: dict[str, golden.Definition], name: str, tmp_pa
     assert golden.file_hash(definitions[name]) == row["file"], "another file than the frozen one"
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(definitions[name]))
-    ids, offsets = rt.Tokenizer.from_file(path).encode_batch(TEXTS)
+    ids, offsets = rt.Tokenizer.from_file(path).encode_batch(golden.TEXTS)
     found = [golden.hash_of(each) for each in np.split(ids, offsets[1:-1])]
-    assert dict(zip(TEXTS, found, strict=True)) == dict(zip(TEXTS, row["ids"], strict=True))
+    assert dict(zip(golden.TEXTS, found, strict=True)) == dict(
+        zip(golden.TEXTS, row["ids"], strict=True)
+    )
     assert len(ids) == row["tokens"]

@@ -1,6 +1,6 @@
 """Other tokenizers made from a small one: plausible ones, and files only an enemy would write.
 
-In: a seeded `random.Random` and a definition. Out: `vary` gives a definition that is well formed and perhaps supported
+In: a seeded `random.Random` and a definition. Out: a file; `vary` gives one that is well formed and perhaps supported
 (one section exchanged, a flag flipped, an added token with odd flags); `damage` gives bytes that may be anything. Our
 loader must end in the ids of the reference or in a refusal.
 """
@@ -295,12 +295,12 @@ EDITS: list[Callable[[random.Random, Definition], None]] = [
 ]
 
 
-def vary(rng: random.Random, definition: Definition) -> Definition:
-    """Give a copy with one to three edits."""
+def vary(rng: random.Random, definition: Definition) -> bytes:
+    """Give the file with one to three edits."""
     varied = copy.deepcopy(definition)
     for edit in sorted(rng.sample(EDITS, rng.randint(1, 3)), key=lambda edit: edit is old_merges):
         edit(rng, varied)
-    return varied
+    return json.dumps(varied).encode()
 
 
 HOSTILE: list[Any] = [None, True, -1, 0, 1.5, 2**31, 2**32, 2**63, 1e308, "", "\x00", "a" * 5000]
@@ -343,7 +343,7 @@ def damage(rng: random.Random, definition: Definition) -> bytes:
     return bytes(data)
 
 
-def break_value(rng: random.Random, value: Any) -> None:
+def break_value(rng: random.Random, value: Definition) -> None:
     """Replace, remove or rename something somewhere inside `value`."""
     while True:
         keys = [*value] if isinstance(value, dict) else [*range(len(value))]
