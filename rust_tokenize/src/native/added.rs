@@ -10,8 +10,11 @@
 
 use std::ops::Range;
 
+use regex_syntax::try_is_word_character;
+
 /// How a token is found.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // the fields of the file
 pub struct Pattern {
     /// What is searched for; not empty.
     pub text: String,
@@ -19,6 +22,8 @@ pub struct Pattern {
     pub id: u32,
     /// Whether it may be read as text instead.
     pub special: bool,
+    /// Whether it must not touch another word.
+    pub single_word: bool,
     /// Whether it swallows white space on its left.
     pub lstrip: bool,
     /// Whether it swallows white space on its right.
@@ -230,7 +235,8 @@ impl Iterator for Splits<'_> {
         }
         while let Some((found, pattern)) = self.set.find(self.text.as_bytes(), self.from) {
             self.from = found + pattern.text.len();
-            if pattern.special && self.as_text.holds(found, self.from) {
+            let is_text = pattern.special && self.as_text.holds(found, self.from);
+            if is_text || (pattern.single_word && self.touches_word(found, self.from)) {
                 continue;
             }
             return Some(self.take(found, pattern));
@@ -242,6 +248,12 @@ impl Iterator for Splits<'_> {
 }
 
 impl Splits<'_> {
+    fn touches_word(&self, start: usize, end: usize) -> bool {
+        let is_word = |char| try_is_word_character(char).unwrap_or(false);
+        let (before, after) = (&self.text[..start], &self.text[end..]);
+        before.chars().next_back().is_some_and(is_word) || after.chars().next().is_some_and(is_word)
+    }
+
     /// The text before a match if there is any, else the token.
     fn take(&mut self, found: usize, pattern: &Pattern) -> Section {
         let (mut start, mut end) = (found, found + pattern.text.len());

@@ -110,6 +110,7 @@ impl AddedTokens {
                 text: normalize(&entry.content),
                 id,
                 special: entry.special,
+                single_word: entry.single_word,
                 lstrip: entry.lstrip,
                 rstrip: entry.rstrip,
             })

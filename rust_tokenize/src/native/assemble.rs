@@ -1,11 +1,13 @@
 //! From a definition to an encoder, if every part of it is one we know.
 
 use std::sync::Mutex;
+use std::thread;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokenizers as hf;
 
+use crate::error::guard;
 use crate::native::added_tokens::AddedTokens;
 use crate::native::allow::{self, Normalizer, Pieces};
 use crate::native::definition::{Definition, Header};
@@ -23,9 +25,6 @@ use crate::native::{CACHE_SLOTS, NativeEncoder};
 /// Makes an encoder; None if a part of the definition is to be left to the `tokenizers` crate.
 pub fn assemble(definition: Definition) -> Option<NativeEncoder> {
     let Definition { header, vocabulary, merges } = definition;
-    if header.added_tokens.iter().any(|entry| entry.single_word) {
-        return None;
-    }
     let pipeline = allow::pipeline(&header.normalizer, &header.pre_tokenizer)?;
     let template = Template::parse(&header.post_processor)?;
     let decoder = section::<hf::DecoderWrapper>(&header.decoder)?;
@@ -62,15 +61,19 @@ pub fn assemble(definition: Definition) -> Option<NativeEncoder> {
         decoder,
         workers: Mutex::new(Vec::new()),
         cache_slots: CACHE_SLOTS,
+        max_resting: thread::available_parallelism().map_or(1, usize::from),
     })
 }
 
-/// Reads the sections with the `tokenizers` crate; None if it would refuse the file.
-pub fn check_sections(header: &Header) -> Option<()> {
+/// Reads a file; None if it is to be left to the `tokenizers` crate, as one is that it would refuse.
+pub fn read(text: &[u8]) -> Option<Definition> {
+    let definition = Definition::parse(text)?;
+    let header = &definition.header;
+    allow::pipeline(&header.normalizer, &header.pre_tokenizer)?;
     section::<hf::NormalizerWrapper>(&header.normalizer)?;
     section::<hf::PreTokenizerWrapper>(&header.pre_tokenizer)?;
     section::<hf::PostProcessorWrapper>(&header.post_processor)?;
-    Some(())
+    Some(definition)
 }
 
 /// The normalizer of a continuation.
@@ -81,9 +84,10 @@ pub fn without_prefix(normalizer: Normalizer) -> Normalizer {
     }
 }
 
-/// A section as the `tokenizers` crate reads it; None if it would refuse the file.
+/// A section as the `tokenizers` crate reads it; None if it would refuse the file, or panic.
 fn section<T: DeserializeOwned>(value: &Value) -> Option<Option<T>> {
-    serde_json::from_value(value.clone()).ok()
+    let read = guard(|| Ok(serde_json::from_value(value.clone()).ok()));
+    read.ok().flatten()
 }
 
 /// The ids of the bytes; None if one that UTF-8 uses is missing.

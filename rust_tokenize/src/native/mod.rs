@@ -14,10 +14,12 @@
 pub mod added;
 pub mod added_tokens;
 pub mod allow;
+pub mod binary;
 pub mod cache;
 pub mod class_tables;
 pub mod classes;
 pub mod definition;
+pub mod disk_cache;
 mod expand;
 pub mod hash;
 pub mod merges;
@@ -37,7 +39,6 @@ use std::fs;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::thread;
 
 use tokenizers as hf;
 use tokenizers::Decoder as _;
@@ -74,29 +75,34 @@ pub struct NativeEncoder {
     /// Workers that rest between calls, with what their caches have learnt.
     workers: Mutex<Vec<Worker>>,
     cache_slots: usize,
+    /// Workers that may rest: as many as the machine runs at once.
+    max_resting: usize,
 }
 
 /// Loads a `tokenizer.json` with the fastest engine that gives the exact ids.
 pub fn load(path: &Path) -> Result<Arc<dyn Encoder>> {
-    match NativeEncoder::from_file(path)? {
+    let text = fs::read(path).map_err(Error::io(path))?;
+    let encoder = match disk_cache::folder_for(&text) {
+        Some(folder) => NativeEncoder::from_slice_by_way_of(&text, &folder),
+        None => NativeEncoder::from_slice(&text),
+    };
+    match encoder {
         Some(encoder) => Ok(Arc::new(encoder)),
         None => Ok(Arc::new(HuggingFaceEncoder::from_file(path)?)),
     }
 }
 
 impl NativeEncoder {
-    /// Loads a `tokenizer.json`; None for one that is left to [`HuggingFaceEncoder`].
-    pub fn from_file(path: &Path) -> Result<Option<Self>> {
-        let text = fs::read(path).map_err(Error::io(path))?;
-        Ok(Self::from_slice(&text))
-    }
-
-    /// The same of the text of a file.
+    /// Reads the text of a `tokenizer.json`; None for one that is left to [`HuggingFaceEncoder`].
     #[must_use]
     pub fn from_slice(text: &[u8]) -> Option<Self> {
-        let definition = Definition::parse(text)?;
-        assemble::check_sections(&definition.header)?;
-        assemble::assemble(definition)
+        assemble::assemble(assemble::read(text)?)
+    }
+
+    /// The same, faster where a file in `folder` already has what was read.
+    #[must_use]
+    pub fn from_slice_by_way_of(text: &[u8], folder: &Path) -> Option<Self> {
+        assemble::assemble(disk_cache::definition(text, folder, assemble::read)?)
     }
 
     /// Sets the size of the workers' caches, a power of two of at least 4, or 0 for none: for tests,
@@ -114,7 +120,7 @@ impl NativeEncoder {
         let mut worker = resting.unwrap_or_else(|| Worker::new(self.cache_slots));
         let outcome = work(&mut worker);
         if let Ok(mut workers) = self.workers.try_lock()
-            && workers.len() < thread::available_parallelism().map_or(1, usize::from)
+            && workers.len() < self.max_resting
         {
             workers.push(worker);
         }

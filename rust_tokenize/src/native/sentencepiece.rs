@@ -67,10 +67,37 @@ fn end_of_piece(text: &[u8], start: usize, runs: bool) -> usize {
     while runs && blank_at(text, at) > 0 {
         at += blank_at(text, at);
     }
+    next_blank(text, at)
+}
+
+/// The first blank from a position on, or the end: eight bytes at a time.
+#[inline]
+fn next_blank(text: &[u8], mut at: usize) -> usize {
+    while let Some(word) = text.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
+        let word = u64::from_le_bytes(*word);
+        let found = zero_bytes(word ^ (u64::from(b' ') * ONES)) | zero_bytes(word ^ (0xe2 * ONES));
+        if found == 0 {
+            at += 8;
+            continue;
+        }
+        at += found.trailing_zeros() as usize / 8;
+        if blank_at(text, at) > 0 {
+            return at;
+        }
+        at += 1;
+    }
     while at < text.len() && blank_at(text, at) == 0 {
         at += 1;
     }
     at
+}
+
+const ONES: u64 = 0x0101_0101_0101_0101;
+
+/// The high bit of the first byte that is 0, and perhaps of later ones (Mycroft, 1987).
+#[inline]
+fn zero_bytes(word: u64) -> u64 {
+    word.wrapping_sub(ONES) & !word & (0x80 * ONES)
 }
 
 /// Bytes of the blank at a position, 0 if there is none.

@@ -100,7 +100,7 @@ const BITS: &[&str] = &[
     "AAAA",
 ];
 
-fn all_options() -> Vec<EncodeOptions> {
+pub fn all_options() -> Vec<EncodeOptions> {
     let option = |bits: u8| EncodeOptions {
         add_special_tokens: bits & 1 == 1,
         parse_special: bits & 2 == 2,
@@ -109,7 +109,7 @@ fn all_options() -> Vec<EncodeOptions> {
     (0..8).map(option).collect()
 }
 
-fn random_text(random: &mut Random, extra: &[String]) -> String {
+pub fn random_text(random: &mut Random, extra: &[String]) -> String {
     let num_bits = random.below(12);
     let mut text = String::new();
     for _ in 0..num_bits {
@@ -128,7 +128,7 @@ fn ids(encoder: &dyn Encoder, text: &str, options: EncodeOptions) -> Vec<i32> {
     ids
 }
 
-fn shared_files() -> Vec<PathBuf> {
+pub fn shared_files() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/tokenizers");
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let mut paths: Vec<_> =
@@ -139,7 +139,7 @@ fn shared_files() -> Vec<PathBuf> {
 }
 
 /// Compares on random texts; the native engine twice, so that its cache is cold and warm.
-fn compare(native: &NativeEncoder, reference: &dyn Encoder, num_texts: usize, seed: u64) {
+pub fn compare(native: &NativeEncoder, reference: &dyn Encoder, num_texts: usize, seed: u64) {
     let mut random = Random::new(seed);
     let added = native.added_tokens().into_iter().map(|token| token.content);
     let extra: Vec<String> = added.take(40).collect();
@@ -159,7 +159,7 @@ fn compare(native: &NativeEncoder, reference: &dyn Encoder, num_texts: usize, se
 fn ids_equal_those_of_the_reference_on_real_tokenizers() {
     let mut num_native = 0;
     for path in shared_files() {
-        let Some(native) = NativeEncoder::from_file(&path).unwrap() else {
+        let Some(native) = NativeEncoder::from_slice(&std::fs::read(&path).unwrap()) else {
             println!("left to tokenizers: {}", path.display());
             continue;
         };

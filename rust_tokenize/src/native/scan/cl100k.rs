@@ -1,7 +1,8 @@
 //! The expression of cl100k as Llama 3 and Qwen have it.
 
 use super::Expression;
-use super::cursor::Cursor;
+use super::block::{Block, bit, bits, runs};
+use super::cursor::{Cursor, contraction};
 use crate::native::classes::{LETTER, LOWER, NUMBER, SPACE, UPPER};
 
 /// With `L` for `[\p{L}\p{M}]` where `MARKS` holds, else for `\p{L}`:
@@ -36,5 +37,21 @@ impl<const DIGITS: usize, const MARKS: bool> Expression for Cl100k<DIGITS, MARKS
             .or_else(|| cursor.numbers(at, DIGITS))
             .or_else(|| Self::symbols(cursor, at))
             .unwrap_or_else(|| cursor.space(at, true))
+    }
+
+    fn ends(self, block: &Block<'_>) -> u64 {
+        let (symbol, space) = (block.symbol(), block.blank | block.tab);
+        let symbols = runs(symbol) & !(block.blank << 1);
+        // one symbol is a letter's prefix; of more, none is
+        let words = runs(block.letter) & !((space | symbols) << 1);
+        let digits = if DIGITS == 1 { block.digit } else { block.threes() };
+        let white = block.white_by_lines(symbol, block.valid & !block.white());
+        let mut starts = words | symbols | digits | white;
+        for quote in bits(block.quote & symbols & block.letter >> 1) {
+            if let Some(end) = contraction(block.text, block.at + quote, true) {
+                starts |= bit(end - block.at);
+            }
+        }
+        block.ends_by_lines(starts)
     }
 }

@@ -1,6 +1,7 @@
 //! The three expressions of `DeepSeek` V3 to V4, each on the sections that the last one cut.
 
 use super::Expression;
+use super::block::{Block, runs};
 use super::cursor::Cursor;
 use crate::native::classes::{CJK, LOWER, NUMBER, SPACE, SYMBOL, UPPER};
 
@@ -24,6 +25,17 @@ impl Expression for DeepSeek {
             .or_else(|| symbols(cursor, at))
             .or_else(|| cursor.some(at, is_space).map(|_| cursor.space(at, true)))
             .unwrap_or_else(|| unmatched(cursor, at))
+    }
+
+    fn ends(self, block: &Block<'_>) -> u64 {
+        let block = block.before(block.control);
+        let (symbol, space) = (block.symbol(), block.blank | block.tab);
+        let symbols = runs(symbol) & !(block.blank << 1);
+        let words = runs(block.letter) & !((space | symbols) << 1);
+        // digits end the section of the white space before them
+        let next = block.valid & !(block.white() | block.digit);
+        let white = block.white_by_lines(symbol, next);
+        block.ends_by_lines(words | symbols | block.threes() | white)
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 pub enum Family {
     /// `ByteLevel` with its own expression: `Gpt2<false>`.
     Gpt2,
-    /// `Digits` one by one, then as `Gpt2`: `Gpt2<true>`. SmolLM2, StarCoder.
+    /// `Digits` one by one, then as `Gpt2`: `Gpt2<true>`. `SmolLM2`, `StarCoder`.
     DigitsGpt2,
     /// cl100k, digits by threes: `Cl100k<3, false>`. Llama 3.
     Cl100k,
@@ -17,7 +17,7 @@ pub enum Family {
     Qwen35,
     /// o200k: `O200k<3, true>`. gpt-oss, Llama 4.
     O200k,
-    /// o200k without contractions, digits one by one: `O200k<1, false>`. Mistral NeMo.
+    /// o200k without contractions, digits one by one: `O200k<1, false>`. Mistral `NeMo`.
     Tekken,
     /// `DeepSeek`: three expressions in sequence. V3, R1, V4.
     DeepSeek,

@@ -1,7 +1,8 @@
 //! The expression of GPT-2, which `ByteLevel` has built in, alone and behind `Digits`.
 
 use super::Expression;
-use super::cursor::Cursor;
+use super::block::{Block, bit, bits, runs};
+use super::cursor::{Cursor, contraction};
 use crate::native::classes::{LETTER, NUMBER, NUMERIC, SPACE};
 
 /// `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`; with `DIGITS` on
@@ -16,6 +17,22 @@ impl<const DIGITS: bool> Expression for Gpt2<DIGITS> {
             Some((found, length)) if DIGITS && found & NUMERIC != 0 => at + length,
             _ => end_in(cursor, at),
         }
+    }
+
+    fn ends(self, block: &Block<'_>) -> u64 {
+        let (symbol, white) = (block.symbol(), block.white());
+        let begin = |class| runs(class) & !(block.blank << 1);
+        let digits = if DIGITS { block.digit } else { begin(block.digit) };
+        // white space before a digit that `Digits` has cut out ends its section
+        let next = block.valid & !white & if DIGITS { !block.digit } else { u64::MAX };
+        let mut starts =
+            begin(block.letter) | digits | begin(symbol) | runs(white) | white & next >> 1;
+        for quote in bits(block.quote & begin(symbol) & block.letter >> 1) {
+            if let Some(end) = contraction(block.text, block.at + quote, false) {
+                starts = starts & !(2 << quote) | bit(end - block.at);
+            }
+        }
+        block.ends(starts)
     }
 }
 

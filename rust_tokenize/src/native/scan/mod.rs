@@ -3,13 +3,16 @@
 //! The expressions are few and published, so each is written by hand, twice: [`Expression`] reads
 //! them character by character, for every text.
 
+mod block;
 mod cl100k;
 mod cursor;
 mod deepseek;
 mod family;
 mod gpt2;
+pub mod masks;
 mod o200k;
 
+pub use block::Block;
 pub use cl100k::Cl100k;
 pub use deepseek::DeepSeek;
 pub use family::Family;
@@ -29,11 +32,15 @@ pub trait Scanner: Copy + Send + Sync {
 pub trait Expression: Copy + Send + Sync {
     /// The end of the pretoken at `at`, which is short of the end of `text`.
     fn next_end(self, text: &str, at: usize) -> usize;
+
+    /// Where pretokens end in a block, as far as that can be known from the block alone: bit `i` is
+    /// the boundary before byte `i`.
+    fn ends(self, block: &Block<'_>) -> u64;
 }
 
 impl<E: Expression> Scanner for E {
     fn scan(self, text: &str, start: usize, ends: &mut [usize]) -> usize {
-        OneByOne(self).scan(text, start, ends)
+        block::scan(self, text, start, ends)
     }
 }
 

@@ -1,7 +1,8 @@
 //! The expressions of o200k and Tekken, which cut words where their case changes.
 
 use super::Expression;
-use super::cursor::Cursor;
+use super::block::{Block, bit, bits, runs};
+use super::cursor::{Cursor, contraction};
 use crate::native::classes::{LETTER, LOWER, NUMBER, SPACE, UPPER};
 
 /// With `U` for `[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]`, `L` for `[\p{Ll}\p{Lm}\p{Lo}\p{M}]` and `C` for
@@ -23,6 +24,38 @@ impl<const DIGITS: usize, const CONTRACTIONS: bool> Expression for O200k<DIGITS,
             .or_else(|| symbols(cursor, at))
             .unwrap_or_else(|| cursor.space(at, true))
     }
+
+    fn ends(self, block: &Block<'_>) -> u64 {
+        // whether a slash behind an end of line belongs to what is before hangs on all of it
+        let block = block.before(block.line_end << 1 & block.slash);
+        let (symbol, space) = (block.symbol(), block.blank | block.tab);
+        let symbols = runs(symbol) & !(block.blank << 1);
+        let words = runs(block.letter) & !((space | symbols) << 1);
+        let humps = block.upper & (block.letter & !block.upper) << 1;
+        let digits = if DIGITS == 1 { block.digit } else { block.threes() };
+        let white = block.white_by_lines(symbol, block.valid & !block.white());
+        let mut starts = words | humps | symbols | digits | white;
+        if CONTRACTIONS {
+            starts = with_contractions(&block, starts);
+        }
+        block.ends_by_lines(starts)
+    }
+}
+
+/// Moves starts from the apostrophes of contractions to their ends.
+fn with_contractions(block: &Block<'_>, mut starts: u64) -> u64 {
+    let mut last_end = 0;
+    for quote in bits(block.quote & block.letter << 1 & block.letter >> 1) {
+        if let Some(end) = contraction(block.text, block.at + quote, true) {
+            // what a contraction ends has no second one
+            if last_end != block.at + quote {
+                starts =
+                    starts & !(bit(quote) | bit(quote + 1) | bit(quote + 2)) | bit(end - block.at);
+                last_end = end;
+            }
+        }
+    }
+    starts
 }
 
 /// The two alternatives for words, each tried with the prefix first.
