@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from tests.rust_tokenize.parity.oracle import Reading
 
+PLAIN = Reading()
+
 
 @dataclass(frozen=True)
 class Case:
@@ -13,7 +15,7 @@ class Case:
 
     tokenizer: str
     text: str
-    reading: Reading = Reading()
+    reading: Reading = PLAIN
 
 
 CASES = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,15 @@ SMALL = small_tokenizers()
 NOT_ONE = "added_tokens_ortx"
 REAL = sorted(path.parent.name for path in SHARED.glob("tokenizers/*/tokenizer.json"))
 REAL = [name for name in REAL if name != NOT_ONE]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folder for the definitions our loader keeps: not the user's."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FAM_ENGINE_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

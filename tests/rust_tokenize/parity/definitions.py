@@ -40,15 +40,31 @@ DEEPSEEK = [
 ]
 
 # Written for this file.
-LESSON = """
-The quick brown fox didn't jump; it's they'll we've I'm he'd you're DON'T SHE'LL x'\u017f and the other thing in the end.
-Words of one kind, words of another: running, runner, ran. ThisIsCamelCase HTTPServer getURLOf iPhone XMLHttpRequest.
-def read(path: str) -> int:\n    for i in range(10):\n        total += i ** 2\n\n    return {"a": [1, 2.5, -3e-7]}\r\n
-\t\tif (x == 0) { y = z->next; }  // 1234567890 3.14159 $80,000.00 50% ###\n\n\n   \n  spaces    here
-caf\u00e9 na\u00efve \u00fcber stra\u00dfe \u00c5ngstr\u00f6m e\u0301a\u0308 \u0416\u0438\u0437\u043d\u044c \u0447\u0435\u043b\u043e\u0432\u0435\u043a\u0430
-\u4eca\u65e5\u306f\u4e16\u754c \u6211\u4eec\u5728\u5b66\u4e60\u65b0\u7684\u4e1c\u897f \u30ab\u30bf\u30ab\u30ca\u3072\u3089\u304c\u306a \ud55c\uad6d\uc5b4 \uac00\ub098\ub2e4
-\u0627\u0644\u0633\u0644\u0627\u0645 \u05e9\u05dc\u05d5\u05dd \u0e20\u0e32\u0e29\u0e32\u0e44\u0e17\u0e22 \u0939\u093f\u0928\u094d\u0926\u0940 \U0001f642\U0001f468\u200d\U0001f469\u200d\U0001f467 \u2764\ufe0f
-"""
+LESSON = (
+    "\n"
+    "The quick brown fox didn't jump; it's they'll we've I'm he'd you're DON'T SHE'LL x'\u017f "
+    "and the other thing in the end.\n"
+    "Words of one kind, words of another: running, runner, ran. ThisIsCamelCase HTTPServer "
+    "getURLOf iPhone XMLHttpRequest.\n"
+    "def read(path: str) -> int:\n"
+    "    for i in range(10):\n"
+    "        total += i ** 2\n"
+    "\n"
+    '    return {"a": [1, 2.5, -3e-7]}\r\n'
+    "\n"
+    "\t\tif (x == 0) { y = z->next; }  // 1234567890 3.14159 $80,000.00 50% ###\n"
+    "\n"
+    "\n"
+    "   \n"
+    "  spaces    here\n"
+    "caf\xe9 na\xefve \xfcber stra\xdfe \xc5ngstr\xf6m e\u0301a\u0308 "
+    "\u0416\u0438\u0437\u043d\u044c \u0447\u0435\u043b\u043e\u0432\u0435\u043a\u0430\n"
+    "\u4eca\u65e5\u306f\u4e16\u754c \u6211\u4eec\u5728\u5b66\u4e60\u65b0\u7684\u4e1c\u897f "
+    "\u30ab\u30bf\u30ab\u30ca\u3072\u3089\u304c\u306a \ud55c\uad6d\uc5b4 \uac00\ub098\ub2e4\n"
+    "\u0627\u0644\u0633\u0644\u0627\u0645 \u05e9\u05dc\u05d5\u05dd "
+    "\u0e20\u0e32\u0e29\u0e32\u0e44\u0e17\u0e22 \u0939\u093f\u0928\u094d\u0926\u0940 "
+    "\U0001f642\U0001f468\u200d\U0001f469\u200d\U0001f467 \u2764\ufe0f\n"
+)
 
 
 def byte_letters() -> dict[int, str]:
@@ -107,14 +123,16 @@ def hostile_merges(rng: random.Random, alphabet: list[str], learned: list[Merge]
     return merges
 
 
-def model(alphabet: list[str], merges: list[Merge], extra: list[str], **flags: Any) -> Definition:
+def model(
+    alphabet: list[str], merges: list[Merge], extra: list[str], flags: Definition
+) -> Definition:
     """Make a BPE model; `extra` are entries no merge makes."""
     tokens = alphabet + [left + right for left, right in merges] + extra
     vocab = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
     return {"type": "BPE", "vocab": vocab, "merges": [list(pair) for pair in merges]} | flags
 
 
-def byte_level(**fields: Any) -> Definition:
+def byte_level(**fields: bool) -> Definition:
     """Make a `ByteLevel` section."""
     return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True} | fields
 
@@ -183,7 +201,14 @@ def begins_with(token: str, definition: Definition) -> Definition:
     }
 
 
-def byte_level_tokenizer(seed: int, pre_tokenizer: Definition, **flags: Any) -> Definition:
+def byte_level_tokenizer(
+    seed: int,
+    pre_tokenizer: Definition,
+    *,
+    ignore_merges: bool = False,
+    normalizer: Definition | None = None,
+    more: list[tuple[str, dict[str, bool]]] | None = None,
+) -> Definition:
     """Make a byte-level BPE of about 700 entries."""
     rng = random.Random(seed)
     alphabet = list(LETTERS.values())
@@ -192,16 +217,16 @@ def byte_level_tokenizer(seed: int, pre_tokenizer: Definition, **flags: Any) -> 
     learned = learned_merges([list(word) for word in spaced + indents * 3], 200)
     merges = hostile_merges(rng, alphabet, learned)
     extra = ["".join(rng.choices(spaced, k=2)) for _ in range(20)]
-    normalizer, more = flags.pop("normalizer", None), flags.pop("more", [])
-    base = {"unk_token": None, "fuse_unk": False, "byte_fallback": False, "dropout": None}
-    made = model(alphabet, merges, extra, **base | flags)
+    flags = {"unk_token": None, "fuse_unk": False, "byte_fallback": False, "dropout": None}
+    flags |= {"ignore_merges": True} if ignore_merges else {}
+    made = model(alphabet, merges, extra, flags)
     definition = {
         "normalizer": normalizer,
         "pre_tokenizer": pre_tokenizer,
         "model": made,
         "decoder": byte_level(add_prefix_space=True, use_regex=True),
     }
-    done = whole(definition, [*ADDED, *more])
+    done = whole(definition, [*ADDED, *(more or [])])
     return done | {"post_processor": begins_with("<s>", done)}
 
 
@@ -209,10 +234,18 @@ PREPEND = {"type": "Prepend", "prepend": "\u2581"}
 REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
 
 
-def sentencepiece_tokenizer(seed: int, *, crossing: bool, **sections: Any) -> Definition:
+def sentencepiece_tokenizer(
+    seed: int,
+    *,
+    crossing: bool = False,
+    num_bytes: int = 256,
+    flags: Definition | None = None,
+    **sections: Definition,
+) -> Definition:
     """Make a BPE over characters with byte fallback, about 900 entries.
 
     `crossing`: some merges join a word's end with the blank after it, so no cut before a blank is safe.
+    `num_bytes`: bytes that have a token; a character with another byte is unknown.
     """
     rng = random.Random(seed)
     words = ["\u2581" + word for word in LESSON.split()] + ["\u2581" * n for n in (2, 4, 8)] * 3
@@ -225,10 +258,10 @@ def sentencepiece_tokenizer(seed: int, *, crossing: bool, **sections: Any) -> De
     else:
         merges = [m for m in merges if not ("\u2581" in m[1] and m[0].strip("\u2581"))]
         merges = closed(characters, merges)
-    fallback = [f"<0x{byte:02X}>" for byte in range(256)]
-    flags = {"unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True, "dropout": None}
+    fallback = [f"<0x{byte:02X}>" for byte in range(num_bytes)]
+    flags = {"unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True} | (flags or {})
     alphabet = ["<unk>", "<s>", "</s>", *fallback, *characters]
-    definition = {"model": model(alphabet, merges, ["\u2581never\u2581made"], **flags)} | sections
+    definition = {"model": model(alphabet, merges, ["\u2581never\u2581made"], flags)} | sections
     replace_back = {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "}
     definition["decoder"] = {
         "type": "Sequence",
@@ -279,8 +312,14 @@ def small_tokenizers() -> dict[str, Definition]:
         "small_tekken": byte(7, sequence(split(TEKKEN), plain), ignore_merges=True),
         "small_deepseek": byte(8, sequence(*map(split, DEEPSEEK), plain)),
         "small_digits": byte(9, sequence(digits, byte_level(use_regex=True))),
-        "small_llama2": piece(10, crossing=False, normalizer=llama2),
-        "small_mistral": piece(11, crossing=False, pre_tokenizer=metaspace),
-        "small_gemma": piece(12, crossing=False, normalizer=REPLACE, pre_tokenizer=gemma_split),
+        "small_llama2": piece(10, normalizer=llama2),
+        "small_mistral": piece(11, pre_tokenizer=metaspace),
+        "small_gemma": piece(12, normalizer=REPLACE, pre_tokenizer=gemma_split),
         "small_crossing": piece(13, crossing=True, normalizer=llama2),
+        "small_unknown": piece(16, num_bytes=0xC4, normalizer=llama2),
+        "small_unknown_apart": piece(
+            17, num_bytes=0xC4, flags={"fuse_unk": False}, pre_tokenizer=metaspace
+        ),
+        "small_vanishing": piece(18, num_bytes=0x60, flags={"unk_token": None}, normalizer=REPLACE),
+        "small_no_bytes": piece(19, flags={"byte_fallback": False}, normalizer=llama2),
     }

@@ -16,10 +16,10 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
+from tests.conftest import SHARED
 from tests.rust_tokenize.parity.conftest import REAL, SMALL
 from tests.rust_tokenize.parity.oracle import Pair, Reading, entry_text
 from tests.rust_tokenize.parity.test_invariants import LONG, NUM_CHARACTERS
-from tests.conftest import SHARED
 
 BATCH = 20_000
 SCALARS = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
@@ -81,7 +81,9 @@ def main(names: list[str]) -> None:
                 "entries": compared(pair, entries(pair)),
                 "merges": compared(pair, merges(pair)),
                 "byte_pairs": compared(pair, byte_pairs()),
-                "runs": sum(compared(pair, [unit * (NUM_CHARACTERS // len(unit))]) for unit in LONG),
+                "runs": sum(
+                    compared(pair, [unit * (NUM_CHARACTERS // len(unit))]) for unit in LONG
+                ),
             }
             seconds = round(time.process_time() - start)
             row = {"tokenizer": name, "engine": pair.ours.engine} | counts

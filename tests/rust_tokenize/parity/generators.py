@@ -1,8 +1,8 @@
 """Random texts that break tokenizers, a function for each way known to break one.
 
 In: a seeded `random.Random` and the `Material` of a tokenizer. Out: a text of a few to some hundred characters. Each
-docstring says why the generator is there; `GENERATORS` lists them all. Characters come from fixed lists rather than from
-`unicodedata`, whose tables change with the Python version; only `any_scalar` reaches every scalar.
+docstring says why the generator is there; `GENERATORS` lists them all. Characters come from fixed lists rather than
+from `unicodedata`, whose tables change with the Python version; only `any_scalar` reaches every scalar.
 """
 
 from __future__ import annotations

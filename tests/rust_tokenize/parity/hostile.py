@@ -23,6 +23,7 @@ from tests.rust_tokenize.parity.oracle import Mismatch, Pair, Reading, as_read
 from tests.rust_tokenize.parity.variants import damage, vary
 
 MEMORY = 4 << 30  # bytes of address space: an id of 2^32 must not become a table
+CACHED = 1 << 18  # bytes from which on a definition is kept between processes
 # Refusals of definitions the reference takes.
 OURS_ALONE = re.compile(
     r"dropout|but loads as|does not fit 32 bits|normalizes to nothing|duplicate field|version is"
@@ -98,14 +99,17 @@ def main() -> None:
     """Judge COUNT definitions of SEED."""
     folder, seed, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    os.environ["FAM_ENGINE_CACHE"] = str(folder)
     small = [*small_tokenizers().values()]
     outcomes: Counter[str] = Counter()
     path = folder / "tokenizer.json"
     for number in range(count):
         rng = random.Random(seed * 1_000_003 + number)
         definition = rng.choice(small)
-        plausible = rng.random() < 0.5
-        path.write_bytes(vary(rng, definition) if plausible else damage(rng, definition))
+        data = vary(rng, definition) if rng.random() < 0.5 else damage(rng, definition)
+        if large := rng.random() < 0.1:  # then it is worth a place in the cache
+            data = data.replace(b"{", b"{" + b" " * CACHED, 1)
+        path.write_bytes(data)
         contents = [token["content"] for token in definition["added_tokens"]]
         vocab = [
             token.replace("\u0120", " ").replace("\u2581", " ")
@@ -115,7 +119,10 @@ def main() -> None:
             vocab, [*contents, "ab", "abc", "<s", "  ", "e\u0301", "\u2581the", "A"]
         )
         try:
-            outcomes[judge(path, material, seed + number)] += 1
+            outcome = judge(path, material, seed + number)
+            if large:  # from the cache, if it was kept
+                assert judge(path, material, seed + number) == outcome
+            outcomes[outcome] += 1
         except BaseException:
             print(f"definition {number} of seed {seed}", flush=True)
             raise
