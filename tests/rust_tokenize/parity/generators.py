@@ -8,6 +8,7 @@ from `unicodedata`, whose tables change with the Python version; only `any_scala
 from __future__ import annotations
 
 import random
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -180,6 +181,7 @@ def specials(rng: random.Random, material: Material) -> str:
     for _ in range(rng.randint(1, 5)):
         token = rng.choice(material.specials)
         cuts = [token, token, token[:-1], token[1:], token[:-1] + token, token.upper()]
+        cuts.append(unicodedata.normalize("NFD", token))
         parts.append(rng.choice(cuts))
         parts.append(
             rng.choice(["", "", " ", "  ", "\n", " \n ", "a", "word", "\u0301", "\u00a0", "_"])
