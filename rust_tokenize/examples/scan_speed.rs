@@ -1,7 +1,7 @@
 //! How fast each scanner cuts a file: `cargo run --release --example scan_speed -- FILE...`
 //!
 //! Each line of a file is a text, as a record is. MB/s by blocks, and one by one.
-#![allow(clippy::print_stdout, clippy::expect_used)] // a program, not the library
+#![allow(clippy::cast_precision_loss, clippy::expect_used, clippy::print_stdout)] // a program
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};

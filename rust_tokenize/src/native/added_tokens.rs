@@ -39,7 +39,7 @@ impl AddedTokens {
             let known = vocabulary.id_of(entry.content.as_bytes());
             let id =
                 known.map_or_else(|| u32::try_from(vocabulary.len() + tokens.num_new), Ok).ok()?;
-            let taken = known.is_none() && vocabulary.token_of(id).is_some();
+            let taken = known.is_none() && vocabulary.contains(id);
             if taken || id != entry.id || i32::try_from(id).is_err() {
                 return None;
             }

@@ -73,8 +73,7 @@ fn are_utf8(tokens: &Strings) -> bool {
 
 fn to_merges(triples: &[u32], vocabulary: &Vocabulary) -> Option<Vec<Merge>> {
     let (triples, rest) = triples.as_chunks::<3>();
-    let is_token = |id| vocabulary.token_of(id).is_some();
-    let all_known = triples.iter().flatten().all(|&id| is_token(id));
+    let all_known = triples.iter().flatten().all(|&id| vocabulary.contains(id));
     let merge = |&[left, right, merged]: &[u32; 3]| Merge { left, right, merged };
     (rest.is_empty() && all_known).then(|| triples.iter().map(merge).collect())
 }

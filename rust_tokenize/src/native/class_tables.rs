@@ -4,7 +4,7 @@
 
 use super::expand::expand;
 
-/// SHA-256 of the table's values at every scalar, in order.
+/// SHA-256 of the classes of every scalar, in order.
 pub const SHA256: &str = "1f2196c0fcc54366281d4581f5feca57fa064f97ba06ab459e431245f87a147b";
 
 /// Block of each 256 code points.

@@ -25,6 +25,7 @@ pub mod hash;
 pub mod merges;
 pub mod model;
 pub mod nfc;
+pub mod nfc_tables;
 pub mod scan;
 pub mod sentencepiece;
 pub mod strings;
@@ -49,13 +50,12 @@ use crate::hugging_face::HuggingFaceEncoder;
 use crate::native::added::{AsText, PatternSet};
 use crate::native::added_tokens::AddedTokens;
 use crate::native::allow::Pipeline;
-use crate::native::definition::Definition;
 use crate::native::model::Model;
 use crate::native::template::Template;
 use crate::native::vocabulary::Vocabulary;
 use crate::native::worker::Worker;
 
-/// Slots of a worker's cache: 20 MB at most, of which a short text touches little.
+/// Slots of a worker's cache: 30 MB at most, of which a short text touches little.
 const CACHE_SLOTS: usize = 1 << 18;
 
 /// A tokenizer of this module.

@@ -66,6 +66,12 @@ impl Vocabulary {
         std::str::from_utf8(self.tokens.get(number)).ok()
     }
 
+    /// Whether there is a token of this id.
+    #[must_use]
+    pub fn contains(&self, id: u32) -> bool {
+        self.number_of(id).is_some()
+    }
+
     fn number_of(&self, id: u32) -> Option<usize> {
         let direct = id as usize; // nearly always
         if self.ids.get(direct) == Some(&id) {

@@ -15,11 +15,14 @@ const ROOM: usize = 4;
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Probe {
-    start: usize,
-    end: usize,
     /// 0 for a piece that is not short.
     key: ShortKey,
-    home: usize,
+    start: u32,
+    end: u32,
+    /// First slot of the key.
+    home: u32,
+    /// That slot is the key's.
+    is_home: bool,
 }
 
 /// One thread's cache and scratch memory.
@@ -130,7 +133,11 @@ impl Worker {
         ids.resize(at + num_pieces * ROOM, 0);
         for number in 0..num_pieces {
             let probe = self.probes[number];
-            if let Some(Found::Inline(found, count)) = self.find_short(&probe) {
+            // Asked again, of a slot that is near by now: a piece before may have taken it.
+            if probe.is_home
+                && self.cache.is_home(probe.key, probe.home as usize)
+                && let Found::Inline(found, count) = self.cache.at(probe.home as usize)
+            {
                 ids[at..at + found.len()].copy_from_slice(found);
                 at += count;
             } else {
@@ -141,23 +148,23 @@ impl Worker {
         ids.truncate(at);
     }
 
+    /// Pieces are within a text of at most 2 GiB, and slots fewer than 2^32.
     #[inline]
-    fn find_short(&self, probe: &Probe) -> Option<Found<'_>> {
-        if probe.key == 0 { None } else { self.cache.find_short(probe.key, probe.home) }
-    }
-
-    #[inline]
+    #[allow(clippy::cast_possible_truncation)]
     fn make_probes(&mut self, bytes: &[u8], mut start: usize, num_pieces: usize) {
         let ends = &self.ends[..num_pieces];
         for (probe, &end) in self.probes.iter_mut().zip(ends) {
             let is_short = end - start <= MAX_SHORT;
             let key = if is_short { short_key(bytes, start, end) } else { 0 };
-            *probe = Probe { start, end, key, home: self.cache.home(key) };
+            let home = self.cache.home(key);
+            let is_home = is_short & self.cache.is_home(key, home);
+            *probe =
+                Probe { key, start: start as u32, end: end as u32, home: home as u32, is_home };
             start = end;
         }
     }
 
-    /// A piece that is not in the short table with few ids. Its ids go to `ids[at..]`, and `rest`
+    /// A piece that is not in its first slot with few ids. Its ids go to `ids[at..]`, and `rest`
     /// more places follow them; gives where they start.
     #[cold]
     #[inline(never)]
@@ -170,11 +177,15 @@ impl Worker {
         at: usize,
         rest: usize,
     ) -> usize {
-        let piece = &text[probe.start..probe.end];
-        let remembered = match self.find_short(probe) {
-            Some(Found::Spilled(found)) => Some(found),
-            _ if probe.key == 0 => self.cache.find_long(piece.as_bytes()),
-            _ => None,
+        let piece = &text[probe.start as usize..probe.end as usize];
+        let home = probe.home as usize;
+        let remembered = if probe.key == 0 {
+            self.cache.find_long(piece.as_bytes())
+        } else {
+            self.cache.find_short(probe.key, home).map(|found| match found {
+                Found::Inline(ids, count) => &ids[..count],
+                Found::Spilled(ids) => ids,
+            })
         };
         if let Some(found) = remembered {
             let end = make_room(ids, at, found.len(), rest);
@@ -185,7 +196,7 @@ impl Worker {
         if probe.key == 0 {
             self.cache.insert_long(piece.as_bytes(), found);
         } else {
-            self.cache.insert_short(probe.key, probe.home, found);
+            self.cache.insert_short(probe.key, home, found);
         }
         let end = make_room(ids, at, found.len(), rest);
         for (place, id) in ids[at..end].iter_mut().zip(found) {

@@ -10,6 +10,7 @@ mod native;
 mod native_around;
 mod native_cache;
 mod native_small;
+mod nfc;
 mod random;
 mod scanning;
 mod spools;

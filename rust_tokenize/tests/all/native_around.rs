@@ -56,7 +56,8 @@ fn plainly(reference: &dyn Encoder, text: &str, plain: &[Range<usize>]) -> Vec<i
 
 fn random_ranges(random: &mut Random, text: &str) -> Vec<Range<usize>> {
     let bounds: Vec<usize> = (0..=text.len()).filter(|&at| text.is_char_boundary(at)).collect();
-    let mut chosen: Vec<usize> = (0..2 * random.below(3)).map(|_| *random.pick::<usize>(&bounds)).collect();
+    let mut chosen: Vec<usize> =
+        (0..2 * random.below(3)).map(|_| *random.pick::<usize>(&bounds)).collect();
     chosen.sort_unstable();
     chosen.as_chunks::<2>().0.iter().map(|&[start, end]| start..end).collect()
 }

@@ -36,12 +36,12 @@ fn ids_depend_on_no_cache_and_no_thread() {
             for num_threads in [1, 2, 7] {
                 for _ in 0..2 {
                     let found = encode_batch(&encoder, &texts, PLAIN, Some(num_threads)).unwrap();
-                    assert_eq!(found, expected, "{cache_slots} slots, {num_threads} threads");
+                    assert!(found == expected, "{cache_slots} slots, {num_threads} threads");
                 }
             }
             let one_by_one = texts.iter().map(|text| encode_batch(&encoder, &[text], PLAIN, None));
             let joined: Vec<i32> = one_by_one.flat_map(|batch| batch.unwrap().ids).collect();
-            assert_eq!(joined, expected.ids);
+            assert!(joined == expected.ids, "{cache_slots} slots");
         }
     }
 }

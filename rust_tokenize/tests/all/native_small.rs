@@ -34,7 +34,8 @@ pub struct Vocabulary {
 impl Vocabulary {
     fn grow(&mut self, random: &mut Random, pool: &mut Vec<String>, num_merges: usize) {
         for _ in 0..num_merges {
-            let (left, right) = (random.pick::<String>(pool).clone(), random.pick::<String>(pool).clone());
+            let (left, right) =
+                (random.pick::<String>(pool).clone(), random.pick::<String>(pool).clone());
             let merged = format!("{left}{right}");
             if !self.tokens.contains(&merged) {
                 self.tokens.push(merged.clone());
@@ -63,7 +64,8 @@ pub fn byte_level_vocabulary(random: &mut Random) -> Vocabulary {
 fn char_vocabulary(random: &mut Random, num_bytes: u8, crossing: bool) -> Vocabulary {
     let mut tokens = vec!["<unk>".to_owned(), "<s>".to_owned()];
     tokens.extend((0..num_bytes).map(|byte| format!("<0x{byte:02X}>")));
-    let mut pool: Vec<String> = LETTERS.chars().filter(|letter| *letter != 'k').map(String::from).collect();
+    let mut pool: Vec<String> =
+        LETTERS.chars().filter(|letter| *letter != 'k').map(String::from).collect();
     tokens.extend(pool.iter().cloned());
     tokens.push("\u{2581}".to_owned());
     let mut vocabulary = Vocabulary { tokens, merges: Vec::new() };
@@ -107,7 +109,12 @@ fn added_tokens(random: &mut Random, vocabulary: &Vocabulary) -> Vec<Value> {
     entries
 }
 
-fn definition(random: &mut Random, vocabulary: &Vocabulary, normalizer: Value, pre_tokenizer: Value) -> Value {
+fn definition(
+    random: &mut Random,
+    vocabulary: &Vocabulary,
+    normalizer: Value,
+    pre_tokenizer: Value,
+) -> Value {
     json!({
         "version": "1.0",
         "added_tokens": added_tokens(random, vocabulary),
@@ -167,11 +174,14 @@ fn sentencepiece_style_pipelines() {
     let prepend = json!({"type": "Prepend", "prepend": "\u{2581}"});
     let both = json!({"type": "Sequence", "normalizers": [prepend, replace]});
     let no_op = json!({"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": false});
-    let metaspace = |scheme: &str, split: bool| {
-        json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": scheme, "split": split})
-    };
+    let metaspace = |scheme: &str, split: bool| json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": scheme, "split": split});
     let older = json!({"type": "Metaspace", "replacement": "\u{2581}", "str_rep": "\u{2581}", "add_prefix_space": true});
-    let mut pipelines = vec![(both, Value::Null), (replace.clone(), Value::Null), (replace, no_op), (Value::Null, older)];
+    let mut pipelines = vec![
+        (both, Value::Null),
+        (replace.clone(), Value::Null),
+        (replace, no_op),
+        (Value::Null, older),
+    ];
     for scheme in ["first", "always", "never"] {
         pipelines.extend([true, false].map(|split| (Value::Null, metaspace(scheme, split))));
     }
@@ -184,7 +194,8 @@ fn sentencepiece_style_pipelines() {
             if num_bytes == 255 {
                 vocabulary.tokens.push("<0xFF>".to_owned());
             }
-            let mut made = definition(&mut random, &vocabulary, normalizer.clone(), pre_tokenizer.clone());
+            let mut made =
+                definition(&mut random, &vocabulary, normalizer.clone(), pre_tokenizer.clone());
             made["model"]["byte_fallback"] = json!(num_bytes > 0);
             made["model"]["fuse_unk"] = json!(random.below(2) == 0);
             if random.below(4) > 0 {
@@ -208,7 +219,9 @@ fn bytes_overtake_a_waiting_unknown_token() {
     made["model"] = json!({"type": "BPE", "unk_token": "<unk>", "byte_fallback": true, "fuse_unk": true,
         "vocab": {"<unk>": 0, "a": 1, "<0xC3>": 2, "<0xA9>": 3}, "merges": []});
     let (native, reference) = (native(&made), reference(&made));
-    for (text, expected) in [("b\u{e9}", vec![2, 3, 0]), ("b\u{e9}b", vec![2, 3, 0]), ("ba\u{e9}", vec![0, 1, 2, 3])] {
+    for (text, expected) in
+        [("b\u{e9}", vec![2, 3, 0]), ("b\u{e9}b", vec![2, 3, 0]), ("ba\u{e9}", vec![0, 1, 2, 3])]
+    {
         let options = crate::native::all_options()[2];
         let mut ids = Vec::new();
         native.encode(text, options, &mut ids).unwrap();

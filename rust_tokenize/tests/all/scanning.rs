@@ -1,6 +1,7 @@
 //! Scanners against the reference's pretokenizers, and against expectations one can read.
 
 use rust_tokenize::native::classes::{NUMERIC, classes};
+use rust_tokenize::native::scan::masks::{gather_portable, mask};
 use rust_tokenize::native::scan::{
     Cl100k, DeepSeek, Expression, Family, Gpt2, O200k, OneByOne, Scanner,
 };
@@ -146,12 +147,8 @@ fn families_are_known_by_their_pre_tokenizers() {
             ("Sequence", "Sequences"),
         ] {
             let changed: Value = serde_json::from_str(&text.replace(from, to)).unwrap();
-            if changed != known && Family::from_pre_tokenizer(&changed).is_some() {
-                panic!(
-                    "{family:?} with {to:?} passed for {:?}",
-                    Family::from_pre_tokenizer(&changed)
-                );
-            }
+            let found = Family::from_pre_tokenizer(&changed);
+            assert!(changed == known || found.is_none(), "{family:?} with {to:?} is {found:?}");
         }
     }
 }
@@ -330,7 +327,7 @@ fn random_text(random: &mut Random, most: usize) -> String {
 fn random_texts_are_cut_as_the_reference_cuts_them() {
     let references = ALL.map(Reference::new);
     let mut random = Random::new(20);
-    for round in 0..3_000 {
+    for round in 0..2_000 {
         let text = random_text(&mut random, if round % 10 == 0 { 200 } else { 24 });
         for (family, reference) in ALL.into_iter().zip(&references) {
             let room = *random.pick(&[1, 2, 7, 64, 300]);
@@ -340,21 +337,28 @@ fn random_texts_are_cut_as_the_reference_cuts_them() {
 }
 
 /// Each scalar alone and beside what expressions look for: the contexts where its classes show.
+///
+/// One context each is enough in the planes where no character is in any class.
 #[test]
 #[ignore = "minutes: run it when tables or scanners change"]
 fn every_scalar_is_cut_as_the_reference_cuts_it() {
+    const CONTEXTS: [&str; 12] =
+        ["#", "a#", "#a", " #", "# ", "1#", "'#", "##", "#\n", ".#", "A#b", "日#"];
+    // the crate's `Digits` asks this toolchain, whose edition of Unicode may be another
     let is_same_digit = |c: char| c.is_numeric() == (classes(c) & NUMERIC != 0);
     let known: Vec<char> = ('\0'..=char::MAX).filter(|&c| is_same_digit(c)).collect();
-    println!("{} scalars, {} digits differ", known.len(), 1_112_064 - known.len());
+    assert!(known.len() > 1_112_000);
     for family in ALL {
         let reference = Reference::new(family);
-        for some in known.chunks(16) {
-            for context in
-                ["#", "a#", "#a", " #", "# ", "1#", "'#", "##", "#\n", ".#", "A#b", "日#"]
-            {
-                // "\n\n" after "a" ends any pretoken: what stands in one line meets no other
-                let line = |c: &char| format!("a\n\n{}", context.replace('#', &c.to_string()));
-                reference.check(family, &some.iter().map(line).collect::<String>(), 64);
+        for some in known.chunks(128) {
+            for (number, context) in CONTEXTS.iter().enumerate() {
+                // "\n\n" behind "a" ends any pretoken: what stands in one line meets no other
+                let line = |&c: &char| {
+                    let is_empty = matches!(c as u32, 0x4_0000..0xE_0000 | 0xF_0000..);
+                    let is_wanted = !is_empty || c as usize % CONTEXTS.len() == number;
+                    is_wanted.then(|| format!("a\n\n{}", context.replace('#', &c.to_string())))
+                };
+                reference.check(family, &some.iter().filter_map(line).collect::<String>(), 64);
             }
         }
     }
@@ -366,11 +370,25 @@ fn long_runs_take_linear_time() {
         "a", "A", " ", "\n", "\t", "1", ".", "'", "\0", "é", "日", "\u{301}", "½", "\u{3000}",
         "🙂", " \n", "日A", "/\n", "'s",
     ] {
-        let text = piece.repeat(1_000_000 / piece.len());
+        let text = piece.repeat(200_000 / piece.len());
         for family in ALL {
             let [found, one_by_one] = ends(family, &text, 1_000);
             assert_eq!(found, one_by_one, "{family:?} {piece:?}");
             assert_eq!(found.last(), Some(&text.len()));
+        }
+    }
+}
+
+#[test]
+fn masks_are_gathered_the_same_without_vector_instructions() {
+    let mut random = Random::new(22);
+    for _ in 0..1_000 {
+        let bytes: [u8; 64] = std::array::from_fn(|_| u8::try_from(random.below(256)).unwrap());
+        let found = mask(&bytes, |byte| byte.is_ascii_lowercase());
+        let all = bytes.map(|byte| if byte.is_ascii_lowercase() { 0xFF } else { 0 });
+        assert_eq!(gather_portable(&all), found);
+        for (position, byte) in bytes.iter().enumerate() {
+            assert_eq!(found >> position & 1 == 1, byte.is_ascii_lowercase());
         }
     }
 }
