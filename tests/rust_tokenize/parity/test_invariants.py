@@ -6,6 +6,7 @@ import itertools
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,16 @@ def test_ids_depend_on_the_text_alone(small_pair: Pair) -> None:
                 assert found == [expected[text] for text in order]
         alone = [small_pair.our_ids([text], reading)[0] for text in drawn[:300]]
         assert alone == [expected[text] for text in drawn[:300]]
+
+
+def test_one_tokenizer_in_many_threads(small_pair: Pair) -> None:
+    reading = small_pair.readings[0]
+    batches = [texts(seed, small_pair.material(), 300) for seed in range(8)]
+    expected = [small_pair.their_ids(batch, reading) for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            found = pool.map(lambda batch: small_pair.our_ids(batch, reading, None), batches)
+            assert [*found] == expected
 
 
 def test_a_first_call_gives_the_ids_of_a_later_one(small_pair: Pair, small_folder: Path) -> None:
