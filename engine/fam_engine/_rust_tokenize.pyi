@@ -52,7 +52,7 @@ class Tokenizer:
         """
     @property
     def engine(self) -> str:
-        """Name of the implementation: `tokenizers`."""
+        """Name of the implementation: `native:` and the family, or `tokenizers` for the library."""
     @property
     def vocab_size(self) -> int:
         """Number of distinct tokens, added ones included; an embedding may have more rows."""

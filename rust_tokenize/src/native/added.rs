@@ -180,6 +180,7 @@ impl PatternSet {
         }
     }
 
+    #[allow(clippy::needless_bitwise_bool)] // lazy operators would be branches, and no vectors
     fn first_candidate(&self, text: &[u8]) -> Option<usize> {
         match *self.firsts.as_slice() {
             [] => None,

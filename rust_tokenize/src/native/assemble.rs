@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokenizers as hf;
 
-use crate::error::guard;
+use crate::error::{Error, Result, guard};
 use crate::native::added_tokens::AddedTokens;
 use crate::native::allow::{self, Normalizer, Pieces};
 use crate::native::definition::{Definition, Header};
@@ -16,7 +16,7 @@ use crate::native::model::{
     Alphabet, CharAlphabet, Model, WholePieces, byte_level_bytes, byte_level_table,
 };
 use crate::native::pipeline::normalize;
-use crate::native::sentencepiece::cuts_are_exact;
+use crate::native::sentencepiece::Cuts;
 use crate::native::strings::Strings;
 use crate::native::template::Template;
 use crate::native::vocabulary::Vocabulary;
@@ -27,7 +27,7 @@ pub fn assemble(definition: Definition) -> Option<NativeEncoder> {
     let Definition { header, vocabulary, merges } = definition;
     let pipeline = allow::pipeline(&header.normalizer, &header.pre_tokenizer)?;
     let template = Template::parse(&header.post_processor)?;
-    let decoder = section::<hf::DecoderWrapper>(&header.decoder)?;
+    let decoder = section::<hf::DecoderWrapper>(&header.decoder).ok()?;
     let normalized = |text: &str| normalize(pipeline.normalizer, text).into_owned();
     let continuing = |text: &str| normalize(without_prefix(pipeline.normalizer), text).into_owned();
     let added = AddedTokens::new(&header.added_tokens, &vocabulary, normalized)?;
@@ -37,10 +37,10 @@ pub fn assemble(definition: Definition) -> Option<NativeEncoder> {
             Alphabet::Chars(char_alphabet(&header, &vocabulary)?)
         }
     };
-    let cuts_are_exact = match &alphabet {
-        Alphabet::Bytes(_) => false,
+    let cuts = match &alphabet {
+        Alphabet::Bytes(_) => None,
         Alphabet::Chars(chars) => {
-            cuts_are_exact(chars, header.unk_token.as_deref(), &vocabulary, &merges)
+            Cuts::new(chars, header.unk_token.as_deref(), &vocabulary, &merges)
         }
     };
     let whole = match &alphabet {
@@ -56,7 +56,7 @@ pub fn assemble(definition: Definition) -> Option<NativeEncoder> {
         vocabulary,
         added,
         pipeline,
-        cuts_are_exact,
+        cuts,
         template,
         decoder,
         workers: Mutex::new(Vec::new()),
@@ -70,9 +70,9 @@ pub fn read(text: &[u8]) -> Option<Definition> {
     let definition = Definition::parse(text)?;
     let header = &definition.header;
     allow::pipeline(&header.normalizer, &header.pre_tokenizer)?;
-    section::<hf::NormalizerWrapper>(&header.normalizer)?;
-    section::<hf::PreTokenizerWrapper>(&header.pre_tokenizer)?;
-    section::<hf::PostProcessorWrapper>(&header.post_processor)?;
+    section::<hf::NormalizerWrapper>(&header.normalizer).ok()?;
+    section::<hf::PreTokenizerWrapper>(&header.pre_tokenizer).ok()?;
+    section::<hf::PostProcessorWrapper>(&header.post_processor).ok()?;
     Some(definition)
 }
 
@@ -84,10 +84,10 @@ pub fn without_prefix(normalizer: Normalizer) -> Normalizer {
     }
 }
 
-/// A section as the `tokenizers` crate reads it; None if it would refuse the file, or panic.
-fn section<T: DeserializeOwned>(value: &Value) -> Option<Option<T>> {
-    let read = guard(|| Ok(serde_json::from_value(value.clone()).ok()));
-    read.ok().flatten()
+/// A section as the `tokenizers` crate reads it; an error if it would refuse the file, or panic.
+fn section<T: DeserializeOwned>(value: &Value) -> Result<Option<T>> {
+    let unread = |error: serde_json::Error| Error::Tokenizer(error.to_string());
+    guard(|| serde_json::from_value(value.clone()).map_err(unread))
 }
 
 /// The ids of the bytes; None if one that UTF-8 uses is missing.

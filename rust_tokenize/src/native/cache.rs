@@ -137,12 +137,11 @@ impl Cache {
 
     #[inline]
     fn found<'a>(&'a self, slot: &'a ShortSlot) -> Found<'a> {
-        match usize::try_from(slot.count) {
-            Ok(count) => Found::Inline(&slot.ids, count),
-            Err(_) => {
-                let (start, len) = (index(slot.ids[0]), index(slot.ids[1]));
-                Found::Spilled(&self.spilled[start..start + len])
-            }
+        if let Ok(count) = usize::try_from(slot.count) {
+            Found::Inline(&slot.ids, count)
+        } else {
+            let (start, len) = (index(slot.ids[0]), index(slot.ids[1]));
+            Found::Spilled(&self.spilled[start..start + len])
         }
     }
 

@@ -5,6 +5,7 @@
 //! stale, cut off or damaged is written anew; one that cannot be written is simply not there.
 
 use std::env;
+use std::fmt::Write;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -58,8 +59,11 @@ pub fn definition(
 }
 
 fn file_name(source: &[u8; 32]) -> String {
-    let digits: String = source.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{digits}.tokenizer")
+    let mut name = String::new();
+    for byte in source {
+        let _ = write!(name, "{byte:02x}"); // a String takes everything
+    }
+    name + ".tokenizer"
 }
 
 /// Other processes see the old file or the new one, never half of it.

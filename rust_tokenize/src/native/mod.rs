@@ -51,6 +51,7 @@ use crate::native::added::{AsText, PatternSet};
 use crate::native::added_tokens::AddedTokens;
 use crate::native::allow::Pipeline;
 use crate::native::model::Model;
+use crate::native::sentencepiece::Cuts;
 use crate::native::template::Template;
 use crate::native::vocabulary::Vocabulary;
 use crate::native::worker::Worker;
@@ -64,8 +65,8 @@ pub struct NativeEncoder {
     added: AddedTokens,
     model: Model,
     pipeline: Pipeline,
-    /// SentencePiece-style text may be cut before runs of blanks.
-    cuts_are_exact: bool,
+    /// Where SentencePiece-style text may be cut.
+    cuts: Option<Cuts>,
     raw_patterns: PatternSet,
     normalized_patterns: PatternSet,
     /// The same for the normalizer without its blank in front.
@@ -176,8 +177,8 @@ impl Encoder for NativeEncoder {
         let kept = known.filter(|token| !skip_special_tokens || !self.added.is_special(token));
         let tokens: Vec<String> = kept.map(str::to_owned).collect();
         let Some(decoder) = &self.decoder else { return Ok(tokens.join(" ")) };
-        let decoded = decoder.decode(tokens);
-        decoded.map_err(|error| Error::Tokenizer(format!("the ids cannot be decoded: {error}")))
+        let text = decoder.decode(tokens);
+        text.map_err(|error| Error::Tokenizer(format!("the ids cannot be decoded: {error}")))
     }
 
     fn token_to_id(&self, token: &str) -> Option<i32> {

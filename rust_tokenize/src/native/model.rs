@@ -68,8 +68,19 @@ impl CharAlphabet {
     /// Whether every character becomes at least one symbol.
     #[must_use]
     pub fn keeps_all(&self) -> bool {
-        let all_bytes = self.bytes.as_ref().is_some_and(|bytes| !bytes.contains(&NO_ID));
-        all_bytes || self.unk.is_some()
+        self.has_all_bytes() || self.unk.is_some()
+    }
+
+    /// Whether bytes can stand for any character, so that none is unknown.
+    #[must_use]
+    pub fn has_all_bytes(&self) -> bool {
+        self.bytes.as_ref().is_some_and(|bytes| !bytes.contains(&NO_ID))
+    }
+
+    /// Whether an id is that of a byte that stands for a part of a character.
+    #[must_use]
+    pub fn is_byte(&self, id: u32) -> bool {
+        self.bytes.as_ref().is_some_and(|bytes| bytes.contains(&id))
     }
 
     /// The symbols of `piece`, in which a blank and [`BLANK`] are the same.

@@ -11,7 +11,7 @@ use crate::native::assemble::without_prefix;
 use crate::native::model::BLANK;
 use crate::native::nfc::nfc;
 use crate::native::scan::{Cl100k, DeepSeek, Family, Gpt2, O200k, Scanner};
-use crate::native::sentencepiece::{BeforeEach, BeforeRuns, Whole};
+use crate::native::sentencepiece::{BeforeEach, Whole, Words};
 use crate::native::worker::Worker;
 
 /// Applies a normalizer.
@@ -20,12 +20,12 @@ pub fn normalize(normalizer: Normalizer, text: &str) -> Cow<'_, str> {
         Normalizer::None => Cow::Borrowed(text),
         Normalizer::Nfc => nfc(text),
         Normalizer::Blanks { prepend } => {
-            let mut normalized = String::with_capacity(text.len() * 3 / 2 + 3);
+            let mut blanked = String::with_capacity(text.len() * 3 / 2 + 3);
             if prepend && !text.is_empty() {
-                normalized.push(BLANK);
+                blanked.push(BLANK);
             }
-            normalized.extend(text.chars().map(|char| if char == ' ' { BLANK } else { char }));
-            Cow::Owned(normalized)
+            blanked.extend(text.chars().map(|char| if char == ' ' { BLANK } else { char }));
+            Cow::Owned(blanked)
         }
     }
 }
@@ -78,16 +78,16 @@ impl NativeEncoder {
             // Scanners and models read a blank as the character that stands for it.
             return self.encode_pieces(worker, raw, prepend, ids);
         }
-        let normalized = normalize(normalizer, raw);
-        let mapped = Mapped::new(as_text, text, &range, normalizer, &normalized);
-        for section in patterns.split(&normalized, mapped.as_text()) {
+        let whole = normalize(normalizer, raw);
+        let mapped = Mapped::new(as_text, text, &range, normalizer, &whole);
+        for section in patterns.split(&whole, mapped.as_text()) {
             match section {
                 Section::Token(id) => ids.push(id.cast_signed()),
                 Section::Text(within) => {
                     let first = range.start == 0 && within.start == 0;
-                    let blank = !options.continuation
-                        && self.adds_blank(&normalized[within.clone()], first);
-                    self.encode_pieces(worker, &normalized[within], blank, ids);
+                    let blank =
+                        !options.continuation && self.adds_blank(&whole[within.clone()], first);
+                    self.encode_pieces(worker, &whole[within], blank, ids);
                 }
             }
         }
@@ -110,10 +110,10 @@ impl NativeEncoder {
             Pieces::Bytes(family) => self.encode_family(worker, family, text, blank, ids),
             Pieces::WholeBytes => self.encode_bytes(worker, Whole, text, blank, ids),
             Pieces::CharsFromEachBlank => self.encode_chars(worker, BeforeEach, text, blank, ids),
-            Pieces::WholeChars if self.cuts_are_exact => {
-                self.encode_chars(worker, BeforeRuns, text, blank, ids);
-            }
-            Pieces::WholeChars => self.encode_chars(worker, Whole, text, blank, ids),
+            Pieces::WholeChars => match &self.cuts {
+                Some(cuts) => self.encode_chars(worker, Words(cuts), text, blank, ids),
+                None => self.encode_chars(worker, Whole, text, blank, ids),
+            },
         }
     }
 
@@ -196,7 +196,7 @@ impl<'a> Mapped<'a> {
         text: &str,
         section: &Range<usize>,
         normalizer: Normalizer,
-        normalized: &str,
+        form: &str,
     ) -> Self {
         let AsText::Touching(plain) = as_text else { return Self::Same(as_text) };
         let raw = &text[section.clone()];
@@ -206,7 +206,7 @@ impl<'a> Mapped<'a> {
             range.start.max(section.start) - section.start
                 ..range.end.min(section.end) - section.start
         });
-        let mapped = within.map(|range| map_range(raw, &range, normalizer, normalized));
+        let mapped = within.map(|range| map_range(raw, &range, normalizer, form));
         Self::Ranges(mapped.collect())
     }
 
@@ -219,22 +219,17 @@ impl<'a> Mapped<'a> {
 }
 
 /// Where the bytes of `raw[range]` are in its normalized form, with all that they composed with.
-fn map_range(
-    raw: &str,
-    range: &Range<usize>,
-    normalizer: Normalizer,
-    normalized: &str,
-) -> Range<usize> {
+fn map_range(raw: &str, range: &Range<usize>, normalizer: Normalizer, form: &str) -> Range<usize> {
     match normalizer {
         Normalizer::None => range.clone(),
-        Normalizer::Nfc if normalized == raw => range.clone(),
+        Normalizer::Nfc if form == raw => range.clone(),
         Normalizer::Nfc => {
             let before = nfc(&raw[..range.start]);
             let same = |pair: &(u8, u8)| pair.0 == pair.1;
-            let start = before.bytes().zip(normalized.bytes()).take_while(same).count();
+            let start = before.bytes().zip(form.bytes()).take_while(same).count();
             let after = nfc(&raw[range.end..]);
-            let kept = after.bytes().rev().zip(normalized.bytes().rev()).take_while(same).count();
-            start..(normalized.len() - kept).max(start)
+            let kept = after.bytes().rev().zip(form.bytes().rev()).take_while(same).count();
+            start..(form.len() - kept).max(start)
         }
         Normalizer::Blanks { prepend } => {
             let grown = |end: usize| {

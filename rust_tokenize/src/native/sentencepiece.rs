@@ -1,10 +1,12 @@
 //! Cutting text for SentencePiece-style BPE, whose model sees a whole text as one piece.
 //!
 //! No merge of the usual vocabularies joins a token that does not end with a blank to one that
-//! begins with a blank. Where that holds (`cuts_are_exact` checks every merge at load), no token
-//! can span the place before a run of blanks, and merging the words one by one gives the ids that
-//! merging the whole text gives. Words repeat, so the cache of pieces works as for byte-level
-//! models. Here a blank in the text and the character that stands for it are the same.
+//! begins with a blank. Where that holds ([`Cuts::new`] checks every merge at load), no token can
+//! span the place before a run of blanks, and merging the words one by one gives the ids that
+//! merging the whole text gives. The same goes for any two characters that no merge joins: mostly
+//! digits, line ends and signs, which would else make a word of every line of code. Words repeat, so
+//! the cache of pieces works as for byte-level models. Here a blank in the text and the character
+//! that stands for it are the same.
 
 use crate::native::merges::Merge;
 use crate::native::model::{BLANK, CharAlphabet};
@@ -18,9 +20,9 @@ const BLANK_BYTES: [u8; 3] = [0xe2, 0x96, 0x81];
 #[derive(Debug, Clone, Copy)]
 pub struct Whole;
 
-/// Cuts before each run of blanks.
+/// Cuts before each run of blanks, and between characters that never merge.
 #[derive(Debug, Clone, Copy)]
-pub struct BeforeRuns;
+pub struct Words<'a>(pub &'a Cuts);
 
 /// Cuts before each blank.
 #[derive(Debug, Clone, Copy)]
@@ -38,36 +40,23 @@ impl Scanner for Whole {
     }
 }
 
-impl Scanner for BeforeRuns {
+impl Scanner for Words<'_> {
     fn scan(self, text: &str, start: usize, ends: &mut [usize]) -> usize {
-        scan(text.as_bytes(), start, ends, true)
+        self.0.scan(text.as_bytes(), start, ends)
     }
 }
 
 impl Scanner for BeforeEach {
-    fn scan(self, text: &str, start: usize, ends: &mut [usize]) -> usize {
-        scan(text.as_bytes(), start, ends, false)
+    fn scan(self, text: &str, mut start: usize, ends: &mut [usize]) -> usize {
+        let text = text.as_bytes();
+        let mut found = 0;
+        while start < text.len() && found < ends.len() {
+            start = next_blank(text, start + blank_at(text, start));
+            ends[found] = start;
+            found += 1;
+        }
+        found
     }
-}
-
-#[inline]
-fn scan(text: &[u8], mut start: usize, ends: &mut [usize], runs: bool) -> usize {
-    let mut found = 0;
-    while start < text.len() && found < ends.len() {
-        start = end_of_piece(text, start, runs);
-        ends[found] = start;
-        found += 1;
-    }
-    found
-}
-
-#[inline]
-fn end_of_piece(text: &[u8], start: usize, runs: bool) -> usize {
-    let mut at = start + blank_at(text, start);
-    while runs && blank_at(text, at) > 0 {
-        at += blank_at(text, at);
-    }
-    next_blank(text, at)
 }
 
 /// The first blank from a position on, or the end: eight bytes at a time.
@@ -110,22 +99,86 @@ fn blank_at(text: &[u8], at: usize) -> usize {
     }
 }
 
-/// Whether [`BeforeRuns`] changes no ids: the blank is a token and the unknown token has none in it,
-/// no character vanishes (its neighbours would meet across the cut), and no merge spans a cut.
-#[must_use]
-pub fn cuts_are_exact(
-    alphabet: &CharAlphabet,
-    unk_token: Option<&str>,
-    vocabulary: &Vocabulary,
-    merges: &[Merge],
-) -> bool {
-    let spans_a_cut = |merge: &Merge| {
-        let begins = |id| vocabulary.token_of(id).is_some_and(|token| token.starts_with(BLANK));
-        let ends = |id| vocabulary.token_of(id).is_some_and(|token| token.ends_with(BLANK));
-        begins(merge.right) && !ends(merge.left)
-    };
-    alphabet.get(BLANK).is_some()
-        && alphabet.keeps_all()
-        && !unk_token.is_some_and(|token| token.contains(BLANK))
-        && !merges.iter().any(spans_a_cut)
+/// Where text may be cut.
+#[derive(Debug, Clone)]
+pub struct Cuts {
+    /// `before[256 * a + b]`: 1 where text is cut before byte `b` that follows byte `a`. The blank's
+    /// own character counts as a blank, other bytes beyond ASCII as one that joins everything but it.
+    before: Box<[u8; 1 << 16]>,
+}
+
+impl Cuts {
+    /// None if cutting before runs of blanks could change ids: unless the blank is a token and the
+    /// unknown token has none in it, no character vanishes (its neighbours would meet across the
+    /// cut), and no merge spans a cut.
+    #[must_use]
+    pub fn new(
+        alphabet: &CharAlphabet,
+        unk_token: Option<&str>,
+        vocabulary: &Vocabulary,
+        merges: &[Merge],
+    ) -> Option<Self> {
+        let has_blank = unk_token.is_some_and(|token| token.contains(BLANK));
+        if alphabet.get(BLANK).is_none() || !alphabet.keeps_all() || has_blank {
+            return None;
+        }
+        // Bytes that stand for a character do not end the wait of an unknown token, and do not look
+        // like their character: pairs are only told apart where neither matters.
+        let is_byte = |merge: &Merge| alphabet.is_byte(merge.left) || alphabet.is_byte(merge.right);
+        let only_blanks = !alphabet.has_all_bytes() || merges.iter().any(is_byte);
+        let mut before: Box<[u8; 1 << 16]> = vec![0; 1 << 16].try_into().ok()?;
+        for (left, right) in (0..=255).flat_map(|left| (0..=255).map(move |right| (left, right))) {
+            let word_ends = left != b' ' && right == b' ';
+            let apart = !only_blanks && left.is_ascii() && right.is_ascii();
+            before[pair(left, right)] = u8::from(word_ends || apart);
+        }
+        for merge in merges {
+            let last = vocabulary.token_of(merge.left)?.chars().next_back()?;
+            let first = vocabulary.token_of(merge.right)?.chars().next()?;
+            if first == BLANK && last != BLANK {
+                return None;
+            }
+            if let (Some(last), Some(first)) = (to_byte(last), to_byte(first)) {
+                before[pair(last, first)] = 0;
+            }
+        }
+        Some(Self { before })
+    }
+
+    #[inline]
+    fn scan(&self, text: &[u8], start: usize, ends: &mut [usize]) -> usize {
+        let Some(&first) = text.get(start) else { return 0 };
+        let (mut last, mut at) = match blank_at(text, start) {
+            0 => (first, start + 1),
+            length => (b' ', start + length),
+        };
+        let mut found = 0;
+        while found < ends.len() {
+            let Some(&byte) = text.get(at) else {
+                ends[found] = text.len();
+                return found + 1;
+            };
+            let is_blank = byte == BLANK_BYTES[0] && blank_at(text, at) > 0;
+            let (here, length) = if is_blank { (b' ', BLANK_BYTES.len()) } else { (byte, 1) };
+            ends[found] = at;
+            found += usize::from(self.before[pair(last, here)]);
+            last = here;
+            at += length;
+        }
+        found
+    }
+}
+
+#[inline]
+fn pair(left: u8, right: u8) -> usize {
+    usize::from(left) << 8 | usize::from(right)
+}
+
+/// The ASCII byte of a character of the vocabulary.
+fn to_byte(character: char) -> Option<u8> {
+    match character {
+        BLANK => Some(b' '),
+        ' ' => None, // no text has it: blanks are replaced
+        _ => u8::try_from(character).ok().filter(u8::is_ascii),
+    }
 }

@@ -23,12 +23,12 @@ impl Template {
             return Some(Self::default());
         }
         if kind(section) != "Sequence" {
-            return step(section).map(Option::unwrap_or_default);
+            return step(section);
         }
         let fields = fields(section, &["processors"])?;
         let steps = fields.get("processors")?.as_array()?;
-        let adding: Vec<_> = steps.iter().map(step).collect::<Option<Vec<_>>>()?;
-        let mut adding = adding.into_iter().flatten();
+        let known: Vec<_> = steps.iter().map(step).collect::<Option<_>>()?;
+        let mut adding = known.into_iter().filter(|template| *template != Self::default());
         let template = adding.next().unwrap_or_default();
         adding.next().is_none().then_some(template)
     }
@@ -46,25 +46,23 @@ fn fields<'a>(section: &'a Value, names: &[&str]) -> Option<&'a Map<String, Valu
     (complete && fields.len() == names.len() + 1).then_some(fields)
 }
 
-/// A step that adds ids, Some(None) for one that adds none.
-fn step(section: &Value) -> Option<Option<Template>> {
+/// What a step adds.
+fn step(section: &Value) -> Option<Template> {
     match kind(section) {
         "ByteLevel" => {
             let known = fields(section, &["add_prefix_space", "trim_offsets"])
                 .or_else(|| fields(section, &["add_prefix_space", "trim_offsets", "use_regex"]))?;
             let flags = known.iter().filter(|(name, _)| *name != "type");
-            flags.into_iter().all(|(_, flag)| flag.is_boolean()).then_some(None)
+            flags.into_iter().all(|(_, flag)| flag.is_boolean()).then(Template::default)
         }
-        "BertProcessing" => around(fields(section, &["sep", "cls"])?).map(Some),
+        "BertProcessing" => around(fields(section, &["sep", "cls"])?),
         "RobertaProcessing" => {
             let known = fields(section, &["sep", "cls", "trim_offsets", "add_prefix_space"])?;
             known.get("trim_offsets")?.as_bool()?;
             known.get("add_prefix_space")?.as_bool()?;
-            around(known).map(Some)
+            around(known)
         }
-        "TemplateProcessing" => {
-            template(fields(section, &["single", "pair", "special_tokens"])?).map(Some)
-        }
+        "TemplateProcessing" => template(fields(section, &["single", "pair", "special_tokens"])?),
         _ => None,
     }
 }

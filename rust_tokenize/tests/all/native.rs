@@ -157,16 +157,16 @@ pub fn compare(native: &NativeEncoder, reference: &dyn Encoder, num_texts: usize
 
 #[test]
 fn ids_equal_those_of_the_reference_on_real_tokenizers() {
+    let paths = shared_files();
     let mut num_native = 0;
-    for path in shared_files() {
-        let Some(native) = NativeEncoder::from_slice(&std::fs::read(&path).unwrap()) else {
-            println!("left to tokenizers: {}", path.display());
+    for path in &paths {
+        let Some(native) = NativeEncoder::from_slice(&std::fs::read(path).unwrap()) else {
             continue;
         };
-        println!("{}: {}", native.engine(), path.display());
         num_native += 1;
-        let reference = HuggingFaceEncoder::from_file(&path).unwrap();
+        let reference = HuggingFaceEncoder::from_file(path).unwrap();
         compare(&native, &reference, 400, 1);
     }
-    println!("{num_native} native");
+    // WordPiece, Unigram, Falcon's pipeline and a file the reference refuses are not ours.
+    assert_eq!(num_native, paths.len().saturating_sub(4));
 }

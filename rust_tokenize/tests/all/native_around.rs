@@ -15,12 +15,12 @@ const PARSED: EncodeOptions =
 const AS_TEXT: EncodeOptions = EncodeOptions { parse_special: false, ..PARSED };
 const SPECIAL: [&str; 4] = ["<s>", "<|end|>", "<|endoftext|>", "<|end"];
 
-fn definition(normalizer: Value, normalized: bool) -> Value {
+fn definition(normalizer: Value, in_normalized: bool) -> Value {
     let vocabulary = byte_level_vocabulary(&mut Random::new(12));
     let first = vocabulary.tokens.len();
     let added = (first..).zip(SPECIAL.iter().chain(&["hello"])).map(|(id, content)| {
         json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
-            "normalized": normalized, "special": *content != "hello"})
+            "normalized": in_normalized, "special": *content != "hello"})
     });
     json!({
         "version": "1.0", "added_tokens": added.collect::<Vec<_>>(), "normalizer": normalizer,
@@ -65,8 +65,8 @@ fn random_ranges(random: &mut Random, text: &str) -> Vec<Range<usize>> {
 #[test]
 fn special_tokens_that_touch_plain_text_are_text() {
     let nfc = json!({"type": "NFC"});
-    for (normalizer, normalized) in [(Value::Null, false), (Value::Null, true), (nfc, false)] {
-        let made = definition(normalizer, normalized);
+    for (normalizer, in_normalized) in [(Value::Null, false), (Value::Null, true), (nfc, false)] {
+        let made = definition(normalizer, in_normalized);
         let native = NativeEncoder::from_slice(made.to_string().as_bytes()).unwrap();
         let reference = reference(&made);
         let mut random = Random::new(13);
@@ -88,6 +88,7 @@ fn special_tokens_that_touch_plain_text_are_text() {
 
 /// Tokens searched for in normalized text, where that has other positions than the text.
 #[test]
+#[allow(clippy::single_range_in_vec_init)] // a list of one range
 fn plain_ranges_follow_the_text_through_its_normalizer() {
     let made = definition(json!({"type": "NFC"}), true);
     let native = NativeEncoder::from_slice(made.to_string().as_bytes()).unwrap();
