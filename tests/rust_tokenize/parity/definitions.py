@@ -310,7 +310,7 @@ def closed(alphabet: list[str], merges: list[Merge]) -> list[Merge]:
         merges = kept
 
 
-def small_tokenizers(*, borders: bool = True) -> dict[str, Definition]:
+def small_tokenizers(seed: int = 0, *, borders: bool = True) -> dict[str, Definition]:
     """Give a small tokenizer for every pipeline, by a name that starts with `small_`."""
     plain = byte_level(use_regex=False)
     nfc = {"type": "NFC"}
@@ -326,25 +326,27 @@ def small_tokenizers(*, borders: bool = True) -> dict[str, Definition]:
     byte = functools.partial(byte_level_tokenizer, borders=borders)
     piece = sentencepiece_tokenizer
     return {
-        "small_gpt2": byte(1, byte_level(use_regex=True)),
-        "small_gpt2_prefix": byte(2, byte_level(use_regex=True, add_prefix_space=True)),
-        "small_single_word": byte(15, byte_level(use_regex=True), more=WORD),
-        "small_neox": byte(3, byte_level(use_regex=True), normalizer=nfc),
-        "small_cl100k": byte(4, sequence(split(CL100K), plain), ignore_merges=True),
-        "small_qwen2": byte(5, sequence(split(QWEN2), plain), normalizer=nfc),
-        "small_qwen35": byte(14, sequence(split(QWEN35), plain), normalizer=nfc),
-        "small_o200k": byte(6, sequence(split(O200K), plain), ignore_merges=True),
-        "small_tekken": byte(7, sequence(split(TEKKEN), plain), ignore_merges=True),
-        "small_deepseek": byte(8, sequence(*map(split, DEEPSEEK), plain)),
-        "small_digits": byte(9, sequence(digits, byte_level(use_regex=True))),
-        "small_llama2": piece(10, normalizer=llama2),
-        "small_mistral": piece(11, pre_tokenizer=metaspace),
-        "small_gemma": piece(12, normalizer=REPLACE, pre_tokenizer=gemma_split),
-        "small_crossing": piece(13, crossing=True, normalizer=llama2),
-        "small_unknown": piece(16, num_bytes=0xC4, normalizer=llama2),
+        "small_gpt2": byte(seed + 1, byte_level(use_regex=True)),
+        "small_gpt2_prefix": byte(seed + 2, byte_level(use_regex=True, add_prefix_space=True)),
+        "small_single_word": byte(seed + 15, byte_level(use_regex=True), more=WORD),
+        "small_neox": byte(seed + 3, byte_level(use_regex=True), normalizer=nfc),
+        "small_cl100k": byte(seed + 4, sequence(split(CL100K), plain), ignore_merges=True),
+        "small_qwen2": byte(seed + 5, sequence(split(QWEN2), plain), normalizer=nfc),
+        "small_qwen35": byte(seed + 14, sequence(split(QWEN35), plain), normalizer=nfc),
+        "small_o200k": byte(seed + 6, sequence(split(O200K), plain), ignore_merges=True),
+        "small_tekken": byte(seed + 7, sequence(split(TEKKEN), plain), ignore_merges=True),
+        "small_deepseek": byte(seed + 8, sequence(*map(split, DEEPSEEK), plain)),
+        "small_digits": byte(seed + 9, sequence(digits, byte_level(use_regex=True))),
+        "small_llama2": piece(seed + 10, normalizer=llama2),
+        "small_mistral": piece(seed + 11, pre_tokenizer=metaspace),
+        "small_gemma": piece(seed + 12, normalizer=REPLACE, pre_tokenizer=gemma_split),
+        "small_crossing": piece(seed + 13, crossing=True, normalizer=llama2),
+        "small_unknown": piece(seed + 16, num_bytes=0xC4, normalizer=llama2),
         "small_unknown_apart": piece(
-            17, num_bytes=0xC4, flags={"fuse_unk": False}, pre_tokenizer=metaspace
+            seed + 17, num_bytes=0xC4, flags={"fuse_unk": False}, pre_tokenizer=metaspace
         ),
-        "small_vanishing": piece(18, num_bytes=0x60, flags={"unk_token": None}, normalizer=REPLACE),
-        "small_no_bytes": piece(19, flags={"byte_fallback": False}, normalizer=llama2),
+        "small_vanishing": piece(
+            seed + 18, num_bytes=0x60, flags={"unk_token": None}, normalizer=REPLACE
+        ),
+        "small_no_bytes": piece(seed + 19, flags={"byte_fallback": False}, normalizer=llama2),
     }

@@ -100,7 +100,7 @@ def main() -> None:
     folder, seed, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     os.environ["FAM_ENGINE_CACHE"] = str(folder)
-    small = [*small_tokenizers(borders=False).values()]
+    small = [*small_tokenizers(100 * seed, borders=False).values()]
     outcomes: Counter[str] = Counter()
     path = folder / "tokenizer.json"
     for number in range(count):
