@@ -4,10 +4,12 @@
 //! by themselves where nothing guards; where a guard turns a panic into an error, its text tells.
 
 use rust_tokenize::encoder::{EncodeOptions, Encoder};
-use rust_tokenize::error::{Error, Result};
+use rust_tokenize::error::{Error, Result, guard};
 use rust_tokenize::hugging_face::HuggingFaceEncoder;
 use rust_tokenize::json::check_object;
 use rust_tokenize::lines::LineReader;
+use rust_tokenize::native::NativeEncoder;
+use rust_tokenize::native::model::byte_level_char;
 use serde_json::Value;
 
 use crate::random::{Folder, Random};
@@ -123,12 +125,12 @@ fn plainly(bytes: &[u8], limit: usize) -> Vec<(u64, bool)> {
     lines.iter().enumerate().filter_map(judge).collect()
 }
 
-const DEFINITION: &str = r#"{"version":"1.0","added_tokens":[{"id":6,"content":"<s>","special":true,
+const BYTE_LEVEL: &str = r#"{"version":"1.0","added_tokens":[{"id":258,"content":"<s>","special":true,
 "normalized":false,"single_word":false,"lstrip":false,"rstrip":false}],"normalizer":null,
 "pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":true},
 "post_processor":null,"decoder":{"type":"ByteLevel","add_prefix_space":true,"trim_offsets":true,
 "use_regex":true},"model":{"type":"BPE","dropout":null,"unk_token":null,"fuse_unk":false,
-"byte_fallback":false,"ignore_merges":false,"vocab":{"a":0,"b":1,"Ġ":2,"ab":3,"Ġa":4,"Ã":5},
+"byte_fallback":false,"ignore_merges":false,"vocab":{@,"ab":256,"Ġa":257},
 "merges":[["a","b"],["Ġ","a"]]}}"#;
 const SENTENCEPIECE: &str = r#"{"version":"1.0","added_tokens":[{"id":0,"content":"<unk>",
 "special":true,"normalized":false,"single_word":false,"lstrip":true,"rstrip":false}],
@@ -178,39 +180,54 @@ const TEXTS: [&str; 8] = [
     "e\u{301}'s 12",
 ];
 
-/// What a caller may do with a definition; the ids it gives are decoded too.
-fn use_it(encoder: &dyn Encoder) -> Result<()> {
+/// All 256 bytes as entries of a vocabulary.
+fn byte_entries() -> String {
+    let entry = |byte: u8| format!("{}:{byte}", Value::from(byte_level_char(byte).to_string()));
+    (0..=255).map(entry).collect::<Vec<_>>().join(",")
+}
+
+/// What a caller may do with a definition: the ids of all texts, one after the other.
+fn use_it(encoder: &dyn Encoder) -> Result<Vec<i32>> {
     let mut ids = Vec::new();
-    for (number, text) in TEXTS.iter().enumerate() {
+    for (number, text) in TEXTS.iter().cycle().take(4 * TEXTS.len()).enumerate() {
         let options = EncodeOptions {
             add_special_tokens: number % 2 == 0,
             parse_special: number % 3 > 0,
-            continuation: number % 4 > 1,
+            continuation: number % 5 > 2,
         };
         encoder.prepare(options)?;
         encoder.encode(text, options, &mut ids)?;
     }
-    let ids: Vec<u32> = ids.iter().map(|&id| id.cast_unsigned()).chain([u32::MAX]).collect();
-    encoder.decode(&ids, true).map(drop)
+    let known: Vec<u32> = ids.iter().map(|&id| id.cast_unsigned()).chain([u32::MAX]).collect();
+    encoder.decode(&known, true)?;
+    Ok(ids)
 }
 
 #[test]
 fn mutated_definitions_load_or_are_refused() {
     let mut random = Random::new(19);
     let folder = Folder::new();
-    let (mut loaded, mut refused) = (0, 0);
-    let seeds = [DEFINITION.as_bytes(), SENTENCEPIECE.as_bytes()];
+    let (mut loaded, mut native, mut refused) = (0, 0, 0);
+    let byte_level = BYTE_LEVEL.replace('@', &byte_entries());
+    let seeds = [byte_level.as_bytes(), SENTENCEPIECE.as_bytes()];
     for number in 0..executions(5_000) {
-        let path = folder.write("tokenizer.json", mutated(&mut random, 2, &seeds, &FIELDS));
-        let outcome = HuggingFaceEncoder::from_file(&path)
-            .and_then(|encoder| rust_tokenize::error::guard(|| use_it(&encoder)));
-        match outcome {
-            Ok(()) => loaded += 1,
-            Err(Error::Tokenizer(_)) => refused += 1,
+        let text = mutated(&mut random, 2, &seeds, &FIELDS);
+        let path = folder.write("tokenizer.json", &text);
+        let used = HuggingFaceEncoder::from_file(&path).and_then(|it| guard(|| use_it(&it)));
+        // Nothing guards this one: a panic fails here.
+        let ours = NativeEncoder::from_slice(&text).map(|it| use_it(&it));
+        match (used, ours) {
+            (Ok(expected), Some(found)) => {
+                assert_eq!(found.unwrap(), expected, "execution {number}");
+                native += 1;
+            }
+            (Ok(_), None) => loaded += 1,
             // The linked crate panics on some definitions; the place in the text is in its folder.
-            Err(Error::Panic(text)) if text.contains("tokenizers-0.") => refused += 1,
-            Err(other) => panic!("execution {number}: {other}"),
+            (Err(Error::Tokenizer(_)), None) => refused += 1,
+            (Err(Error::Panic(text)), None) if text.contains("tokenizers-0.") => refused += 1,
+            (Err(error), ours) => panic!("execution {number}: {error}; native: {ours:?}"),
         }
     }
-    assert!(loaded > 100 && refused > 100, "{loaded} loaded, {refused} refused");
+    let counts = [loaded, native, refused];
+    assert!(counts.iter().all(|&count| count > 100), "{counts:?}");
 }
