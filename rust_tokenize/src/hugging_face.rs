@@ -135,9 +135,7 @@ impl HuggingFaceEncoder {
             .build();
         let mut pipeline = base.map_err(no_model)?;
         let added: Vec<_> = file.added_tokens.iter().map(|entry| entry.token.clone()).collect();
-        pipeline
-            .add_tokens(added.iter().cloned())
-            .map_err(|error| not_loaded("`added_tokens` section", error))?;
+        add_tokens(&mut pipeline, &added)?;
         check_added(&pipeline, &file.added_tokens)?;
         Ok(Self {
             pipeline,
@@ -189,9 +187,7 @@ impl HuggingFaceEncoder {
             .build();
         let mut pipeline = base.map_err(no_model)?;
         // Added tokens are normalized as they are added, so they cannot be taken over.
-        pipeline
-            .add_tokens(self.added.iter().cloned())
-            .map_err(|error| not_loaded("`added_tokens` section", error))?;
+        add_tokens(&mut pipeline, &self.added)?;
         Ok(Some(pipeline))
     }
 }
@@ -220,6 +216,27 @@ impl HuggingFaceEncoder {
     }
 }
 
+/// A token that normalizes to nothing is refused: the crate finds it everywhere without end, until
+/// the memory is full and the process dies.
+fn add_tokens(pipeline: &mut Pipeline, tokens: &[hf::AddedToken]) -> Result<()> {
+    for token in tokens.iter().filter(|token| token.normalized && !token.content.is_empty()) {
+        let Some(normalizer) = pipeline.get_normalizer() else { break };
+        let mut content = hf::NormalizedString::from(token.content.as_str());
+        hf::Normalizer::normalize(normalizer, &mut content)
+            .map_err(|error| not_loaded("`normalizer` section", error))?;
+        if content.is_empty() {
+            return Err(Error::Tokenizer(format!(
+                "its added token `{}` normalizes to nothing, expected some text",
+                token.content.escape_debug()
+            )));
+        }
+    }
+    pipeline
+        .add_tokens(tokens.iter().cloned())
+        .map_err(|error| not_loaded("`added_tokens` section", error))?;
+    Ok(())
+}
+
 fn with_special_as_text(pipeline: &Pipeline) -> Pipeline {
     let mut copy = pipeline.clone();
     copy.set_encode_special_tokens(true);
@@ -227,7 +244,11 @@ fn with_special_as_text(pipeline: &Pipeline) -> Pipeline {
 }
 
 fn not_loaded(what: &str, error: impl std::fmt::Display) -> Error {
-    Error::Tokenizer(format!("its {what} cannot be used: {error}"))
+    // With a `continuing_subword_prefix` the crate cuts tokens between bytes, unchecked, and quotes
+    // them: the text may be no UTF-8, of which Python makes no exception but a crash.
+    let said = error.to_string();
+    let said = String::from_utf8_lossy(said.as_bytes());
+    Error::Tokenizer(format!("its {what} cannot be used: {said}"))
 }
 
 fn not_edited(error: impl std::fmt::Display) -> Error {

@@ -4,6 +4,7 @@
 mod batches;
 mod bin_packing;
 mod encoding;
+mod fuzzing;
 mod json_lines;
 mod native;
 mod native_around;
