@@ -264,7 +264,7 @@ plans = st.builds(
 
 @settings(
     deadline=None,
-    max_examples=300,
+    max_examples=200,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(
@@ -297,6 +297,48 @@ def test_both_ways_leave_the_same(
         slow = outcome(folder / "slow", encoder, plan, files, fast=False)
         patch.setattr(ingest, "_FAST_CHUNK", chunk)
         fast = outcome(folder / "fast", encoder, plan, files, num_threads=num_threads)
+    assert fast == slow
+
+
+ODD_ROWS: tuple[dict[str, Any], ...] = (
+    {"id": True},
+    {"id": 1.0},
+    {"group": []},
+    {"correct": 1},
+    {"task": {}},
+    {"source": False},
+    {"question": ""},
+    {"answer": ""},
+    {"answer": None},
+    {"question": 3},
+    {"question": "\U000f0000"},
+    {"answer": "ab " * 200},
+)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("template", ["none", "chatml", "trimming"])
+def test_odd_rows_keep_their_place_among_usual_ones(
+    encoders: Encoders, tmp_path: Path, seed: int, template: str
+) -> None:
+    chance = random.Random(seed)
+    rows = []
+    for number in range(400):
+        said = ["".join(chance.choices(FRAGMENTS, k=3)) for _ in range(2)]
+        row = {"question": said[0], "answer": said[1], "id": chance.choice([number, "twice", None])}
+        row |= chance.choice(ODD_ROWS) if number and chance.random() < 0.2 else {}
+        text = json.dumps(row)
+        rows.append(text[:-3] if number and chance.random() < 0.05 else text)
+    path = tmp_path / "data.jsonl"
+    path.write_text("\n".join(rows))
+    encoder = encoders(template, "separate", False)
+    plan = IngestPlan(300, "quarantine")
+    slow = outcome(tmp_path / "slow", encoder, plan, [DataFile("d", path)], fast=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ingest, "_FAST_CHUNK", 150)
+        fast = outcome(tmp_path / "fast", encoder, plan, [DataFile("d", path)])
+    assert len(slow["quarantine"]) > 40
+    assert len(slow["records"]) > 250
     assert fast == slow
 
 
