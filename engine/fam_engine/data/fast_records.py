@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -35,14 +34,6 @@ _MAX_SHAPES = 256
 
 Roles = tuple[str, ...]
 _Template = tuple[list[str | tuple[int, bool]], list[tuple[int, bool, str, str]]]
-
-
-@runtime_checkable
-class CompilesShapes(Protocol):
-    """Whoever can turn a template into data."""
-
-    def compile(self, shape: Shape) -> CompiledTemplate | None:
-        """Compile a template for a shape; None if that cannot be."""
 
 
 class FastRecords:
@@ -77,7 +68,7 @@ class FastRecords:
             return
         self._known.add(roles)
         renderer = self._encoder.renderer
-        if not isinstance(renderer, CompilesShapes):
+        if renderer is None:
             return
         context = renderer.compile(Shape(roles, True))
         whole = renderer.compile(Shape((*roles, "assistant"), False))

@@ -7,7 +7,6 @@ import random
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fam_engine.data import fast_records, tokenizer
-from fam_engine.data.compiled_templates import CompiledTemplate, Content, Shape
+from fam_engine.data import fast_records
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.errors import InputError
 from fam_engine.jobs.journal import Journal
@@ -35,34 +33,6 @@ TEMPLATES = {
     "doubled": f"<s><s>{CHATML}",
 }
 Encoders = Callable[..., TextEncoder]
-
-
-@dataclass(frozen=True)
-class HandCompiled:
-    """Compiles the templates above, for renderers that do not."""
-
-    renderer: Any
-
-    def compile(self, shape: Shape) -> CompiledTemplate:
-        """Compile one of them."""
-        return hand_compiled(self.renderer._template.source, shape)
-
-
-def hand_compiled(source: str, shape: Shape) -> CompiledTemplate:
-    """Give the pieces of one of the templates above."""
-    trimmed = "trim" in source
-    pieces: list[str | Content] = []
-    literal = "<s><s>" if "<s>" in source else ""
-    for turn, role in enumerate(shape.roles):
-        pieces += [f"{literal}<|im_start|>{role}\n", Content(turn, trimmed)]
-        literal = "<|im_end|>\n"
-    last = literal + ("<|im_start|>assistant\n" if shape.add_generation_prompt else "")
-    return CompiledTemplate(shape, (*pieces, last) if last else tuple(pieces), ())
-
-
-def hand_compiling(self: TextEncoder) -> HandCompiled | None:
-    """Stand in for `TextEncoder.renderer`."""
-    return HandCompiled(self._renderer) if self._renderer else None
 
 
 @pytest.fixture(scope="module")
@@ -97,10 +67,7 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Encoders]:
             )
         return cache[key]
 
-    with pytest.MonkeyPatch.context() as patch:
-        if not hasattr(tokenizer.Renderer, "compile"):
-            patch.setattr(TextEncoder, "renderer", property(hand_compiling))
-        yield get
+    yield get
     for encoder in cache.values():
         encoder.close()
 
