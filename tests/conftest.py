@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import fam_engine.model  # noqa: F401 - says how matrices are multiplied, before any are
+
 SHARED = Path(__file__).parents[2] / "shared"
 
 
