@@ -6,6 +6,7 @@ and response) they would.
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -164,8 +165,9 @@ def test_without_the_protections_bits_would_differ(
     kept = facts_of(decoder, entries)
     off_grid = [facts_of(decoder, [entry], grid=1)[0] for entry in entries]
     joint = [facts_joint(decoder, entry) for entry in entries]
-    # In bf16 the grid shows at larger shapes only, see `ops`.
-    assert compute_dtype == "bf16" or not all(map(same_bits, kept, off_grid))
+    # In bf16 the grid shows at larger shapes only, see `ops`; MKL in strict mode needs none.
+    needs_grid = compute_dtype == "fp32" and "STRICT" not in os.environ.get("MKL_CBWR", "")
+    assert not needs_grid or not all(map(same_bits, kept, off_grid))
     assert not all(map(same_bits, kept, joint))
     # It is a matter of bits, not of values.
     tolerance = 1e-4 if compute_dtype == "fp32" else 0.3
