@@ -58,6 +58,22 @@ pub trait Encoder: Send + Sync {
         options: EncodeOptions,
         ids: &mut Vec<i32>,
     ) -> Result<()>;
+    /// Appends the ids of each text, and how many there are; stops at the first error. Encoders that
+    /// remember words keep them from text to text.
+    fn encode_each(
+        &self,
+        texts: &mut dyn Iterator<Item = &str>,
+        options: EncodeOptions,
+        ids: &mut Vec<i32>,
+        lengths: &mut Vec<usize>,
+    ) -> Result<()> {
+        for text in texts {
+            let before = ids.len();
+            self.encode(text, options, ids)?;
+            lengths.push(ids.len() - before);
+        }
+        Ok(())
+    }
     /// Gives the text of `ids`; ids without a token vanish.
     fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String>;
     /// The id of a token, if there is one.
@@ -145,17 +161,13 @@ fn encode_run<T: AsRef<str>>(
 ) -> Result<Run> {
     let mut ids = Vec::new();
     let mut lengths = Vec::with_capacity(texts.len());
-    for (number, text) in texts.iter().enumerate() {
-        let before = ids.len();
-        // A panic here comes from the text meeting the definition, so it is reported as theirs.
-        guard(|| encoder.encode(text.as_ref(), options, &mut ids)).map_err(|error| {
-            Error::Tokenizer(format!(
-                "text {} of the batch cannot be encoded: {error}",
-                first + number
-            ))
-        })?;
-        lengths.push(ids.len() - before);
-    }
+    let mut texts = texts.iter().map(AsRef::as_ref);
+    let outcome = guard(|| encoder.encode_each(&mut texts, options, &mut ids, &mut lengths));
+    // A panic here comes from the text meeting the definition, so it is reported as theirs.
+    outcome.map_err(|error| {
+        let number = first + lengths.len();
+        Error::Tokenizer(format!("text {number} of the batch cannot be encoded: {error}"))
+    })?;
     Ok((ids, lengths))
 }
 

@@ -135,12 +135,27 @@ impl NativeEncoder {
         options: EncodeOptions,
         ids: &mut Vec<i32>,
     ) -> Result<()> {
+        self.with_worker(|worker| self.encode_on(worker, text, as_text, options, ids))
+    }
+
+    fn encode_on(
+        &self,
+        worker: &mut Worker,
+        text: &str,
+        as_text: AsText<'_>,
+        options: EncodeOptions,
+        ids: &mut Vec<i32>,
+    ) -> Result<()> {
         if i32::try_from(text.len()).is_err() {
             return Err(Error::Argument("a text of more than 2 GiB".to_owned()));
         }
-        self.with_worker(|worker| self.encode_text(worker, text, as_text, options, ids));
+        self.encode_text(worker, text, as_text, options, ids);
         Ok(())
     }
+}
+
+fn special_as_text(options: EncodeOptions) -> AsText<'static> {
+    if options.parse_special { AsText::None } else { AsText::All }
 }
 
 impl Encoder for NativeEncoder {
@@ -157,8 +172,25 @@ impl Encoder for NativeEncoder {
     }
 
     fn encode(&self, text: &str, options: EncodeOptions, ids: &mut Vec<i32>) -> Result<()> {
-        let as_text = if options.parse_special { AsText::None } else { AsText::All };
-        self.encode_as(text, as_text, options, ids)
+        self.encode_as(text, special_as_text(options), options, ids)
+    }
+
+    /// One worker for all texts: another thread that took it in between would fetch its cache anew.
+    fn encode_each(
+        &self,
+        texts: &mut dyn Iterator<Item = &str>,
+        options: EncodeOptions,
+        ids: &mut Vec<i32>,
+        lengths: &mut Vec<usize>,
+    ) -> Result<()> {
+        self.with_worker(|worker| {
+            for text in texts {
+                let before = ids.len();
+                self.encode_on(worker, text, special_as_text(options), options, ids)?;
+                lengths.push(ids.len() - before);
+            }
+            Ok(())
+        })
     }
 
     fn encode_around(
