@@ -35,6 +35,7 @@ pub mod worker;
 
 mod assemble;
 mod pipeline;
+mod strict;
 
 use std::fs;
 use std::ops::Range;
