@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use crate::native::merges::Merge;
+use crate::native::strict::strict;
 use crate::native::strings::Strings;
 use crate::native::vocabulary::Vocabulary;
 
@@ -74,13 +75,13 @@ struct File {
     version: Option<String>,
     #[serde(default)]
     added_tokens: Vec<AddedEntry>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "strict")]
     normalizer: Value,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "strict")]
     pre_tokenizer: Value,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "strict")]
     post_processor: Value,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "strict")]
     decoder: Value,
     model: ModelSection,
 }

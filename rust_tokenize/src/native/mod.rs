@@ -35,6 +35,7 @@ pub mod worker;
 
 mod assemble;
 mod pipeline;
+mod strict;
 
 use std::fs;
 use std::ops::Range;
@@ -58,6 +59,9 @@ use crate::native::worker::Worker;
 
 /// Slots of a worker's cache: 30 MB at most, of which a short text touches little.
 const CACHE_SLOTS: usize = 1 << 18;
+
+/// Longest text in bytes.
+const MAX_TEXT: usize = 1 << 30;
 
 /// A tokenizer of this module.
 pub struct NativeEncoder {
@@ -146,8 +150,10 @@ impl NativeEncoder {
         options: EncodeOptions,
         ids: &mut Vec<i32>,
     ) -> Result<()> {
-        if i32::try_from(text.len()).is_err() {
-            return Err(Error::Argument("a text of more than 2 GiB".to_owned()));
+        // Normalized it can be three times as long, and 32 bits must still count it.
+        if text.len() > MAX_TEXT {
+            let what = format!("a text of {} bytes, expected at most {MAX_TEXT}", text.len());
+            return Err(Error::Argument(what));
         }
         self.encode_text(worker, text, as_text, options, ids);
         Ok(())

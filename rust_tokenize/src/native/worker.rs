@@ -148,7 +148,7 @@ impl Worker {
         ids.truncate(at);
     }
 
-    /// Pieces are within a text of at most 2 GiB, and slots fewer than 2^32.
+    /// Pieces are within a normalized text of less than 4 GiB, and slots fewer than 2^32.
     #[inline]
     #[allow(clippy::cast_possible_truncation)]
     fn make_probes(&mut self, bytes: &[u8], mut start: usize, num_pieces: usize) {

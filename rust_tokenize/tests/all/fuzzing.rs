@@ -225,9 +225,20 @@ fn mutated_definitions_load_or_are_refused() {
             // The linked crate panics on some definitions; the place in the text is in its folder.
             (Err(Error::Tokenizer(_)), None) => refused += 1,
             (Err(Error::Panic(text)), None) if text.contains("tokenizers-0.") => refused += 1,
-            (Err(error), ours) => panic!("execution {number}: {error}; native: {ours:?}"),
+            (Err(error), ours) => panic!(
+                "execution {number}: {error}; native: {ours:?}\n{}",
+                String::from_utf8_lossy(&text)
+            ),
         }
     }
     let counts = [loaded, native, refused];
     assert!(counts.iter().all(|&count| count > 100), "{counts:?}");
+}
+
+#[test]
+fn a_section_with_a_key_twice_is_the_reference_s_to_judge() {
+    let twice = SENTENCEPIECE.replace(r#"{"id":"A","#, r#"{"id":"A","id":"A","#);
+    assert_ne!(twice, SENTENCEPIECE);
+    assert!(NativeEncoder::from_slice(SENTENCEPIECE.as_bytes()).is_some());
+    assert!(NativeEncoder::from_slice(twice.as_bytes()).is_none());
 }

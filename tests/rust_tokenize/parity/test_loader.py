@@ -1,6 +1,6 @@
 """Definitions nobody checked end in the reference's ids or in a refusal: never in a panic, a crash or other ids.
 
-`PARITY_DEFINITIONS` (default 500) and `PARITY_SEED` set how many and which.
+`PARITY_DEFINITIONS` (default 300) and `PARITY_SEED` set how many and which.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fam_engine import _rust_tokenize as rt
 from tests.rust_tokenize.parity.conftest import NOT_ONE, SMALL
 from tests.rust_tokenize.parity.definitions import Definition, added
 
-NUM_DEFINITIONS = int(os.environ.get("PARITY_DEFINITIONS", "500"))
+NUM_DEFINITIONS = int(os.environ.get("PARITY_DEFINITIONS", "300"))
 SEED = os.environ.get("PARITY_SEED", "1")
 ROOT = Path(__file__).parents[3]
 TEXTS = [
