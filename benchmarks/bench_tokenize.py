@@ -74,10 +74,12 @@ def measure(file: Path, corpus: str, threads: int, options: argparse.Namespace) 
             for name, worker in engines.items():
                 cold.setdefault(name, []).append(_speed(worker.run(), name, texts, threads))
             if start + 1 == _COLD_STARTS:
-                runs = take_turns(engines, dict.fromkeys(engines, ()), options.rounds)
+                work = {name: ("count", _passes(name, texts)) for name in engines}
+                runs = take_turns(engines, work, options.rounds)
                 answers = {name: worker.run("ids").answer for name, worker in engines.items()}
     for name, found in runs.items():
-        speeds = [_speed(run, name, texts, threads) for run in found]
+        passes = _passes(name, texts)
+        speeds = [passes * _speed(run, name, texts, threads) for run in found]
         low, high = np.percentile(speeds, (20, 80))
         row["engines"][name] = {
             "warm": statistics.median(speeds),
@@ -128,6 +130,11 @@ def _part(texts: list[str], name: str) -> list[str]:
             break
         part.append(text)
     return part
+
+
+def _passes(name: str, texts: list[str]) -> int:
+    """Give the passes of a warm run: about 20 MB of text, of the slow ones one pass."""
+    return 1 if name in _SLOW else max(1, 20_000_000 // _num_bytes(texts))
 
 
 def _num_bytes(texts: list[str]) -> int:
