@@ -210,7 +210,8 @@ fn mutated_definitions_load_or_are_refused() {
     let (mut loaded, mut native, mut refused) = (0, 0, 0);
     let byte_level = BYTE_LEVEL.replace('@', &byte_entries());
     let seeds = [byte_level.as_bytes(), SENTENCEPIECE.as_bytes()];
-    for number in 0..executions(5_000) {
+    let total = executions(5_000);
+    for number in 0..total {
         let text = mutated(&mut random, 2, &seeds, &FIELDS);
         let path = folder.write("tokenizer.json", &text);
         let used = HuggingFaceEncoder::from_file(&path).and_then(|it| guard(|| use_it(&it)));
@@ -232,7 +233,7 @@ fn mutated_definitions_load_or_are_refused() {
         }
     }
     let counts = [loaded, native, refused];
-    assert!(counts.iter().all(|&count| count > 100), "{counts:?}");
+    assert!(counts.iter().all(|&count| count > total / 100), "{counts:?}");
 }
 
 #[test]
