@@ -89,7 +89,7 @@ struct File {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ModelSection {
-    #[serde(rename = "type")]
+    #[serde(rename = "type", default, deserialize_with = "named")]
     kind: Option<String>,
     dropout: Option<f32>,
     unk_token: Option<String>,
@@ -100,6 +100,11 @@ struct ModelSection {
     ignore_merges: Option<bool>,
     vocab: VocabSection,
     merges: MergesSection,
+}
+
+/// The type may be missing, not null.
+fn named<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    String::deserialize(deserializer).map(Some)
 }
 
 impl Definition {
