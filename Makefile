@@ -8,7 +8,7 @@ SOURCES := pyproject.toml Cargo.toml Cargo.lock rust_tokenize/Cargo.toml $(shell
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check test-faults test-wheel test-lowest bench bench-tokenize gpu-wheels gpu-check clean
+.PHONY: help install demo test check test-faults test-wheel test-lowest test-parity bench bench-tokenize gpu-wheels gpu-check clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -50,6 +50,10 @@ test-lowest: ## Run the tests with the lowest versions allowed
 	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/pip install --quiet '.[dev]' $(LOWEST)
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -q -m 'not faults'
+
+test-parity: $(STAMP) ## Compare 10 M random texts and all that can be listed with the reference (over an hour)
+	PARITY_STRINGS=10000000 PARITY_DEFINITIONS=20000 $(PYTEST) tests/rust_tokenize/parity
+	FAM_ENGINE_CACHE=off $(BIN)/python -m tests.rust_tokenize.parity.exhaustive
 
 bench: $(STAMP) ## Measure against the peers, side by side
 	$(BIN)/python benchmarks/bench_score.py
