@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import json
 import os
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 
-class _Engine:
+class _Engine(ABC):
     """Tokenizes one list of texts, kept here so that sending it is not timed.
 
     Args:
@@ -33,13 +34,13 @@ class _Engine:
         self.file, self.texts, self.num_threads = file, texts, num_threads
         self.load()
 
+    @abstractmethod
     def load(self) -> None:
         """Load the tokenizer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ids(self) -> np.ndarray:
         """Give the ids of all texts, flat."""
-        raise NotImplementedError
 
     def run(self, answer: str = "count", passes: int = 1) -> Any:  # noqa: ANN401
         """Tokenize (`count`, or `ids` to give them), or `load` the tokenizer once more.

@@ -4,8 +4,8 @@ In: tensors and `Linear` weights of any precision. Out: tensors in the compute d
 above is the same code for every device and precision; which kernel serves them is decided here.
 
 Bits: every matrix product sees a number of rows that is a multiple of 64, and Intel's processors are
-told to keep the order of sums (`cpu_products`). Measured with torch 2.15
-(oneDNN for bf16, MKL for fp32; AVX-512): for M = 64, 128, ... 4096, over 20 shapes [N, K] from
+told to keep the order of sums (`cpu_products`). Measured with torch 2.15 (oneDNN for bf16, MKL
+for fp32; AVX-512): for M = 64, 128, ... 4096, over 20 shapes [N, K] from
 40 x 40 to 9728 x 896, 1 to 3 threads, with bias, without, and added to a residual, each row has the
 same bits whatever M, its place and its neighbours. Off that grid it has not: fp32 differs at
 M = 1, 2, 3 (2 threads: also 5, 7), bf16 at M = 1 with K >= 2048. Nothing is promised for fp64, which
