@@ -1,18 +1,37 @@
-//! Expressions on ASCII text, 64 bytes at a time and without a branch a byte.
+//! Expressions on 64 bytes at a time, for ASCII without a branch a byte.
 //!
 //! The bytes become one mask of 64 bits a class, and what an alternative says of neighbours becomes
-//! shifts and logic on these masks. A block begins where a pretoken does, so nothing is carried
-//! from block to block; what cannot be known without the next bytes is left to the next block.
+//! shifts and logic on these masks. Characters that are not ASCII are looked up one by one and have
+//! all their bytes in the mask of their class. A block begins where a pretoken does, so nothing is
+//! carried from block to block; what cannot be known without the next bytes is left to the next one.
 
 use super::Expression;
 use super::masks::mask;
+use crate::native::classes::classes;
 
-/// Up to 64 bytes of ASCII at a position where a pretoken begins. Bit `i` of a mask is byte `i`;
-/// bits outside `valid` mean nothing.
+/// What a character that is not ASCII is in a block.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A letter; no capital one, where that matters.
+    Letter,
+    /// A capital letter.
+    Capital,
+    /// A digit.
+    Digit,
+    /// A symbol.
+    Symbol,
+    /// Of the characters that stand apart from all others.
+    Apart,
+    /// Something masks cannot say: it ends the block.
+    Other,
+}
+
+/// Up to 64 bytes at a position where a pretoken begins. Bit `i` of a mask is byte `i`; bits
+/// outside `valid` mean nothing.
 #[derive(Clone, Copy)]
 pub struct Block<'a> {
     /// The whole text.
-    pub(super) text: &'a [u8],
+    pub(super) text: &'a str,
     /// Where in `text` the block begins.
     pub(super) at: usize,
     /// The bytes that belong to the block: a prefix of it.
@@ -37,9 +56,15 @@ pub struct Block<'a> {
     pub(super) slash: u64,
     /// Controls that are no white space.
     pub(super) control: u64,
+    /// Of characters that are not ASCII: all bytes.
+    pub(super) wide: u64,
+    /// Of these, all bytes but the first.
+    inner: u64,
+    /// Those of [`Kind::Apart`].
+    pub(super) apart: u64,
 }
 
-/// [`Scanner::scan`](super::Scanner::scan) by blocks where the text is ASCII, else one by one.
+/// [`Scanner::scan`](super::Scanner::scan) by blocks, and one by one where they know no end.
 pub(super) fn scan<E: Expression>(
     expression: E,
     text: &str,
@@ -49,8 +74,8 @@ pub(super) fn scan<E: Expression>(
     let (mut at, mut count) = (start, 0);
     while at < text.len() && count < ends.len() {
         let before = count;
-        if is_worth_a_block(text.as_bytes(), at) {
-            let block = Block::new(text.as_bytes(), at);
+        if is_worth_a_block::<E>(text, at) {
+            let block = Block::new::<E>(text, at);
             for (end, position) in ends[count..].iter_mut().zip(bits(expression.ends(&block))) {
                 *end = at + position;
                 count += 1;
@@ -65,10 +90,11 @@ pub(super) fn scan<E: Expression>(
     count
 }
 
-/// Whether the next eight bytes are ASCII.
-fn is_worth_a_block(text: &[u8], at: usize) -> bool {
-    let next = text[at..].first_chunk();
-    next.is_none_or(|&bytes| u64::from_ne_bytes(bytes) & 0x8080_8080_8080_8080 == 0)
+/// Whether a block has at least the next character.
+#[inline]
+fn is_worth_a_block<E: Expression>(text: &str, at: usize) -> bool {
+    let next = text[at..].chars().next();
+    next.is_some_and(|char| char.is_ascii() || E::kind(classes(char)) != Kind::Other)
 }
 
 /// Where runs of a class begin.
@@ -98,23 +124,23 @@ pub(super) fn bits(mut mask: u64) -> impl Iterator<Item = usize> {
 impl<'a> Block<'a> {
     /// The block at `at`, which is short of the end of `text`.
     #[inline]
-    fn new(text: &'a [u8], at: usize) -> Self {
-        match text[at..].first_chunk() {
-            Some(bytes) => Self::of(bytes, text, at, u64::MAX),
-            None => Self::tail(text, at),
+    fn new<E: Expression>(text: &'a str, at: usize) -> Self {
+        match text.as_bytes()[at..].first_chunk() {
+            Some(bytes) => Self::of::<E>(bytes, text, at, u64::MAX),
+            None => Self::tail::<E>(text, at),
         }
     }
 
     /// The block of the fewer than 64 bytes that are left.
-    fn tail(text: &'a [u8], at: usize) -> Self {
-        let rest = &text[at..];
+    fn tail<E: Expression>(text: &'a str, at: usize) -> Self {
+        let rest = &text.as_bytes()[at..];
         let mut bytes = [0; 64];
         bytes[..rest.len()].copy_from_slice(rest);
-        Self::of(&bytes, text, at, (1 << rest.len()) - 1)
+        Self::of::<E>(&bytes, text, at, (1 << rest.len()) - 1)
     }
 
     #[inline]
-    fn of(bytes: &[u8; 64], text: &'a [u8], at: usize, present: u64) -> Self {
+    fn of<E: Expression>(bytes: &[u8; 64], text: &'a str, at: usize, present: u64) -> Self {
         let block = Self {
             text,
             at,
@@ -129,8 +155,34 @@ impl<'a> Block<'a> {
             quote: mask(bytes, |byte| byte == b'\''),
             slash: mask(bytes, |byte| byte == b'/'),
             control: mask(bytes, |byte| matches!(byte, 0..9 | 0x0E..b' ' | 0x7F)),
+            wide: mask(bytes, |byte| byte > 0x7F),
+            inner: mask(bytes, |byte| matches!(byte, 0x80..0xC0)),
+            apart: 0,
         };
-        block.before(mask(bytes, |byte| byte > 0x7F))
+        if block.wide == 0 { block } else { block.with_wide::<E>() }
+    }
+
+    /// The block with its characters that are not ASCII, short of the first it cannot have.
+    fn with_wide<E: Expression>(mut self) -> Self {
+        let mut left = self.wide & !self.inner;
+        while left != 0 {
+            let position = left.trailing_zeros() as usize;
+            let next = self.text.get(self.at + position..).and_then(|rest| rest.chars().next());
+            let Some(character) = next.filter(|char| position + char.len_utf8() <= 64) else {
+                return self.before(bit(position));
+            };
+            let bytes = (1 << character.len_utf8()) - 1 << position;
+            match E::kind(classes(character)) {
+                Kind::Letter => self.letter |= bytes,
+                Kind::Capital => (self.letter, self.upper) = (self.letter | bytes, self.upper | bytes),
+                Kind::Digit => self.digit |= bytes,
+                Kind::Symbol => {}
+                Kind::Apart => self.apart |= bytes,
+                Kind::Other => return self.before(bit(position)),
+            }
+            left &= left - 1;
+        }
+        self
     }
 
     /// The block short of the first of the bytes `barred`.
@@ -152,7 +204,13 @@ impl<'a> Block<'a> {
     /// `[^\s\p{L}\p{N}]`.
     #[inline]
     pub(super) fn symbol(&self) -> u64 {
-        self.valid & !(self.white() | self.letter | self.digit)
+        self.valid & !(self.white() | self.letter | self.digit | self.apart)
+    }
+
+    /// The first characters, all their bytes, of what begins at `starts`.
+    #[inline]
+    pub(super) fn first(&self, starts: u64) -> u64 {
+        starts | flood(self.inner, starts << 1)
     }
 
     /// The ends of pretokens, given where they begin; only those that no byte behind the block

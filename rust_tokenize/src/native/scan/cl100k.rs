@@ -1,7 +1,7 @@
 //! The expression of cl100k as Llama 3 and Qwen have it.
 
 use super::Expression;
-use super::block::{Block, bit, bits, runs};
+use super::block::{Block, Kind, bit, bits, runs};
 use super::cursor::{Cursor, contraction};
 use crate::native::classes::{LETTER, LOWER, NUMBER, SPACE, UPPER};
 
@@ -39,16 +39,27 @@ impl<const DIGITS: usize, const MARKS: bool> Expression for Cl100k<DIGITS, MARKS
             .unwrap_or_else(|| cursor.space(at, true))
     }
 
+    #[inline]
+    fn kind(classes: u8) -> Kind {
+        if classes & Self::WORD != 0 {
+            Kind::Letter
+        } else if classes & (SPACE | NUMBER) == 0 {
+            Kind::Symbol
+        } else {
+            Kind::Other
+        }
+    }
+
     fn ends(self, block: &Block<'_>) -> u64 {
         let (symbol, space) = (block.symbol(), block.blank | block.tab);
         let symbols = runs(symbol) & !(block.blank << 1);
         // one symbol is a letter's prefix; of more, none is
-        let words = runs(block.letter) & !((space | symbols) << 1);
+        let words = runs(block.letter) & !((space | block.first(symbols)) << 1);
         let digits = if DIGITS == 1 { block.digit } else { block.threes() };
         let white = block.white_by_lines(symbol, block.valid & !block.white());
         let mut starts = words | symbols | digits | white;
         for quote in bits(block.quote & symbols & block.letter >> 1) {
-            if let Some(end) = contraction(block.text, block.at + quote, true) {
+            if let Some(end) = contraction(block.text.as_bytes(), block.at + quote, true) {
                 starts |= bit(end - block.at);
             }
         }

@@ -1,7 +1,7 @@
 //! The three expressions of `DeepSeek` V3 to V4, each on the sections that the last one cut.
 
 use super::Expression;
-use super::block::{Block, runs};
+use super::block::{Block, Kind, runs};
 use super::cursor::Cursor;
 use crate::native::classes::{CJK, LOWER, NUMBER, SPACE, SYMBOL, UPPER};
 
@@ -27,15 +27,29 @@ impl Expression for DeepSeek {
             .unwrap_or_else(|| unmatched(cursor, at))
     }
 
+    #[inline]
+    fn kind(classes: u8) -> Kind {
+        match classes & CJK != 0 {
+            true if is_word(classes) => Kind::Apart,
+            false if is_word(classes) => Kind::Letter,
+            false if is_symbol(classes) => Kind::Symbol,
+            _ => Kind::Other,
+        }
+    }
+
     fn ends(self, block: &Block<'_>) -> u64 {
-        let block = block.before(block.control);
+        let narrow = block.letter & !block.wide;
+        // `A[A-Za-z]+` may have begun a word, and then ends before the first other letter
+        let block = block.before(block.control | block.letter & block.wide & narrow << 1);
         let (symbol, space) = (block.symbol(), block.blank | block.tab);
         let symbols = runs(symbol) & !(block.blank << 1);
-        let words = runs(block.letter) & !((space | symbols) << 1);
-        // digits end the section of the white space before them
-        let next = block.valid & !(block.white() | block.digit);
+        // only ASCII goes before a word, and only before an ASCII one
+        let prefixed = (symbols & !block.wide) << 1 & narrow;
+        let words = runs(block.letter) & !(space << 1 | prefixed);
+        // digits and what stands apart end the section of the white space before them
+        let next = block.valid & !(block.white() | block.digit | block.apart);
         let white = block.white_by_lines(symbol, next);
-        block.ends_by_lines(words | symbols | block.threes() | white)
+        block.ends_by_lines(words | symbols | block.threes() | white | runs(block.apart))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The expression of GPT-2, which `ByteLevel` has built in, alone and behind `Digits`.
 
 use super::Expression;
-use super::block::{Block, bit, bits, runs};
+use super::block::{Block, Kind, bit, bits, runs};
 use super::cursor::{Cursor, contraction};
 use crate::native::classes::{LETTER, NUMBER, NUMERIC, SPACE};
 
@@ -19,6 +19,19 @@ impl<const DIGITS: bool> Expression for Gpt2<DIGITS> {
         }
     }
 
+    #[inline]
+    fn kind(classes: u8) -> Kind {
+        if classes & SPACE != 0 || DIGITS && classes & NUMERIC != 0 {
+            Kind::Other
+        } else if classes & LETTER != 0 {
+            Kind::Letter
+        } else if classes & NUMBER != 0 {
+            if DIGITS { Kind::Other } else { Kind::Digit }
+        } else {
+            Kind::Symbol
+        }
+    }
+
     fn ends(self, block: &Block<'_>) -> u64 {
         let (symbol, white) = (block.symbol(), block.white());
         let begin = |class| runs(class) & !(block.blank << 1);
@@ -28,7 +41,7 @@ impl<const DIGITS: bool> Expression for Gpt2<DIGITS> {
         let mut starts =
             begin(block.letter) | digits | begin(symbol) | runs(white) | white & next >> 1;
         for quote in bits(block.quote & begin(symbol) & block.letter >> 1) {
-            if let Some(end) = contraction(block.text, block.at + quote, false) {
+            if let Some(end) = contraction(block.text.as_bytes(), block.at + quote, false) {
                 starts = starts & !(2 << quote) | bit(end - block.at);
             }
         }

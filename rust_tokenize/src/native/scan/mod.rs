@@ -12,7 +12,7 @@ mod gpt2;
 pub mod masks;
 mod o200k;
 
-pub use block::Block;
+pub use block::{Block, Kind};
 pub use cl100k::Cl100k;
 pub use deepseek::DeepSeek;
 pub use family::Family;
@@ -32,6 +32,9 @@ pub trait Scanner: Copy + Send + Sync {
 pub trait Expression: Copy + Send + Sync {
     /// The end of the pretoken at `at`, which is short of the end of `text`.
     fn next_end(self, text: &str, at: usize) -> usize;
+
+    /// What a character that is not ASCII is in a block, by its classes.
+    fn kind(classes: u8) -> Kind;
 
     /// Where pretokens end in a block, as far as that can be known from the block alone: bit `i` is
     /// the boundary before byte `i`.

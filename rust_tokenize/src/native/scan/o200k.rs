@@ -1,7 +1,7 @@
 //! The expressions of o200k and Tekken, which cut words where their case changes.
 
 use super::Expression;
-use super::block::{Block, bit, bits, runs};
+use super::block::{Block, Kind, bit, bits, runs};
 use super::cursor::{Cursor, contraction};
 use crate::native::classes::{LETTER, LOWER, NUMBER, SPACE, UPPER};
 
@@ -25,12 +25,23 @@ impl<const DIGITS: usize, const CONTRACTIONS: bool> Expression for O200k<DIGITS,
             .unwrap_or_else(|| cursor.space(at, true))
     }
 
+    #[inline]
+    fn kind(classes: u8) -> Kind {
+        match classes & (LETTER | UPPER | LOWER) {
+            0 if classes & (SPACE | NUMBER) == 0 => Kind::Symbol,
+            found if found == LETTER | UPPER => Kind::Capital,
+            found if found == LETTER | LOWER => Kind::Letter,
+            // without case, or a mark: it may end one word or begin the next
+            _ => Kind::Other,
+        }
+    }
+
     fn ends(self, block: &Block<'_>) -> u64 {
         // whether a slash behind an end of line belongs to what is before hangs on all of it
         let block = block.before(block.line_end << 1 & block.slash);
         let (symbol, space) = (block.symbol(), block.blank | block.tab);
         let symbols = runs(symbol) & !(block.blank << 1);
-        let words = runs(block.letter) & !((space | symbols) << 1);
+        let words = runs(block.letter) & !((space | block.first(symbols)) << 1);
         let humps = block.upper & (block.letter & !block.upper) << 1;
         let digits = if DIGITS == 1 { block.digit } else { block.threes() };
         let white = block.white_by_lines(symbol, block.valid & !block.white());
@@ -46,7 +57,7 @@ impl<const DIGITS: usize, const CONTRACTIONS: bool> Expression for O200k<DIGITS,
 fn with_contractions(block: &Block<'_>, mut starts: u64) -> u64 {
     let mut last_end = 0;
     for quote in bits(block.quote & block.letter << 1 & block.letter >> 1) {
-        if let Some(end) = contraction(block.text, block.at + quote, true) {
+        if let Some(end) = contraction(block.text.as_bytes(), block.at + quote, true) {
             // what a contraction ends has no second one
             if last_end != block.at + quote {
                 starts =
