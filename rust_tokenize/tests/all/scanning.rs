@@ -365,6 +365,17 @@ fn every_scalar_is_cut_as_the_reference_cuts_it() {
 }
 
 #[test]
+fn ideographs_taken_without_a_look_up_have_one_class() {
+    let found: Vec<u8> = ('\u{5000}'..'\u{9000}').map(classes).collect();
+    assert!(found.iter().all(|&each| each == found[0]));
+    let first_byte = |char: char| char.to_string().as_bytes()[0];
+    assert_eq!(
+        ['\u{4FFF}', '\u{5000}', '\u{8FFF}', '\u{9000}'].map(first_byte),
+        [0xE4, 0xE5, 0xE8, 0xE9]
+    );
+}
+
+#[test]
 fn long_runs_take_linear_time() {
     for piece in [
         "a", "A", " ", "\n", "\t", "1", ".", "'", "\0", "é", "日", "\u{301}", "½", "\u{3000}",

@@ -26,6 +26,9 @@ pub enum Kind {
     Other,
 }
 
+/// One of U+5000-8FFF, whose UTF-8 begins with E5 to E8: Chinese, and all of the same classes.
+const IDEOGRAPH: char = '\u{5000}';
+
 /// Up to 64 bytes at a position where a pretoken begins. Bit `i` of a mask is byte `i`; bits
 /// outside `valid` mean nothing.
 #[derive(Clone, Copy)]
@@ -159,30 +162,44 @@ impl<'a> Block<'a> {
             inner: mask(bytes, |byte| matches!(byte, 0x80..0xC0)),
             apart: 0,
         };
-        if block.wide == 0 { block } else { block.with_wide::<E>() }
+        if block.wide == 0 {
+            return block;
+        }
+        block.with_wide::<E>(mask(bytes, |byte| matches!(byte, 0xE5..0xE9)))
     }
 
-    /// The block with its characters that are not ASCII, short of the first it cannot have.
-    fn with_wide<E: Expression>(mut self) -> Self {
+    /// The block with its characters that are not ASCII, short of the first it cannot have;
+    /// `ideographs` are the first bytes of those that need no look-up.
+    fn with_wide<E: Expression>(mut self, ideographs: u64) -> Self {
         let mut left = self.wide & !self.inner;
+        let whole = ideographs & u64::MAX >> 2;
+        self.add(E::kind(classes(IDEOGRAPH)), self.first(whole));
+        left &= !whole;
         while left != 0 {
             let position = left.trailing_zeros() as usize;
             let next = self.text.get(self.at + position..).and_then(|rest| rest.chars().next());
             let Some(character) = next.filter(|char| position + char.len_utf8() <= 64) else {
                 return self.before(bit(position));
             };
-            let bytes = (1 << character.len_utf8()) - 1 << position;
-            match E::kind(classes(character)) {
-                Kind::Letter => self.letter |= bytes,
-                Kind::Capital => (self.letter, self.upper) = (self.letter | bytes, self.upper | bytes),
-                Kind::Digit => self.digit |= bytes,
-                Kind::Symbol => {}
-                Kind::Apart => self.apart |= bytes,
-                Kind::Other => return self.before(bit(position)),
+            let kind = E::kind(classes(character));
+            if kind == Kind::Other {
+                return self.before(bit(position));
             }
+            self.add(kind, (1 << character.len_utf8()) - 1 << position);
             left &= left - 1;
         }
         self
+    }
+
+    #[inline]
+    fn add(&mut self, kind: Kind, bytes: u64) {
+        match kind {
+            Kind::Letter => self.letter |= bytes,
+            Kind::Capital => (self.letter, self.upper) = (self.letter | bytes, self.upper | bytes),
+            Kind::Digit => self.digit |= bytes,
+            Kind::Apart => self.apart |= bytes,
+            Kind::Symbol | Kind::Other => {}
+        }
     }
 
     /// The block short of the first of the bytes `barred`.
