@@ -172,9 +172,12 @@ impl<'a> Block<'a> {
     /// `ideographs` are the first bytes of those that need no look-up.
     fn with_wide<E: Expression>(mut self, ideographs: u64) -> Self {
         let mut left = self.wide & !self.inner;
-        let whole = ideographs & u64::MAX >> 2;
-        self.add(E::kind(classes(IDEOGRAPH)), self.first(whole));
-        left &= !whole;
+        let kind = E::kind(classes(IDEOGRAPH));
+        if kind != Kind::Other {
+            let whole = ideographs & u64::MAX >> 2;
+            self.add(kind, self.first(whole));
+            left &= !whole;
+        }
         while left != 0 {
             let position = left.trailing_zeros() as usize;
             let next = self.text.get(self.at + position..).and_then(|rest| rest.chars().next());
