@@ -19,7 +19,7 @@ struct Probe {
     key: ShortKey,
     start: u32,
     end: u32,
-    /// First slot of the key.
+    /// First slot of the key, when the batch began: the table may have grown since.
     home: u32,
     /// That slot is the key's.
     is_home: bool,
@@ -178,11 +178,10 @@ impl Worker {
         rest: usize,
     ) -> usize {
         let piece = &text[probe.start as usize..probe.end as usize];
-        let home = probe.home as usize;
         let remembered = if probe.key == 0 {
             self.cache.find_long(piece.as_bytes())
         } else {
-            self.cache.find_short(probe.key, home).map(|found| match found {
+            self.cache.find_short(probe.key).map(|found| match found {
                 Found::Inline(ids, count) => &ids[..count],
                 Found::Spilled(ids) => ids,
             })
@@ -196,7 +195,7 @@ impl Worker {
         if probe.key == 0 {
             self.cache.insert_long(piece.as_bytes(), found);
         } else {
-            self.cache.insert_short(probe.key, home, found);
+            self.cache.insert_short(probe.key, found);
         }
         let end = make_room(ids, at, found.len(), rest);
         for (place, id) in ids[at..end].iter_mut().zip(found) {
