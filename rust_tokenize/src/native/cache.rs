@@ -40,6 +40,10 @@ const fn masks() -> [u128; MAX_SHORT + 1] {
 }
 const MASKS: [u128; MAX_SHORT + 1] = masks();
 
+/// In the key of a part of a piece: `ignore_merges` is for pieces alone, so that the same text may
+/// have other ids as a part.
+pub const PART: ShortKey = 1 << 127;
+
 /// The key of `bytes[start..end]`, 1 to [`MAX_SHORT`] bytes.
 #[inline]
 #[must_use]
@@ -157,14 +161,14 @@ impl Cache {
     }
 
     /// Remembers the ids of a short piece. It may move all others.
-    pub fn insert_short(&mut self, key: ShortKey, ids: &[u32]) {
+    pub fn insert_short(&mut self, key: ShortKey, ids: &[i32]) {
         if SPACING * self.num_taken >= self.short.len() && self.short.len() < self.max_slots {
             self.grow();
         }
         let mut slot = ShortSlot { key: halves(key), ..EMPTY };
         if ids.len() <= MAX_INLINE {
             for (place, id) in slot.ids.iter_mut().zip(ids) {
-                *place = id.cast_signed();
+                *place = *id;
             }
             slot.count = count(ids.len());
         } else {
@@ -175,7 +179,7 @@ impl Cache {
             }
             slot.ids = [count(self.spilled.len()), count(ids.len()), 0];
             slot.count = SPILLED;
-            self.spilled.extend(ids.iter().map(|id| id.cast_signed()));
+            self.spilled.extend_from_slice(ids);
         }
         self.place(key, slot);
     }
@@ -208,7 +212,7 @@ impl Cache {
     }
 
     /// Remembers the ids of a longer piece.
-    pub fn insert_long(&mut self, piece: &[u8], ids: &[u32]) {
+    pub fn insert_long(&mut self, piece: &[u8], ids: &[i32]) {
         self.long.insert(piece, ids);
     }
 }
@@ -287,7 +291,7 @@ impl LongTable {
         (slot.key_len > 0).then(|| &self.ids[start..start + slot.ids_len as usize])
     }
 
-    fn insert(&mut self, piece: &[u8], ids: &[u32]) {
+    fn insert(&mut self, piece: &[u8], ids: &[i32]) {
         if self.slots.is_empty() || piece.len() > MAX_LONG {
             return;
         }
@@ -315,7 +319,7 @@ impl LongTable {
         };
         self.num_taken += 1;
         self.keys.extend_from_slice(piece);
-        self.ids.extend(ids.iter().map(|id| id.cast_signed()));
+        self.ids.extend_from_slice(ids);
     }
 
     #[cold]

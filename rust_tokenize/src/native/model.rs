@@ -4,8 +4,10 @@
 //! on the bytes themselves; the reference's detour over printable stand-ins for bytes only shows in
 //! the file, where [`byte_level_bytes`] undoes it.
 
+use crate::native::bits::Bits;
+use crate::native::joins::Joins;
 use crate::native::merges::{Merges, Scratch};
-use crate::native::strings::{Index, Strings};
+use crate::native::vocabulary::Vocabulary;
 
 /// The character that stands for a blank in SentencePiece-style vocabularies.
 pub const BLANK: char = '\u{2581}';
@@ -17,10 +19,41 @@ const MAX_KEPT: usize = 1 << 16;
 /// What the first symbols of a piece are.
 #[derive(Debug, Clone)]
 pub enum Alphabet {
-    /// Bytes: the id of each.
-    Bytes(Box<[u32; 256]>),
+    /// Bytes.
+    Bytes(Box<ByteAlphabet>),
     /// Characters.
     Chars(CharAlphabet),
+}
+
+/// Ids of bytes, and how the vocabulary spells them.
+#[derive(Debug, Clone)]
+pub struct ByteAlphabet {
+    ids: [u32; 256],
+    /// The UTF-8 of [`byte_level_char`]; 0 in the second place where that is one byte.
+    spellings: [[u8; 2]; 256],
+}
+
+impl ByteAlphabet {
+    /// The alphabet in which each byte has this id.
+    #[must_use]
+    pub fn new(ids: [u32; 256]) -> Self {
+        let mut spellings = [[0; 2]; 256];
+        for (byte, spelling) in (0..=255).zip(&mut spellings) {
+            byte_level_char(byte).encode_utf8(spelling); // below U+0144, so two bytes at most
+        }
+        Self { ids, spellings }
+    }
+
+    /// Appends the spelling of a piece.
+    fn spell(&self, piece: &str, spelled: &mut Vec<u8>) {
+        for byte in piece.bytes() {
+            let [first, second] = self.spellings[usize::from(byte)];
+            spelled.push(first);
+            if second != 0 {
+                spelled.push(second);
+            }
+        }
+    }
 }
 
 /// Ids of characters, and what stands for a character that has none.
@@ -124,63 +157,95 @@ impl CharAlphabet {
 /// A byte pair encoding.
 #[derive(Debug, Clone)]
 pub struct Model {
+    /// The tokens.
+    pub vocabulary: Vocabulary,
     /// The first symbols.
     pub alphabet: Alphabet,
     /// What merges.
     pub merges: Merges,
-    /// `ignore_merges`: a piece that is a token as a whole is that token.
-    pub whole: Option<WholePieces>,
-}
-
-/// The tokens of a vocabulary by their raw bytes.
-#[derive(Debug, Clone)]
-pub struct WholePieces {
-    strings: Strings,
-    ids: Vec<u32>,
-    index: Index,
-}
-
-impl WholePieces {
-    /// Indexes tokens; None if two have the same bytes.
-    #[must_use]
-    pub fn new(strings: Strings, ids: Vec<u32>) -> Option<Self> {
-        let index = Index::build(&strings)?;
-        Some(Self { strings, ids, index })
-    }
-
-    fn find(&self, piece: &[u8]) -> Option<u32> {
-        self.index.find(&self.strings, piece).map(|number| self.ids[number])
-    }
+    /// Tokens, by number, that merging makes of their own text.
+    pub self_merging: Bits,
+    /// `ignore_merges`: a piece that is a token as a whole is that token, whatever merging makes of
+    /// it.
+    pub any_whole: bool,
+    /// Where long pieces may be cut, if they may.
+    pub joins: Option<Joins>,
 }
 
 /// Memory that encoding a piece uses again and again.
 #[derive(Debug, Default)]
 pub struct PieceScratch {
+    spelled: Vec<u8>,
     symbols: Vec<u32>,
     merging: Scratch,
+}
+
+impl PieceScratch {
+    fn clear(&mut self) {
+        if self.symbols.capacity().max(self.spelled.capacity()) > MAX_KEPT {
+            (self.spelled, self.symbols) = (Vec::new(), Vec::new());
+            self.merging.shrink(MAX_KEPT);
+        }
+        self.spelled.clear();
+        self.symbols.clear();
+    }
 }
 
 impl Model {
     /// The ids of a piece, which lie in `scratch` until the next call.
     pub fn encode<'a>(&self, piece: &str, scratch: &'a mut PieceScratch) -> &'a [u32] {
-        let PieceScratch { symbols, merging } = scratch;
-        if symbols.capacity() > MAX_KEPT {
-            *symbols = Vec::new();
-            merging.shrink(MAX_KEPT);
-        }
-        symbols.clear();
-        if let Some(id) = self.whole.as_ref().and_then(|whole| whole.find(piece.as_bytes())) {
+        self.encode_as(piece, self.any_whole, scratch)
+    }
+
+    /// The ids of a part of a piece: what merging makes of it.
+    pub fn encode_part<'a>(&self, part: &str, scratch: &'a mut PieceScratch) -> &'a [u32] {
+        self.encode_as(part, false, scratch)
+    }
+
+    fn encode_as<'a>(
+        &self,
+        piece: &str,
+        any_whole: bool,
+        scratch: &'a mut PieceScratch,
+    ) -> &'a [u32] {
+        scratch.clear();
+        let PieceScratch { spelled, symbols, merging } = scratch;
+        if let Some((number, id)) = self.find(piece, spelled)
+            && (any_whole || self.self_merging.contains(number))
+        {
             symbols.push(id);
             return symbols;
         }
         match &self.alphabet {
-            Alphabet::Bytes(ids) => {
-                symbols.extend(piece.bytes().map(|byte| ids[usize::from(byte)]));
+            Alphabet::Bytes(alphabet) => {
+                symbols.extend(piece.bytes().map(|byte| alphabet.ids[usize::from(byte)]));
             }
             Alphabet::Chars(alphabet) => alphabet.symbols(piece, symbols),
         }
         self.merges.apply(symbols, merging);
         symbols
+    }
+
+    /// Number and id of the token that is just this piece.
+    fn find(&self, piece: &str, spelled: &mut Vec<u8>) -> Option<(usize, u32)> {
+        if piece.len() > self.vocabulary.longest() {
+            return None; // as the spelling is no shorter
+        }
+        match &self.alphabet {
+            Alphabet::Bytes(alphabet) => alphabet.spell(piece, spelled),
+            Alphabet::Chars(_) => spell_blanks(piece, spelled),
+        }
+        self.vocabulary.find(spelled)
+    }
+}
+
+/// Spells a piece with the character that stands for a blank, as vocabularies do.
+fn spell_blanks(piece: &str, spelled: &mut Vec<u8>) {
+    for (number, word) in piece.split(' ').enumerate() {
+        if number > 0 {
+            spelled.extend_from_slice(BLANK.encode_utf8(&mut [0; 4]).as_bytes());
+        }
+        spelled.extend_from_slice(word.as_bytes());
     }
 }
 

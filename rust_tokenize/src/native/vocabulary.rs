@@ -8,6 +8,7 @@ pub struct Vocabulary {
     tokens: Strings,
     ids: Vec<u32>,
     index: Index,
+    longest: usize,
 }
 
 impl Vocabulary {
@@ -20,7 +21,8 @@ impl Vocabulary {
         }
         let (tokens, ids) = if rises(&ids) { (tokens, ids) } else { sorted(&tokens, &ids)? };
         let index = rises(&ids).then(|| Index::build(&tokens))??;
-        Some(Self { tokens, ids, index })
+        let longest = tokens.iter().map(<[u8]>::len).max().unwrap_or(0);
+        Some(Self { tokens, ids, index, longest })
     }
 
     /// Number of tokens.
@@ -33,6 +35,12 @@ impl Vocabulary {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
+    }
+
+    /// Bytes of the longest token.
+    #[must_use]
+    pub fn longest(&self) -> usize {
+        self.longest
     }
 
     /// The tokens, by rising id.
@@ -56,7 +64,13 @@ impl Vocabulary {
     /// The id of a token.
     #[must_use]
     pub fn id_of(&self, token: &[u8]) -> Option<u32> {
-        self.index.find(&self.tokens, token).map(|number| self.ids[number])
+        self.find(token).map(|(_, id)| id)
+    }
+
+    /// Number and id of a token.
+    #[must_use]
+    pub fn find(&self, token: &[u8]) -> Option<(usize, u32)> {
+        self.index.find(&self.tokens, token).map(|number| (number, self.ids[number]))
     }
 
     /// The token of an id.
@@ -72,7 +86,9 @@ impl Vocabulary {
         self.number_of(id).is_some()
     }
 
-    fn number_of(&self, id: u32) -> Option<usize> {
+    /// The number of the token with this id, by rising id.
+    #[must_use]
+    pub fn number_of(&self, id: u32) -> Option<usize> {
         let direct = id as usize; // nearly always
         if self.ids.get(direct) == Some(&id) {
             return Some(direct);
