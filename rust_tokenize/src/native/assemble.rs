@@ -21,7 +21,7 @@ use crate::native::{CACHE_SLOTS, NativeEncoder};
 
 /// Makes an encoder; None if a part of the definition is to be left to the `tokenizers` crate.
 pub fn assemble(definition: Definition) -> Option<NativeEncoder> {
-    let Definition { header, vocabulary, merges, self_merging, joins } = definition;
+    let Definition { header, vocabulary, merges, joins } = definition;
     let pipeline = allow::pipeline(&header.normalizer, &header.pre_tokenizer)?;
     let template = Template::parse(&header.post_processor)?;
     let decoder = section::<hf::DecoderWrapper>(&header.decoder).ok()?;
@@ -53,7 +53,7 @@ pub fn assemble(definition: Definition) -> Option<NativeEncoder> {
         raw_patterns: added.raw_patterns()?,
         normalized_patterns: added.normalized_patterns(normalized)?,
         continuing_patterns: added.normalized_patterns(continuing)?,
-        model: Model { vocabulary, alphabet, merges, self_merging, any_whole, joins },
+        model: Model { vocabulary, alphabet, merges, any_whole, joins },
         added,
         pipeline,
         cuts,

@@ -3,14 +3,13 @@
 //! ```text
 //! magic and version 8 | SHA-256 of tokenizer.json 32 | length of the payload 8 | checksum 8 | payload
 //! payload: header as JSON | vocabulary: bytes, ends, ids | merges: left, right, merged
-//!          | self-merging tokens: bits | joins: bits of bytes, bits of characters
+//!          | joins: bits of bytes, bits of characters
 //! ```
 //!
 //! Each part of the payload has its length in front; all numbers are little-endian. What is read is
 //! checked as if a stranger had made it: lengths, UTF-8, repeated tokens and ids, and that merges are
 //! of tokens.
 
-use crate::native::bits::Bits;
 use crate::native::definition::Definition;
 use crate::native::joins::Joins;
 use crate::native::merges::Merge;
@@ -25,7 +24,7 @@ const PREFIX: usize = 8 + 32 + 8 + 8;
 /// The bytes of a definition read from the file with this SHA-256; None if it is too large.
 #[must_use]
 pub fn to_bytes(definition: &Definition, source: &[u8; 32]) -> Option<Vec<u8>> {
-    let Definition { header, vocabulary, merges, self_merging, joins } = definition;
+    let Definition { header, vocabulary, merges, joins } = definition;
     let (bytes, ends) = vocabulary.tokens().parts();
     let triples: Vec<u32> =
         merges.iter().flat_map(|merge| [merge.left, merge.right, merge.merged]).collect();
@@ -35,7 +34,6 @@ pub fn to_bytes(definition: &Definition, source: &[u8; 32]) -> Option<Vec<u8>> {
     push_numbers(&mut payload, ends)?;
     push_numbers(&mut payload, vocabulary.ids())?;
     push_numbers(&mut payload, &triples)?;
-    push_numbers(&mut payload, self_merging.words())?;
     let (bytes, chars) = joins.parts();
     push_numbers(&mut payload, bytes)?;
     push_numbers(&mut payload, chars)?;
@@ -69,9 +67,8 @@ pub fn from_bytes(bytes: &[u8], source: &[u8; 32]) -> Option<Definition> {
     let tokens = Strings::from_parts(text, ends).filter(are_utf8)?;
     let vocabulary = Vocabulary::new(tokens, ids)?;
     let merges = to_merges(&triples, &vocabulary)?;
-    let self_merging = Bits::from_words(reader.numbers()?, vocabulary.len())?;
     let joins = Joins::from_parts(reader.numbers()?, reader.numbers()?)?;
-    let definition = Definition { header, vocabulary, merges, self_merging, joins };
+    let definition = Definition { header, vocabulary, merges, joins };
     reader.0.is_empty().then_some(definition)
 }
 

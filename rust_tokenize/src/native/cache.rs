@@ -336,3 +336,35 @@ impl LongTable {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_still_known_when_the_tables_have_grown() {
+        let mut cache = Cache::new(1 << 16);
+        let text = |number: i32| (format!("{number}"), format!("a longer piece, number {number}"));
+        let ids = |number: i32| vec![number; usize::try_from(number % 5).unwrap() + 1];
+        for number in 0..10_000 {
+            let (short, long) = text(number);
+            cache.insert_short(short_key(short.as_bytes(), 0, short.len()), &ids(number));
+            cache.insert_long(long.as_bytes(), &ids(number));
+        }
+        assert_eq!((cache.short.len(), cache.long.slots.len()), (1 << 16, 1 << 15));
+        let mut num_known = 0;
+        for number in 0..10_000 {
+            let (short, long) = text(number);
+            let key = short_key(short.as_bytes(), 0, short.len());
+            let known = cache.find_short(key).map(|found| match found {
+                Found::Inline(ids, count) => ids[..count].to_vec(),
+                Found::Spilled(ids) => ids.to_vec(),
+            });
+            assert!(known.is_none() || known == Some(ids(number)), "{number}");
+            num_known += usize::from(known.is_some());
+            assert_eq!(cache.find_long(long.as_bytes()), Some(&*ids(number)));
+            assert!(cache.find_short(key | PART).is_none());
+        }
+        assert!(num_known > 9_900, "{num_known}");
+    }
+}

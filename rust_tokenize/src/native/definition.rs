@@ -4,7 +4,7 @@
 //! form known here: such a file is left to the `tokenizers` crate, which also knows best what is
 //! wrong with it. What is read here means what it means there: unknown or repeated fields, repeated
 //! tokens or ids, and merges of unknown tokens all end in None. With it goes what follows from the
-//! tables and takes longer to find than to read.
+//! tokens and takes longer to find than to read.
 
 use std::fmt;
 
@@ -12,13 +12,11 @@ use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-use crate::native::bits::Bits;
 use crate::native::joins::Joins;
-use crate::native::merges::{Merge, Merges};
+use crate::native::merges::Merge;
 use crate::native::strict::strict;
 use crate::native::strings::Strings;
 use crate::native::vocabulary::Vocabulary;
-use crate::native::whole::self_merging;
 
 /// Everything of a file that is not a table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -72,8 +70,6 @@ pub struct Definition {
     pub vocabulary: Vocabulary,
     /// The model's merges, by rank.
     pub merges: Vec<Merge>,
-    /// Which tokens, by number, [`self_merging`] found.
-    pub self_merging: Bits,
     /// What tokens join.
     pub joins: Joins,
 }
@@ -142,9 +138,8 @@ impl Definition {
             byte_fallback: model.byte_fallback.unwrap_or(false),
             ignore_merges: model.ignore_merges.unwrap_or(false),
         };
-        let self_merging = self_merging(&vocabulary, &merges, &Merges::new(&merges));
         let joins = Joins::new(&vocabulary);
-        Some(Self { header, vocabulary, merges, self_merging, joins })
+        Some(Self { header, vocabulary, merges, joins })
     }
 }
 

@@ -100,13 +100,6 @@ impl Merges {
         }
     }
 
-    /// The rank of a pair, if it is in the list.
-    #[must_use]
-    pub fn rank(&self, left: u32, right: u32) -> Option<u32> {
-        let found = self.find(left, right);
-        (found != NONE).then_some(high(found))
-    }
-
     /// Rank and merged id of a pair, or [`NONE`].
     #[inline]
     fn find(&self, left: u32, right: u32) -> u64 {
@@ -184,11 +177,6 @@ fn lowest(found: &[u64]) -> Option<(usize, u64)> {
 #[allow(clippy::cast_possible_truncation)] // the low half
 fn low(value: u64) -> u32 {
     value as u32
-}
-
-#[allow(clippy::cast_possible_truncation)] // the high half
-fn high(value: u64) -> u32 {
-    (value >> 32) as u32
 }
 
 fn merged_id(found: u64) -> u32 {

@@ -33,7 +33,6 @@ pub mod sentencepiece;
 pub mod strings;
 pub mod template;
 pub mod vocabulary;
-pub mod whole;
 pub mod worker;
 
 mod assemble;

@@ -4,7 +4,6 @@
 //! on the bytes themselves; the reference's detour over printable stand-ins for bytes only shows in
 //! the file, where [`byte_level_bytes`] undoes it.
 
-use crate::native::bits::Bits;
 use crate::native::joins::Joins;
 use crate::native::merges::{Merges, Scratch};
 use crate::native::vocabulary::Vocabulary;
@@ -44,8 +43,9 @@ impl ByteAlphabet {
         Self { ids, spellings }
     }
 
-    /// Appends the spelling of a piece.
+    /// Spells a piece.
     fn spell(&self, piece: &str, spelled: &mut Vec<u8>) {
+        spelled.clear();
         for byte in piece.bytes() {
             let [first, second] = self.spellings[usize::from(byte)];
             spelled.push(first);
@@ -163,8 +163,6 @@ pub struct Model {
     pub alphabet: Alphabet,
     /// What merges.
     pub merges: Merges,
-    /// Tokens, by number, that merging makes of their own text.
-    pub self_merging: Bits,
     /// `ignore_merges`: a piece that is a token as a whole is that token, whatever merging makes of
     /// it.
     pub any_whole: bool,
@@ -182,11 +180,10 @@ pub struct PieceScratch {
 
 impl PieceScratch {
     fn clear(&mut self) {
-        if self.symbols.capacity().max(self.spelled.capacity()) > MAX_KEPT {
-            (self.spelled, self.symbols) = (Vec::new(), Vec::new());
+        if self.symbols.capacity() > MAX_KEPT {
+            self.symbols = Vec::new();
             self.merging.shrink(MAX_KEPT);
         }
-        self.spelled.clear();
         self.symbols.clear();
     }
 }
@@ -194,58 +191,38 @@ impl PieceScratch {
 impl Model {
     /// The ids of a piece, which lie in `scratch` until the next call.
     pub fn encode<'a>(&self, piece: &str, scratch: &'a mut PieceScratch) -> &'a [u32] {
-        self.encode_as(piece, self.any_whole, scratch)
-    }
-
-    /// The ids of a part of a piece: what merging makes of it.
-    pub fn encode_part<'a>(&self, part: &str, scratch: &'a mut PieceScratch) -> &'a [u32] {
-        self.encode_as(part, false, scratch)
-    }
-
-    fn encode_as<'a>(
-        &self,
-        piece: &str,
-        any_whole: bool,
-        scratch: &'a mut PieceScratch,
-    ) -> &'a [u32] {
-        scratch.clear();
-        let PieceScratch { spelled, symbols, merging } = scratch;
-        if let Some((number, id)) = self.find(piece, spelled)
-            && (any_whole || self.self_merging.contains(number))
+        if self.any_whole
+            && let Some(id) = self.whole(piece, &mut scratch.spelled)
         {
-            symbols.push(id);
-            return symbols;
+            scratch.symbols.clear();
+            scratch.symbols.push(id);
+            return &scratch.symbols;
         }
+        self.merge(piece, scratch)
+    }
+
+    /// The ids of a piece or of a part of one, by merging alone.
+    pub fn merge<'a>(&self, part: &str, scratch: &'a mut PieceScratch) -> &'a [u32] {
+        scratch.clear();
+        let PieceScratch { symbols, merging, .. } = scratch;
         match &self.alphabet {
             Alphabet::Bytes(alphabet) => {
-                symbols.extend(piece.bytes().map(|byte| alphabet.ids[usize::from(byte)]));
+                symbols.extend(part.bytes().map(|byte| alphabet.ids[usize::from(byte)]));
             }
-            Alphabet::Chars(alphabet) => alphabet.symbols(piece, symbols),
+            Alphabet::Chars(alphabet) => alphabet.symbols(part, symbols),
         }
         self.merges.apply(symbols, merging);
         symbols
     }
 
-    /// Number and id of the token that is just this piece.
-    fn find(&self, piece: &str, spelled: &mut Vec<u8>) -> Option<(usize, u32)> {
+    /// The token that is just this piece of bytes.
+    fn whole(&self, piece: &str, spelled: &mut Vec<u8>) -> Option<u32> {
+        let Alphabet::Bytes(alphabet) = &self.alphabet else { return None };
         if piece.len() > self.vocabulary.longest() {
-            return None; // as the spelling is no shorter
+            return None; // no spelling is shorter than what it spells
         }
-        match &self.alphabet {
-            Alphabet::Bytes(alphabet) => alphabet.spell(piece, spelled),
-            Alphabet::Chars(_) => spell_blanks(piece, spelled),
-        }
-        self.vocabulary.find(spelled)
-    }
-}
-
-/// Spells a piece with the character that stands for a blank, as vocabularies do.
-fn spell_blanks(piece: &str, spelled: &mut Vec<u8>) {
-    for (number, word) in piece.split(' ').enumerate() {
-        if number > 0 {
-            spelled.extend_from_slice(BLANK.encode_utf8(&mut [0; 4]).as_bytes());
-        }
-        spelled.extend_from_slice(word.as_bytes());
+        alphabet.spell(piece, spelled);
+        self.vocabulary.id_of(spelled)
     }
 }
 

@@ -64,13 +64,7 @@ impl Vocabulary {
     /// The id of a token.
     #[must_use]
     pub fn id_of(&self, token: &[u8]) -> Option<u32> {
-        self.find(token).map(|(_, id)| id)
-    }
-
-    /// Number and id of a token.
-    #[must_use]
-    pub fn find(&self, token: &[u8]) -> Option<(usize, u32)> {
-        self.index.find(&self.tokens, token).map(|number| (number, self.ids[number]))
+        self.index.find(&self.tokens, token).map(|number| self.ids[number])
     }
 
     /// The token of an id.
@@ -86,9 +80,7 @@ impl Vocabulary {
         self.number_of(id).is_some()
     }
 
-    /// The number of the token with this id, by rising id.
-    #[must_use]
-    pub fn number_of(&self, id: u32) -> Option<usize> {
+    fn number_of(&self, id: u32) -> Option<usize> {
         let direct = id as usize; // nearly always
         if self.ids.get(direct) == Some(&id) {
             return Some(direct);

@@ -11,6 +11,8 @@ use crate::native::scan::Scanner;
 
 /// Pieces a scanner finds at a time.
 const BATCH: usize = 128;
+/// Beyond this many ids the memory a piece took is given back.
+const MAX_KEPT: usize = 1 << 16;
 /// Ids a piece is given room for before its ids are known.
 const ROOM: usize = 4;
 
@@ -203,6 +205,9 @@ impl Worker {
 
     /// Puts the ids of a new piece into `self.found`, and remembers them.
     fn learn(&mut self, model: &Model, piece: &str, key: ShortKey) {
+        if self.found.capacity() > MAX_KEPT {
+            self.found = Vec::new();
+        }
         self.found.clear();
         if key != 0 {
             extend(&mut self.found, model.encode(piece, &mut self.scratch));
@@ -220,7 +225,7 @@ impl Worker {
         let mut start = 0;
         while start < piece.len() {
             if end - start > MAX_SHORT {
-                extend(&mut self.found, model.encode_part(&piece[start..end], &mut self.scratch));
+                extend(&mut self.found, model.merge(&piece[start..end], &mut self.scratch));
             } else {
                 let key = short_key(piece.as_bytes(), start, end) | PART;
                 match self.cache.find_short(key) {
@@ -229,7 +234,7 @@ impl Worker {
                     None => {
                         let before = self.found.len();
                         let part = &piece[start..end];
-                        extend(&mut self.found, model.encode_part(part, &mut self.scratch));
+                        extend(&mut self.found, model.merge(part, &mut self.scratch));
                         self.cache.insert_short(key, &self.found[before..]);
                     }
                 }
