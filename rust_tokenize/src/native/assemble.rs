@@ -12,19 +12,16 @@ use crate::native::added_tokens::AddedTokens;
 use crate::native::allow::{self, Normalizer, Pieces};
 use crate::native::definition::{Definition, Header};
 use crate::native::merges::Merges;
-use crate::native::model::{
-    Alphabet, CharAlphabet, Model, WholePieces, byte_level_bytes, byte_level_table,
-};
+use crate::native::model::{Alphabet, ByteAlphabet, CharAlphabet, Model, byte_level_table};
 use crate::native::pipeline::normalize;
 use crate::native::sentencepiece::Cuts;
-use crate::native::strings::Strings;
 use crate::native::template::Template;
 use crate::native::vocabulary::Vocabulary;
 use crate::native::{CACHE_SLOTS, NativeEncoder};
 
 /// Makes an encoder; None if a part of the definition is to be left to the `tokenizers` crate.
 pub fn assemble(definition: Definition) -> Option<NativeEncoder> {
-    let Definition { header, vocabulary, merges } = definition;
+    let Definition { header, vocabulary, merges, joins } = definition;
     let pipeline = allow::pipeline(&header.normalizer, &header.pre_tokenizer)?;
     let template = Template::parse(&header.post_processor)?;
     let decoder = section::<hf::DecoderWrapper>(&header.decoder).ok()?;
@@ -32,7 +29,9 @@ pub fn assemble(definition: Definition) -> Option<NativeEncoder> {
     let continuing = |text: &str| normalize(without_prefix(pipeline.normalizer), text).into_owned();
     let added = AddedTokens::new(&header.added_tokens, &vocabulary, normalized)?;
     let alphabet = match pipeline.pieces {
-        Pieces::Bytes(_) | Pieces::WholeBytes => Alphabet::Bytes(byte_ids(&vocabulary)?),
+        Pieces::Bytes(_) | Pieces::WholeBytes => {
+            Alphabet::Bytes(Box::new(ByteAlphabet::new(byte_ids(&vocabulary)?)))
+        }
         Pieces::WholeChars | Pieces::CharsFromEachBlank => {
             Alphabet::Chars(char_alphabet(&header, &vocabulary)?)
         }
@@ -43,17 +42,18 @@ pub fn assemble(definition: Definition) -> Option<NativeEncoder> {
             Cuts::new(chars, header.unk_token.as_deref(), &vocabulary, &merges)
         }
     };
-    let whole = match &alphabet {
-        _ if !header.ignore_merges => None,
-        Alphabet::Bytes(_) => Some(whole_pieces(&vocabulary)?),
-        Alphabet::Chars(_) => return None,
+    let joins = match &alphabet {
+        Alphabet::Bytes(_) => Some(joins),
+        Alphabet::Chars(_) if header.ignore_merges => return None,
+        Alphabet::Chars(_) => None,
     };
+    let merges = Merges::new(&merges);
+    let any_whole = header.ignore_merges;
     Some(NativeEncoder {
         raw_patterns: added.raw_patterns()?,
         normalized_patterns: added.normalized_patterns(normalized)?,
         continuing_patterns: added.normalized_patterns(continuing)?,
-        model: Model { alphabet, merges: Merges::new(&merges), whole },
-        vocabulary,
+        model: Model { vocabulary, alphabet, merges, any_whole, joins },
         added,
         pipeline,
         cuts,
@@ -91,9 +91,9 @@ fn section<T: DeserializeOwned>(value: &Value) -> Result<Option<T>> {
 }
 
 /// The ids of the bytes; None if one that UTF-8 uses is missing.
-fn byte_ids(vocabulary: &Vocabulary) -> Option<Box<[u32; 256]>> {
+fn byte_ids(vocabulary: &Vocabulary) -> Option<[u32; 256]> {
     let table = byte_level_table();
-    let mut ids = Box::new([u32::MAX; 256]);
+    let mut ids = [u32::MAX; 256];
     for (token, id) in vocabulary.iter() {
         let mut characters = token.chars();
         if let (Some(character), None) = (characters.next(), characters.next())
@@ -129,18 +129,4 @@ fn char_alphabet(header: &Header, vocabulary: &Vocabulary) -> Option<CharAlphabe
 fn fallback_ids(vocabulary: &Vocabulary) -> Box<[u32; 256]> {
     let id = |byte| vocabulary.id_of(format!("<0x{byte:02X}>").as_bytes()).unwrap_or(u32::MAX);
     Box::new(std::array::from_fn(id))
-}
-
-/// The tokens that stand for bytes. (Others no text can become.)
-fn whole_pieces(vocabulary: &Vocabulary) -> Option<WholePieces> {
-    let table = byte_level_table();
-    let (mut strings, mut ids, mut bytes) = (Strings::default(), Vec::new(), Vec::new());
-    for (token, id) in vocabulary.iter() {
-        bytes.clear();
-        if byte_level_bytes(&table, token, &mut bytes) {
-            strings.push(&bytes).then_some(())?;
-            ids.push(id);
-        }
-    }
-    WholePieces::new(strings, ids)
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! magic and version 8 | SHA-256 of tokenizer.json 32 | length of the payload 8 | checksum 8 | payload
 //! payload: header as JSON | vocabulary: bytes, ends, ids | merges: left, right, merged
+//!          | joins: bits of bytes, bits of characters
 //! ```
 //!
 //! Each part of the payload has its length in front; all numbers are little-endian. What is read is
@@ -10,19 +11,20 @@
 //! of tokens.
 
 use crate::native::definition::Definition;
+use crate::native::joins::Joins;
 use crate::native::merges::Merge;
 use crate::native::strings::Strings;
 use crate::native::vocabulary::Vocabulary;
 
 /// The last byte is the version: it changes with the layout and with what is read from JSON.
-const MAGIC: [u8; 8] = *b"famtok\0\x01";
+const MAGIC: [u8; 8] = *b"famtok\0\x02";
 /// Magic, SHA-256, length, checksum.
 const PREFIX: usize = 8 + 32 + 8 + 8;
 
 /// The bytes of a definition read from the file with this SHA-256; None if it is too large.
 #[must_use]
 pub fn to_bytes(definition: &Definition, source: &[u8; 32]) -> Option<Vec<u8>> {
-    let Definition { header, vocabulary, merges } = definition;
+    let Definition { header, vocabulary, merges, joins } = definition;
     let (bytes, ends) = vocabulary.tokens().parts();
     let triples: Vec<u32> =
         merges.iter().flat_map(|merge| [merge.left, merge.right, merge.merged]).collect();
@@ -32,6 +34,9 @@ pub fn to_bytes(definition: &Definition, source: &[u8; 32]) -> Option<Vec<u8>> {
     push_numbers(&mut payload, ends)?;
     push_numbers(&mut payload, vocabulary.ids())?;
     push_numbers(&mut payload, &triples)?;
+    let (bytes, chars) = joins.parts();
+    push_numbers(&mut payload, bytes)?;
+    push_numbers(&mut payload, chars)?;
     let length = u64::try_from(payload.len()).ok()?;
     let mut all = Vec::with_capacity(PREFIX + payload.len());
     all.extend_from_slice(&MAGIC);
@@ -62,7 +67,9 @@ pub fn from_bytes(bytes: &[u8], source: &[u8; 32]) -> Option<Definition> {
     let tokens = Strings::from_parts(text, ends).filter(are_utf8)?;
     let vocabulary = Vocabulary::new(tokens, ids)?;
     let merges = to_merges(&triples, &vocabulary)?;
-    reader.0.is_empty().then_some(Definition { header, vocabulary, merges })
+    let joins = Joins::from_parts(reader.numbers()?, reader.numbers()?)?;
+    let definition = Definition { header, vocabulary, merges, joins };
+    reader.0.is_empty().then_some(definition)
 }
 
 fn are_utf8(tokens: &Strings) -> bool {

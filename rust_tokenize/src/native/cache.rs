@@ -3,9 +3,10 @@
 //! Most pieces of a text have been seen before (98 % in English), and their ids depend on nothing
 //! else. Pieces of at most 15 bytes, nearly all, have slots of half a cache line: the bytes and
 //! the length are the key, so that a comparison is two words, and up to three ids lie beside it.
-//! Longer ones have a second table. Both are bounded, and a full one forgets: the ids come from
-//! [`crate::native::model`] alone, so that forgetting costs time and nothing else. Seeding it from
-//! the vocabulary was rejected: a token is not always what its own text becomes.
+//! Longer ones have a second table. Both begin small and double while they fill, because a fresh
+//! worker's first texts would otherwise wait for pages that most never need. Both are bounded, and a
+//! full one forgets: the ids come from [`crate::native::model`] alone, so that forgetting costs time
+//! and nothing else.
 
 use crate::native::hash::{hash_bytes, mix};
 
@@ -15,6 +16,11 @@ pub const MAX_SHORT: usize = 15;
 const MAX_LONG: usize = 512;
 /// Slots that are looked at for a short piece; the first is replaced if all are taken.
 const NUM_PROBES: usize = 4;
+/// Slots a table begins with: 128 KB of short pieces.
+const FIRST_SLOTS: usize = 1 << 12;
+/// Slots of the short table for each piece before it grows: more, and fewer pieces are in their
+/// first slot; fewer, and more memory is touched.
+const SPACING: usize = 4;
 /// Ids that fit into a slot.
 const MAX_INLINE: usize = 3;
 /// In place of the number of ids: there are more, elsewhere.
@@ -33,6 +39,10 @@ const fn masks() -> [u128; MAX_SHORT + 1] {
     masks
 }
 const MASKS: [u128; MAX_SHORT + 1] = masks();
+
+/// In the key of a part of a piece: `ignore_merges` is for pieces alone, so that the same text may
+/// have other ids as a part.
+pub const PART: ShortKey = 1 << 127;
 
 /// The key of `bytes[start..end]`, 1 to [`MAX_SHORT`] bytes.
 #[inline]
@@ -76,22 +86,27 @@ pub enum Found<'a> {
 #[derive(Debug)]
 pub struct Cache {
     short: Vec<ShortSlot>,
+    num_taken: usize,
+    max_slots: usize,
     shift: u32,
     spilled: Vec<i32>,
     long: LongTable,
 }
 
 impl Cache {
-    /// A cache of `num_slots` short pieces (a power of two of at least 4, or 0 for no cache at all).
-    /// It takes at most about 120 bytes a slot: 30 MB of the default 2^18.
+    /// A cache of at most `max_slots` short pieces (a power of two of at least 4, or 0 for no cache
+    /// at all). It takes at most about 120 bytes a slot: 30 MB of the default 2^18.
     #[must_use]
-    pub fn new(num_slots: usize) -> Self {
+    pub fn new(max_slots: usize) -> Self {
+        let num_slots = max_slots.min(FIRST_SLOTS);
         Self {
             short: vec![EMPTY; num_slots],
-            shift: 64 - num_slots.max(2).trailing_zeros(),
+            num_taken: 0,
+            max_slots,
+            shift: shift(num_slots),
             spilled: Vec::new(),
             // With a single slot there would be no empty one to end a search.
-            long: LongTable::new(if num_slots < 4 { 0 } else { num_slots / 2 }),
+            long: LongTable::new(if max_slots < 4 { 0 } else { max_slots / 2 }),
         }
     }
 
@@ -127,8 +142,8 @@ impl Cache {
 
     /// Ids of a short piece, if it is remembered.
     #[must_use]
-    pub fn find_short(&self, key: ShortKey, home: usize) -> Option<Found<'_>> {
-        let key = halves(key);
+    pub fn find_short(&self, key: ShortKey) -> Option<Found<'_>> {
+        let (home, key) = (self.home(key), halves(key));
         let mask = self.short.len() - 1;
         let slots = (0..NUM_PROBES).map(|probe| &self.short[(home + probe) & mask]);
         let mut taken = slots.take_while(|slot| slot.key[1] != 0);
@@ -145,26 +160,49 @@ impl Cache {
         }
     }
 
-    /// Remembers the ids of a short piece.
-    pub fn insert_short(&mut self, key: ShortKey, home: usize, ids: &[u32]) {
-        let mask = self.short.len() - 1;
+    /// Remembers the ids of a short piece. It may move all others.
+    pub fn insert_short(&mut self, key: ShortKey, ids: &[i32]) {
+        if SPACING * self.num_taken >= self.short.len() && self.short.len() < self.max_slots {
+            self.grow();
+        }
         let mut slot = ShortSlot { key: halves(key), ..EMPTY };
         if ids.len() <= MAX_INLINE {
             for (place, id) in slot.ids.iter_mut().zip(ids) {
-                *place = id.cast_signed();
+                *place = *id;
             }
             slot.count = count(ids.len());
         } else {
-            if self.spilled.len() + ids.len() > 2 * self.short.len() {
+            if self.spilled.len() + ids.len() > 2 * self.max_slots {
                 self.short.fill(EMPTY);
+                self.num_taken = 0;
                 self.spilled.clear();
             }
             slot.ids = [count(self.spilled.len()), count(ids.len()), 0];
             slot.count = SPILLED;
-            self.spilled.extend(ids.iter().map(|id| id.cast_signed()));
+            self.spilled.extend_from_slice(ids);
         }
+        self.place(key, slot);
+    }
+
+    /// Puts a slot where [`Cache::find_short`] looks for its key.
+    fn place(&mut self, key: ShortKey, slot: ShortSlot) {
+        let (home, mask) = (self.home(key), self.short.len() - 1);
         let free = (0..NUM_PROBES).find(|probe| self.short[(home + probe) & mask].key[1] == 0);
+        self.num_taken += usize::from(free.is_some());
         self.short[(home + free.unwrap_or(0)) & mask] = slot;
+    }
+
+    /// Doubles the short table. Homes are the high bits of a hash, so pieces that came first, the
+    /// frequent ones, stay in theirs.
+    #[cold]
+    fn grow(&mut self) {
+        let num_slots = 2 * self.short.len();
+        let slots = std::mem::replace(&mut self.short, vec![EMPTY; num_slots]);
+        self.shift = shift(num_slots);
+        self.num_taken = 0;
+        for slot in slots.into_iter().filter(|slot| slot.key[1] != 0) {
+            self.place(u128::from(slot.key[1]) << 64 | u128::from(slot.key[0]), slot);
+        }
     }
 
     /// Ids of a longer piece, if it is remembered.
@@ -174,9 +212,14 @@ impl Cache {
     }
 
     /// Remembers the ids of a longer piece.
-    pub fn insert_long(&mut self, piece: &[u8], ids: &[u32]) {
+    pub fn insert_long(&mut self, piece: &[u8], ids: &[i32]) {
         self.long.insert(piece, ids);
     }
+}
+
+/// What leaves the bits of a hash that number the slots.
+fn shift(num_slots: usize) -> u32 {
+    64 - num_slots.max(2).trailing_zeros()
 }
 
 /// Positions and counts in bounded tables: far below 2^31.
@@ -209,14 +252,15 @@ struct LongSlot {
 struct LongTable {
     slots: Vec<LongSlot>,
     num_taken: usize,
+    max_slots: usize,
     keys: Vec<u8>,
     ids: Vec<i32>,
 }
 
 impl LongTable {
-    fn new(num_slots: usize) -> Self {
-        let slots = vec![LongSlot::default(); num_slots];
-        Self { slots, num_taken: 0, keys: Vec::new(), ids: Vec::new() }
+    fn new(max_slots: usize) -> Self {
+        let slots = vec![LongSlot::default(); max_slots.min(FIRST_SLOTS)];
+        Self { slots, num_taken: 0, max_slots, keys: Vec::new(), ids: Vec::new() }
     }
 
     /// The slot of `piece`, or the empty one where it would go.
@@ -247,13 +291,16 @@ impl LongTable {
         (slot.key_len > 0).then(|| &self.ids[start..start + slot.ids_len as usize])
     }
 
-    fn insert(&mut self, piece: &[u8], ids: &[u32]) {
+    fn insert(&mut self, piece: &[u8], ids: &[i32]) {
         if self.slots.is_empty() || piece.len() > MAX_LONG {
             return;
         }
+        if 2 * (self.num_taken + 1) > self.slots.len() && self.slots.len() < self.max_slots {
+            self.grow();
+        }
         let full = 2 * (self.num_taken + 1) > self.slots.len()
-            || self.keys.len() + piece.len() > 64 * self.slots.len()
-            || self.ids.len() + ids.len() > 16 * self.slots.len();
+            || self.keys.len() + piece.len() > 64 * self.max_slots
+            || self.ids.len() + ids.len() > 16 * self.max_slots;
         if full {
             self.slots.fill(LongSlot::default());
             self.num_taken = 0;
@@ -272,6 +319,52 @@ impl LongTable {
         };
         self.num_taken += 1;
         self.keys.extend_from_slice(piece);
-        self.ids.extend(ids.iter().map(|id| id.cast_signed()));
+        self.ids.extend_from_slice(ids);
+    }
+
+    #[cold]
+    #[allow(clippy::cast_possible_truncation)] // the mask cuts it anyway
+    fn grow(&mut self) {
+        let num_slots = 2 * self.slots.len();
+        let slots = std::mem::replace(&mut self.slots, vec![LongSlot::default(); num_slots]);
+        for slot in slots.into_iter().filter(|slot| slot.key_len > 0) {
+            let mut at = slot.hash as usize & (num_slots - 1);
+            while self.slots[at].key_len > 0 {
+                at = (at + 1) & (num_slots - 1);
+            }
+            self.slots[at] = slot;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_still_known_when_the_tables_have_grown() {
+        let mut cache = Cache::new(1 << 16);
+        let text = |number: i32| (format!("{number}"), format!("a longer piece, number {number}"));
+        let ids = |number: i32| vec![number; usize::try_from(number % 5).unwrap() + 1];
+        for number in 0..10_000 {
+            let (short, long) = text(number);
+            cache.insert_short(short_key(short.as_bytes(), 0, short.len()), &ids(number));
+            cache.insert_long(long.as_bytes(), &ids(number));
+        }
+        assert_eq!((cache.short.len(), cache.long.slots.len()), (1 << 16, 1 << 15));
+        let mut num_known = 0;
+        for number in 0..10_000 {
+            let (short, long) = text(number);
+            let key = short_key(short.as_bytes(), 0, short.len());
+            let known = cache.find_short(key).map(|found| match found {
+                Found::Inline(ids, count) => ids[..count].to_vec(),
+                Found::Spilled(ids) => ids.to_vec(),
+            });
+            assert!(known.is_none() || known == Some(ids(number)), "{number}");
+            num_known += usize::from(known.is_some());
+            assert_eq!(cache.find_long(long.as_bytes()), Some(&*ids(number)));
+            assert!(cache.find_short(key | PART).is_none());
+        }
+        assert!(num_known > 9_900, "{num_known}");
     }
 }

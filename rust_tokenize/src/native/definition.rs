@@ -3,7 +3,8 @@
 //! In: the bytes of the file. Out: [`Definition`], or None for a file that is not a BPE model in a
 //! form known here: such a file is left to the `tokenizers` crate, which also knows best what is
 //! wrong with it. What is read here means what it means there: unknown or repeated fields, repeated
-//! tokens or ids, and merges of unknown tokens all end in None.
+//! tokens or ids, and merges of unknown tokens all end in None. With it goes what follows from the
+//! tokens and takes longer to find than to read.
 
 use std::fmt;
 
@@ -11,6 +12,7 @@ use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
+use crate::native::joins::Joins;
 use crate::native::merges::Merge;
 use crate::native::strict::strict;
 use crate::native::strings::Strings;
@@ -68,6 +70,8 @@ pub struct Definition {
     pub vocabulary: Vocabulary,
     /// The model's merges, by rank.
     pub merges: Vec<Merge>,
+    /// What tokens join.
+    pub joins: Joins,
 }
 
 #[derive(Deserialize)]
@@ -134,7 +138,8 @@ impl Definition {
             byte_fallback: model.byte_fallback.unwrap_or(false),
             ignore_merges: model.ignore_merges.unwrap_or(false),
         };
-        Some(Self { header, vocabulary, merges })
+        let joins = Joins::new(&vocabulary);
+        Some(Self { header, vocabulary, merges, joins })
     }
 }
 

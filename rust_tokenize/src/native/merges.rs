@@ -9,6 +9,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use crate::native::bits::Bits;
 use crate::native::hash::mix;
 
 /// Up to this many symbols a scan beats the heap (measured on English and on Chinese text).
@@ -51,7 +52,7 @@ pub struct Merges {
     shift: u32,
     /// A bit for each of eight times as many hashes as there are pairs. Nine in ten pairs of
     /// neighbours are not in the list, and this says so from memory that stays near the processor.
-    filter: Vec<u64>,
+    filter: Bits,
     filter_shift: u32,
 }
 
@@ -65,13 +66,12 @@ impl Merges {
         let mut merges = Self {
             slots: vec![EMPTY; num_slots],
             shift: 64 - num_slots.trailing_zeros(),
-            filter: vec![0; num_bits / 64],
+            filter: Bits::new(num_bits),
             filter_shift: 64 - num_bits.trailing_zeros(),
         };
         for (rank, merge) in (0_u64..).zip(list) {
             let hash = hash(merge.left, merge.right);
-            let (word, bit) = merges.bit(hash);
-            merges.filter[word] |= bit;
+            merges.filter.insert(merges.bit(hash));
             let at = merges.locate(merge.left, merge.right, hash);
             let found = rank << 32 | u64::from(merge.merged);
             merges.slots[at] = Slot { left: merge.left, right: merge.right, found };
@@ -79,12 +79,11 @@ impl Merges {
         merges
     }
 
-    /// Word and bit of a hash in the filter.
+    /// The bit of a hash in the filter.
     #[inline]
     #[allow(clippy::cast_possible_truncation)] // shifted to the width of the filter
-    fn bit(&self, hash: u64) -> (usize, u64) {
-        let at = hash >> self.filter_shift;
-        ((at >> 6) as usize, 1 << (at & 63))
+    fn bit(&self, hash: u64) -> usize {
+        (hash >> self.filter_shift) as usize
     }
 
     #[inline]
@@ -105,8 +104,7 @@ impl Merges {
     #[inline]
     fn find(&self, left: u32, right: u32) -> u64 {
         let hash = hash(left, right);
-        let (word, bit) = self.bit(hash);
-        if self.filter[word] & bit == 0 {
+        if !self.filter.contains(self.bit(hash)) {
             return NONE;
         }
         self.slots[self.locate(left, right, hash)].found

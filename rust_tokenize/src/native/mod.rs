@@ -15,6 +15,7 @@ pub mod added;
 pub mod added_tokens;
 pub mod allow;
 pub mod binary;
+pub mod bits;
 pub mod cache;
 pub mod class_tables;
 pub mod classes;
@@ -22,6 +23,7 @@ pub mod definition;
 pub mod disk_cache;
 mod expand;
 pub mod hash;
+pub mod joins;
 pub mod merges;
 pub mod model;
 pub mod nfc;
@@ -54,7 +56,6 @@ use crate::native::allow::Pipeline;
 use crate::native::model::Model;
 use crate::native::sentencepiece::Cuts;
 use crate::native::template::Template;
-use crate::native::vocabulary::Vocabulary;
 use crate::native::worker::Worker;
 
 /// Slots of a worker's cache: 30 MB at most, of which a short text touches little.
@@ -65,7 +66,6 @@ const MAX_TEXT: usize = 1 << 30;
 
 /// A tokenizer of this module.
 pub struct NativeEncoder {
-    vocabulary: Vocabulary,
     added: AddedTokens,
     model: Model,
     pipeline: Pipeline,
@@ -170,7 +170,7 @@ impl Encoder for NativeEncoder {
     }
 
     fn vocab_size(&self) -> usize {
-        self.vocabulary.len() + self.added.num_new()
+        self.model.vocabulary.len() + self.added.num_new()
     }
 
     fn prepare(&self, _options: EncodeOptions) -> Result<()> {
@@ -221,7 +221,7 @@ impl Encoder for NativeEncoder {
 
     fn token_to_id(&self, token: &str) -> Option<i32> {
         let added = self.added.id_of(token);
-        added.or_else(|| self.vocabulary.id_of(token.as_bytes())).map(u32::cast_signed)
+        added.or_else(|| self.model.vocabulary.id_of(token.as_bytes())).map(u32::cast_signed)
     }
 
     fn id_to_token(&self, id: u32) -> Option<String> {
@@ -235,6 +235,6 @@ impl Encoder for NativeEncoder {
 
 impl NativeEncoder {
     fn token_of(&self, id: u32) -> Option<&str> {
-        self.added.token_of(id).or_else(|| self.vocabulary.token_of(id))
+        self.added.token_of(id).or_else(|| self.model.vocabulary.token_of(id))
     }
 }

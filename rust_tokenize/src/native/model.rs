@@ -4,8 +4,9 @@
 //! on the bytes themselves; the reference's detour over printable stand-ins for bytes only shows in
 //! the file, where [`byte_level_bytes`] undoes it.
 
+use crate::native::joins::Joins;
 use crate::native::merges::{Merges, Scratch};
-use crate::native::strings::{Index, Strings};
+use crate::native::vocabulary::Vocabulary;
 
 /// The character that stands for a blank in SentencePiece-style vocabularies.
 pub const BLANK: char = '\u{2581}';
@@ -17,10 +18,42 @@ const MAX_KEPT: usize = 1 << 16;
 /// What the first symbols of a piece are.
 #[derive(Debug, Clone)]
 pub enum Alphabet {
-    /// Bytes: the id of each.
-    Bytes(Box<[u32; 256]>),
+    /// Bytes.
+    Bytes(Box<ByteAlphabet>),
     /// Characters.
     Chars(CharAlphabet),
+}
+
+/// Ids of bytes, and how the vocabulary spells them.
+#[derive(Debug, Clone)]
+pub struct ByteAlphabet {
+    ids: [u32; 256],
+    /// The UTF-8 of [`byte_level_char`]; 0 in the second place where that is one byte.
+    spellings: [[u8; 2]; 256],
+}
+
+impl ByteAlphabet {
+    /// The alphabet in which each byte has this id.
+    #[must_use]
+    pub fn new(ids: [u32; 256]) -> Self {
+        let mut spellings = [[0; 2]; 256];
+        for (byte, spelling) in (0..=255).zip(&mut spellings) {
+            byte_level_char(byte).encode_utf8(spelling); // below U+0144, so two bytes at most
+        }
+        Self { ids, spellings }
+    }
+
+    /// Spells a piece.
+    fn spell(&self, piece: &str, spelled: &mut Vec<u8>) {
+        spelled.clear();
+        for byte in piece.bytes() {
+            let [first, second] = self.spellings[usize::from(byte)];
+            spelled.push(first);
+            if second != 0 {
+                spelled.push(second);
+            }
+        }
+    }
 }
 
 /// Ids of characters, and what stands for a character that has none.
@@ -124,63 +157,72 @@ impl CharAlphabet {
 /// A byte pair encoding.
 #[derive(Debug, Clone)]
 pub struct Model {
+    /// The tokens.
+    pub vocabulary: Vocabulary,
     /// The first symbols.
     pub alphabet: Alphabet,
     /// What merges.
     pub merges: Merges,
-    /// `ignore_merges`: a piece that is a token as a whole is that token.
-    pub whole: Option<WholePieces>,
-}
-
-/// The tokens of a vocabulary by their raw bytes.
-#[derive(Debug, Clone)]
-pub struct WholePieces {
-    strings: Strings,
-    ids: Vec<u32>,
-    index: Index,
-}
-
-impl WholePieces {
-    /// Indexes tokens; None if two have the same bytes.
-    #[must_use]
-    pub fn new(strings: Strings, ids: Vec<u32>) -> Option<Self> {
-        let index = Index::build(&strings)?;
-        Some(Self { strings, ids, index })
-    }
-
-    fn find(&self, piece: &[u8]) -> Option<u32> {
-        self.index.find(&self.strings, piece).map(|number| self.ids[number])
-    }
+    /// `ignore_merges`: a piece that is a token as a whole is that token, whatever merging makes of
+    /// it.
+    pub any_whole: bool,
+    /// Where long pieces may be cut, if they may.
+    pub joins: Option<Joins>,
 }
 
 /// Memory that encoding a piece uses again and again.
 #[derive(Debug, Default)]
 pub struct PieceScratch {
+    spelled: Vec<u8>,
     symbols: Vec<u32>,
     merging: Scratch,
+}
+
+impl PieceScratch {
+    fn clear(&mut self) {
+        if self.symbols.capacity() > MAX_KEPT {
+            self.symbols = Vec::new();
+            self.merging.shrink(MAX_KEPT);
+        }
+        self.symbols.clear();
+    }
 }
 
 impl Model {
     /// The ids of a piece, which lie in `scratch` until the next call.
     pub fn encode<'a>(&self, piece: &str, scratch: &'a mut PieceScratch) -> &'a [u32] {
-        let PieceScratch { symbols, merging } = scratch;
-        if symbols.capacity() > MAX_KEPT {
-            *symbols = Vec::new();
-            merging.shrink(MAX_KEPT);
+        if self.any_whole
+            && let Some(id) = self.whole(piece, &mut scratch.spelled)
+        {
+            scratch.symbols.clear();
+            scratch.symbols.push(id);
+            return &scratch.symbols;
         }
-        symbols.clear();
-        if let Some(id) = self.whole.as_ref().and_then(|whole| whole.find(piece.as_bytes())) {
-            symbols.push(id);
-            return symbols;
-        }
+        self.merge(piece, scratch)
+    }
+
+    /// The ids of a piece or of a part of one, by merging alone.
+    pub fn merge<'a>(&self, part: &str, scratch: &'a mut PieceScratch) -> &'a [u32] {
+        scratch.clear();
+        let PieceScratch { symbols, merging, .. } = scratch;
         match &self.alphabet {
-            Alphabet::Bytes(ids) => {
-                symbols.extend(piece.bytes().map(|byte| ids[usize::from(byte)]));
+            Alphabet::Bytes(alphabet) => {
+                symbols.extend(part.bytes().map(|byte| alphabet.ids[usize::from(byte)]));
             }
-            Alphabet::Chars(alphabet) => alphabet.symbols(piece, symbols),
+            Alphabet::Chars(alphabet) => alphabet.symbols(part, symbols),
         }
         self.merges.apply(symbols, merging);
         symbols
+    }
+
+    /// The token that is just this piece of bytes.
+    fn whole(&self, piece: &str, spelled: &mut Vec<u8>) -> Option<u32> {
+        let Alphabet::Bytes(alphabet) = &self.alphabet else { return None };
+        if piece.len() > self.vocabulary.longest() {
+            return None; // no spelling is shorter than what it spells
+        }
+        alphabet.spell(piece, spelled);
+        self.vocabulary.id_of(spelled)
     }
 }
 

@@ -8,6 +8,7 @@ pub struct Vocabulary {
     tokens: Strings,
     ids: Vec<u32>,
     index: Index,
+    longest: usize,
 }
 
 impl Vocabulary {
@@ -20,7 +21,8 @@ impl Vocabulary {
         }
         let (tokens, ids) = if rises(&ids) { (tokens, ids) } else { sorted(&tokens, &ids)? };
         let index = rises(&ids).then(|| Index::build(&tokens))??;
-        Some(Self { tokens, ids, index })
+        let longest = tokens.iter().map(<[u8]>::len).max().unwrap_or(0);
+        Some(Self { tokens, ids, index, longest })
     }
 
     /// Number of tokens.
@@ -33,6 +35,12 @@ impl Vocabulary {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
+    }
+
+    /// Bytes of the longest token.
+    #[must_use]
+    pub fn longest(&self) -> usize {
+        self.longest
     }
 
     /// The tokens, by rising id.

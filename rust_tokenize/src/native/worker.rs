@@ -4,12 +4,15 @@
 //! through two loops, first the keys of all pieces, then their slots, so that the processor waits
 //! for several slots at once.
 
-use crate::native::cache::{Cache, Found, MAX_SHORT, ShortKey, short_key};
+use crate::native::cache::{Cache, Found, MAX_SHORT, PART, ShortKey, short_key};
+use crate::native::joins::Joins;
 use crate::native::model::{Model, PieceScratch};
 use crate::native::scan::Scanner;
 
 /// Pieces a scanner finds at a time.
 const BATCH: usize = 128;
+/// Beyond this many ids the memory a piece took is given back.
+const MAX_KEPT: usize = 1 << 16;
 /// Ids a piece is given room for before its ids are known.
 const ROOM: usize = 4;
 
@@ -19,7 +22,7 @@ struct Probe {
     key: ShortKey,
     start: u32,
     end: u32,
-    /// First slot of the key.
+    /// First slot of the key, when the batch began: the table may have grown since.
     home: u32,
     /// That slot is the key's.
     is_home: bool,
@@ -30,6 +33,8 @@ struct Probe {
 pub struct Worker {
     cache: Cache,
     scratch: PieceScratch,
+    /// Ids of the piece that is learnt.
+    found: Vec<i32>,
     probes: Vec<Probe>,
     ends: Vec<usize>,
     /// A text or piece with a blank in front.
@@ -43,6 +48,7 @@ impl Worker {
         Self {
             cache: Cache::new(num_slots),
             scratch: PieceScratch::default(),
+            found: Vec::new(),
             probes: vec![Probe::default(); BATCH],
             ends: vec![0; BATCH],
             prefixed: String::new(),
@@ -178,11 +184,10 @@ impl Worker {
         rest: usize,
     ) -> usize {
         let piece = &text[probe.start as usize..probe.end as usize];
-        let home = probe.home as usize;
         let remembered = if probe.key == 0 {
             self.cache.find_long(piece.as_bytes())
         } else {
-            self.cache.find_short(probe.key, home).map(|found| match found {
+            self.cache.find_short(probe.key).map(|found| match found {
                 Found::Inline(ids, count) => &ids[..count],
                 Found::Spilled(ids) => ids,
             })
@@ -192,17 +197,51 @@ impl Worker {
             ids[at..end].copy_from_slice(found);
             return end;
         }
-        let found = model.encode(piece, &mut self.scratch);
-        if probe.key == 0 {
-            self.cache.insert_long(piece.as_bytes(), found);
-        } else {
-            self.cache.insert_short(probe.key, home, found);
-        }
-        let end = make_room(ids, at, found.len(), rest);
-        for (place, id) in ids[at..end].iter_mut().zip(found) {
-            *place = id.cast_signed();
-        }
+        self.learn(model, piece, probe.key);
+        let end = make_room(ids, at, self.found.len(), rest);
+        ids[at..end].copy_from_slice(&self.found);
         end
+    }
+
+    /// Puts the ids of a new piece into `self.found`, and remembers them.
+    fn learn(&mut self, model: &Model, piece: &str, key: ShortKey) {
+        if self.found.capacity() > MAX_KEPT {
+            self.found = Vec::new();
+        }
+        self.found.clear();
+        if key != 0 {
+            extend(&mut self.found, model.encode(piece, &mut self.scratch));
+            return self.cache.insert_short(key, &self.found);
+        }
+        match model.joins.as_ref().map(|joins| (joins, joins.part_end(piece, 0))) {
+            Some((joins, end)) if end < piece.len() => self.learn_parts(model, joins, piece, end),
+            _ => extend(&mut self.found, model.encode(piece, &mut self.scratch)),
+        }
+        self.cache.insert_long(piece.as_bytes(), &self.found);
+    }
+
+    /// Appends the ids of a piece that is cut, at `end` first, to `self.found`.
+    fn learn_parts(&mut self, model: &Model, joins: &Joins, piece: &str, mut end: usize) {
+        let mut start = 0;
+        while start < piece.len() {
+            if end - start > MAX_SHORT {
+                extend(&mut self.found, model.merge(&piece[start..end], &mut self.scratch));
+            } else {
+                let key = short_key(piece.as_bytes(), start, end) | PART;
+                match self.cache.find_short(key) {
+                    Some(Found::Inline(ids, count)) => self.found.extend_from_slice(&ids[..count]),
+                    Some(Found::Spilled(ids)) => self.found.extend_from_slice(ids),
+                    None => {
+                        let before = self.found.len();
+                        let part = &piece[start..end];
+                        extend(&mut self.found, model.merge(part, &mut self.scratch));
+                        self.cache.insert_short(key, &self.found[before..]);
+                    }
+                }
+            }
+            start = end;
+            end = joins.part_end(piece, start);
+        }
     }
 
     fn encode_uncached(
@@ -214,11 +253,14 @@ impl Worker {
         ids: &mut Vec<i32>,
     ) {
         for &end in &self.ends[..num_pieces] {
-            let found = model.encode(&text[start..end], &mut self.scratch);
-            ids.extend(found.iter().map(|id| id.cast_signed()));
+            extend(ids, model.encode(&text[start..end], &mut self.scratch));
             start = end;
         }
     }
+}
+
+fn extend(ids: &mut Vec<i32>, found: &[u32]) {
+    ids.extend(found.iter().map(|id| id.cast_signed()));
 }
 
 /// Makes `ids` at least `count` and `rest` longer than `at`; gives `at + count`.

@@ -232,6 +232,28 @@ fn bytes_overtake_a_waiting_unknown_token() {
     }
 }
 
+/// A long piece is cut where no token joins two characters, and `ignore_merges` is for pieces alone:
+/// a part of one that is a token as a whole is still merged.
+#[test]
+fn a_part_of_a_piece_is_merged_though_a_piece_is_a_token() {
+    let spelled = |text: &str| text.bytes().map(byte_level_char).collect::<String>();
+    let mut vocabulary = byte_level_vocabulary(&mut Random::new(2));
+    vocabulary.tokens.push(spelled("\u{6771}\u{4eac}"));
+    let mut made =
+        definition(&mut Random::new(2), &vocabulary, Value::Null, byte_level(false, true));
+    made["added_tokens"] = json!([]);
+    made["model"]["ignore_merges"] = json!(true);
+    let (native, reference) = (native(&made), reference(&made));
+    let options = crate::native::all_options()[2];
+    let long = "\u{4eba}".repeat(5) + "\u{6771}\u{4eac}";
+    for (text, num_ids) in [("\u{6771}\u{4eac}", 1), (&*long, 21), ("\u{6771}\u{4eac}", 1)] {
+        let (mut ids, mut expected) = (Vec::new(), Vec::new());
+        native.encode(text, options, &mut ids).unwrap();
+        reference.encode(text, options, &mut expected).unwrap();
+        assert_eq!((ids.len(), ids), (num_ids, expected), "{text}");
+    }
+}
+
 /// A byte-level and a SentencePiece-style definition.
 pub fn some_definitions() -> Vec<Value> {
     let mut random = Random::new(9);
