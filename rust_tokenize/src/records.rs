@@ -330,8 +330,10 @@ impl RecordEncoder {
         if text.is_empty() && options.continuation {
             return Ok(false); // together with nothing the answer is read as it is alone
         }
-        if !text.is_empty() {
-            self.encoder.encode(text, options, context)?;
+        match &sections.tail_ids {
+            Some(ids) => context.extend_from_slice(ids),
+            None if text.is_empty() => {}
+            None => self.encoder.encode(text, options, context)?,
         }
         text.push_str(&conversation.answer()[..head.bytes]);
         self.encoder.encode(text, options, &mut scratch.joint)?;

@@ -11,9 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::records::Records;
-use crate::spool::{
-    DATA_NAME, Entry, HEADER_BYTES, Header, INDEX_NAME, Mixer, hash_entry,
-};
+use crate::spool::{DATA_NAME, Entry, HEADER_BYTES, Header, INDEX_NAME, Mixer, hash_entry};
 
 const INDEX_TEMPORARY: &str = "index.tmp";
 const BUFFER_BYTES: usize = 1 << 20;
