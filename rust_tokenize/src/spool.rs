@@ -266,7 +266,7 @@ impl Spool {
             self.read_run(run, start, &mut bytes)?;
             for &(number, place) in run {
                 let entry = self.entry(number)?;
-                let within = &bytes[(entry.offset - start) as usize..];
+                let within = &bytes[bytes_between(start, entry.offset)..];
                 let own = &mut ids[place..place + (entry.num_bytes() / 4) as usize];
                 for (id, word) in own.iter_mut().zip(within.as_chunks::<4>().0) {
                     *id = i32::from_le_bytes(*word);
@@ -296,7 +296,7 @@ impl Spool {
     fn read_run(&self, run: &[(usize, usize)], start: u64, bytes: &mut Vec<u8>) -> Result<()> {
         let Some(&(last, _)) = run.last() else { return Ok(()) };
         let entry = self.entry(last)?;
-        bytes.resize((entry.offset + entry.num_bytes() - start) as usize, 0);
+        bytes.resize(bytes_between(start, entry.offset + entry.num_bytes()), 0);
         if self.data.read_exact_at(bytes, start).is_err() {
             // One by one, to name the entry that cannot be read.
             for &(number, _) in run {
@@ -345,6 +345,12 @@ impl Spool {
         })?;
         Ok(bytes.chunks_exact(4).map(|word| u32_at(word, 0).cast_signed()).collect())
     }
+}
+
+/// Bytes from one place to another of entries read together.
+#[allow(clippy::cast_possible_truncation)] // an entry has at most 2^33 ids; machines here have 64 bits
+fn bytes_between(start: u64, end: u64) -> usize {
+    (end - start) as usize
 }
 
 /// Entries lie in the data file one after the other without a gap; anything else is damage.

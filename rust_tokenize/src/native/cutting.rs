@@ -7,7 +7,7 @@
 //! that reach over such a place or look beyond their own text.
 
 use crate::native::NativeEncoder;
-use crate::native::added::Pattern;
+use crate::native::added::{Pattern, PatternSet};
 use crate::native::allow::{Normalizer, Pieces, Prefix};
 
 impl NativeEncoder {
@@ -17,7 +17,7 @@ impl NativeEncoder {
         matches!(self.pipeline.pieces, Pieces::Bytes(_))
             && matches!(self.pipeline.normalizer, Normalizer::None | Normalizer::Nfc)
             && self.pipeline.prefix == Prefix::Never
-            && sets.flat_map(|set| set.patterns()).all(keeps_to_itself)
+            && sets.flat_map(PatternSet::patterns).all(keeps_to_itself)
     }
 }
 
