@@ -39,6 +39,11 @@ pub trait Encoder: Send + Sync {
     fn prepare(&self, options: EncodeOptions) -> Result<()>;
     /// Appends the ids of `text`.
     fn encode(&self, text: &str, options: EncodeOptions, ids: &mut Vec<i32>) -> Result<()>;
+    /// Whether a text may be cut anywhere between a letter of ASCII and a blank after it: the ids of
+    /// its two parts are those of the whole, and neither depends on how the other is read.
+    fn cuts_at_blanks(&self) -> bool {
+        false
+    }
     /// Appends the ids of `text`; special tokens that touch one of the byte ranges `plain` (rising,
     /// disjoint) are read as text, others as `options` says.
     fn encode_around(

@@ -14,6 +14,7 @@ pub mod batch;
 pub mod bins;
 pub mod continuation;
 pub mod conversation;
+pub mod cuts;
 pub mod encoder;
 pub mod error;
 pub mod fields;

@@ -6,7 +6,7 @@
 
 use crate::bins::{self, Mode};
 use crate::error::{Error, Result};
-use crate::spool::Spool;
+use crate::spool::{Entry, Spool};
 
 /// All packs; a sequence is an entry's context ids and then its targets.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -35,23 +35,19 @@ pub fn pack_sequences(spool: &Spool, entries: &[usize], capacity: usize) -> Resu
     let bins = bins::pack(&lengths, capacity, Mode::Global)?;
     let mut order: Vec<usize> = (0..entries.len()).collect();
     order.sort_by_key(|&item| bins[item]); // stable: in a pack as given
-    let total: usize = lengths.iter().sum();
-    let mut packs = Packs {
-        input_ids: Vec::with_capacity(total),
-        position_ids: Vec::with_capacity(total),
-        response_mask: Vec::with_capacity(total),
-        ..Packs::default()
-    };
-    packs.cu_seqlens.push(0);
+    let mut packs = Packs::with_room(lengths.iter().sum());
+    let mut places = vec![0; entries.len()];
     let mut last = None;
     for item in order {
         if last != Some(bins[item]) {
             packs.pack_starts.push(signed(packs.entries.len())?);
             last = Some(bins[item]);
         }
-        packs.add(spool, entries[item])?;
+        places[item] = packs.response_mask.len();
+        packs.add(spool.entry(entries[item])?, entries[item])?;
     }
     packs.pack_starts.push(signed(packs.entries.len())?);
+    spool.read_to(entries, &places, &mut packs.input_ids)?;
     Ok(packs)
 }
 
@@ -60,16 +56,25 @@ fn signed<T: TryFrom<usize>>(count: usize) -> Result<T> {
 }
 
 impl Packs {
-    fn add(&mut self, spool: &Spool, entry: usize) -> Result<()> {
-        let (context, targets) = spool.read(entry)?;
-        let length = context.len() + targets.len();
-        self.input_ids.extend_from_slice(&context);
-        self.input_ids.extend_from_slice(&targets);
-        self.position_ids.extend(0..signed::<i32>(length)?);
-        self.response_mask.resize(self.response_mask.len() + context.len(), 0);
-        self.response_mask.resize(self.response_mask.len() + targets.len(), 1);
-        self.cu_seqlens.push(signed(self.input_ids.len())?);
-        self.entries.push(signed(entry)?);
+    fn with_room(num_tokens: usize) -> Self {
+        Self {
+            input_ids: vec![0; num_tokens],
+            position_ids: Vec::with_capacity(num_tokens),
+            response_mask: Vec::with_capacity(num_tokens),
+            cu_seqlens: vec![0],
+            ..Self::default()
+        }
+    }
+
+    /// Adds all of a sequence but its ids.
+    fn add(&mut self, entry: &Entry, number: usize) -> Result<()> {
+        let start = self.response_mask.len();
+        let (context, targets) = (entry.context_len as usize, entry.target_len as usize);
+        self.position_ids.extend(0..signed::<i32>(context + targets)?);
+        self.response_mask.resize(start + context, 0);
+        self.response_mask.resize(start + context + targets, 1);
+        self.cu_seqlens.push(signed(self.response_mask.len())?);
+        self.entries.push(signed(number)?);
         Ok(())
     }
 }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use memchr::memchr2;
 
 use crate::conversation::{Conversation, Role};
+use crate::cuts::{first_cut, last_cut};
 use crate::encoder::{EncodeOptions, Encoder};
 use crate::error::{Error, Result, guard};
 use crate::fields::{Fields, Labels};
@@ -70,7 +71,19 @@ pub struct RecordEncoder {
     specials: Specials,
     /// Whether text after a special token is read as a continuation.
     continues: bool,
+    /// Whether a special token has a newline in its name.
+    has_newline: bool,
+    /// [`Encoder::cuts_at_blanks`].
+    cuts_at_blanks: bool,
     shapes: HashMap<Vec<Role>, Shape>,
+}
+
+/// The beginning of an answer, up to where it may be cut whatever it follows: what comes before it
+/// changes the ids of this part alone.
+#[derive(Clone, Copy)]
+struct Head {
+    bytes: usize,
+    ids: usize,
 }
 
 /// Records as columns, in the order of their lines.
@@ -122,7 +135,10 @@ impl RecordEncoder {
         encoder.prepare(with(settings.has_template || settings.parse_special, false))?;
         encoder.prepare(with(settings.parse_special, true))?;
         let continues = specials.text_after_continues(encoder.as_ref())?;
-        Ok(Self { encoder, settings, specials, continues, shapes: HashMap::new() })
+        let has_newline = specials.names().any(|(name, _)| name.contains('\n'));
+        let cuts_at_blanks = encoder.cuts_at_blanks();
+        let shapes = HashMap::new();
+        Ok(Self { encoder, settings, specials, continues, has_newline, cuts_at_blanks, shapes })
     }
 
     /// Tells how conversations of some roles are rendered: the context with its generation prompt,
@@ -228,8 +244,7 @@ impl RecordEncoder {
         scratch.context.clear();
         scratch.response.clear();
         scratch.joint.clear();
-        let answer = scratch.conversation.answer();
-        self.encoder.encode(answer, self.answering(), &mut scratch.response)?;
+        let head = self.encode_answer(scratch)?;
         let is_merged = if self.settings.has_template {
             let Some(shape) = self.shapes.get(&scratch.conversation.roles) else {
                 return Ok(None);
@@ -239,16 +254,28 @@ impl RecordEncoder {
             };
             flags |= if is_altered { TEMPLATE_ALTERED } else { 0 };
             if flags & SPECIAL_IN_TEXT == 0 || self.settings.parse_special {
-                self.encode_sections(&shape.sections, scratch)?
+                self.encode_sections(&shape.sections, head, scratch)?
             } else {
                 self.encode_around(&shape.context, scratch)?
             }
         } else {
-            self.encode_verbatim(scratch)?
+            self.encode_verbatim(head, scratch)?
         };
         flags |= if is_merged { BOUNDARY_MERGED } else { 0 };
         flags |= self.give_first(scratch);
         Ok(Some(flags))
+    }
+
+    /// Fills the response; gives the part of it that depends on what it follows.
+    fn encode_answer(&self, scratch: &mut Scratch) -> Result<Head> {
+        let (answer, ids) = (scratch.conversation.answer(), &mut scratch.response);
+        let bytes = if self.cuts_at_blanks { first_cut(answer) } else { answer.len() };
+        self.encoder.encode(&answer[..bytes], self.answering(), ids)?;
+        let head = Head { bytes, ids: ids.len() };
+        if bytes < answer.len() {
+            self.encoder.encode(&answer[bytes..], self.answering(), ids)?;
+        }
+        Ok(head)
     }
 
     fn answering(&self) -> EncodeOptions {
@@ -268,9 +295,8 @@ impl RecordEncoder {
             return true;
         }
         // A name with a newline may span the turns of the verbatim prompt.
-        scratch.text.clear();
-        let has_newline = self.specials.names().any(|(name, _)| name.contains('\n'));
-        has_newline && {
+        self.has_newline && {
+            scratch.text.clear();
             scratch.conversation.write_verbatim(&mut scratch.text);
             self.specials.find(&scratch.text, 0).is_some()
         }
@@ -278,7 +304,12 @@ impl RecordEncoder {
 
     // -- contexts: each fills `context`, and tells whether the boundary is merged ------------------
 
-    fn encode_sections(&self, sections: &Sections, scratch: &mut Scratch) -> Result<bool> {
+    fn encode_sections(
+        &self,
+        sections: &Sections,
+        head: Head,
+        scratch: &mut Scratch,
+    ) -> Result<bool> {
         let Scratch { conversation, text, context, .. } = scratch;
         for step in &sections.steps {
             match step {
@@ -299,12 +330,14 @@ impl RecordEncoder {
         if text.is_empty() && options.continuation {
             return Ok(false); // together with nothing the answer is read as it is alone
         }
-        if !text.is_empty() {
-            self.encoder.encode(text, options, context)?;
+        match &sections.tail_ids {
+            Some(ids) => context.extend_from_slice(ids),
+            None if text.is_empty() => {}
+            None => self.encoder.encode(text, options, context)?,
         }
-        text.push_str(conversation.answer());
+        text.push_str(&conversation.answer()[..head.bytes]);
         self.encoder.encode(text, options, &mut scratch.joint)?;
-        Ok(self.meet(start, scratch))
+        Ok(self.meet(start, head.ids, scratch))
     }
 
     /// With special tokens that are text: the template's own are found around them.
@@ -324,7 +357,7 @@ impl RecordEncoder {
         text.push_str(conversation.answer());
         self.add_specials(text, start, &mut plain);
         self.encode_parsed(text, &plain, joint)?;
-        Ok(self.meet(0, scratch))
+        Ok(self.meet(0, scratch.response.len(), scratch))
     }
 
     /// Adds where special tokens are written in `text` from byte `start` on.
@@ -342,28 +375,45 @@ impl RecordEncoder {
         self.specials.encode_around(encoder, self.continues, (text, plain), options, ids)
     }
 
-    fn encode_verbatim(&self, scratch: &mut Scratch) -> Result<bool> {
+    fn encode_verbatim(&self, head: Head, scratch: &mut Scratch) -> Result<bool> {
         let Scratch { conversation, text, context, joint, .. } = scratch;
         let options = EncodeOptions { continuation: false, ..self.answering() };
         text.clear();
         conversation.write_verbatim(text);
-        self.encoder.encode(text, options, context)?;
-        text.push_str(conversation.answer());
-        self.encoder.encode(text, options, joint)?;
-        for ids in [context, joint] {
-            if let Some(bos) = self.settings.bos.filter(|bos| ids.first() != Some(bos)) {
-                ids.insert(0, bos);
-            }
+        let cut = if self.cuts_at_blanks { last_cut(text) } else { 0 };
+        if cut > 0 {
+            self.encoder.encode(&text[..cut], options, context)?;
         }
-        Ok(self.meet(0, scratch))
+        let is_begun = !context.is_empty();
+        if is_begun {
+            self.give_bos(context);
+        }
+        let start = context.len();
+        self.encoder.encode(&text[cut..], options, context)?;
+        text.push_str(&conversation.answer()[..head.bytes]);
+        self.encoder.encode(&text[cut..], options, joint)?;
+        if !is_begun {
+            self.give_bos(context);
+            self.give_bos(joint);
+        }
+        Ok(self.meet(start, head.ids, scratch))
     }
 
-    /// Compares the context from `start` on and the response with both encoded together.
-    fn meet(&self, start: usize, scratch: &mut Scratch) -> bool {
+    /// Puts what a plain prompt begins with in front of ids that do not begin so.
+    fn give_bos(&self, ids: &mut Vec<i32>) {
+        if let Some(bos) = self.settings.bos.filter(|bos| ids.first() != Some(bos)) {
+            ids.insert(0, bos);
+        }
+    }
+
+    /// Compares the context from `start` on and the first `num_head` ids of the response with both
+    /// encoded together.
+    fn meet(&self, start: usize, num_head: usize, scratch: &mut Scratch) -> bool {
         let Scratch { context, response, joint, .. } = scratch;
         let own = &context[start..];
-        let is_same = joint.strip_prefix(own).is_some_and(|rest| rest == response.as_slice());
+        let is_same = joint.strip_prefix(own).is_some_and(|rest| *rest == response[..num_head]);
         if self.settings.joint && !is_same {
+            joint.extend_from_slice(&response[num_head..]);
             let cut = own.len().min(joint.len());
             response.clear();
             response.extend_from_slice(&joint[cut..]);

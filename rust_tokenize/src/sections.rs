@@ -49,6 +49,8 @@ pub struct Sections {
     pub steps: Vec<Step>,
     /// What the answer follows; may be empty.
     pub tail: Section,
+    /// The ids of the tail, where they are the same in every record.
+    pub tail_ids: Option<Vec<i32>>,
 }
 
 /// Cuts templates for one tokenizer.
@@ -76,6 +78,7 @@ impl<'a> Cutter<'a> {
                 Piece::Content(_) => sections.tail.pieces.push(piece.clone()),
             }
         }
+        sections.tail_ids = self.encode_literals(&sections.tail)?;
         Ok(sections)
     }
 
@@ -103,22 +106,27 @@ impl<'a> Cutter<'a> {
 
     /// A section without contents is encoded here.
     fn end(&self, section: Section, steps: &mut Vec<Step>) -> Result<()> {
+        match self.encode_literals(&section)? {
+            Some(ids) => push_ids(steps, ids),
+            None => steps.push(Step::Encode(section)),
+        }
+        Ok(())
+    }
+
+    /// The ids of a section without contents.
+    fn encode_literals(&self, section: &Section) -> Result<Option<Vec<i32>>> {
         let mut text = String::new();
         for piece in &section.pieces {
             match piece {
                 Piece::Literal(literal) => text.push_str(literal),
-                Piece::Content(_) => {
-                    steps.push(Step::Encode(section));
-                    return Ok(());
-                }
+                Piece::Content(_) => return Ok(None),
             }
         }
         let mut ids = Vec::new();
         if !text.is_empty() {
             self.encoder.encode(&text, parsing(section.continues), &mut ids)?;
         }
-        push_ids(steps, ids);
-        Ok(())
+        Ok(Some(ids))
     }
 
     fn safe_cuts(&self, text: &str) -> Result<Vec<Range<usize>>> {

@@ -21,6 +21,8 @@ pub const ENTRY_BYTES: usize = 32;
 pub const HEADER_BYTES: usize = 40;
 const MAGIC: [u8; 8] = *b"FAMSPOOL";
 const VERSION: u32 = 1;
+/// Bytes of neighbouring entries asked from the system at a time.
+const READ_BYTES: u64 = 1 << 18;
 
 /// One line of the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,10 +132,20 @@ pub fn hash_ids(ids: &[i32]) -> u64 {
     mixer.value()
 }
 
-/// Sixteen bits that tell damaged target ids from sound ones.
+/// [`hash_ids`] of an entry's context ids, and sixteen bits of that of its target ids, which tell
+/// damaged ones from sound ones. Both at once: each mixing waits for the one before, so two chains
+/// take the time of one.
 #[allow(clippy::cast_possible_truncation)] // that is the purpose
-pub(crate) fn check_ids(ids: &[i32]) -> u16 {
-    (hash_ids(ids) >> 48) as u16
+pub(crate) fn hash_entry(context: &[i32], target: &[i32]) -> (u64, u16) {
+    let (mut contexts, mut targets) = (Mixer::new(), Mixer::new());
+    let shared = context.len().min(target.len());
+    for (context, target) in context.iter().zip(target) {
+        contexts.add(context.cast_unsigned());
+        targets.add(target.cast_unsigned());
+    }
+    context[shared..].iter().for_each(|id| contexts.add(id.cast_unsigned()));
+    target[shared..].iter().for_each(|id| targets.add(id.cast_unsigned()));
+    (contexts.value(), (targets.value() >> 48) as u16)
 }
 
 /// The index's first bytes.
@@ -235,12 +247,64 @@ impl Spool {
     pub fn read(&self, number: usize) -> Result<(Vec<i32>, Vec<i32>)> {
         let entry = self.entry(number)?;
         let mut ids = self.read_ids(number, entry, (entry.num_bytes() / 4) as usize)?;
+        self.check(number, entry, &ids)?;
         let targets = ids.split_off(entry.context_len as usize);
-        self.check_context(number, entry, &ids)?;
-        if check_ids(&targets) != entry.target_check {
-            return Err(self.damaged(number, "target ids"));
-        }
         Ok((ids, targets))
+    }
+
+    /// Writes the ids of each of `entries`, context and targets, to `ids` from its member of
+    /// `places` on. The data file is read from front to back, so entries that are neighbours there
+    /// come in one read, in whatever order they are wanted.
+    pub fn read_to(&self, entries: &[usize], places: &[usize], ids: &mut [i32]) -> Result<()> {
+        let mut wanted: Vec<(usize, usize)> =
+            entries.iter().copied().zip(places.iter().copied()).collect();
+        wanted.sort_unstable();
+        let (mut bytes, mut rest) = (Vec::new(), wanted.as_slice());
+        while let Some(&(first, _)) = rest.first() {
+            let start = self.entry(first)?.offset;
+            let (run, others) = rest.split_at(self.count_neighbours(rest, start)?);
+            self.read_run(run, start, &mut bytes)?;
+            for &(number, place) in run {
+                let entry = self.entry(number)?;
+                let within = &bytes[bytes_between(start, entry.offset)..];
+                let own = &mut ids[place..place + (entry.num_bytes() / 4) as usize];
+                for (id, word) in own.iter_mut().zip(within.as_chunks::<4>().0) {
+                    *id = i32::from_le_bytes(*word);
+                }
+                self.check(number, entry, own)?;
+            }
+            rest = others;
+        }
+        Ok(())
+    }
+
+    /// How many of `wanted` lie side by side from byte `start` on and are read together, at least 1.
+    fn count_neighbours(&self, wanted: &[(usize, usize)], start: u64) -> Result<usize> {
+        let mut count = 1;
+        for pair in wanted.windows(2) {
+            let (before, number) = (pair[0].0, pair[1].0);
+            let entry = self.entry(number)?;
+            if number > before + 1 || entry.offset + entry.num_bytes() - start > READ_BYTES {
+                break;
+            }
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// Fills `bytes` with the bytes of neighbours, the first of which are at `start`.
+    fn read_run(&self, run: &[(usize, usize)], start: u64, bytes: &mut Vec<u8>) -> Result<()> {
+        let Some(&(last, _)) = run.last() else { return Ok(()) };
+        let entry = self.entry(last)?;
+        bytes.resize(bytes_between(start, entry.offset + entry.num_bytes()), 0);
+        if self.data.read_exact_at(bytes, start).is_err() {
+            // One by one, to name the entry that cannot be read.
+            for &(number, _) in run {
+                self.read(number)?;
+            }
+            return Err(self.damaged(last, "ids"));
+        }
+        Ok(())
     }
 
     fn check_context(&self, number: usize, entry: &Entry, ids: &[i32]) -> Result<()> {
@@ -248,6 +312,19 @@ impl Spool {
             return Ok(());
         }
         Err(self.damaged(number, "context ids"))
+    }
+
+    /// `ids`: all of an entry.
+    fn check(&self, number: usize, entry: &Entry, ids: &[i32]) -> Result<()> {
+        let (context, targets) = ids.split_at(entry.context_len as usize);
+        let (context_hash, target_check) = hash_entry(context, targets);
+        if context_hash != entry.context_hash {
+            return Err(self.damaged(number, "context ids"));
+        }
+        if target_check != entry.target_check {
+            return Err(self.damaged(number, "target ids"));
+        }
+        Ok(())
     }
 
     fn damaged(&self, number: usize, what: &str) -> Error {
@@ -268,6 +345,12 @@ impl Spool {
         })?;
         Ok(bytes.chunks_exact(4).map(|word| u32_at(word, 0).cast_signed()).collect())
     }
+}
+
+/// Bytes from one place to another of entries read together.
+#[allow(clippy::cast_possible_truncation)] // an entry has at most 2^33 ids; machines here have 64 bits
+fn bytes_between(start: u64, end: u64) -> usize {
+    (end - start) as usize
 }
 
 /// Entries lie in the data file one after the other without a gap; anything else is damage.

@@ -11,9 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::records::Records;
-use crate::spool::{
-    DATA_NAME, Entry, HEADER_BYTES, Header, INDEX_NAME, Mixer, check_ids, hash_ids,
-};
+use crate::spool::{DATA_NAME, Entry, HEADER_BYTES, Header, INDEX_NAME, Mixer, hash_entry};
 
 const INDEX_TEMPORARY: &str = "index.tmp";
 const BUFFER_BYTES: usize = 1 << 20;
@@ -110,15 +108,16 @@ impl SpoolWriter {
     fn write<'a>(&mut self, entries: impl Iterator<Item = NewEntry<'a>>) -> Result<()> {
         let mut files = self.files.take().ok_or_else(closed)?;
         for new in entries {
+            let (context_hash, target_check) = hash_entry(new.context, new.target);
             let entry = Entry {
                 offset: files.data_bytes,
-                context_hash: hash_ids(new.context),
+                context_hash,
                 context_len: length(new.context)?,
                 target_len: length(new.target)?,
                 record: new.record,
                 num_eot: new.num_eot,
                 variant: new.variant,
-                target_check: check_ids(new.target),
+                target_check,
             };
             files.write(entry, new.context, new.target).map_err(Error::io(&self.folder))?;
         }

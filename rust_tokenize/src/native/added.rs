@@ -108,6 +108,12 @@ impl PatternSet {
         Some(set)
     }
 
+    /// What is searched for.
+    #[must_use]
+    pub fn patterns(&self) -> &[Pattern] {
+        &self.patterns
+    }
+
     /// Whether there is nothing to find.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -36,6 +36,7 @@ pub mod vocabulary;
 pub mod worker;
 
 mod assemble;
+mod cutting;
 mod pipeline;
 mod strict;
 
@@ -179,6 +180,10 @@ impl Encoder for NativeEncoder {
 
     fn encode(&self, text: &str, options: EncodeOptions, ids: &mut Vec<i32>) -> Result<()> {
         self.encode_as(text, special_as_text(options), options, ids)
+    }
+
+    fn cuts_at_blanks(&self) -> bool {
+        self.is_cut_at_blanks()
     }
 
     /// One worker for all texts: another thread that took it in between would fetch its cache anew.

@@ -3,6 +3,7 @@
 
 mod batches;
 mod bin_packing;
+mod cutting;
 mod encoding;
 mod fuzzing;
 mod json_lines;

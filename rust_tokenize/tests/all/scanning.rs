@@ -403,3 +403,23 @@ fn masks_are_gathered_the_same_without_vector_instructions() {
         }
     }
 }
+
+/// What `Encoder::cuts_at_blanks` promises rests on this.
+#[test]
+fn a_text_may_be_cut_between_a_letter_and_a_blank() {
+    let bits = [
+        "a", "Zb", " ", "  ", "\n", "\r\n", "\t", "'s", "'", "1", "12", ".", "/", "\u{e9}",
+        "\u{301}", "\u{65e5}", "\u{a0}", "\u{1}",
+    ];
+    let mut random = Random::new(11);
+    for _ in 0..4000 {
+        let side = |random: &mut Random| -> String {
+            (0..random.below(6)).map(|_| *random.pick(&bits)).collect()
+        };
+        let (left, right) = (side(&mut random) + "e", format!(" {}", side(&mut random)));
+        for family in ALL {
+            let apart = [pieces(family, &left), pieces(family, &right)].concat();
+            assert_eq!(pieces(family, &format!("{left}{right}")), apart, "{family:?}");
+        }
+    }
+}

@@ -184,6 +184,46 @@ fn a_file_that_shrinks_while_open_is_an_error() {
         .set_len(10)
         .unwrap();
     assert!(matches!(spool.read(0), Err(Error::Spool(_))));
+    let error = spool.read_to(&[2, 0, 1], &[0, 0, 0], &mut [0; 9]).unwrap_err();
+    assert!(error.to_string().ends_with("ends inside entry 0"), "{error}");
+}
+
+#[test]
+fn entries_go_where_they_are_wanted() {
+    let pairs: Vec<Pair> = (0..300).map(|id| (vec![id; 400], vec![-id - 1 + 900])).collect();
+    let folder = Folder::new();
+    let spool = write_spool(folder.path(), &pairs); // of two reads, if they are neighbours
+    for wanted in [vec![], (0..300).collect(), (0..300).rev().collect(), vec![299, 3, 3, 1, 298]] {
+        let places: Vec<usize> = (0..wanted.len()).map(|number| number * 402 + 1).collect();
+        let mut ids = vec![-7; wanted.len() * 402 + 1];
+        spool.read_to(&wanted, &places, &mut ids).unwrap();
+        let expected = wanted.iter().flat_map(|&number| {
+            let (context, targets) = &pairs[number];
+            [&context[..], &targets[..], &[-7]].concat()
+        });
+        assert_eq!(ids, std::iter::once(-7).chain(expected).collect::<Vec<_>>());
+    }
+    assert!(matches!(spool.read_to(&[300], &[0], &mut []), Err(Error::Argument(_))));
+}
+
+#[test]
+fn damaged_entries_are_named_wherever_they_go() {
+    let folder = Folder::new();
+    write_spool(folder.path(), &some_pairs());
+    let path = folder.path().join("data.bin");
+    let sound = fs::read(&path).unwrap();
+    for (byte, what) in [
+        (5, "context ids of entry 0"),
+        (9, "target ids of entry 0"),
+        (30, "context ids of entry 2"),
+    ] {
+        let mut bytes = sound.clone();
+        bytes[byte] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        let spool = Spool::open(folder.path()).unwrap();
+        let error = spool.read_to(&[2, 1, 0], &[7, 5, 0], &mut [0; 10]).unwrap_err();
+        assert!(error.to_string().contains(what), "{error}");
+    }
 }
 
 #[test]

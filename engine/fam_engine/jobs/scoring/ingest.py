@@ -63,6 +63,12 @@ WHERE id IN (SELECT id FROM records GROUP BY id HAVING COUNT(*) > 1)
 """
 
 _INSERT_RECORD = "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+# For thousands of rows: `sqlite3` looks for an adapter of every None and bool, which takes longer than
+# to store it.
+_INSERT_PLAIN = (
+    "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, NULLIF(?, -1), ?, ?, ?, ?, ?, NULL, NULL)"
+)
+_CORRECT = {None: -1, False: 0, True: 1}
 
 # Records at a time in Python, and in Rust: a chunk is a transaction.
 _CHUNK = 512
@@ -393,21 +399,19 @@ class _Bulk:
         self._num_kept = 0
         columns = batch.columns()
         lines, stem = columns["line"], file.path.stem
-        nothing = [None] * len(batch)
-        # As in the table, from `id` on to `flags`, and what comes after `entry`.
+        # As in the table, from `id` on to `flags`.
         self._columns: tuple[list[Any], ...] = (
             [id_ or f"{file.name}:{line}" for id_, line in zip(columns["id"], lines, strict=True)],
             [file.name] * len(batch),
             lines,
             [source or stem for source in columns["source"]],
             columns["group"],
-            columns["correct"],
+            [_CORRECT[correct] for correct in columns["correct"]],
             columns["num_bytes"],
             columns["num_prompt_tokens"],
             columns["num_response_tokens"],
             [_FLAG_TEXTS[bits] for bits in columns["flags"]],
         )
-        self._rest = nothing, nothing
 
     def keep_until(self, db: sqlite3.Connection, stop: int) -> None:
         """Keep the records before number `stop` that are not kept yet."""
@@ -417,10 +421,8 @@ class _Bulk:
         position = self._ingest.next_positions(stop - start)
         entry = self._writer.add_batch(self._batch, start, stop, position)
         columns = (column[start:stop] for column in self._columns)
-        rest = (column[start:stop] for column in self._rest)
         numbers = range(position, position + stop - start), range(entry, entry + stop - start)
-        rows = zip(numbers[0], *columns, numbers[1], *rest, strict=True)
-        db.executemany(_INSERT_RECORD, rows)
+        db.executemany(_INSERT_PLAIN, zip(numbers[0], *columns, numbers[1], strict=True))
 
 
 def _items(file: _File, rows: Iterable[tuple[int, Row]]) -> list[_Item]:
