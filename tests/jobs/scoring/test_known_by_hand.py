@@ -151,7 +151,10 @@ def test_each_token_counts_once(tiny_model: Path, tmp_path: Path, kind: str) -> 
         flags = []
         if not context:  # nothing stands before the first token
             context, targets, flags = targets[:1], targets[1:], ["first_token_unscored"]
-        assert (row["num_prompt_tokens"], row["num_response_tokens"]) == (len(context), len(targets))
+        assert (row["num_prompt_tokens"], row["num_response_tokens"]) == (
+            len(context),
+            len(targets),
+        )
         assert row["num_bytes"] == len(response.encode())
         assert [flag for flag in row["flags"] if flag != "boundary_merged"] == flags
         assert row["nll_sum"] == pytest.approx(
@@ -202,7 +205,14 @@ def test_nothing_is_cut_in_silence(tiny_model: Path, tmp_path: Path, on_long: st
     hand, known = write_model(tmp_path / "model", tiny_model, "bytes")
     assert hand.bos is not None
     # The last token is predicted, not read: prompt, BOS and answer may fill the positions.
-    shapes = [(1, 5), (LONGEST - 7, 6), (LONGEST - 6, 6), (4 * LONGEST, 6), (3, LONGEST - 1), (3, LONGEST)]
+    shapes = [
+        (1, 5),
+        (LONGEST - 7, 6),
+        (LONGEST - 6, 6),
+        (4 * LONGEST, 6),
+        (3, LONGEST - 1),
+        (3, LONGEST),
+    ]
     texts = [("p" * (a - 1) + "?", "r" * b) for a, b in shapes]
     data = write(tmp_path / "data.jsonl", records(texts))
     outcome = score(tmp_path / "model", data, tmp_path / "out", on_long=on_long)
