@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
-SOURCES := pyproject.toml Cargo.toml Cargo.lock rust_tokenize/Cargo.toml $(shell find rust_tokenize/src -name '*.rs')
+SOURCES := pyproject.toml Cargo.toml Cargo.lock rust_tokenize/Cargo.toml rust_tokenize/simd/Cargo.toml \
+	$(shell find rust_tokenize/src rust_tokenize/simd -name '*.rs')
 # Small models on few cores: spinning worker threads cost more than they give.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
@@ -34,7 +35,7 @@ check: $(STAMP) ## Lint, types, layers
 	$(BIN)/mypy
 	PYTHONPATH=engine $(BIN)/lint-imports --no-cache
 	MYPYPATH=engine $(BIN)/python -m mypy.stubtest fam_engine._rust_tokenize
-	cargo fmt --check --manifest-path rust_tokenize/Cargo.toml
+	cargo fmt --all --check --manifest-path rust_tokenize/Cargo.toml
 	cargo clippy --quiet --all-targets --all-features --manifest-path rust_tokenize/Cargo.toml -- -D warnings
 
 DENY := target/cargo-deny
@@ -63,13 +64,13 @@ test-parity: $(STAMP) ## Compare 10 M random texts and all that can be listed wi
 bench: $(STAMP) ## Measure against the peers, side by side
 	$(BIN)/python benchmarks/bench_score.py
 
-TOKENIZERS ?= ../shared/tokenizers
 bench-memory: $(STAMP) ## Peak memory of scoring 100 MB, 1 GB and 10 GB
 	$(BIN)/python benchmarks/bench_memory.py --megabytes 100 1000 10000
 
 soak: $(STAMP) ## An hour of scoring with kills, full disks and little memory
 	$(BIN)/python benchmarks/soak.py --seconds 3600 --out benchmarks/results/soak_cpu.json
 
+TOKENIZERS ?= ../shared/tokenizers
 bench-tokenize: $(STAMP) ## Tokenizing beside the peers; TOKENIZERS=DIR holds NAME/tokenizer.json
 	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/pip install --quiet --requirement benchmarks/requirements-peers.txt

@@ -20,7 +20,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-WORDS = ["one", "two", "three", "four", "apples", "pears", "more", "less", "and", "then", "so", "is", "was", "left", "right", "buys", "sells", "each"]
+TEXT = "one two three four apples pears more less and then so is was left right buys sells each"
+WORDS = TEXT.split()
 PROMPT_WORDS = 1800
 
 

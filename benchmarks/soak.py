@@ -2,12 +2,12 @@
 
     python benchmarks/soak.py --seconds 3600 --out benchmarks/results/soak_cpu.json
 
-The process scores the same records again and again, as a service would: in itself with batches that run out of memory at
-random, and in forked children that are killed (SIGKILL), stopped (SIGTERM), given a disk that fills up (a limit on the
-size of files) or little memory (a limit on address space), started again with the same command until they finish. Among
-the records are broken ones. Each finished table is compared, byte for byte, with that of an undisturbed job. After each
-job its own resident memory and number of open descriptors are noted; slopes are least squares over the last three quarters,
-when caches are full. Full disks of a real file system are the fault tests' (tests/faults).
+The process scores the same records again and again, as a service would: in itself with batches that run out of memory
+at random, and in forked children that are killed (SIGKILL), stopped (SIGTERM), given a disk that fills up (a limit on
+the size of files) or little memory (a limit on address space), started again with the same command until they finish.
+Among the records are broken ones. Each finished table is compared, byte for byte, with that of an undisturbed job. After
+each job its own resident memory and number of open descriptors are noted; the slope is by least squares over the last
+three quarters, when caches are full. Full disks of a real file system are the fault tests' (tests/faults).
 """
 
 from __future__ import annotations
@@ -98,6 +98,7 @@ def fork(data: Path, out: Path, limit: Callable[[], None]) -> int:
 
 
 def full_disk(rng: random.Random) -> Callable[[], None]:
+    """Give a limit on the size of files, as a disk that fills up."""
     size = rng.randrange(1 << 12, 1 << 18)
 
     def limit() -> None:
@@ -108,6 +109,7 @@ def full_disk(rng: random.Random) -> Callable[[], None]:
 
 
 def little_memory(rng: random.Random) -> Callable[[], None]:
+    """Give a limit on address space a little above what is in use."""
     more = rng.randrange(1 << 20, 1 << 27)
 
     def limit() -> None:

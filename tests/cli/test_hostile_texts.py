@@ -1,4 +1,4 @@
-"""Every command with hostile ids, sources, questions and answers: pages show them, terminals print them, nothing acts."""
+"""Every command with hostile ids, sources, questions and answers: they are shown and printed, nothing acts."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A model whose every log-prob is known by hand: each token is counted once, in its place, and none is cut in silence.
 
-Its attention and MLP give nothing, so what it says of a token follows from the token before alone: a table, made here in
-float64 from the two matrices. Tokens are characters or bytes, so their ids are known by hand too.
+Its attention and MLP give nothing, so what it says of a token follows from the token before alone: a table, made here
+in float64 from the two matrices. Tokens are characters or bytes, so their ids are known by hand too.
 """
 
 from __future__ import annotations

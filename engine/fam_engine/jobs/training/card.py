@@ -102,7 +102,9 @@ def _data(summary: Mapping[str, Any]) -> str:
     examples = summary["examples"]
     rows = [(plain(name), f"{count:,}") for name, count in summary["sources"].items()]
     files = zip(summary["settings"]["data"], summary["key"]["data"], strict=True)
-    hashes = "\n".join(f"- {plain(PurePath(name).name)}, SHA-256 `{digest}`" for name, digest in files)
+    hashes = "\n".join(
+        f"- {plain(PurePath(name).name)}, SHA-256 `{digest}`" for name, digest in files
+    )
     said = (
         f"{examples['trained']:,} answers, {summary['training']['tokens_an_epoch']:,} supervised "
         f"tokens an epoch (answers and end of turn); {examples['validation']:,} more for "

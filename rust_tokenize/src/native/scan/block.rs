@@ -5,7 +5,7 @@
 //! from block to block; what cannot be known without the next bytes is left to the next block.
 
 use super::Expression;
-use super::masks::mask;
+use rust_simd::masks::mask;
 
 /// Up to 64 bytes of ASCII at a position where a pretoken begins. Bit `i` of a mask is byte `i`;
 /// bits outside `valid` mean nothing.
