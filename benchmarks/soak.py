@@ -4,10 +4,10 @@
 
 The process scores the same records again and again, as a service would: in itself with batches that run out of memory
 at random, and in forked children that are killed (SIGKILL), stopped (SIGTERM), given a disk that fills up (a limit on
-the size of files) or little memory (a limit on address space), started again with the same command until they finish.
-Among the records are broken ones. Each finished table is compared, byte for byte, with that of an undisturbed job. After
-each job its own resident memory and number of open descriptors are noted; the slope is by least squares over the last
-three quarters, when caches are full. Full disks of a real file system are the fault tests' (tests/faults).
+the size of files) or little memory (a limit on address space), and started again with the same command until they
+finish. Among the records are broken ones. Each finished table is compared, byte for byte, with that of an undisturbed
+job. After each job its own resident memory and number of open descriptors are noted; the slope is by least squares over
+the last three quarters, when caches are full. Full disks of a real file system are left to tests/faults.
 """
 
 from __future__ import annotations
