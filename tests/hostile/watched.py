@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 MARK = "/fam-engine-trace"
-SECONDS = 60
+SECONDS = 120
 # A job that must be seen: it does all that others must not.
 MISBEHAVE = "misbehave"
 _EVENTS = (
