@@ -104,8 +104,12 @@ def main() -> None:
     if options.job:
         print(json.dumps(run_job(options.job, options.out)))
         return
+    from fam_engine.jobs.bench.machine import describe_machine
+
     results = {str(megabytes): measure(megabytes) for megabytes in options.megabytes}
-    text = json.dumps({"peak_megabytes_by_input_megabytes": results}, indent=1)
+    environment = describe_machine("cpu", 1, ())
+    peaks = {"environment": environment, "peak_megabytes_by_input_megabytes": results}
+    text = json.dumps(peaks, indent=1)
     print(text)
     if options.out:
         options.out.write_text(text + "\n")
