@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
-SOURCES := pyproject.toml Cargo.toml Cargo.lock rust_tokenize/Cargo.toml $(shell find rust_tokenize/src -name '*.rs')
+SOURCES := pyproject.toml Cargo.toml Cargo.lock rust_tokenize/Cargo.toml rust_tokenize/simd/Cargo.toml \
+	$(shell find rust_tokenize/src rust_tokenize/simd -name '*.rs')
 # Small models on few cores: spinning worker threads cost more than they give.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check test-faults test-wheel test-lowest test-parity bench bench-tokenize gpu-wheels gpu-check clean
+.PHONY: help install demo test check audit test-faults test-wheel test-lowest test-parity bench bench-memory bench-tokenize soak gpu-wheels gpu-check clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -34,8 +35,13 @@ check: $(STAMP) ## Lint, types, layers
 	$(BIN)/mypy
 	PYTHONPATH=engine $(BIN)/lint-imports --no-cache
 	MYPYPATH=engine $(BIN)/python -m mypy.stubtest fam_engine._rust_tokenize
-	cargo fmt --check --manifest-path rust_tokenize/Cargo.toml
+	cargo fmt --all --check --manifest-path rust_tokenize/Cargo.toml
 	cargo clippy --quiet --all-targets --all-features --manifest-path rust_tokenize/Cargo.toml -- -D warnings
+
+DENY := target/cargo-deny
+audit: ## Licences, sources and versions of the Rust dependencies, offline (builds cargo-deny once, minutes)
+	test -x $(DENY)/bin/cargo-deny || cargo install --quiet --locked --root $(DENY) --version 0.20.2 cargo-deny
+	$(DENY)/bin/cargo-deny --offline check licenses bans sources
 
 test-faults: $(STAMP) ## Kill jobs at random moments and compare their results
 	$(PYTEST) -m faults
@@ -57,6 +63,12 @@ test-parity: $(STAMP) ## Compare 10 M random texts and all that can be listed wi
 
 bench: $(STAMP) ## Measure against the peers, side by side
 	$(BIN)/python benchmarks/bench_score.py
+
+bench-memory: $(STAMP) ## Peak memory of scoring 100 MB, 1 GB and 10 GB
+	$(BIN)/python benchmarks/bench_memory.py --megabytes 100 1000 10000
+
+soak: $(STAMP) ## An hour of scoring with kills, full disks and little memory
+	$(BIN)/python benchmarks/soak.py --seconds 3600 --out benchmarks/results/soak_cpu.json
 
 TOKENIZERS ?= ../shared/tokenizers
 bench-tokenize: $(STAMP) ## Tokenizing beside the peers; TOKENIZERS=DIR holds NAME/tokenizer.json

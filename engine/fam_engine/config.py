@@ -378,7 +378,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         raise UsageError(
             f"cannot be read: {error.strerror}", code="E_CONFIG_FILE", where=str(file)
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         line = getattr(getattr(error, "problem_mark", None), "line", None)
         where = f"{file}:{line + 1}" if line is not None else str(file)
         raise UsageError("is not YAML", code="E_CONFIG_FILE", where=where) from None

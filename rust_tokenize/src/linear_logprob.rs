@@ -10,24 +10,13 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::error::{Error, Result};
+use rust_simd::logits::Partial;
+pub use rust_simd::logits::{Matrices, is_supported};
 
-#[cfg(target_arch = "x86_64")]
-mod avx512;
+use crate::error::{Error, Result};
 
 /// Ranks end here.
 const MAX_RANK: f64 = 100.0;
-
-/// Matrices of bf16 bits, row by row: hidden states `[R, D]` and head `[V, D]`.
-#[derive(Clone, Copy)]
-pub struct Matrices<'a> {
-    /// `[R, D]`.
-    pub hidden: &'a [i16],
-    /// `[V, D]`.
-    pub head: &'a [i16],
-    /// D, an even number.
-    pub width: usize,
-}
 
 /// One value a row; see `kernels/linear_logprob.py` for what they mean.
 #[derive(Debug, Default)]
@@ -39,33 +28,13 @@ pub struct Facts {
     pub margins: Vec<f64>,
 }
 
-/// What a tile of the vocabulary says about a row, its target left out.
-#[derive(Clone, Copy, Default)]
-struct Partial {
-    /// The largest logit.
-    max: f32,
-    /// Sum of exp(logit - max).
-    sum: f32,
-    /// Sum of exp(logit - max) * logit.
-    weighted: f32,
-    /// How many logits are above the target's.
-    larger: f32,
-}
-
-/// Whether this CPU can do it: AVX-512 with bf16 products.
-#[must_use]
-pub fn is_supported() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16");
-    #[cfg(not(target_arch = "x86_64"))]
-    return false;
-}
-
 /// Computes the facts of `targets`, one a row.
 #[cfg(target_arch = "x86_64")]
 pub fn linear_logprob(matrices: Matrices, targets: &[u32], num_threads: usize) -> Result<Facts> {
     check(matrices, targets)?;
-    let job = avx512::Job::new(matrices, targets);
+    let Some(job) = rust_simd::avx512::Job::new(matrices, targets) else {
+        return Err(unsupported());
+    };
     let num_tiles = job.num_tiles();
     let mut partials = vec![Partial::default(); num_tiles * targets.len()];
     let tiles = Mutex::new(partials.chunks_mut(targets.len().max(1)).enumerate());
@@ -97,7 +66,7 @@ fn check(matrices: Matrices, targets: &[u32]) -> Result<()> {
     let Matrices { hidden, head, width } = matrices;
     let refuse = |what: String| Err(Error::Argument(what));
     if !is_supported() {
-        return refuse("this CPU has no bf16 products (AVX512-BF16)".into());
+        return Err(unsupported());
     }
     if width == 0 || width % 2 == 1 {
         return refuse(format!("the width is {width}, expected an even number"));
@@ -113,6 +82,10 @@ fn check(matrices: Matrices, targets: &[u32]) -> Result<()> {
         Some(target) => refuse(format!("target {target} in a vocabulary of {vocab_size}")),
         None => Ok(()),
     }
+}
+
+fn unsupported() -> Error {
+    Error::Argument("this CPU has no bf16 products (AVX512-BF16)".into())
 }
 
 /// Puts tiles and target together, in fp64 and in the order of the tiles.

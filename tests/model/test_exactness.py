@@ -119,6 +119,30 @@ def test_changing_one_record_leaves_the_others(
             assert same_bits(before[index], after[index]) == (index != changed)
 
 
+@pytest.mark.parametrize(("precision", "compute_dtype"), [("fp32", "fp32"), ("nf4", "bf16")])
+def test_a_needle_among_strangers(
+    tiny_checkpoint: TinyCheckpoint, precision: Precision, compute_dtype: ComputeDtype
+) -> None:
+    """32 records, each at any place among any number of others of any length."""
+    decoder = load_model(
+        tiny_checkpoint("qwen2", **SHAPE), precision=precision, compute_dtype=compute_dtype
+    )
+    random = np.random.default_rng(3)
+
+    def strangers(seed: int) -> list[Entry]:
+        sizes = random.integers(1, 90, (int(random.integers(1, 16)), 2))
+        return random_entries(160, [(int(a), int(b)) for a, b in sizes], seed=seed)
+
+    for number in range(32):
+        (needle,) = random_entries(160, [(3 * number + 1, 97 - 3 * number)], seed=number)
+        alone = facts_of(decoder, [needle])[0]
+        for trial in range(5):
+            others = strangers(100 * number + trial)
+            place = int(random.integers(0, len(others) + 1))
+            found = facts_of(decoder, [*others[:place], needle, *others[place:]])[place]
+            assert same_bits(alone, found), (number, trial)
+
+
 def test_neighbours_with_huge_values_do_not_leak(tiny_checkpoint: TinyCheckpoint) -> None:
     decoder = load_model(tiny_checkpoint("llama"), precision="fp32", compute_dtype="fp32")
     poison = 7

@@ -157,6 +157,29 @@ def test_a_document_does_not_see_its_neighbours(tiny_checkpoint: TinyCheckpoint)
     assert largest_difference(gradients, other_gradients) <= 1e-12
 
 
+@pytest.mark.parametrize(("precision", "compute_dtype"), [("fp32", "fp32"), ("bf16", "bf16")])
+def test_the_gradient_of_a_document_stops_at_its_neighbours(
+    tiny_checkpoint: TinyCheckpoint, precision: Precision, compute_dtype: ComputeDtype
+) -> None:
+    """By the embedding: documents that share no token, and of one the loss."""
+    decoder = load_model(tiny_checkpoint("qwen3"), precision=precision, compute_dtype=compute_dtype)
+    model = trainable(decoder, spec_of())
+    lengths = [(9, 20), (6, 30), (12, 8)]
+    entries = [
+        ([40 * number + i for i in context], [40 * number + i for i in targets])
+        for number, (context, targets) in enumerate(random_entries(40, lengths))
+    ]
+    batch = pack_reference(entries)
+    decoder.weights.embed_VD.requires_grad_()
+    nll_R = model.token_nll(batch, dropout_seed=None)
+    split_by_entry(batch, nll_R)[1].sum().backward()
+    gradient_VD = decoder.weights.embed_VD.grad
+    assert gradient_VD is not None
+    reached = gradient_VD.abs().sum(1) > 0
+    context, targets = entries[1]
+    assert reached.nonzero().flatten().tolist() == sorted({*context, *targets[:-1]})
+
+
 @pytest.mark.parametrize("compute_dtype", ["fp64", "fp32", "bf16"])
 def test_an_adapter_that_changes_nothing_gives_the_base_s_bits(
     tiny_checkpoint: TinyCheckpoint, compute_dtype: ComputeDtype

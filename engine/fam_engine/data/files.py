@@ -25,6 +25,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     """
     temporary = path.with_name(f".{path.name}.partial")
     try:
+        temporary.unlink(missing_ok=True)  # it may be a link that leads elsewhere
         write(temporary)
         _sync(temporary)
         temporary.rename(path)

@@ -6,11 +6,15 @@ fixed and recorded, so scores do not depend on the day.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
+from fam_engine.data.plain_files import plain_file
+from fam_engine.data.tokenizer_files import CODE, TOKENIZER_CONFIG, read_config
 from fam_engine.errors import ModelRefusedError, UsageError
+
+MODEL_TEMPLATE: Final = "chat_template.jinja"
 
 # What Llama 3's own template falls back to when no clock is offered.
 TEMPLATE_DATE = "2024-07-26"
@@ -52,26 +56,23 @@ def _file_template(file: Path) -> str:
 
 
 def _model_template(folder: Path) -> str | None:
-    own_file = folder / "chat_template.jinja"
-    if own_file.is_file():
-        return _file_template(own_file)
-    config = folder / "tokenizer_config.json"
-    if not config.is_file():
-        return None
-    try:
-        source = json.loads(config.read_text(encoding="utf-8")).get("chat_template")
-    except (OSError, ValueError, AttributeError):
-        raise ModelRefusedError(
-            "is not a JSON object", code="E_TOKENIZER_CONFIG", where=str(config)
-        ) from None
+    if (folder / MODEL_TEMPLATE).exists():
+        path = plain_file(folder, MODEL_TEMPLATE, code="E_TEMPLATE")
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ModelRefusedError(
+                f"cannot be read as a template: {error}", code="E_TEMPLATE", where=str(path)
+            ) from None
+    source = read_config(folder).get("chat_template")
     if isinstance(source, list):
         # Several templates by name: the plain chat is called `default`.
-        named = {entry.get("name"): entry.get("template") for entry in source}
-        source = named.get("default")
+        named = {e.get("name"): e.get("template") for e in source if isinstance(e, dict)}
+        source = named.get("default") if len(named) == len(source) else source
     if source is not None and not isinstance(source, str):
         raise ModelRefusedError(
             "`chat_template` is neither text nor a list of named texts",
-            code="E_TOKENIZER_CONFIG",
-            where=str(config),
+            code=CODE,
+            where=str(folder / TOKENIZER_CONFIG),
         )
     return source

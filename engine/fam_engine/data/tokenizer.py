@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fam_engine._rust_tokenize import Tokenizer, TokenizerError
+from fam_engine.data.plain_files import plain_file
 from fam_engine.data.record_texts import TextMaker, Texts, for_good
 from fam_engine.data.records import Message, Record
 from fam_engine.data.rendering import Renderer
@@ -26,6 +27,7 @@ from fam_engine.data.stand_ins import StandIns
 from fam_engine.data.templates import Template, find_template
 from fam_engine.data.tokenizer_files import (
     config_eos,
+    num_rows,
     read_config,
     template_constants,
     token_text,
@@ -82,9 +84,10 @@ class TextEncoder:
         parse_special: bool = False,
     ) -> None:
         self.tokenizer = load_tokenizer(folder)
+        _check_size(self.tokenizer, folder)
         self.boundary = boundary
         self.parse_special = parse_special
-        config = read_config(folder / "tokenizer_config.json")
+        config = read_config(folder)
         self._special = dict(self.tokenizer.special_tokens())
         self._stand_ins = StandIns(self._special)
         self.bos_id = self._bos(config)
@@ -281,14 +284,15 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     Raises:
         ModelRefusedError: It is missing or does not load.
     """
-    file = folder / "tokenizer.json"
-    if not file.is_file():
+    name = "tokenizer.json"
+    if not (folder / name).exists():
         raise ModelRefusedError(
             "does not exist, expected the tokenizer in Hugging Face's format",
             code="E_TOKENIZER",
-            where=str(file),
+            where=str(folder / name),
             hint="save it with transformers' AutoTokenizer.save_pretrained",
         )
+    file = plain_file(folder, name, code="E_TOKENIZER")
     try:
         tokenizer = Tokenizer.from_file(str(file))
         # Some tokenizers cannot encode a text that continues another; better refused now than late.
@@ -298,6 +302,20 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         raise ModelRefusedError(
             f"does not load: {error}", code="E_TOKENIZER", where=str(file)
         ) from None
+
+
+def _check_size(tokenizer: Tokenizer, folder: Path) -> None:
+    """Refuse a tokenizer that has more tokens for texts than the model has rows.
+
+    Special tokens do not count: published models have some that they have no row for, and no text gives them.
+    """
+    rows, count = num_rows(folder), tokenizer.vocab_size - len(tokenizer.special_tokens())
+    if rows is not None and count > rows:
+        raise ModelRefusedError(
+            f"has {count} tokens, the model has rows for {rows}: it is another model's",
+            code="E_TOKENIZER",
+            where=str(folder / "tokenizer.json"),
+        )
 
 
 def _without_repeats(ids: Ids, first: int) -> Ids:

@@ -14,8 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from fam_engine.data.plain_files import plain_file, read_json_object
 from fam_engine.model.fields import Fields
-from fam_engine.model.plain_files import plain_file, read_json_object
 from fam_engine.model.rope_config import MAX_POSITIONS, RopeConfig, read_rope
 
 if TYPE_CHECKING:

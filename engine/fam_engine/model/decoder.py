@@ -21,6 +21,7 @@ from functools import partial
 import torch
 
 from fam_engine.data.packing import PackedBatch
+from fam_engine.errors import ModelRefusedError
 from fam_engine.model import ops
 from fam_engine.model.checkpoint import Precision
 from fam_engine.model.config import ModelConfig
@@ -32,6 +33,21 @@ from fam_engine.model.weights import LayerWeights, Linear, Weights
 Tables = tuple[torch.Tensor, torch.Tensor]
 # Queries [Q, H, d] and keys, then values [T, 2G, d] of a layer -> mixed values [Q, H * d].
 Attend = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def check_ids(batch: PackedBatch, config: ModelConfig) -> None:
+    """Make sure that the model has a row for every token of a batch, before a device is asked for it.
+
+    Raises:
+        ModelRefusedError: It has not: the tokenizer is another model's.
+    """
+    largest = int(max(batch.input_ids.max(), batch.targets.max(initial=0)))
+    if largest >= config.vocab_size:
+        raise ModelRefusedError(
+            f"the tokenizer gives the id {largest}, the model has rows for {config.vocab_size}",
+            code="E_TOKENIZER",
+            hint="take tokenizer and model from one folder",
+        )
 
 
 class Decoder:
@@ -121,7 +137,11 @@ class Decoder:
         Returns:
             hidden_RD in the compute dtype, after the final norm, one row for each of `batch.rows`
             (filling included). `token_facts` takes it from there.
+
+        Raises:
+            ModelRefusedError: A token that the model has no row for.
         """
+        check_ids(batch, self.config)
         ids_T = torch.from_numpy(batch.input_ids).to(self.device)
         rows_R = torch.from_numpy(batch.rows).to(self.device)
         tables = self._rope.look_up(torch.from_numpy(batch.position_ids).to(self.device))

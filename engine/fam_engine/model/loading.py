@@ -19,12 +19,12 @@ from typing import Final, Literal
 
 import torch
 
+from fam_engine.data.plain_files import may_open, plain_file, read_json_object
 from fam_engine.errors import DeviceError, ModelRefusedError, StorageError, UsageError
 from fam_engine.model.checkpoint import Precision, load_weights
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.lora import Adapter, attach_adapter, load_adapter
-from fam_engine.model.plain_files import plain_file, read_json_object
 
 ComputeDtype = Literal["auto", "bf16", "fp32", "fp64"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -164,7 +164,7 @@ def hash_model(folder: Path) -> str:
         raise ModelRefusedError(f"`{folder}` is not a folder", code="E_MODEL_NOT_FOUND")
     try:
         paths = sorted(folder.iterdir())
-        files = [path for path in paths if path.suffix in SUFFIXES and path.is_file()]
+        files = [path for path in paths if path.suffix in SUFFIXES and may_open(path)]
         with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter's lock
             digests = list(pool.map(_hash_file, files))
     except OSError as error:

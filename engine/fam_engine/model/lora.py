@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import torch
 
+from fam_engine.data.plain_files import plain_file, read_json_object
 from fam_engine.errors import ModelRefusedError, UsageError
 from fam_engine.model.checkpoint import linear_shapes
 from fam_engine.model.fields import Fields
-from fam_engine.model.plain_files import plain_file, read_json_object
 from fam_engine.model.safetensors_files import read_header, read_tensor
 from fam_engine.model.weights import LayerWeights, Linear, LoraDelta, LoraPart, Weights
 

@@ -26,13 +26,13 @@ from typing import TYPE_CHECKING, Final, Literal
 import torch
 
 from fam_engine.data.files import write_folder_whole
+from fam_engine.data.plain_files import plain_file, read_json_object
 from fam_engine.errors import ModelRefusedError, StorageError, UsageError
 from fam_engine.model import ops
 from fam_engine.model.checkpoint import CheckpointReader, expected_shapes
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.lora import Adapter, load_adapter
 from fam_engine.model.nf4 import PART_NAMES
-from fam_engine.model.plain_files import plain_file, read_json_object
 from fam_engine.model.safetensors_files import list_tensors
 from fam_engine.model.safetensors_writing import Kinds, write_tensors
 

@@ -25,9 +25,9 @@ from typing import Final, NoReturn
 
 import torch
 
+from fam_engine.data.plain_files import parse_json_object
 from fam_engine.errors import ModelRefusedError
 from fam_engine.model.fields import Json
-from fam_engine.model.plain_files import parse_json_object
 
 BLOCK_SIZE: Final = 64
 NESTED_BLOCK_SIZE: Final = 256

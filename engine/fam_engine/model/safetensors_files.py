@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import torch
 
+from fam_engine.data.plain_files import parse_json_object, plain_file, read_json_object
 from fam_engine.errors import ModelRefusedError
 from fam_engine.model.fields import Json
-from fam_engine.model.plain_files import parse_json_object, plain_file, read_json_object
 
 if TYPE_CHECKING:
     from pathlib import Path

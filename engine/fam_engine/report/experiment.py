@@ -7,7 +7,6 @@ script, nothing fetched, all text escaped.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -55,12 +54,12 @@ def render_markdown(results: Mapping[str, Any]) -> str:
     """Make the Markdown report; its figures are `plots/`, see `plot_files`."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("fam_engine.report", "page"),
-        # Markdown, and no page: what could act in it is spelled out by `_plain`.
+        # Markdown, and no page: what could act in it is spelled out by `wording.plain`.
         autoescape=False,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=lambda value: _plain(value) if type(value) is str else value,
+        finalize=lambda value: wording.plain(value) if type(value) is str else value,
     )
     environment.filters |= _filters()
     cells = [
@@ -127,8 +126,3 @@ def _common(results: Mapping[str, Any]) -> dict[str, Any]:
         "foretold": {which: words.foretold(results, which) for which in ("in_domain", "retention")},
         "settings": {k: v for k, v in results["settings"].items() if k not in _TOLD},
     }
-
-
-def _plain(text: str) -> str:
-    """Spell out what would act in Markdown or HTML."""
-    return re.sub(r"([\\`*_<>|\[\]])", r"\\\1", wording.visible(text)).replace("\n", " ")

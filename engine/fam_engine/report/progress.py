@@ -18,6 +18,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from fam_engine.report.wording import visible
+
 # On a log file one line this often is enough.
 _SECONDS_A_LINE = 10.0
 
@@ -76,7 +78,7 @@ class JobProgress:
 
     def note(self, text: str) -> None:
         """Show a line of news."""
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(visible(text), markup=False, soft_wrap=True)
 
 
 class _Phase:

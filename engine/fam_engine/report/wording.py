@@ -7,6 +7,7 @@ difference on shared questions leaves out 0.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -69,6 +70,11 @@ def visible(text: str) -> str:
     Line breaks and tabs stay, and so do the joiners that emoji and some scripts need.
     """
     return "".join(_spelled(c) if unicodedata.category(c)[0] == "C" else c for c in text)
+
+
+def plain(text: str) -> str:
+    """Spell out what would act in Markdown or in the HTML it may hold."""
+    return re.sub(r"([\\`*_<>|\[\]])", r"\\\1", visible(text)).replace("\n", " ")
 
 
 def _spelled(character: str) -> str:

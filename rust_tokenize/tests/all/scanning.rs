@@ -1,7 +1,7 @@
 //! Scanners against the reference's pretokenizers, and against expectations one can read.
 
+use rust_simd::masks::{gather_portable, mask};
 use rust_tokenize::native::classes::{NUMERIC, classes};
-use rust_tokenize::native::scan::masks::{gather_portable, mask};
 use rust_tokenize::native::scan::{
     Cl100k, DeepSeek, Expression, Family, Gpt2, O200k, OneByOne, Scanner,
 };

@@ -7,12 +7,14 @@ stored for the million that are not shown.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from fam_engine._rust_tokenize import Tokenizer
 from fam_engine.data.files import write_text_whole
@@ -49,7 +51,7 @@ def write_score_report(
     nll_mean = table["nll_mean"].to_numpy(zero_copy_only=False).astype(np.float64)
     counts = table["num_response_tokens"].to_numpy()
     most, least = pick_examples(nll_mean, counts)
-    shown = dict(zip(most + least, _examples(table, most + least, scorer, tokenizer), strict=True))
+    shown = _examples(table, most + least, scorer, tokenizer)
     settings = {name: summary["settings"].get(name) for name in _SHOWN_SETTINGS}
     data = ReportData(
         title=f"How familiar are these answers to {Path(summary['settings']['model']).name}?",
@@ -57,8 +59,8 @@ def write_score_report(
         sources=table["source"].to_pylist(),
         nll_mean=nll_mean,
         num_response_tokens=counts,
-        most_familiar=[shown[row] for row in most],
-        least_familiar=[shown[row] for row in least],
+        most_familiar=[shown[row] for row in most if row in shown],
+        least_familiar=[shown[row] for row in least if row in shown],
         quarantined=summary["records"]["quarantined_by_code"],
         quarantine_sample=_quarantine_sample(scorer),
         settings={**settings, **summary["key"]["versions"]},
@@ -76,28 +78,32 @@ def _quarantine_sample(scorer: EntryScorer) -> list[dict[str, Any]]:
 
 def _examples(
     table: pa.Table, rows: Sequence[int], scorer: EntryScorer, tokenizer: Tokenizer
-) -> list[Example]:
-    """Compute the answers of some rows again, each token by token."""
-    examples = []
-    for record in table.take(pa.array(rows, pa.int64())).to_pylist():
-        entry = _entry_of(scorer, record)
-        # One at a time: what fitted in memory then must fit now.
-        (one,) = scorer.facts(np.array([entry], np.int64))
-        context, targets = scorer.spool.read(entry)
-        count = record["num_response_tokens"]
-        examples.append(
-            Example(
-                id=record["id"],
-                source=record["source"],
-                prompt=tokenizer.decode(context),
-                tokens=token_texts(tokenizer, targets[:count]),
-                logprobs=one.logprobs[:count].tolist(),
-                ranks=one.ranks[:count].tolist(),
-                perplexity=record["perplexity"],
-                correct=record["correct"],
-            )
-        )
+) -> dict[int, Example]:
+    """Compute the answers of some rows again, each token by token; those that memory is there for."""
+    examples = {}
+    for row in rows:
+        # One at a time; another program may have taken since what there was.
+        with contextlib.suppress(torch.OutOfMemoryError):
+            (record,) = table.slice(row, 1).to_pylist()
+            examples[row] = _example(record, scorer, tokenizer)
     return examples
+
+
+def _example(record: dict[str, Any], scorer: EntryScorer, tokenizer: Tokenizer) -> Example:
+    entry = _entry_of(scorer, record)
+    (one,) = scorer.facts(np.array([entry], np.int64))
+    context, targets = scorer.spool.read(entry)
+    count = record["num_response_tokens"]
+    return Example(
+        id=record["id"],
+        source=record["source"],
+        prompt=tokenizer.decode(context),
+        tokens=token_texts(tokenizer, targets[:count]),
+        logprobs=one.logprobs[:count].tolist(),
+        ranks=one.ranks[:count].tolist(),
+        perplexity=record["perplexity"],
+        correct=record["correct"],
+    )
 
 
 def _entry_of(scorer: EntryScorer, record: dict[str, Any]) -> int:

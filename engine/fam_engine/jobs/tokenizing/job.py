@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from fam_engine._rust_tokenize import Spool
 from fam_engine.config import TokenizeConfig
 from fam_engine.data.files import write_text_whole
+from fam_engine.data.plain_files import plain_file, read_json_object
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.embedded import MODEL
 from fam_engine.jobs.interrupts import Interrupts
@@ -29,7 +30,6 @@ from fam_engine.jobs.selection.records import find_files
 from fam_engine.jobs.tokenizing.checking import TextCheck
 from fam_engine.jobs.tokenizing.counting import count_records
 from fam_engine.jobs.tokenizing.files import write_ids
-from fam_engine.model.plain_files import plain_file, read_json_object
 from fam_engine.version import __version__
 
 if TYPE_CHECKING:

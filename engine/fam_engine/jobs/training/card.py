@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+from fam_engine.report.wording import plain
+
 CARD, METADATA = "README.md", "fam_engine.json"
 
 _SHOWN = (
@@ -98,9 +100,11 @@ def _base_name(model: str) -> str:
 
 def _data(summary: Mapping[str, Any]) -> str:
     examples = summary["examples"]
-    rows = [(name, f"{count:,}") for name, count in summary["sources"].items()]
+    rows = [(plain(name), f"{count:,}") for name, count in summary["sources"].items()]
     files = zip(summary["settings"]["data"], summary["key"]["data"], strict=True)
-    hashes = "\n".join(f"- `{PurePath(name).name}`, SHA-256 `{digest}`" for name, digest in files)
+    hashes = "\n".join(
+        f"- {plain(PurePath(name).name)}, SHA-256 `{digest}`" for name, digest in files
+    )
     said = (
         f"{examples['trained']:,} answers, {summary['training']['tokens_an_epoch']:,} supervised "
         f"tokens an epoch (answers and end of turn); {examples['validation']:,} more for "

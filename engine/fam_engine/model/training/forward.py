@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 from fam_engine.data.packing import Int32, PackedBatch
 from fam_engine.model import ops
 from fam_engine.model.config import ModelConfig
-from fam_engine.model.decoder import Tables
+from fam_engine.model.decoder import Tables, check_ids
 from fam_engine.model.rope import RopeTables
 from fam_engine.model.segments import AttentionPlan, SegmentRuns
 from fam_engine.model.training.functions import (
@@ -97,6 +97,7 @@ class TrainingForward:
         Returns:
             hidden_RD in the compute dtype, after the final norm, for the `num_rows` real rows.
         """
+        check_ids(batch, self._config)
         ids_T = torch.from_numpy(batch.input_ids).to(self._device)
         tables = self._rope.look_up(torch.from_numpy(batch.position_ids).to(self._device))
         x_TD = weights.embed_VD[ids_T].to(self._dtype)

@@ -6,8 +6,8 @@
 //! carried from block to block; what cannot be known without the next bytes is left to the next one.
 
 use super::Expression;
-use super::masks::mask;
 use crate::native::classes::classes;
+use rust_simd::masks::mask;
 
 /// What a character that is not ASCII is in a block.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -9,7 +9,6 @@ mod cursor;
 mod deepseek;
 mod family;
 mod gpt2;
-pub mod masks;
 mod o200k;
 
 pub use block::{Block, Kind};

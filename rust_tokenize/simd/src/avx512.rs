@@ -10,7 +10,6 @@
 
 // Loads from arrays are transmutes, and a function with target features is unsafe to call from
 // one without: nothing here touches a pointer.
-#![allow(unsafe_code)]
 
 use std::arch::x86_64::{
     __m512, __m512bh, __m512i, __mmask16, _CMP_GT_OQ, _mm512_add_epi32, _mm512_add_ps,
@@ -21,7 +20,7 @@ use std::arch::x86_64::{
 };
 use std::mem::transmute;
 
-use super::{Matrices, Partial};
+use crate::logits::{Matrices, Partial, is_supported};
 
 const ROW_BLOCK: usize = 8;
 const LANES: usize = 16;
@@ -33,11 +32,11 @@ const PANELS_PER_TILE: usize = 20;
 const LEFT_OUT: f32 = -1e30;
 
 /// For each pair of neighbours along D, that pair of 48 columns.
-type Panel = Vec<[[u32; LANES]; VECTORS]>;
+pub type Panel = Vec<[[u32; LANES]; VECTORS]>;
 type Block = [[__m512; VECTORS]; ROW_BLOCK];
 
 /// The packed hidden states, and what is known of the targets.
-pub(super) struct Job<'a> {
+pub struct Job<'a> {
     head: &'a [i16],
     width: usize,
     vocab_size: usize,
@@ -48,8 +47,13 @@ pub(super) struct Job<'a> {
 }
 
 impl<'a> Job<'a> {
-    /// Packs the rows and computes their targets' logits; the CPU and the sizes were checked.
-    pub(super) fn new(matrices: Matrices<'a>, targets: &'a [u32]) -> Self {
+    /// Packs the rows and computes their targets' logits; None if this CPU cannot. The caller has
+    /// checked the sizes: others give a panic.
+    #[must_use]
+    pub fn new(matrices: Matrices<'a>, targets: &'a [u32]) -> Option<Self> {
+        if !is_supported() {
+            return None;
+        }
         let Matrices { hidden, head, width } = matrices;
         let packed = hidden.chunks(width * ROW_BLOCK).flat_map(|rows| {
             let value =
@@ -66,27 +70,32 @@ impl<'a> Job<'a> {
             targets,
             target_logits: Vec::with_capacity(targets.len()),
         };
-        // SAFETY: `check` saw the features.
+        // SAFETY: the features were seen above.
         job.target_logits = unsafe { job.compute_target_logits() };
-        job
+        Some(job)
     }
 
-    pub(super) fn num_tiles(&self) -> usize {
+    /// How many tiles the vocabulary has.
+    #[must_use]
+    pub fn num_tiles(&self) -> usize {
         self.vocab_size.div_ceil(PANEL * PANELS_PER_TILE)
     }
 
-    pub(super) fn target_logits(&self) -> &[f32] {
+    /// The logit of each row's own target.
+    #[must_use]
+    pub fn target_logits(&self) -> &[f32] {
         &self.target_logits
     }
 
     /// Memory for one packed panel.
-    pub(super) fn panel(&self) -> Panel {
+    #[must_use]
+    pub fn panel(&self) -> Panel {
         vec![[[0; LANES]; VECTORS]; self.width / 2]
     }
 
     /// Computes what tile number `tile` says about each row.
-    pub(super) fn tile(&self, tile: usize, panel: &mut Panel, out: &mut [Partial]) {
-        // SAFETY: `check` saw the features.
+    pub fn tile(&self, tile: usize, panel: &mut Panel, out: &mut [Partial]) {
+        // SAFETY: `new` saw the features, or there would be no `self`.
         unsafe { self.compute_tile(tile, panel, out) }
     }
 

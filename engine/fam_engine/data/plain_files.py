@@ -9,14 +9,13 @@ the folder only where the Hugging Face cache keeps its files (`snapshots/<commit
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from pathlib import Path
+from typing import Any, Final, NoReturn
 
 from fam_engine.errors import ModelRefusedError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 # The largest published config.json is some tens of KB (long rope tables), the largest index some
 # MB.
@@ -40,16 +39,24 @@ def plain_file(folder: Path, name: str, *, code: str) -> Path:
         message = f"the file name {name!r} is not a plain name of letters, digits, `.`, `_`, `-`"
         raise ModelRefusedError(message, code=code, where=str(folder))
     path = folder / name
-    home = folder.resolve()
-    homes = [home, home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [home]
-    target = path.resolve()
-    if target.parent not in homes:
-        message = f"the link leads to {target}, out of the folder"
+    if not _stays_inside(path):
+        message = f"the link leads to {os.path.realpath(path)}, out of the folder"
         raise ModelRefusedError(message, code=code, where=str(path))
-    if not target.is_file():
+    if not path.is_file():
         message = "no such file" if not path.exists() else "not a regular file"
         raise ModelRefusedError(message, code=code, where=str(path))
     return path
+
+
+def may_open(path: Path) -> bool:
+    """Whether a file in a model's folder is a regular one that does not lie elsewhere."""
+    return _stays_inside(path) and path.is_file()
+
+
+def _stays_inside(path: Path) -> bool:
+    home = path.parent.resolve()
+    homes = [home, home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [home]
+    return Path(os.path.realpath(path)).parent in homes  # a loop of links stays what it is
 
 
 def read_json_object(path: Path, *, code: str) -> dict[str, Any]:

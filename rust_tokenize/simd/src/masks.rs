@@ -15,8 +15,7 @@ pub fn mask(bytes: &[u8; 64], is_member: impl Fn(u8) -> bool) -> u64 {
 
 /// The high bits of 64 bytes that are 0 or 0xFF.
 #[cfg(target_arch = "x86_64")]
-#[allow(unsafe_code)] // an instruction for 16 bytes, where `gather_portable` multiplies for 8
-#[inline]
+#[inline] // an instruction for 16 bytes, where `gather_portable` multiplies for 8
 fn gather(bytes: &[u8; 64]) -> u64 {
     use std::arch::x86_64::{_mm_loadu_si128, _mm_movemask_epi8};
     let mut bits = 0;
