@@ -79,6 +79,7 @@ class Journal:
     def commit(self) -> Iterator[sqlite3.Connection]:
         """Run statements as one transaction: all of them are kept, or none."""
         with storage_errors(self.folder.parent), self.db:
+            self.db.rollback()  # what an exception out of nowhere may have left open
             self.db.execute("BEGIN IMMEDIATE")
             yield self.db
 
