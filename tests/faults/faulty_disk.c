@@ -18,21 +18,21 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum mode { OFF, COUNT, KILL, TEAR, FAIL_ONCE, FAIL_ON };
-enum kind { CHANGE, REMOVAL };
+enum mode { OFF, COUNT, SIGNAL, TEAR, FAIL_ONCE, FAIL_ON };
+enum kind { GROWTH, TIDYING };
 
 static char folder[PATH_MAX];
 static size_t folder_length;
 static enum mode mode;
 static long victim; /* the number of the call that meets the fault, from 1 */
-static int fault;   /* what a failing call leaves in errno */
+static int fault;   /* the signal sent, or what a failing call leaves in errno */
 static long calls;
 
-/* Arms this process: the `number`-th call below `path` meets `how`; `error` is for the failing modes. */
-void faulty_disk_arm(const char *path, int how, long number, int error) {
+/* Arms this process: the `number`-th call below `path` meets `how`, with a signal or an error number. */
+void faulty_disk_arm(const char *path, int how, long number, int what) {
     folder_length = strlen(strncpy(folder, path, sizeof folder - 1));
     victim = number;
-    fault = error;
+    fault = what;
     calls = 0;
     mode = how;
 }
@@ -40,16 +40,13 @@ void faulty_disk_arm(const char *path, int how, long number, int error) {
 /* Gives the number of calls since. */
 long faulty_disk_calls(void) { return calls; }
 
-static void die(void) { kill(getpid(), SIGKILL); }
-
-/* Counts a call on a path; says whether it is to fail. Removing is what a full disk still does. */
+/* Counts a call on a path; says whether it is to fail. Removing and renaming is what a full disk still does. */
 static int fails(const char *path, enum kind kind) {
     if (mode == OFF || strncmp(path, folder, folder_length) != 0) return 0;
     long number = __atomic_add_fetch(&calls, 1, __ATOMIC_SEQ_CST);
-    if (mode == COUNT || number < victim) return 0;
-    if (mode == KILL || mode == TEAR) die();
-    if (mode == FAIL_ONCE && number > victim) return 0;
-    if (kind == REMOVAL && (fault == ENOSPC || fault == EDQUOT)) return 0;
+    if (mode == COUNT || number < victim || (mode != FAIL_ON && number > victim)) return 0;
+    if (mode == SIGNAL || mode == TEAR) return kill(getpid(), fault);
+    if (kind == TIDYING && (fault == ENOSPC || fault == EDQUOT)) return 0;
     errno = fault;
     return 1;
 }
@@ -75,7 +72,7 @@ static int fails_at(int at, const char *path, enum kind kind) {
     return fails(full, kind);
 }
 
-static int fails_on(int file) { return fails_at(file, "", CHANGE); }
+static int fails_on(int file) { return fails_at(file, "", GROWTH); }
 
 /* Whether half of the write at hand is to reach the disk before the fault: the process dies in it, or the disk is full. */
 static int is_torn(int file) {
@@ -97,7 +94,7 @@ static int is_torn(int file) {
 #define TORN_OR_FAILED(half)                                                  \
     if (is_torn(file) && size > 1) {                                          \
         ssize_t done = half;                                                  \
-        if (mode == TEAR) die();                                              \
+        if (mode == TEAR) kill(getpid(), fault);                              \
         calls++;                                                              \
         victim++; /* a short write now, the error with the next one */        \
         return done;                                                          \
@@ -143,7 +140,7 @@ int ftruncate64(int file, off_t size) { return cut(file, size); }
 static int open_at(int at, const char *path, int flags, mode_t permissions) {
     REAL("openat64", int, const char *, int, ...);
     int changes = flags & (O_CREAT | O_TRUNC);
-    return changes && fails_at(at, path, CHANGE) ? -1 : real(at, path, flags, permissions);
+    return changes && fails_at(at, path, GROWTH) ? -1 : real(at, path, flags, permissions);
 }
 
 #define OPEN(name, at, ...)                                                   \
@@ -161,25 +158,25 @@ OPEN(openat64, at, int at, const char *path)
 
 int mkdir(const char *path, mode_t permissions) {
     REAL("mkdir", const char *, mode_t);
-    return fails_at(AT_FDCWD, path, CHANGE) ? -1 : real(path, permissions);
+    return fails_at(AT_FDCWD, path, GROWTH) ? -1 : real(path, permissions);
 }
 
 int rename(const char *from, const char *to) {
     REAL("rename", const char *, const char *);
-    return fails_at(AT_FDCWD, to, CHANGE) ? -1 : real(from, to);
+    return fails_at(AT_FDCWD, to, TIDYING) ? -1 : real(from, to);
 }
 
 int unlink(const char *path) {
     REAL("unlink", const char *);
-    return fails_at(AT_FDCWD, path, REMOVAL) ? -1 : real(path);
+    return fails_at(AT_FDCWD, path, TIDYING) ? -1 : real(path);
 }
 
 int rmdir(const char *path) {
     REAL("rmdir", const char *);
-    return fails_at(AT_FDCWD, path, REMOVAL) ? -1 : real(path);
+    return fails_at(AT_FDCWD, path, TIDYING) ? -1 : real(path);
 }
 
 int unlinkat(int at, const char *path, int flags) {
     REAL("unlinkat", int, const char *, int);
-    return fails_at(at, path, REMOVAL) ? -1 : real(at, path, flags);
+    return fails_at(at, path, TIDYING) ? -1 : real(at, path, flags);
 }

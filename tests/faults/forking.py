@@ -6,6 +6,7 @@ killed, interrupted, limited, or meet a fault of `faulty_disk.c`, with which the
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import multiprocessing
 import os
@@ -13,21 +14,25 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import TypeVar
 
 # Modes of faulty_disk.c.
-COUNT, KILL, TEAR, FAIL_ONCE, FAIL_ON = range(1, 6)
+COUNT, SIGNAL, TEAR, FAIL_ONCE, FAIL_ON = range(1, 6)
 KILLED = -signal.SIGKILL
 NUM_AT_ONCE = 2
 _ERRORS, _CALLS = "stderr.txt", "calls.txt"
 _SOURCE = Path(__file__).with_name("faulty_disk.c")
 _SERVER = multiprocessing.get_context("forkserver")
+# Starting a process also reaps others, which must not be waited for meanwhile.
+_one_thread = threading.Lock()
 
 Prepare = Callable[[], None]
 T = TypeVar("T")
@@ -88,22 +93,33 @@ class Run:
         self._process: ForkServerProcess = _SERVER.Process(
             target=_work, args=(line, folder, prepare), daemon=True
         )
-        self._process.start()
+        with _one_thread:
+            self._process.start()
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def is_alive(self) -> bool:
+        """Whether it has not ended."""
+        return not connection.wait([self._process.sentinel], 0)
 
     def signal(self, number: int) -> None:
         """Send a signal to the process and its group, as a terminal or a scheduler does."""
-        assert self._process.pid is not None
-        try:
-            os.killpg(self._process.pid, number)
-        except ProcessLookupError:  # not its own group yet, or gone
-            if self._process.is_alive():
-                os.kill(self._process.pid, number)
+        for send in (os.killpg, os.kill):  # its group may not be made yet
+            with contextlib.suppress(ProcessLookupError):
+                send(self.pid, number)
+                return
 
-    def wait(self, seconds: float | None = 120) -> Ended:
-        """Wait for its end."""
-        self._process.join(seconds)
+    def wait(self, seconds: float = 120) -> Ended:
+        """Wait for its end; fail after so long."""
+        assert connection.wait([self._process.sentinel], seconds), f"still runs after {seconds} s"
+        with _one_thread:
+            self._process.join()
         code = self._process.exitcode
-        assert code is not None, f"still runs after {seconds} s"
+        assert code is not None
         errors, calls = (self._folder / name for name in (_ERRORS, _CALLS))
         return Ended(code, errors.read_text(), int(calls.read_text() or 0))
 
@@ -113,14 +129,19 @@ def run(line: Sequence[str], folder: Path, prepare: Prepare | None = None) -> En
     return Run(line, folder, prepare).wait()
 
 
-def faults(folder: Path, mode: int, number: int = 0, error: int = 0) -> Prepare:
-    """Give what makes the `number`-th call that changes a folder meet a fault."""
-    return partial(_arm, folder, mode, number, error)
+def faults(folder: Path, mode: int, number: int = 0, what: int = signal.SIGKILL) -> Prepare:
+    """Give what makes the `number`-th call that changes a folder meet a signal or an error."""
+    return partial(_arm, folder, mode, number, what)
 
 
 def file_size(limit: int) -> Prepare:
     """Give what limits the size of files, in bytes."""
     return partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit))
+
+
+def full_stream(number: int) -> Prepare:
+    """Give what puts a device that is always full in the place of standard output (1) or error (2)."""
+    return partial(_fill_up, number)
 
 
 def at_once(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
@@ -129,9 +150,13 @@ def at_once(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
         return list(pool.map(work, items))
 
 
-def _arm(folder: Path, mode: int, number: int, error: int) -> None:
+def _arm(folder: Path, mode: int, number: int, what: int) -> None:
     library = ctypes.CDLL(None)
-    library.faulty_disk_arm(bytes(folder), mode, ctypes.c_long(number), error)
+    library.faulty_disk_arm(bytes(folder), mode, ctypes.c_long(number), what)
+
+
+def _fill_up(number: int) -> None:
+    os.dup2(os.open("/dev/full", os.O_WRONLY), number)
 
 
 def _work(line: Sequence[str], folder: Path, prepare: Prepare | None) -> None:

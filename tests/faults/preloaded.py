@@ -2,7 +2,7 @@
 
 import bitsandbytes  # noqa: F401
 import torch
-import torch._dynamo  # noqa: F401 - torch's optimizers import it
+import torch._dynamo
 
 import fam_engine.cli.main
 import fam_engine.jobs.evaluation.job

@@ -42,7 +42,9 @@ class SmallJob:
 
 def small_jobs(model: Path, folder: Path) -> dict[str, SmallJob]:
     """Write the input of a job of each command; give the jobs by command."""
-    records, questions, numbers = (folder / f"{name}.jsonl" for name in ("records", "asked", "sums"))
+    records, questions, numbers = (
+        folder / f"{name}.jsonl" for name in ("records", "asked", "sums")
+    )
     _write(records, _answers(100), broken_every=40)
     _write(questions, _questions(8), broken_every=5)
     _write(numbers, _sums(6), broken_every=4)
@@ -64,12 +66,20 @@ def small_jobs(model: Path, folder: Path) -> dict[str, SmallJob]:
         ),
         SmallJob("generate", (*base, *_data(questions), *_flags(max_new_tokens=6, samples=2)), 3),
         SmallJob(
-            "rewrite", (*base, *_data(numbers), *_flags(max_new_tokens=6, samples=1, method="answer")), 3
+            "rewrite",
+            (*base, *_data(numbers), *_flags(max_new_tokens=6, samples=1, method="answer")),
+            3,
         ),
         SmallJob("eval", (*base, *_data(questions), *_flags(max_new_tokens=6)), 3),
         SmallJob("experiment", (str(study),), 0),
     ]
     return {job.command: job for job in jobs}
+
+
+def smaller(job: SmallJob) -> SmallJob:
+    """Give a job of fewer calls, where every one is to be met."""
+    settings = {"score": {"limit": 16}, "train": {"limit": 16, "steps": 5}}.get(job.command)
+    return job if settings is None else job.clean(**settings)
 
 
 def contents(out: Path) -> dict[str, Any]:
@@ -148,7 +158,12 @@ def _questions(count: int) -> list[dict[str, Any]]:
     """Questions, every other one with options to choose from."""
     options = {"answer": "B", "choices": ["red", "a dark blue", "green"]}
     return [
-        {"id": f"q{n}", "prompt": f"which one, {n}?\n", "answer": "blue", **(options if n % 2 else {})}
+        {
+            "id": f"q{n}",
+            "prompt": f"which one, {n}?\n",
+            "answer": "blue",
+            **(options if n % 2 else {}),
+        }
         for n in range(count)
     ]
 

@@ -1,9 +1,9 @@
 """Ctrl-C and SIGTERM as something a job asks about, and never waits long to be asked.
 
-In: signals. Out: `Interrupted`, raised where the job calls `check`, between two commits; where it does not come to that
-within `GRACE_SECONDS` (a model that loads, a large table being written), raised wherever the job is. Both are safe: what
-survives `kill -9` at any moment survives an exception there. Only what is `held` is waited for. A second signal ends the
-process.
+In: signals. Out: `Interrupted`, raised where the job calls `check`, between two commits; where it does not come to
+that within `GRACE_SECONDS` (a model that loads, a large table being written), raised wherever the job is. Both are
+safe: what survives `kill -9` at any moment survives an exception there. Only what is `held` is waited for. A second
+signal ends the process.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Interrupts:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Give the signals back. A signal nobody has looked at is told of even now: the job is done, others may follow."""
+        """Give the signals back; raise `Interrupted` if one came too late for a check: other jobs may follow."""
         if self._caught is not None:
             signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._before.items():
