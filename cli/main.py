@@ -6,8 +6,10 @@ so that `--help` answers at once.
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
-from typing import Annotated
+from typing import Annotated, Final, TextIO
 
 import typer
 
@@ -23,7 +25,13 @@ from fam_engine.cli import (
     tokenize,
     train,
 )
-from fam_engine.errors import EXIT_BUG, FamEngineError
+from fam_engine.errors import EXIT_BUG, FamEngineError, StorageError
+from fam_engine.jobs.interrupts import Interrupted
+
+_DISK_ERRORS: Final = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO),
+    errno.EPIPE,
+}
 
 app = typer.Typer(
     name="fam-engine",
@@ -70,8 +78,11 @@ def main() -> None:
         print("error[E_PLATFORM]: Windows is not supported (use WSL 2)", file=sys.stderr)
         sys.exit(2)
     try:
-        app(_repeat_data(arguments))
-    except Exception as error:
+        try:
+            app(_repeat_data(arguments))
+        finally:
+            sys.stdout.flush()  # now, where it can still be told that it failed
+    except (Exception, Interrupted) as error:
         if debug:
             raise
         sys.exit(_report(error))
@@ -90,22 +101,42 @@ def _repeat_data(arguments: list[str]) -> list[str]:
     return repeated
 
 
-def _report(error: Exception) -> int:
+def _report(error: Exception | Interrupted) -> int:
     """Print an error as one line; give its exit code."""
-    if isinstance(error, FamEngineError):
-        print(error, file=sys.stderr)
+    if isinstance(error, Interrupted):
+        _print(f"interrupted by {error}; run the same command again to go on from here")
         return error.exit_code
-    code = getattr(error, "exit_code", None)
-    if isinstance(code, int):
-        print(
-            f"interrupted by {error}; run the same command again to go on from here",
-            file=sys.stderr,
-        )
-        return code
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+        _drop_unwritten(sys.stdout)
+        error = _storage_error(error)
+    if isinstance(error, FamEngineError):
+        _print(str(error))
+        return error.exit_code
     summary = " ".join(str(error).split())
-    print(
+    _print(
         f"error[E_BUG]: {type(error).__name__}: {summary} (our fault; please report it with the "
-        "output of the same command with --debug)",
-        file=sys.stderr,
+        "output of the same command with --debug)"
     )
     return EXIT_BUG
+
+
+def _storage_error(error: OSError) -> StorageError:
+    """Say what a disk said outside a job's own folder: of standard output, of a temporary file."""
+    where = error.filename or "a temporary file or standard output"
+    return StorageError(
+        f"{where} cannot be written: {error.strerror}",
+        code="E_STORAGE",
+        hint="free space, then run the same command again",
+    )
+
+
+def _print(line: str) -> None:
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:  # the exit code has to do
+        _drop_unwritten(sys.stderr)
+
+
+def _drop_unwritten(stream: TextIO) -> None:
+    """Let a stream's buffer go nowhere: Python tries it once more at the end, and would leave with 120."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

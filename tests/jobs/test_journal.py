@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import fcntl
 import os
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -53,6 +56,20 @@ def test_a_second_process_is_locked_out_and_told_by_whom(tmp_path: Path) -> None
     assert "LockedError" in run.stderr
     assert f"process {os.getpid()}" in run.stderr
     assert LockedError.exit_code == 6
+
+
+def test_the_holder_is_named_who_has_just_taken_the_lock(tmp_path: Path) -> None:
+    Journal(tmp_path, KEY, SCHEMA).__exit__(None, None, None)
+    lock = tmp_path / STATE_FOLDER / "lock"
+    host = socket.gethostname()
+    for before in ("", f"process {2**22 + 1} on {host}"):  # beyond the largest number of a process
+        lock.write_text(before)
+        with lock.open("a") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            name = f"process {os.getpid()} on {host}"
+            threading.Timer(0.1, lock.write_text, [name]).start()
+            with pytest.raises(LockedError, match=f"is in use by {name}"):
+                Journal(tmp_path, KEY, SCHEMA)
 
 
 def test_a_damaged_state_is_named_as_such(tmp_path: Path) -> None:

@@ -60,6 +60,8 @@ def write_folder_whole(path: Path, write: Callable[[Path], None]) -> None:
         temporary.rename(path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
+        if old.exists() and not path.exists():
+            old.rename(path)
         raise
     _sync(path.parent)
     shutil.rmtree(old, ignore_errors=True)

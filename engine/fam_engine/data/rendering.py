@@ -174,6 +174,8 @@ class Renderer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            # Signals are for the job: a child that died of one would leave records out.
+            start_new_session=True,
         )
         answer = self._ask(
             {

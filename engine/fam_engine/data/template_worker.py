@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import resource
-import signal
 import sys
 from dataclasses import asdict
 from datetime import datetime
@@ -59,8 +58,6 @@ def _send(answer: object) -> None:
 
 def main() -> None:
     """Serve requests until standard input ends."""
-    # A terminal's Ctrl-C reaches the whole group; the parent decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(ValueError, OSError):  # not every system limits address space
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     setup = json.loads(sys.stdin.readline())

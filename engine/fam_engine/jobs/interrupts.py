@@ -1,19 +1,26 @@
-"""Ctrl-C and SIGTERM as something a job asks about, not something that happens to it.
+"""Ctrl-C and SIGTERM as something a job asks about, and never waits long to be asked.
 
-In: signals. Out: `Interrupted`, raised only where the job calls `check`, between two commits. A second signal takes the
-normal, immediate course; the journal makes that safe too.
+In: signals. Out: `Interrupted`, raised where the job calls `check`, between two commits; where it does not come to
+that within `GRACE_SECONDS` (a model that loads, a large table being written), raised wherever the job is. Both are
+safe: what survives `kill -9` at any moment survives an exception there. Only what is `held` is waited for. A second
+signal ends the process.
 """
 
 from __future__ import annotations
 
+import contextlib
 import signal
+from collections.abc import Iterator
 from types import FrameType
 
+GRACE_SECONDS = 3.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Interrupted(Exception):
+class Interrupted(BaseException):
     """The user or the system asked the job to stop; what is done is kept.
+
+    No `Exception`: like KeyboardInterrupt it may come up anywhere, and nobody who expects an error means it.
 
     Attributes:
         exit_code: 130 for SIGINT, 143 for SIGTERM.
@@ -29,6 +36,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self._caught: int | None = None
+        self._is_held = False
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Interrupts:
@@ -40,20 +48,37 @@ class Interrupts:
                 break
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Give the signals back."""
-        self._restore()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Give the signals back; raise `Interrupted` if one came too late for a check: other jobs may follow."""
+        if self._caught is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        if kind is None:
+            self.check()
 
     def check(self) -> None:
         """Raise `Interrupted` if a signal has come."""
         if self._caught is not None:
             raise Interrupted(self._caught)
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Raise nowhere inside but in `check`, however long that takes."""
+        self._is_held = True
+        try:
+            yield
+        finally:
+            self._is_held = False
+        self.check()
+
     def _catch(self, number: int, _frame: FrameType | None) -> None:
         self._caught = number
-        self._restore()
+        for other in _SIGNALS:
+            signal.signal(other, signal.SIG_DFL)
+        self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._lose_patience)
+        signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
 
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-        self._before = {}
+    def _lose_patience(self, _number: int, _frame: FrameType | None) -> None:
+        if not self._is_held:
+            self.check()

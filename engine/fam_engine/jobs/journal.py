@@ -16,8 +16,10 @@ import errno
 import fcntl
 import json
 import os
+import re
 import socket
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from fam_engine.errors import CorruptStateError, LockedError, StorageError, Usag
 STATE_FOLDER = ".fam-engine"
 # A record is blamed only after it was alone in this many dead processes: one kill -9 proves nothing.
 DEATHS_TO_BLAME = 3
+_LOOKS, _SECONDS_A_LOOK = 50, 0.01
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -79,6 +82,7 @@ class Journal:
     def commit(self) -> Iterator[sqlite3.Connection]:
         """Run statements as one transaction: all of them are kept, or none."""
         with storage_errors(self.folder.parent), self.db:
+            self.db.rollback()  # what an exception out of nowhere may have left open
             self.db.execute("BEGIN IMMEDIATE")
             yield self.db
 
@@ -182,18 +186,39 @@ def _take_lock(path: Path, out: Path) -> Any:  # noqa: ANN401 - an open file
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        file.seek(0)
-        holder = file.read().strip() or "an unknown process"
         file.close()
         if error.errno in (errno.EAGAIN, errno.EACCES):
             raise LockedError(
-                f"is in use by {holder}", code="E_LOCKED", where=str(out), hint="wait for its end"
+                f"is in use by {_holder(path)}",
+                code="E_LOCKED",
+                where=str(out),
+                hint="wait for its end",
             ) from None
         raise
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}")
     file.flush()
     return file
+
+
+def _holder(path: Path) -> str:
+    """Name who holds a lock. It may have taken it this moment, the file still naming the one before."""
+    for _ in range(_LOOKS):
+        found = re.fullmatch(r"process (\d+) on (.+)", path.read_text(encoding="utf-8"))
+        if found and (found[2] != socket.gethostname() or _is_alive(int(found[1]))):
+            return found[0]
+        time.sleep(_SECONDS_A_LOOK)
+    return "an unknown process"
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is another user's
+        pass
+    return True
 
 
 def _open(path: Path, schema: str) -> sqlite3.Connection:

@@ -11,9 +11,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final
 
-from safetensors.torch import save_file
-
 from fam_engine.data.files import write_text_whole, write_whole
+from fam_engine.model.safetensors_writing import save_tensors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,9 +47,7 @@ def save_adapter(
     tensors = {
         name: tensor.detach().to("cpu").float().contiguous() for name, tensor in parameters.items()
     }
-    # PEFT writes this mark too; readers of older versions refuse files without it.
-    metadata = {"format": "pt"}
-    write_whole(folder / TENSORS_FILE, lambda path: save_file(tensors, path, metadata))
+    write_whole(folder / TENSORS_FILE, lambda path: save_tensors(path, tensors))
     config = json.dumps(_peft_config(spec, base_model_name_or_path), indent=2, sort_keys=True)
     write_text_whole(folder / CONFIG_FILE, config + "\n")
 

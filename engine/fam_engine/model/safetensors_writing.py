@@ -2,14 +2,14 @@
 
 In: names, dtypes and shapes, and a function that makes each tensor when its turn comes. Out: the
 file. The format's own library wants all tensors of a file at once; a merged checkpoint may be one
-file of 16 GB.
+file of 16 GB. And what the disk says reaches it as text alone: a full disk has to be an OSError.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 import torch
@@ -47,6 +47,7 @@ def write_tensors(
         OSError: The disk would not take it.
     """
     names = sorted(kinds, key=lambda name: (-kinds[name][0].itemsize, name))
+    # PEFT and transformers write this mark too; older readers refuse files without it.
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name in names:
@@ -66,6 +67,16 @@ def write_tensors(
             assert (tensor.dtype, tuple(tensor.shape)) == kinds[name], name
             _write(file, tensor)
     return end
+
+
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write tensors that are all there, on the CPU.
+
+    Raises:
+        OSError: The disk would not take it.
+    """
+    kinds = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+    write_tensors(path, kinds, lambda name, _: tensors[name])
 
 
 def _write(file: BinaryIO, tensor: torch.Tensor) -> None:

@@ -75,9 +75,9 @@ def run_experiment(config: ExperimentConfig, out: Path, progress: Progress) -> d
     shown = StudyProgress(progress)
     # The folder may hold steps of several studies; the lock keeps two runs apart.
     with (
+        Interrupts() as interrupts,
         Journal(out, {"command": "experiment"}, ""),
         threads_set(config.threads),
-        Interrupts() as interrupts,
     ):
         shown.expect({}, len(plan.steps))
         run_steps(plan.texts, shown, interrupts.check)

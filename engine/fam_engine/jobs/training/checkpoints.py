@@ -18,12 +18,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from fam_engine.data.files import write_folder_whole
 from fam_engine.data.reading import hash_file
 from fam_engine.errors import CorruptStateError, InputError, UsageError
 from fam_engine.jobs.training.optim import OptimizerState
+from fam_engine.model.safetensors_writing import save_tensors
 
 ADAPTER_FILE = "adapter_model.safetensors"
 _OPTIMIZER, _STATE, _MANIFEST = "optimizer.safetensors", "state.json", "manifest.json"
@@ -110,7 +111,7 @@ class Checkpoints:
 
         def write(folder: Path) -> None:
             write_adapter(folder)
-            save_file(optimizer.tensors, folder / _OPTIMIZER)
+            save_tensors(folder / _OPTIMIZER, optimizer.tensors)
             _write_json(folder / _STATE, {"run": asdict(state), "optimizer": optimizer.numbers})
             files = {file.name: hash_file(file) for file in sorted(folder.iterdir())}
             body = {"run": self._run, "files": files}

@@ -66,7 +66,8 @@ def run_train(config: TrainConfig, progress: TrainProgress) -> TrainOutcome:
         summary = finished_summary(data.journal, config.out, OUTPUTS, progress)
         if summary is None:
             loop, parts = _open_loop(config, spec, data, progress, interrupts)
-            state = loop.run(config.out)
+            with interrupts.held():
+                state = loop.run(config.out)
             progress.start("writing", None, "files")
             summary = _write_outputs(parts, data, state, watch)
             with data.journal.commit():

@@ -1,0 +1,140 @@
+"""Ctrl-C and SIGTERM at any moment: the right exit code within seconds, and nothing lost."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.faults.conftest import Whole
+from tests.faults.forking import SIGNAL, Run, at_once, faults, run
+from tests.faults.small_jobs import OUT, SmallJob, contents, leftovers, smaller
+
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+# Moments in the work of a job, and moments of any kind: while it begins, loads, ends.
+NUM_CALLS = {"score": 40, "train": 30, "generate": 15, "rewrite": 15, "eval": 15, "experiment": 15}
+NUM_MOMENTS = 50
+SECONDS = 10.0
+SEED = int.from_bytes(os.urandom(2), "big")
+
+pytestmark = pytest.mark.faults
+AnyWhole = Callable[[SmallJob], Whole]
+
+
+def assert_resumes(job: SmallJob, folder: Path, whole: Whole, where: object) -> None:
+    assert not leftovers(folder / OUT), (where, SEED)
+    ended = run(job.line, folder)
+    assert ended.code == job.finished, (where, ended, SEED)
+    assert contents(folder / OUT) == whole.contents, (where, SEED)
+
+
+@pytest.mark.parametrize("command", NUM_CALLS)
+def test_a_signal_at_a_call_that_changes_the_folder(
+    jobs: dict[str, SmallJob], whole: AnyWhole, tmp_path: Path, command: str
+) -> None:
+    """It is never overheard: not by a job about to end, not by a step of an experiment."""
+    job = smaller(jobs[command])
+    undisturbed = whole(job)
+    rng = random.Random(SEED)
+    # Figures of time are kept now and then: the last call may be missing another time.
+    last = undisturbed.num_calls - 2
+    numbers = {last, *rng.sample(range(1, last), NUM_CALLS[command] - 1)}
+
+    def interrupt_at(number: int) -> None:
+        folder = tmp_path / str(number)
+        sent = rng.choice(list(CODES))
+        ended = run(job.line, folder, faults(folder / OUT, SIGNAL, number, sent))
+        assert ended.code == CODES[sent], (number, ended, SEED)
+        assert ended.errors.startswith(f"interrupted by {sent.name}; run the same command again")
+        assert len(ended.errors.splitlines()) == 1
+        assert_resumes(job, folder, undisturbed, number)
+
+    at_once(interrupt_at, sorted(numbers))
+
+
+def test_a_signal_at_a_random_moment(
+    jobs: dict[str, SmallJob], whole: AnyWhole, tmp_path: Path
+) -> None:
+    """Before the job's own handler is there and after it is gone, signals have their usual course."""
+    rng = random.Random(SEED)
+
+    def interrupt(number: int) -> float:
+        job = jobs[rng.choice(["score", "train", "generate", "eval"])]
+        folder, sent = tmp_path / str(number), rng.choice(list(CODES))
+        running = Run(job.line, folder)
+        time.sleep(rng.uniform(0.0, 1.0) * whole(job).seconds)
+        running.signal(sent)
+        began = time.perf_counter()
+        ended = running.wait()
+        seconds = time.perf_counter() - began
+        assert ended.code in (CODES[sent], -sent, job.finished), (job.command, ended, SEED)
+        assert "Traceback" not in ended.errors or ended.code == -sent, ended
+        if (folder / OUT).exists():
+            assert_resumes(job, folder, whole(job), job.command)
+        return seconds
+
+    for command in ("score", "train", "generate", "eval"):
+        whole(jobs[command])
+    assert max(at_once(interrupt, range(NUM_MOMENTS))) < SECONDS
+
+
+@pytest.mark.parametrize("sent", CODES)
+def test_a_signal_while_a_model_loads(
+    jobs: dict[str, SmallJob], whole: AnyWhole, tmp_path: Path, sent: signal.Signals
+) -> None:
+    job, folder = smaller(jobs["score"]), tmp_path / "loading"
+    running = Run(job.line, folder, load_for_ever)
+    wait_for(folder / "loading")
+    began = time.perf_counter()
+    running.signal(sent)
+    assert running.wait().code == CODES[sent]
+    assert time.perf_counter() - began < SECONDS
+    assert_resumes(job, folder, whole(job), sent)
+
+
+def test_a_step_of_training_is_waited_for_and_a_second_signal_is_not(
+    jobs: dict[str, SmallJob], whole: AnyWhole, tmp_path: Path
+) -> None:
+    job, folder = smaller(jobs["train"]), tmp_path / "stepping"
+    running = Run(job.line, folder, step_for_ever)
+    wait_for(folder / "stepping")
+    running.signal(signal.SIGINT)
+    time.sleep(1.0)
+    assert running.is_alive()
+    began = time.perf_counter()
+    running.signal(signal.SIGINT)
+    assert running.wait().code == -signal.SIGINT
+    assert time.perf_counter() - began < 1.0
+    assert_resumes(job, folder, whole(job), "second signal")
+
+
+def wait_for(file: Path) -> None:
+    while not file.exists():
+        time.sleep(0.01)
+
+
+def load_for_ever() -> None:
+    from fam_engine.jobs.scoring import job
+
+    def load(*_: object) -> None:
+        Path("loading").touch()
+        time.sleep(600)
+
+    job.open_model = load  # type: ignore[assignment]
+
+
+def step_for_ever() -> None:
+    from fam_engine.jobs import interrupts
+    from fam_engine.jobs.training.loop import TrainingLoop
+
+    def step(*_: object) -> None:
+        Path("stepping").touch()
+        time.sleep(600)
+
+    TrainingLoop._step = step  # type: ignore[method-assign]
+    interrupts.GRACE_SECONDS = 0.1
