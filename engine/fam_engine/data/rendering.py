@@ -12,11 +12,11 @@ import contextlib
 import json
 import select
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from fam_engine.data.children import start_child
 from fam_engine.data.compiled_templates import (
     CompiledTemplate,
     Content,
@@ -169,12 +169,7 @@ class Renderer:
         self._child = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", "fam_engine.data.template_worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
+        self._child = start_child("fam_engine.data.template_worker")
         answer = self._ask(
             {
                 "template": self._template.source,

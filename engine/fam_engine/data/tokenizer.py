@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from fam_engine._rust_tokenize import Tokenizer, TokenizerError
+from fam_engine._rust_tokenize import TokenizerError
 from fam_engine.data.record_texts import TextMaker, Texts, for_good
 from fam_engine.data.records import Message, Record
 from fam_engine.data.rendering import Renderer
@@ -30,6 +30,7 @@ from fam_engine.data.tokenizer_files import (
     template_constants,
     token_text,
 )
+from fam_engine.data.tokenizer_loading import load_tokenizer
 from fam_engine.errors import ModelRefusedError, RecordError
 
 Ids = npt.NDArray[np.int32]
@@ -273,31 +274,6 @@ class TextEncoder:
             self.tokenizer.encode_batch([text], parse_special=True) for text in (f"{name}a", "a")
         )
         return not np.array_equal(both[1:], alone)
-
-
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """Load a model folder's tokenizer.
-
-    Raises:
-        ModelRefusedError: It is missing or does not load.
-    """
-    file = folder / "tokenizer.json"
-    if not file.is_file():
-        raise ModelRefusedError(
-            "does not exist, expected the tokenizer in Hugging Face's format",
-            code="E_TOKENIZER",
-            where=str(file),
-            hint="save it with transformers' AutoTokenizer.save_pretrained",
-        )
-    try:
-        tokenizer = Tokenizer.from_file(str(file))
-        # Some tokenizers cannot encode a text that continues another; better refused now than late.
-        tokenizer.encode_batch(["a"], continuation=True)
-        return tokenizer
-    except (ValueError, RuntimeError, OSError) as error:
-        raise ModelRefusedError(
-            f"does not load: {error}", code="E_TOKENIZER", where=str(file)
-        ) from None
 
 
 def _without_repeats(ids: Ids, first: int) -> Ids:

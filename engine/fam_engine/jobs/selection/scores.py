@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from fam_engine.data.parquet import ParquetError, read_parquet_table
 from fam_engine.errors import InputError
 from fam_engine.measure.familiarity import Metric, columns_of
 from fam_engine.measure.statistics import Floats
@@ -66,20 +66,17 @@ def read_scores(path: Path, metric: Metric) -> Scores:
             where=str(path),
             hint=f"give {path / 'scores.parquet'}",
         )
+    needed = list(dict.fromkeys([*_KEYS, *_LABELS, *columns_of(metric)]))
     try:
-        present = pq.read_schema(path).names
-        _check_columns(path, present, metric)
-        table = pq.read_table(
-            path, columns=list(dict.fromkeys([*_KEYS, *_LABELS, *columns_of(metric)]))
-        )
-    except (OSError, pa.ArrowException) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        table = read_parquet_table(path, needed)
+    except ParquetError as error:
         raise InputError(
-            f"does not read as a scores table: {reason}",
+            f"does not read as a scores table: {error}",
             code="E_SCORES",
             where=str(path),
             hint="give the scores.parquet of a `score` run",
         ) from None
+    _check_columns(path, table.column_names, metric)
     return Scores(path, table, _read_quarantine(path), _read_settings(path))
 
 
