@@ -19,6 +19,33 @@ PIECES = (
     *(b"[" * 300, b'{"a":' * 100, b"[" * 20_000, b"../../etc/passwd", b"${HOME}", b"{{ 1/0 }}"),
     *(b"<s>", b"</s>", b"PAR1", b"!!python/object:os.system", b"&a [*a, *a]", b"- - - ", b"? "),
 )
+STATEMENTS = (
+    *(
+        b"{% for a in range(10**9) %}x{% endfor %}",
+        b"{{ 'x' * 10**10 }}",
+        b"{{ '%999999999d' % 1 }}",
+    ),
+    *(
+        b"{{ messages[0].__class__ }}",
+        b"{{ 1 / 0 }}",
+        b"{% include '/etc/passwd' %}",
+        b"{% endif %}",
+    ),
+    *(
+        b"{{ nothing.at.all }}",
+        b"{{ messages | tojson }}",
+        b"{{ strftime_now('%Y') }}",
+        b"{% set a",
+    ),
+    *(b"{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", b"{{ messages.append(1) }}", b"\xff"),
+    *(
+        b"{% if message.content == 'one' %}",
+        b"{{ '\x00' }}",
+        b"{#",
+        b"{% raw %}",
+        b"{{ cycler() }}",
+    ),
+)
 VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 2**31, 2**32, 2**63, 10**400, -(2**63), 0.5, -0.0, 1e308),
     *(float("nan"), float("inf"), "", " ", "a", "\x00", "\ud800", "\u202e\x1b[31m", "x" * 70_000),
@@ -103,6 +130,14 @@ def bad_yaml(rng: random.Random, good: bytes) -> bytes:
     if rng.random() < 0.5:
         return damage(rng, good, edits=2)
     return yaml.safe_dump(vary(rng, yaml.safe_load(good))).encode(errors="surrogatepass")
+
+
+def bad_template(rng: random.Random, good: bytes) -> bytes:
+    """Spoil a chat template: as a text, and by statements that fail, flood or never end."""
+    if rng.random() < 0.4:
+        return damage(rng, good)
+    place = rng.randint(0, len(good))
+    return good[:place] + rng.choice(STATEMENTS) + good[place:]
 
 
 def bad_safetensors(rng: random.Random, good: bytes) -> bytes:

@@ -6,10 +6,10 @@ fixed and recorded, so scores do not depend on the day.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from fam_engine.data.tokenizer_files import read_config
 from fam_engine.errors import ModelRefusedError, UsageError
 
 # What Llama 3's own template falls back to when no clock is offered.
@@ -56,18 +56,11 @@ def _model_template(folder: Path) -> str | None:
     if own_file.is_file():
         return _file_template(own_file)
     config = folder / "tokenizer_config.json"
-    if not config.is_file():
-        return None
-    try:
-        source = json.loads(config.read_text(encoding="utf-8")).get("chat_template")
-    except (OSError, ValueError, AttributeError):
-        raise ModelRefusedError(
-            "is not a JSON object", code="E_TOKENIZER_CONFIG", where=str(config)
-        ) from None
+    source = read_config(config).get("chat_template")
     if isinstance(source, list):
         # Several templates by name: the plain chat is called `default`.
-        named = {entry.get("name"): entry.get("template") for entry in source}
-        source = named.get("default")
+        plain = (one for one in source if isinstance(one, dict) and one.get("name") == "default")
+        source = next(plain, {}).get("template")
     if source is not None and not isinstance(source, str):
         raise ModelRefusedError(
             "`chat_template` is neither text nor a list of named texts",

@@ -22,7 +22,7 @@ def read_config(file: Path) -> dict[str, Any]:
         return {}
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         config = None
     if not isinstance(config, dict):
         raise ModelRefusedError("is not a JSON object", code="E_TOKENIZER_CONFIG", where=str(file))

@@ -121,7 +121,7 @@ def _read_settings(scores: Path) -> dict[str, Any]:
 def _readable(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise InputError(
             "does not read as what `score` leaves beside its scores.parquet",
             code="E_SCORES",
