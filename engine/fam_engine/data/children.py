@@ -23,8 +23,9 @@ def start_child(
     module: str, *arguments: object, stderr: int = subprocess.DEVNULL
 ) -> subprocess.Popen[bytes]:
     """Run a module of this package, with pipes to its standard input and output."""
+    # -P: a `json.py` in the folder one happens to be in, a downloaded one perhaps, is not to be imported.
     return subprocess.Popen(
-        [sys.executable, "-m", module, *map(str, arguments)],
+        [sys.executable, "-P", "-m", module, *map(str, arguments)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=stderr,
