@@ -7,6 +7,8 @@ keeps JSON well-formed and says something else; the rest puts either where a rea
 from __future__ import annotations
 
 import copy
+import datetime
+import decimal
 import io
 import json
 import random
@@ -51,6 +53,13 @@ VALUES: tuple[Any, ...] = (
     *(float("nan"), float("inf"), "", " ", "a", "\x00", "\ud800", "\u202e\x1b[31m", "x" * 70_000),
     *("../../etc/passwd", "/dev/zero", "a/b", ".", "{{ x }}", "%s", "auto", "float32", "1", "-1"),
     *([], {}, [[]], [None], {"": {}}, {"a": 1}, [1] * 300, [["a", "b"]], {"type": "BPE"}),
+)
+# Values of columns, of every type that a table may have.
+COLUMNS: tuple[list[Any], ...] = (
+    *(["a\n", "b\n", None], [1, 2, None], [0.5, float("nan"), None], [b"\xff", b"", None]),
+    *([["a"], [], None], [{"role": "user", "content": "a"}], [True, None], [None], [-1], [2**62]),
+    *([[{"role": "user", "content": "a"}]], [decimal.Decimal("1.5")], ["x" * 70_000], [""]),
+    *([datetime.datetime(1, 1, 1), datetime.datetime(9999, 12, 31)], [datetime.timedelta(1)]),
 )
 
 
@@ -157,7 +166,7 @@ def bad_safetensors(rng: random.Random, good: bytes) -> bytes:
 def bad_parquet(rng: random.Random, good: bytes) -> bytes:
     """Spoil a Parquet file: bytes anywhere, or well-formed with other columns than expected."""
     if rng.random() < 0.3:
-        return _odd_parquet(rng)
+        return _other_columns(rng, good)
     if rng.random() < 0.5:
         return damage(rng, good)
     # Its metadata is at the end, behind a length that is to stay right.
@@ -167,28 +176,25 @@ def bad_parquet(rng: random.Random, good: bytes) -> bytes:
     return good[:start] + footer + len(footer).to_bytes(4, "little") + good[-4:]
 
 
-def _odd_parquet(rng: random.Random) -> bytes:
-    import datetime
-    import decimal
-
+def _other_columns(rng: random.Random, good: bytes) -> bytes:
+    """Write a table again with other values in some columns, without some, or without rows."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    texts = [
-        *(["a\n", "b\n", None], [1, 2, 3], [0.5, float("nan"), None], [b"\xff", b"", None]),
-        *([["a"], [], None], [{"role": "user", "content": "a"}] * 3, [True, None, False]),
-        ([[{"role": "user", "content": "a"}]] * 3),
-        ([decimal.Decimal("1.5")] * 3),
-        ([datetime.datetime(1, 1, 1), None, datetime.datetime(9999, 12, 31)]),
-        ([datetime.timedelta(1)] * 3),
-        ([None] * 3),
-    ]
-    columns = {
-        name: rng.choice(texts) for name in ("prompt", "response", rng.choice(["id", "group", ""]))
-    }
-    table = pa.table({name: pa.array(values) for name, values in columns.items()})
-    if rng.random() < 0.2:
-        table = table.slice(0, 0)
+    table = pq.read_table(io.BytesIO(good))
+    for _ in range(rng.randint(1, 2)):
+        number = rng.randrange(table.num_columns)
+        values = rng.choice(COLUMNS)
+        column = pa.array([values[row % len(values)] for row in range(table.num_rows)])
+        match rng.randrange(8):
+            case 0:
+                table = table.remove_column(number)
+            case 1:
+                table = table.append_column(table.column_names[number], column)
+            case 2:
+                table = table.slice(0, rng.randint(0, 1))
+            case _:
+                table = table.set_column(number, table.column_names[number], column)
     file = io.BytesIO()
     pq.write_table(table, file)
     return file.getvalue()

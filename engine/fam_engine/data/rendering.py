@@ -183,6 +183,7 @@ class Renderer:
             raise ModelRefusedError(
                 f"the chat template does not compile: {reason}",
                 code="E_TEMPLATE",
+                where=self._template.where,
                 hint="give one with --template FILE, or --template none",
             )
         return self._child

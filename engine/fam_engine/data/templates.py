@@ -18,10 +18,16 @@ TEMPLATE_DATE = "2024-07-26"
 
 @dataclass(frozen=True)
 class Template:
-    """A chat template's source and the special tokens it may name."""
+    """A chat template's source, the special tokens it may name, and the file it is from."""
 
     source: str
     constants: dict[str, str]
+    file: Path | None = None
+
+    @property
+    def where(self) -> str | None:
+        """The file as errors name it."""
+        return str(self.file) if self.file else None
 
 
 def find_template(folder: Path, choice: str, constants: dict[str, str]) -> Template | None:
@@ -38,23 +44,24 @@ def find_template(folder: Path, choice: str, constants: dict[str, str]) -> Templ
     """
     if choice == "none":
         return None
-    source = _model_template(folder) if choice == "auto" else _file_template(Path(choice))
-    return Template(source, constants) if source is not None else None
+    if choice == "auto":
+        return _model_template(folder, constants)
+    return _file_template(Path(choice), constants)
 
 
-def _file_template(file: Path) -> str:
+def _file_template(file: Path, constants: dict[str, str]) -> Template:
     try:
-        return file.read_text(encoding="utf-8")
+        return Template(file.read_text(encoding="utf-8"), constants, file)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"cannot be read as a template: {error}", code="E_TEMPLATE_FILE", where=str(file)
         ) from None
 
 
-def _model_template(folder: Path) -> str | None:
+def _model_template(folder: Path, constants: dict[str, str]) -> Template | None:
     own_file = folder / "chat_template.jinja"
     if own_file.is_file():
-        return _file_template(own_file)
+        return _file_template(own_file, constants)
     config = folder / "tokenizer_config.json"
     source = read_config(config).get("chat_template")
     if isinstance(source, list):
@@ -67,4 +74,4 @@ def _model_template(folder: Path) -> str | None:
             code="E_TOKENIZER_CONFIG",
             where=str(config),
         )
-    return source
+    return None if source is None else Template(source, constants, config)

@@ -92,9 +92,13 @@ class TextEncoder:
         self.template: Template | None = find_template(folder, template, template_constants(config))
         self._renderer = Renderer(self.template) if self.template else None
         self._texts = TextMaker(self._renderer, self._stand_ins, parse_special=parse_special)
-        self.end_of_turn_ids = self._find_end_of_turn(folder, config)
-        self._section_continues = self._probe_sections()
-        self._doubled_bos_id = self._probe_bos(config)
+        try:
+            self.end_of_turn_ids = self._find_end_of_turn(folder, config)
+            self._section_continues = self._probe_sections()
+            self._doubled_bos_id = self._probe_bos(config)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Stop the rendering child, if there is one."""
@@ -235,35 +239,46 @@ class TextEncoder:
         bos = self.tokenizer.token_to_id(name) if name else None
         if self._renderer is None or bos is None:
             return None
-        text = self._renderer.render((Message("user", "a"),), add_generation_prompt=True)
+        text = self._rendered((Message("user", "a"),), add_generation_prompt=True)
         (ids,) = self._ids([text], parse=True)
         return bos if ids[:2].tolist() == [bos, bos] else None
 
     def _find_end_of_turn(self, folder: Path, config: dict[str, Any]) -> Ids:
         """Find what ends an assistant's turn: the template's next special token, else EOS."""
         if self._renderer is not None:
-            ids = self._template_end(self._renderer)
+            ids = self._template_end()
             if len(ids):
                 return ids
         name = token_text(config.get("eos_token"))
         eos = self.tokenizer.token_to_id(name) if name else config_eos(folder)
         return np.array([] if eos is None else [eos], np.int32)
 
-    def _template_end(self, renderer: Renderer) -> Ids:
+    def _template_end(self) -> Ids:
         turns = (Message("user", "a"), Message("assistant", _PROBE))
-        try:
-            _, _, after = renderer.render(turns, add_generation_prompt=False).partition(_PROBE)
-        except RecordError as error:
-            raise ModelRefusedError(
-                f"{error.reason} on a plain question and answer",
-                code="E_TEMPLATE",
-                hint="give one with --template FILE, or --template none",
-            ) from None
+        _, _, after = self._rendered(turns, add_generation_prompt=False).partition(_PROBE)
         match = self._stand_ins.first_special(after)
         # A newline after the special token is layout between turns; generation stops before it.
         text = after[: match.end()] if match else after.rstrip()
         ids, _ = self.tokenizer.encode_batch([text], parse_special=True, continuation=True)
         return ids
+
+    def _rendered(self, turns: Sequence[Message], *, add_generation_prompt: bool) -> str:
+        """Render what every template is to take.
+
+        Raises:
+            ModelRefusedError: It does not.
+        """
+        assert self._renderer is not None
+        assert self.template is not None
+        try:
+            return self._renderer.render(turns, add_generation_prompt=add_generation_prompt)
+        except RecordError as error:
+            raise ModelRefusedError(
+                f"{error.reason} on a plain question",
+                code="E_TEMPLATE",
+                where=self.template.where,
+                hint="give one with --template FILE, or --template none",
+            ) from None
 
     def _probe_sections(self) -> bool:
         """Whether text after a special token is encoded as a continuation (no dummy blank)."""
