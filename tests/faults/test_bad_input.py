@@ -11,7 +11,7 @@ import random
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -301,10 +301,4 @@ def test_spoilt_files_end_in_order(good: Path, tmp_path: Path, name: str) -> Non
             shutil.rmtree(result.command.folder)
     print(name, dict(outcomes))
     assert not faults, f"{len(faults)} of {count}, seed {SEED}:\n" + "\n\n".join(faults[:20])
-    check_variety(outcomes, count)
-
-
-def check_variety(outcomes: Mapping[str, int], count: int) -> None:
-    """Otherwise that all ended well would mean nothing."""
-    assert sum(outcomes.values()) == count
-    assert len(outcomes) > 1 or count < 10
+    assert set(outcomes) - {"exit code 0"}, "nothing was really spoilt"

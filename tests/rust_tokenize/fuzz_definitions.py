@@ -1,4 +1,7 @@
-"""Writes the small tokenizers as files, for the fuzz target `encoder`: `python -m tests.rust_tokenize.fuzz_definitions FOLDER`."""
+"""Writes the small tokenizers as files for the fuzz target `encoder`.
+
+`python -m tests.rust_tokenize.fuzz_definitions FOLDER`.
+"""
 
 from __future__ import annotations
 
