@@ -59,10 +59,10 @@ def deadly(model: Path, die: Callable[[], object]) -> Callable[[], None]:
 
         forward = Decoder.hidden_rows
 
-        def hidden_rows(self: Decoder, batch: Any) -> Any:  # noqa: ANN401
+        def hidden_rows(self: Decoder, batch: Any, **options: Any) -> Any:  # noqa: ANN401
             if (batch.input_ids == vocab[POISON]).any():
                 die()
-            return forward(self, batch)
+            return forward(self, batch, **options)
 
         Decoder.hidden_rows = hidden_rows  # type: ignore[method-assign]
 
@@ -110,3 +110,32 @@ def test_records_that_kill_the_process_are_left_out_and_the_rest_scored(
     assert pq.read_table(out / "scores.parquet").to_pylist() == expected
     # Nothing is left to blame: the same command once more is done at once.
     assert run(command).code == 3
+
+
+def test_questions_that_kill_the_process_are_left_out_and_the_rest_answered(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    import_all()
+    data, folder = tmp_path / "data.jsonl", tmp_path / "run"
+    folder.mkdir()
+    write_records(data, (7,))
+    flags = ("generate", "--model", tiny_model, "--data", data, "--quiet", "--max-new-tokens", 4)
+    whole = run(Command((*flags, "--out", tmp_path / "whole"), folder))
+    out = tmp_path / "out"
+    command = Command((*flags, "--out", out), folder, deadly(tiny_model, os.abort))
+    deaths = until_done(
+        command, -signal.SIGABRT, math.ceil(math.log2(NUM_RECORDS)) + DEATHS_TO_BLAME
+    )
+    assert deaths >= DEATHS_TO_BLAME
+
+    def lines(folder: Path, name: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+    (bad,) = (row for row in lines(out, "quarantine.jsonl") if row["code"] == "E_CRASH")
+    assert bad["line"] == 8
+    expected = lines(tmp_path / "whole", "generated.jsonl")
+    assert whole.code in (0, 3)
+    assert len(expected) > NUM_RECORDS // 2
+    assert lines(out, "generated.jsonl") == [
+        row for row in expected if f" {POISON}" not in row["prompt"]
+    ]
