@@ -48,7 +48,8 @@ class Kind:
         file: The file in the folder of good ones.
         spoil: Makes a bad one of it.
         commands: Command lines it is given to in turn; {} stands for the folder.
-        is_named: Whether a refusal is about this file; settings may name another one wrongly.
+        is_named: Whether every refusal names this file; settings may name another one, scores may
+            leave nothing to select.
     """
 
     file: str
@@ -85,7 +86,7 @@ KINDS = {
     "lines": Kind("data.jsonl", mutations.bad_lines, readers("data.jsonl")),
     "array": Kind("array.json", mutations.bad_json, readers("array.json")),
     "parquet": Kind("data.parquet", mutations.bad_parquet, readers("data.parquet")),
-    "scores": Kind("scored/scores.parquet", mutations.bad_parquet, (SELECT,)),
+    "scores": Kind("scored/scores.parquet", mutations.bad_parquet, (SELECT,), is_named=False),
     "settings": Kind(
         "settings.yaml",
         mutations.bad_yaml,

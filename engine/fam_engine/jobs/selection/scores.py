@@ -22,8 +22,17 @@ from fam_engine.errors import InputError
 from fam_engine.measure.familiarity import Metric, columns_of
 from fam_engine.measure.statistics import Floats
 
-_KEYS = ("id", "file", "line", "num_bytes")
-_LABELS = ("source", "group", "num_response_tokens", "flags")
+# As `score` writes them; the columns of metrics are float64.
+_TYPES = {
+    "id": pa.string(),
+    "file": pa.string(),
+    "line": pa.int32(),
+    "num_bytes": pa.int32(),
+    "source": pa.string(),
+    "group": pa.string(),
+    "num_response_tokens": pa.int32(),
+    "flags": pa.list_(pa.string()),
+}
 
 
 @dataclass(frozen=True)
@@ -66,22 +75,23 @@ def read_scores(path: Path, metric: Metric) -> Scores:
             where=str(path),
             hint=f"give {path / 'scores.parquet'}",
         )
-    needed = list(dict.fromkeys([*_KEYS, *_LABELS, *columns_of(metric)]))
+    types = dict.fromkeys(columns_of(metric), pa.float64()) | _TYPES
     try:
-        table = read_parquet_table(path, needed)
-    except ParquetError as error:
+        table = read_parquet_table(path, list(types))
+        _check_columns(path, table.column_names, metric)
+        table = table.cast(pa.schema([(name, types[name]) for name in table.column_names]))
+    except (ParquetError, pa.ArrowException) as error:
         raise InputError(
             f"does not read as a scores table: {error}",
             code="E_SCORES",
             where=str(path),
             hint="give the scores.parquet of a `score` run",
         ) from None
-    _check_columns(path, table.column_names, metric)
     return Scores(path, table, _read_quarantine(path), _read_settings(path))
 
 
 def _check_columns(path: Path, present: Sequence[str], metric: Metric) -> None:
-    for name in (*_KEYS, *_LABELS):
+    for name in _TYPES:
         if name not in present:
             raise InputError(
                 f"has no column `{name}`, expected the columns that `score` writes",
