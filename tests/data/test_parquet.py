@@ -44,15 +44,17 @@ def test_values_of_every_type_come_through(file: Path) -> None:
         "turns": pa.array([[{"role": "user", "content": "a"}], [], None]),
         "bytes": pa.array([b"\xff", b"", None]),
     }
-    pq.write_table(pa.table(columns), file)
+    table = pa.table(columns).append_column("a.b", [[1, 2, 3]])
+    pq.write_table(table.replace_schema_metadata({"pandas": "{}"}), file)
     first, second, third = read_parquet(file)
     assert first == {
         "text": "a",
         "time": datetime.datetime(1970, 1, 1, 0, 0, 0, 1),
         "turns": [{"role": "user", "content": "a"}],
         "bytes": b"\xff",
+        "a.b": 1,
     }
-    assert second == {"text": "b", "time": None, "turns": [], "bytes": b""}
+    assert second == {"text": "b", "time": None, "turns": [], "bytes": b"", "a.b": 2}
     assert third["time"] == datetime.datetime(2001, 9, 9, 1, 46, 40)  # type: ignore[index]
 
 
@@ -120,6 +122,7 @@ def test_a_table_has_the_columns_asked_for_that_are_there(file: Path) -> None:
     assert read_parquet_table(file, ["c", "no", "a"]).equals(whole.select(["c", "a"]))
     pq.write_table(whole.slice(0, 0), file)
     assert read_parquet_table(file, ["a"]).num_rows == 0
+    assert read_parquet_table(file, ["no"]).num_columns == 0
     file.write_bytes(b"PAR1")
     with pytest.raises(ParquetError):
         read_parquet_table(file, ["a"])

@@ -57,12 +57,12 @@ def main() -> None:
     allow_seconds(int(seconds))
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            schema = file.schema_arrow
-            chosen = [name for name in columns or schema.names if name in schema.names]
-            batches = file.iter_batches(batch_size=ROWS_A_BATCH, columns=chosen)
-            fields = pyarrow.schema([schema.field(name) for name in chosen])
-            with pyarrow.ipc.new_stream(sys.stdout.buffer, fields) as stream:
-                for batch in batches:
+            schema, chosen = file.schema_arrow, None
+            if columns:
+                chosen = [name for name in columns if name in schema.names]
+                schema = pyarrow.schema([schema.field(name) for name in chosen])
+            with pyarrow.ipc.new_stream(sys.stdout.buffer, schema) as stream:
+                for batch in file.iter_batches(batch_size=ROWS_A_BATCH, columns=chosen):
                     _send(stream, batch)
                     allow_seconds(int(seconds))
     except BrokenPipeError:

@@ -87,6 +87,7 @@ def read_scores(path: Path, metric: Metric) -> Scores:
             where=str(path),
             hint="give the scores.parquet of a `score` run",
         ) from None
+    _check_rows(path, table)
     return Scores(path, table, _read_quarantine(path), _read_settings(path))
 
 
@@ -107,6 +108,18 @@ def _check_columns(path: Path, present: Sequence[str], metric: Metric) -> None:
                 where=str(path),
                 hint=f"score the records again{' with ' if metric.needs else ''}{metric.needs}",
             )
+
+
+def _check_rows(path: Path, table: pa.Table) -> None:
+    empty = [name for name in _TYPES if table[name].null_count]
+    if empty or not len(table):
+        found = f"has rows without `{empty[0]}`" if empty else "holds no scores"
+        raise InputError(
+            f"{found}, expected what `score` writes",
+            code="E_SCORES",
+            where=str(path),
+            hint="score the records again",
+        )
 
 
 def _read_quarantine(scores: Path) -> dict[tuple[str, int], tuple[str, str]]:
