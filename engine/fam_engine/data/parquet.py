@@ -78,12 +78,16 @@ def _stream(path: Path, columns: Sequence[str] = ()) -> Iterator[Any]:
     with start_child(
         module, path.absolute(), _SECONDS_A_BATCH, *columns, stderr=subprocess.PIPE
     ) as child:
+        assert child.stdout is not None
         assert child.stderr is not None
         try:
             with pyarrow.ipc.open_stream(child.stdout) as stream:
                 yield stream
         except pyarrow.ArrowException:
-            child.wait()  # it breaks off where the child ended
+            # It breaks off where the child ended; one that wants to go on is not to be waited for.
+            child.stdout.close()
+            if child.wait() == 0:
+                raise
         except BaseException:
             child.kill()
             raise
