@@ -248,7 +248,8 @@ def test_templates_without_a_name_are_none(words: Path, text: str) -> None:
     assert TextEncoder(words).template is None
 
 
-def test_a_configuration_nested_too_deep_is_refused(words: Path) -> None:
-    (words / "tokenizer_config.json").write_text('{"a": ' + "[" * 100_000)
+@pytest.mark.parametrize("text", ['{"a": ' + "[" * 100_000, r'{"bos_token": "\ud800"}', "[]"])
+def test_a_configuration_that_is_none_is_refused(words: Path, text: str) -> None:
+    (words / "tokenizer_config.json").write_text(text)
     with pytest.raises(ModelRefusedError, match="is not a JSON object"):
         TextEncoder(words)

@@ -22,6 +22,7 @@ def read_config(file: Path) -> dict[str, Any]:
         return {}
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
+        json.dumps(config, ensure_ascii=False).encode()  # refuses half of a surrogate pair
     except (OSError, ValueError, RecursionError):
         config = None
     if not isinstance(config, dict):
