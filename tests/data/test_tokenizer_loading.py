@@ -53,3 +53,11 @@ def test_an_error_is_told_by_whoever_loads(tmp_path: Path) -> None:
 def test_our_own_reader_needs_no_child(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokenizer_loading, "start_child", lambda *_: pytest.fail("a child"))
     assert load_tokenizer(tiny_model).engine.startswith("native")
+
+
+def test_a_decoder_that_fails_on_short_tokens_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    """The library cuts more from a token than it has."""
+    definition = json.loads((tiny_model / "tokenizer.json").read_text())
+    definition["decoder"] = {"type": "Strip", "content": "a", "start": 0, "stop": 9}
+    with pytest.raises(ModelRefusedError, match="does not load"):
+        load_tokenizer(written(tmp_path, definition))

@@ -36,6 +36,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         if tokenizer is None:
             _try_out(file)
             tokenizer = Tokenizer.from_file(file)
+            # And one of its decoders fails on tokens shorter than what it cuts off.
+            tokenizer.decode(range(tokenizer.vocab_size))
         # Some tokenizers cannot encode a text that continues another; better refused now than late.
         tokenizer.encode_batch(["a"], continuation=True)
         return tokenizer
