@@ -9,7 +9,7 @@ SOURCES := pyproject.toml Cargo.toml Cargo.lock rust_tokenize/Cargo.toml rust_to
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check audit test-faults test-wheel test-lowest test-parity bench bench-memory bench-tokenize soak gpu-wheels gpu-check clean
+.PHONY: help install demo test check audit test-faults test-wheel test-lowest test-parity fuzz bench bench-memory bench-tokenize soak gpu-wheels gpu-check clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -61,6 +61,20 @@ test-parity: $(STAMP) ## Compare 10 M random texts and all that can be listed wi
 	PARITY_STRINGS=10000000 PARITY_DEFINITIONS=20000 $(PYTEST) tests/rust_tokenize/parity
 	FAM_ENGINE_CACHE=off $(BIN)/python -m tests.rust_tokenize.parity.exhaustive
 
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS := json_lines definition kept_definition encoder records spool
+FUZZ := target/fuzz
+fuzz: $(STAMP) ## Fuzz every reader in Rust, guided by coverage; FUZZ_SECONDS a target (60), two at a time
+	RUSTC_WRAPPER=$(CURDIR)/rust_tokenize/fuzz/instrument.sh cargo build --quiet --release --target-dir $(FUZZ)/build \
+		--manifest-path rust_tokenize/fuzz/Cargo.toml
+	$(BIN)/python -m tests.rust_tokenize.fuzz_definitions $(FUZZ)/definitions
+	mkdir -p $(addprefix $(FUZZ)/found/,$(FUZZ_TARGETS)) $(FUZZ)/failed
+	@printf '%s\n' $(FUZZ_TARGETS) | FUZZ_DEFINITIONS=$(FUZZ)/definitions xargs -P 2 -I TARGET sh -c ' \
+		$(FUZZ)/build/release/TARGET -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 \
+			-artifact_prefix=$(FUZZ)/failed/TARGET- $(FUZZ)/found/TARGET rust_tokenize/fuzz/corpus/TARGET \
+			2>$(FUZZ)/TARGET.log || { cat $(FUZZ)/TARGET.log; exit 255; }; \
+		echo TARGET: $$(grep "cov:" $(FUZZ)/TARGET.log | tail -n 1)'
+
 bench: $(STAMP) ## Measure against the peers, side by side
 	$(BIN)/python benchmarks/bench_score.py
 
@@ -71,7 +85,7 @@ soak: $(STAMP) ## An hour of scoring with kills, full disks and little memory
 	$(BIN)/python benchmarks/soak.py --seconds 3600 --out benchmarks/results/soak_cpu.json
 
 TOKENIZERS ?= ../shared/tokenizers
-bench-tokenize: $(STAMP) ## Tokenizing beside the peers; TOKENIZERS=DIR holds NAME/tokenizer.json
+bench-tokenize: $(STAMP) ## Tokenizing beside the peers; TOKENIZERS=DIR holds NAME/tokenizer.json, GSM8K=FILE its train.jsonl
 	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/pip install --quiet --requirement benchmarks/requirements-peers.txt
 	$(BIN)/python benchmarks/bench_tokenize.py --tokenizers $(TOKENIZERS) --peers .venv-peers/bin/python

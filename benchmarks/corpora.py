@@ -1,13 +1,16 @@
 """Real text to tokenize: English, GSM8K, code, Chinese and Japanese, emoji.
 
 In: a name. Out: texts. All of it is on the machine or in the package; nothing is downloaded and nothing is shipped:
-the Python reference, the embedded answers (GSM8K), Python's standard library, the manual pages of Debian's
-`manpages-zh` and `manpages-ja`. Emoji are scattered over GSM8K by a seed, because no free collection is at hand.
+the Python reference and English manual pages, GSM8K's training file if the environment variable `GSM8K` names it (else
+the embedded answers), Python's standard library, the manual pages of Debian's `manpages-zh` and `manpages-ja`. Emoji
+are scattered over GSM8K by a seed, because no free collection is at hand.
 """
 
 from __future__ import annotations
 
 import gzip
+import json
+import os
 import random
 import re
 import sysconfig
@@ -15,7 +18,7 @@ from collections.abc import Callable, Iterator
 from itertools import chain, pairwise
 from pathlib import Path
 
-_MANUALS = [Path("/usr/share/man/zh_CN"), Path("/usr/share/man/ja")]
+_MANUALS = Path("/usr/share/man")
 _MAX_BYTES = 4_000_000
 # Plain, with a variation selector, with skin tones, flags, families joined by U+200D.
 _EMOJI = [
@@ -32,20 +35,27 @@ _EMOJI = [
 
 
 def english() -> Iterator[str]:
-    """Give the sections of Python's own reference, five kilobytes each at most."""
+    """Give Python's own reference and the English manual pages, five kilobytes at a time."""
     from pydoc_data.topics import topics
 
-    for topic in topics.values():
-        bounds = [*range(0, len(topic), 5000), len(topic)]
-        yield from (topic[a:b] for a, b in pairwise(bounds))
+    pages = sorted(_MANUALS.glob("man1/*.gz"))
+    random.Random(0).shuffle(pages)
+    for text in chain(topics.values(), map(_page, pages)):
+        bounds = [*range(0, len(text), 5000), len(text)]
+        yield from (text[a:b] for a, b in pairwise(bounds))
 
 
 def gsm8k() -> Iterator[str]:
-    """Give questions and answers of the demo."""
+    """Give questions and answers."""
     from fam_engine.jobs.bench.workloads import demo_records
 
-    for record in demo_records():
-        yield from (record["prompt"], record["response"])
+    if file := os.environ.get("GSM8K"):
+        with Path(file).open(encoding="utf-8") as lines:
+            for record in map(json.loads, lines):
+                yield from (record["question"], record["answer"])
+    else:
+        for record in demo_records():
+            yield from (record["prompt"], record["response"])
 
 
 def code() -> Iterator[str]:
@@ -55,16 +65,20 @@ def code() -> Iterator[str]:
 
 
 def cjk() -> Iterator[str]:
-    """Give Chinese and Japanese manual pages, their formatting commands removed."""
-    files = [sorted(folder.glob("man1/*.gz")) for folder in _MANUALS]
-    for file in chain.from_iterable(zip(*files, strict=False)):
-        with gzip.open(file, "rt", encoding="utf-8", errors="ignore") as page:
-            text = "".join(line for line in page if not line.startswith((".", "'")))
-        yield re.sub(r"\\f[A-Z]|\\-", "", text)
+    """Give Chinese and Japanese manual pages."""
+    files = [sorted(_MANUALS.glob(f"{language}/man1/*.gz")) for language in ("zh_CN", "ja")]
+    yield from map(_page, chain.from_iterable(zip(*files, strict=False)))
+
+
+def _page(file: Path) -> str:
+    """Give a manual page, its formatting commands removed."""
+    with gzip.open(file, "rt", encoding="utf-8", errors="ignore") as page:
+        text = "".join(line for line in page if not line.startswith((".", "'")))
+    return re.sub(r"\\f[A-Z]|\\-", "", text)
 
 
 def emoji() -> Iterator[str]:
-    """Give the demo's texts with an emoji after every third word."""
+    """Give GSM8K with an emoji after every third word."""
     rng = random.Random(0)
     for text in gsm8k():
         words = text.split(" ")

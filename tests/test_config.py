@@ -47,3 +47,31 @@ def test_a_missing_setting_is_named() -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
         read_config(ScoreConfig, FLAGS, tmp_path / "no.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ('model: m\nout: "a\\0b"\n', ":2"),  # no name of a file
+        ("model: " + "[" * 5000, ""),
+        ("model: &a [*a]\n", ""),
+    ],
+)
+def test_yaml_nobody_can_mean_is_refused(tmp_path: Path, text: str, where: str) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text(text)
+    with pytest.raises(UsageError) as caught:
+        read_config(ScoreConfig, {}, file)
+    assert caught.value.where == f"{file}{where}"
+    assert len(str(caught.value)) < 400
+
+
+def test_a_billion_values_are_not_shown(tmp_path: Path) -> None:
+    """Each list means ten times what the one before it does."""
+    lists = ["&a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lists += [f"&a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    file = tmp_path / "settings.yaml"
+    file.write_text(f"model: [{', '.join(lists)}]\n")
+    with pytest.raises(UsageError, match="setting `model`") as caught:
+        read_config(ScoreConfig, FLAGS | {"model": None}, file)
+    assert len(str(caught.value)) < 400

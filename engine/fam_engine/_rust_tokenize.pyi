@@ -89,6 +89,12 @@ class Tokenizer:
             TokenizerError: Not a tokenizer, one of another version, or one whose ids would be
                 random or renumbered.
         """
+    @staticmethod
+    def native_from_file(path: str | PathLike[str]) -> Tokenizer | None:
+        """Load a `tokenizer.json` without the library `tokenizers`; None if only that can.
+
+        The library aborts, hangs or fills the memory at some definitions; this never does.
+        """
     @property
     def engine(self) -> str:
         """Name of the implementation: `native:` and the family, or `tokenizers` for the library."""

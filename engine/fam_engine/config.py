@@ -7,6 +7,7 @@ so a typing error never silently becomes a default. Flags win over the file.
 from __future__ import annotations
 
 import difflib
+import reprlib
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -371,9 +372,23 @@ def read_config(kind: type[ConfigT], flags: dict[str, Any], file: Path | None) -
         raise _first_problem(error, file) from None
 
 
+class _Loader(yaml.SafeLoader):
+    """The safe loader, for texts that the system takes as names of files."""
+
+
+def _text(loader: _Loader, node: yaml.ScalarNode) -> str:
+    text = str(loader.construct_scalar(node))
+    if "\0" in text:
+        raise yaml.constructor.ConstructorError(problem_mark=node.start_mark)
+    return text
+
+
+_Loader.add_constructor("tag:yaml.org,2002:str", _text)
+
+
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
         raise UsageError(
             f"cannot be read: {error.strerror}", code="E_CONFIG_FILE", where=str(file)
@@ -400,7 +415,7 @@ def _first_problem(error: ValidationError, file: Path | None) -> UsageError:
     message = problem["msg"].removeprefix("Value error, ")
     # A whole section would hide what is wrong in it.
     is_told = problem["type"] == "missing" or isinstance(problem["input"], dict)
-    given = "" if is_told else f", given {problem['input']!r}"
+    given = "" if is_told else f", given {_shown(problem['input'])}"
     lead = f"setting `{name}`: " if name else ""
     return UsageError(
         f"{lead}{message}{given}",
@@ -408,3 +423,9 @@ def _first_problem(error: ValidationError, file: Path | None) -> UsageError:
         where=str(file) if file else None,
         hint="see --help",
     )
+
+
+def _shown(value: object) -> str:
+    """Show a value in part: aliases can make a few lines of YAML a billion values."""
+    text = reprlib.repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -168,6 +168,12 @@ impl Tokenizer {
         Ok(Self { encoder, path })
     }
 
+    #[staticmethod]
+    fn native_from_file(py: Python<'_>, path: PathBuf) -> PyResult<Option<Self>> {
+        let encoder = detached(py, || native::load_native(&path))?;
+        Ok(encoder.map(|encoder| Self { encoder: Arc::new(encoder), path }))
+    }
+
     #[getter]
     fn engine(&self) -> &'static str {
         self.encoder.engine()

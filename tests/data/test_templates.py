@@ -14,11 +14,17 @@ def test_which_template_is_used(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text(
         json.dumps({"chat_template": [{"name": "default", "template": "D"}]})
     )
-    assert find_template(tmp_path, "auto", {}) == Template("D", {})
+    assert find_template(tmp_path, "auto", {}) == Template(
+        "D", {}, tmp_path / "tokenizer_config.json"
+    )
     (tmp_path / "chat_template.jinja").write_text("J")
-    assert find_template(tmp_path, "auto", {}) == Template("J", {})
+    assert find_template(tmp_path, "auto", {}) == Template(
+        "J", {}, tmp_path / "chat_template.jinja"
+    )
     assert find_template(tmp_path, "none", {}) is None
     (tmp_path / "mine").write_text("M")
-    assert find_template(tmp_path, str(tmp_path / "mine"), {}) == Template("M", {})
+    assert find_template(tmp_path, str(tmp_path / "mine"), {}) == Template(
+        "M", {}, tmp_path / "mine"
+    )
     with pytest.raises(UsageError, match="cannot be read"):
         find_template(tmp_path, str(tmp_path / "no"), {})

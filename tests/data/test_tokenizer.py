@@ -230,3 +230,26 @@ def test_a_folder_without_a_tokenizer_or_with_a_broken_one_is_refused(tmp_path: 
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(ModelRefusedError, match="does not load"):
         TextEncoder(tmp_path)
+
+
+@pytest.mark.parametrize("where", ["add_generation_prompt", "not add_generation_prompt"])
+def test_a_template_that_fails_on_a_plain_question_is_refused(words: Path, where: str) -> None:
+    template = words / "template.jinja"
+    template.write_text(f"{{% if {where} %}}{{{{ no.such.name }}}}{{% endif %}}")
+    (words / "tokenizer_config.json").write_text('{"bos_token": "<s>"}')
+    with pytest.raises(ModelRefusedError, match="on a plain question") as caught:
+        TextEncoder(words, template=str(template))
+    assert caught.value.where == str(template)
+
+
+@pytest.mark.parametrize("text", ['{"chat_template": ["a"]}', '{"chat_template": [{"name": []}]}'])
+def test_templates_without_a_name_are_none(words: Path, text: str) -> None:
+    (words / "tokenizer_config.json").write_text(text)
+    assert TextEncoder(words).template is None
+
+
+@pytest.mark.parametrize("text", ['{"a": ' + "[" * 100_000, r'{"bos_token": "\ud800"}', "[]"])
+def test_a_configuration_that_is_none_is_refused(words: Path, text: str) -> None:
+    (words / "tokenizer_config.json").write_text(text)
+    with pytest.raises(ModelRefusedError, match="is not a JSON object"):
+        TextEncoder(words)

@@ -85,11 +85,12 @@ def parse_json_object(raw: bytes, *, code: str, where: str) -> dict[str, Any]:
     """Parse bytes that must be one JSON object in UTF-8.
 
     Raises:
-        ModelRefusedError: Not UTF-8 JSON, NaN or a repeated name in it, nested too deep, or not an
-            object.
+        ModelRefusedError: Not UTF-8 JSON, NaN, a repeated name or half a surrogate pair in it,
+            nested too deep, or not an object.
     """
     try:
         value = json.loads(raw.decode(), parse_constant=_no_constant, object_pairs_hook=_no_repeats)
+        json.dumps(value, ensure_ascii=False).encode()  # refuses half of a surrogate pair
     except (ValueError, RecursionError) as error:
         message = f"expected a JSON object, found: {error}"
         raise ModelRefusedError(message, code=code, where=where) from error

@@ -2,8 +2,8 @@
 
 In: paths to JSON Lines, arrays of JSON, or Parquet. Out: `Row`s in file order, each with its place and either its
 columns or what is wrong with it. JSON Lines go through our own strict reader in Rust (exact line and byte of every
-fault, memory bounded by the longest line), arrays by way of it (`json_arrays`); Parquet through pyarrow one row group
-at a time, which stays flat where whole-file readers do not.
+fault, memory bounded by the longest line), arrays by way of it (`json_arrays`); Parquet through pyarrow in a child
+process (`parquet`), one row group at a time, which stays flat where whole-file readers do not.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 from fam_engine._rust_tokenize import JsonLinesReader
 from fam_engine.data.json_arrays import Line, holds_array, read_array
+from fam_engine.data.parquet import read_parquet
 from fam_engine.errors import InputError
 
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
@@ -131,20 +132,8 @@ def _read_lines(path: Path) -> Iterator[Line]:
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
-    import pyarrow
-    import pyarrow.parquet
-
-    line = 0
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=_LINES_A_READ):
-                for columns in batch.to_pylist():
-                    line += 1
-                    yield Row(line, None, columns)
-    except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
-        summary = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"does not read as Parquet after row {line}: {summary}",
-            code="E_INPUT_PARQUET",
-            where=str(path),
-        ) from None
+    for line, row in enumerate(read_parquet(path), 1):
+        if isinstance(row, str):
+            yield Row(line, None, None, "E_PARQUET_VALUE", row)
+        else:
+            yield Row(line, None, row)

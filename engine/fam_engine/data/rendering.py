@@ -12,11 +12,11 @@ import contextlib
 import json
 import select
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from fam_engine.data.children import start_child
 from fam_engine.data.compiled_templates import (
     CompiledTemplate,
     Content,
@@ -169,14 +169,7 @@ class Renderer:
         self._child = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", "fam_engine.data.template_worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            # Signals are for the job: a child that died of one would leave records out.
-            start_new_session=True,
-        )
+        self._child = start_child("fam_engine.data.template_worker")
         answer = self._ask(
             {
                 "template": self._template.source,
@@ -190,6 +183,7 @@ class Renderer:
             raise ModelRefusedError(
                 f"the chat template does not compile: {reason}",
                 code="E_TEMPLATE",
+                where=self._template.where,
                 hint="give one with --template FILE, or --template none",
             )
         return self._child

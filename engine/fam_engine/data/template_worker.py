@@ -2,15 +2,12 @@
 
 In (standard input): a JSON line with the template and its constants, then one JSON line a request, `{"render": [...]}`
 with conversations or `{"compile": ...}` with a shape. Out (standard output): one JSON line each: a list of
-`{"text": ...}` or `{"error": ...}`, a conversation each; or what the shape compiled to. A child was chosen over threads
-because nothing in-process can take time and memory back.
+`{"text": ...}` or `{"error": ...}`, a conversation each; or what the shape compiled to.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import resource
 import sys
 from dataclasses import asdict
 from datetime import datetime
@@ -18,6 +15,7 @@ from typing import Any
 
 import jinja2
 
+from fam_engine.data.children import become_child
 from fam_engine.data.compiled_templates import Shape
 from fam_engine.data.template_compiling import ShapeCompiler
 from fam_engine.data.template_sandbox import TemplateSource, compile_template, render, time_limit
@@ -58,8 +56,7 @@ def _send(answer: object) -> None:
 
 def main() -> None:
     """Serve requests until standard input ends."""
-    with contextlib.suppress(ValueError, OSError):  # not every system limits address space
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    become_child(MEMORY_BYTES)
     setup = json.loads(sys.stdin.readline())
     source = TemplateSource(
         setup["template"], setup["constants"], datetime.fromisoformat(setup["date"])

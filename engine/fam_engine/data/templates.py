@@ -22,10 +22,16 @@ TEMPLATE_DATE = "2024-07-26"
 
 @dataclass(frozen=True)
 class Template:
-    """A chat template's source and the special tokens it may name."""
+    """A chat template's source, the special tokens it may name, and the file it is from."""
 
     source: str
     constants: dict[str, str]
+    file: Path | None = None
+
+    @property
+    def where(self) -> str | None:
+        """The file as errors name it."""
+        return str(self.file) if self.file else None
 
 
 def find_template(folder: Path, choice: str, constants: dict[str, str]) -> Template | None:
@@ -42,28 +48,30 @@ def find_template(folder: Path, choice: str, constants: dict[str, str]) -> Templ
     """
     if choice == "none":
         return None
-    source = _model_template(folder) if choice == "auto" else _file_template(Path(choice))
-    return Template(source, constants) if source is not None else None
+    if choice == "auto":
+        return _model_template(folder, constants)
+    return _file_template(Path(choice), constants)
 
 
-def _file_template(file: Path) -> str:
+def _file_template(file: Path, constants: dict[str, str]) -> Template:
     try:
-        return file.read_text(encoding="utf-8")
+        return Template(file.read_text(encoding="utf-8"), constants, file)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"cannot be read as a template: {error}", code="E_TEMPLATE_FILE", where=str(file)
         ) from None
 
 
-def _model_template(folder: Path) -> str | None:
+def _model_template(folder: Path, constants: dict[str, str]) -> Template | None:
     if (folder / MODEL_TEMPLATE).exists():
-        path = plain_file(folder, MODEL_TEMPLATE, code="E_TEMPLATE")
+        own_file = plain_file(folder, MODEL_TEMPLATE, code="E_TEMPLATE")
         try:
-            return path.read_text(encoding="utf-8")
+            return Template(own_file.read_text(encoding="utf-8"), constants, own_file)
         except (OSError, UnicodeDecodeError) as error:
             raise ModelRefusedError(
-                f"cannot be read as a template: {error}", code="E_TEMPLATE", where=str(path)
+                f"cannot be read as a template: {error}", code="E_TEMPLATE", where=str(own_file)
             ) from None
+    config = folder / TOKENIZER_CONFIG
     source = read_config(folder).get("chat_template")
     if isinstance(source, list):
         # Several templates by name: the plain chat is called `default`.
@@ -73,6 +81,6 @@ def _model_template(folder: Path) -> str | None:
         raise ModelRefusedError(
             "`chat_template` is neither text nor a list of named texts",
             code=CODE,
-            where=str(folder / TOKENIZER_CONFIG),
+            where=str(config),
         )
-    return source
+    return None if source is None else Template(source, constants, config)

@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 
 from fam_engine._rust_tokenize import Tokenizer, TokenizerError
-from fam_engine.data.plain_files import plain_file
 from fam_engine.data.record_texts import TextMaker, Texts, for_good
 from fam_engine.data.records import Message, Record
 from fam_engine.data.rendering import Renderer
@@ -32,6 +31,7 @@ from fam_engine.data.tokenizer_files import (
     template_constants,
     token_text,
 )
+from fam_engine.data.tokenizer_loading import load_tokenizer
 from fam_engine.errors import ModelRefusedError, RecordError
 
 Ids = npt.NDArray[np.int32]
@@ -94,9 +94,13 @@ class TextEncoder:
         self.template: Template | None = find_template(folder, template, template_constants(config))
         self._renderer = Renderer(self.template) if self.template else None
         self._texts = TextMaker(self._renderer, self._stand_ins, parse_special=parse_special)
-        self.end_of_turn_ids = self._find_end_of_turn(folder, config)
-        self._section_continues = self._probe_sections()
-        self._doubled_bos_id = self._probe_bos(config)
+        try:
+            self.end_of_turn_ids = self._find_end_of_turn(folder, config)
+            self._section_continues = self._probe_sections()
+            self._doubled_bos_id = self._probe_bos(config)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Stop the rendering child, if there is one."""
@@ -237,35 +241,46 @@ class TextEncoder:
         bos = self.tokenizer.token_to_id(name) if name else None
         if self._renderer is None or bos is None:
             return None
-        text = self._renderer.render((Message("user", "a"),), add_generation_prompt=True)
+        text = self._rendered((Message("user", "a"),), add_generation_prompt=True)
         (ids,) = self._ids([text], parse=True)
         return bos if ids[:2].tolist() == [bos, bos] else None
 
     def _find_end_of_turn(self, folder: Path, config: dict[str, Any]) -> Ids:
         """Find what ends an assistant's turn: the template's next special token, else EOS."""
         if self._renderer is not None:
-            ids = self._template_end(self._renderer)
+            ids = self._template_end()
             if len(ids):
                 return ids
         name = token_text(config.get("eos_token"))
         eos = self.tokenizer.token_to_id(name) if name else config_eos(folder)
         return np.array([] if eos is None else [eos], np.int32)
 
-    def _template_end(self, renderer: Renderer) -> Ids:
+    def _template_end(self) -> Ids:
         turns = (Message("user", "a"), Message("assistant", _PROBE))
-        try:
-            _, _, after = renderer.render(turns, add_generation_prompt=False).partition(_PROBE)
-        except RecordError as error:
-            raise ModelRefusedError(
-                f"{error.reason} on a plain question and answer",
-                code="E_TEMPLATE",
-                hint="give one with --template FILE, or --template none",
-            ) from None
+        _, _, after = self._rendered(turns, add_generation_prompt=False).partition(_PROBE)
         match = self._stand_ins.first_special(after)
         # A newline after the special token is layout between turns; generation stops before it.
         text = after[: match.end()] if match else after.rstrip()
         ids, _ = self.tokenizer.encode_batch([text], parse_special=True, continuation=True)
         return ids
+
+    def _rendered(self, turns: Sequence[Message], *, add_generation_prompt: bool) -> str:
+        """Render what every template is to take.
+
+        Raises:
+            ModelRefusedError: It does not.
+        """
+        assert self._renderer is not None
+        assert self.template is not None
+        try:
+            return self._renderer.render(turns, add_generation_prompt=add_generation_prompt)
+        except RecordError as error:
+            raise ModelRefusedError(
+                f"{error.reason} on a plain question",
+                code="E_TEMPLATE",
+                where=self.template.where,
+                hint="give one with --template FILE, or --template none",
+            ) from None
 
     def _probe_sections(self) -> bool:
         """Whether text after a special token is encoded as a continuation (no dummy blank)."""
@@ -276,32 +291,6 @@ class TextEncoder:
             self.tokenizer.encode_batch([text], parse_special=True) for text in (f"{name}a", "a")
         )
         return not np.array_equal(both[1:], alone)
-
-
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """Load a model folder's tokenizer.
-
-    Raises:
-        ModelRefusedError: It is missing or does not load.
-    """
-    name = "tokenizer.json"
-    if not (folder / name).exists():
-        raise ModelRefusedError(
-            "does not exist, expected the tokenizer in Hugging Face's format",
-            code="E_TOKENIZER",
-            where=str(folder / name),
-            hint="save it with transformers' AutoTokenizer.save_pretrained",
-        )
-    file = plain_file(folder, name, code="E_TOKENIZER")
-    try:
-        tokenizer = Tokenizer.from_file(str(file))
-        # Some tokenizers cannot encode a text that continues another; better refused now than late.
-        tokenizer.encode_batch(["a"], continuation=True)
-        return tokenizer
-    except (ValueError, RuntimeError, OSError) as error:
-        raise ModelRefusedError(
-            f"does not load: {error}", code="E_TOKENIZER", where=str(file)
-        ) from None
 
 
 def _check_size(tokenizer: Tokenizer, folder: Path) -> None:

@@ -24,6 +24,9 @@ pub fn assemble(definition: Definition) -> Option<NativeEncoder> {
     let Definition { header, vocabulary, merges, joins } = definition;
     let pipeline = allow::pipeline(&header.normalizer, &header.pre_tokenizer)?;
     let template = Template::parse(&header.post_processor)?;
+    if cuts_ends(&header.decoder) {
+        return None;
+    }
     let decoder = section::<hf::DecoderWrapper>(&header.decoder).ok()?;
     let normalized = |text: &str| normalize(pipeline.normalizer, text).into_owned();
     let continuing = |text: &str| normalize(without_prefix(pipeline.normalizer), text).into_owned();
@@ -82,6 +85,13 @@ pub fn without_prefix(normalizer: Normalizer) -> Normalizer {
         Normalizer::Blanks { .. } => Normalizer::Blanks { prepend: false },
         other => other,
     }
+}
+
+/// Whether a decoder cuts the ends of tokens: the library's own panics where a token is shorter.
+fn cuts_ends(decoder: &Value) -> bool {
+    let parts = decoder.get("decoders").and_then(Value::as_array);
+    let is_cut = decoder.get("stop").is_some_and(|stop| stop.as_u64() != Some(0));
+    is_cut || parts.is_some_and(|parts| parts.iter().any(cuts_ends))
 }
 
 /// A section as the `tokenizers` crate reads it; an error if it would refuse the file, or panic.

@@ -18,8 +18,8 @@ use crate::native::vocabulary::Vocabulary;
 
 /// The last byte is the version: it changes with the layout and with what is read from JSON.
 const MAGIC: [u8; 8] = *b"famtok\0\x02";
-/// Magic, SHA-256, length, checksum.
-const PREFIX: usize = 8 + 32 + 8 + 8;
+/// Bytes before the payload: magic, SHA-256, length, checksum.
+pub const PREFIX: usize = 8 + 32 + 8 + 8;
 
 /// The bytes of a definition read from the file with this SHA-256; None if it is too large.
 #[must_use]
@@ -37,13 +37,19 @@ pub fn to_bytes(definition: &Definition, source: &[u8; 32]) -> Option<Vec<u8>> {
     let (bytes, chars) = joins.parts();
     push_numbers(&mut payload, bytes)?;
     push_numbers(&mut payload, chars)?;
+    seal(&payload, source)
+}
+
+/// A payload with what goes in front of it.
+#[must_use]
+pub fn seal(payload: &[u8], source: &[u8; 32]) -> Option<Vec<u8>> {
     let length = u64::try_from(payload.len()).ok()?;
     let mut all = Vec::with_capacity(PREFIX + payload.len());
     all.extend_from_slice(&MAGIC);
     all.extend_from_slice(source);
     all.extend_from_slice(&length.to_le_bytes());
-    all.extend_from_slice(&checksum(&payload).to_le_bytes());
-    all.append(&mut payload);
+    all.extend_from_slice(&checksum(payload).to_le_bytes());
+    all.extend_from_slice(payload);
     Some(all)
 }
 

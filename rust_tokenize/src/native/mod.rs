@@ -87,15 +87,20 @@ pub struct NativeEncoder {
 
 /// Loads a `tokenizer.json` with the fastest engine that gives the exact ids.
 pub fn load(path: &Path) -> Result<Arc<dyn Encoder>> {
-    let text = fs::read(path).map_err(Error::io(path))?;
-    let encoder = match disk_cache::folder_for(&text) {
-        Some(folder) => NativeEncoder::from_slice_by_way_of(&text, &folder),
-        None => NativeEncoder::from_slice(&text),
-    };
-    match encoder {
+    match load_native(path)? {
         Some(encoder) => Ok(Arc::new(encoder)),
         None => Ok(Arc::new(HuggingFaceEncoder::from_file(path)?)),
     }
+}
+
+/// Loads a `tokenizer.json` with the engine of this module; None for one that is left to
+/// [`HuggingFaceEncoder`].
+pub fn load_native(path: &Path) -> Result<Option<NativeEncoder>> {
+    let text = fs::read(path).map_err(Error::io(path))?;
+    Ok(match disk_cache::folder_for(&text) {
+        Some(folder) => NativeEncoder::from_slice_by_way_of(&text, &folder),
+        None => NativeEncoder::from_slice(&text),
+    })
 }
 
 impl NativeEncoder {

@@ -237,11 +237,12 @@ fn mutated_definitions_load_or_are_refused() {
 }
 
 #[test]
-fn what_the_reference_refuses_is_not_native() {
+fn what_the_reference_fails_at_is_not_native() {
     assert!(NativeEncoder::from_slice(SENTENCEPIECE.as_bytes()).is_some());
     for (old, new) in [
         (r#"{"id":"A","#, r#"{"id":"A","id":"A","#), // a key twice
         (r#""type":"BPE""#, r#""type":null"#),
+        (r#""start":1,"stop":0"#, r#""start":1,"stop":1"#), // panics on short tokens
     ] {
         let edited = SENTENCEPIECE.replace(old, new);
         assert_ne!(edited, SENTENCEPIECE);

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fam_engine.config import ScoreConfig
-from fam_engine.data.tokenizer import load_tokenizer
+from fam_engine.data.tokenizer_loading import load_tokenizer
 from fam_engine.embedded import MODEL
 from fam_engine.errors import UsageError
 from fam_engine.jobs.scoring.job import run_score

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fam_engine._rust_tokenize import Tokenizer
-from fam_engine.data.tokenizer import load_tokenizer
+from fam_engine.data.tokenizer_loading import load_tokenizer
 from fam_engine.model.generation.detokenizer import REPLACEMENT, Detokenizer, TextStream
 from fam_engine.model.generation.sequences import StopStrings
 

@@ -26,7 +26,7 @@ def read_result(file: Path) -> dict[str, Any]:
     """
     try:
         result = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         result = None
     if not isinstance(result, dict) or not {"environment", "settings", "workloads"} <= set(result):
         raise UsageError(

@@ -74,7 +74,7 @@ class Worker:
         home = Path(sys.modules[make.__module__].__file__ or "").parent
         paths = [str(_ENGINE), *([] if _ENGINE in home.parents else [str(home)])]
         self._process = subprocess.Popen(
-            [python, "-m", serve.__name__, str(theirs.fileno())],
+            [python, "-P", "-m", serve.__name__, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         )

@@ -61,7 +61,7 @@ class Tokenize:
     """Texts to ids in numpy, on one thread."""
 
     def __init__(self, config: BenchConfig) -> None:
-        from fam_engine.data.tokenizer import load_tokenizer
+        from fam_engine.data.tokenizer_loading import load_tokenizer
 
         self._tokenizer = load_tokenizer(_model_folder(config))
         records = demo_records()

@@ -16,14 +16,23 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from fam_engine.data.parquet import ParquetError, read_parquet_table
 from fam_engine.errors import InputError
 from fam_engine.measure.familiarity import Metric, columns_of
 from fam_engine.measure.statistics import Floats
 
-_KEYS = ("id", "file", "line", "num_bytes")
-_LABELS = ("source", "group", "num_response_tokens", "flags")
+# As `score` writes them; the columns of metrics are float64.
+_TYPES = {
+    "id": pa.string(),
+    "file": pa.string(),
+    "line": pa.int32(),
+    "num_bytes": pa.int32(),
+    "source": pa.string(),
+    "group": pa.string(),
+    "num_response_tokens": pa.int32(),
+    "flags": pa.list_(pa.string()),
+}
 
 
 @dataclass(frozen=True)
@@ -66,25 +75,24 @@ def read_scores(path: Path, metric: Metric) -> Scores:
             where=str(path),
             hint=f"give {path / 'scores.parquet'}",
         )
+    types = dict.fromkeys(columns_of(metric), pa.float64()) | _TYPES
     try:
-        present = pq.read_schema(path).names
-        _check_columns(path, present, metric)
-        table = pq.read_table(
-            path, columns=list(dict.fromkeys([*_KEYS, *_LABELS, *columns_of(metric)]))
-        )
-    except (OSError, pa.ArrowException) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        table = read_parquet_table(path, list(types))
+        _check_columns(path, table.column_names, metric)
+        table = table.cast(pa.schema([(name, types[name]) for name in table.column_names]))
+    except (ParquetError, pa.ArrowException) as error:
         raise InputError(
-            f"does not read as a scores table: {reason}",
+            f"does not read as a scores table: {error}",
             code="E_SCORES",
             where=str(path),
             hint="give the scores.parquet of a `score` run",
         ) from None
+    _check_rows(path, table)
     return Scores(path, table, _read_quarantine(path), _read_settings(path))
 
 
 def _check_columns(path: Path, present: Sequence[str], metric: Metric) -> None:
-    for name in (*_KEYS, *_LABELS):
+    for name in _TYPES:
         if name not in present:
             raise InputError(
                 f"has no column `{name}`, expected the columns that `score` writes",
@@ -100,6 +108,18 @@ def _check_columns(path: Path, present: Sequence[str], metric: Metric) -> None:
                 where=str(path),
                 hint=f"score the records again{' with ' if metric.needs else ''}{metric.needs}",
             )
+
+
+def _check_rows(path: Path, table: pa.Table) -> None:
+    empty = [name for name in _TYPES if table[name].null_count]
+    if empty or not len(table):
+        found = f"has rows without `{empty[0]}`" if empty else "holds no scores"
+        raise InputError(
+            f"{found}, expected what `score` writes",
+            code="E_SCORES",
+            where=str(path),
+            hint="score the records again",
+        )
 
 
 def _read_quarantine(scores: Path) -> dict[tuple[str, int], tuple[str, str]]:
@@ -124,7 +144,7 @@ def _read_settings(scores: Path) -> dict[str, Any]:
 def _readable(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise InputError(
             "does not read as what `score` leaves beside its scores.parquet",
             code="E_SCORES",

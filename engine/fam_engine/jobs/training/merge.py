@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fam_engine.config import MergeConfig, Precision, ScoreConfig
-from fam_engine.data.tokenizer import load_tokenizer
+from fam_engine.data.tokenizer_loading import load_tokenizer
 from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.scoring.job import run_score
 from fam_engine.jobs.scoring.prepare import Progress

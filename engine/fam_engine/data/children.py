@@ -1,0 +1,56 @@
+"""Child processes for programs and parsers of other people, which may abort, hang or fill the memory.
+
+In: a module to run. Out: a process whose end costs its parent nothing but an answer, and words for how it ended.
+Threads were no choice: nothing in-process can take time and memory back, or survive an abort. Children are started
+anew, never forked: the parent may hold threads and a GPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import signal
+import subprocess
+import sys
+
+_WORDS = {
+    signal.SIGXCPU: "it took too long",
+    signal.SIGKILL: "it was killed, perhaps for its memory",
+}
+
+
+def start_child(
+    module: str, *arguments: object, stderr: int = subprocess.DEVNULL
+) -> subprocess.Popen[bytes]:
+    """Run a module of this package, with pipes to its standard input and output."""
+    # -P: a `json.py` in the folder one happens to be in, a downloaded one perhaps, is not to be imported.
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", module, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        # Signals are for the job: a child that died of one would leave records out.
+        start_new_session=True,
+    )
+
+
+def become_child(memory_bytes: int) -> None:
+    """Limit the memory of this process."""
+    with contextlib.suppress(ValueError, OSError):  # not every system limits address space
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+
+
+def allow_seconds(seconds: int) -> None:
+    """End this process once it has computed for so much longer; may be called again."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    limit = int(usage.ru_utime + usage.ru_stime) + seconds
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    soft = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
+
+
+def how_it_ended(code: int) -> str:
+    """Say how a child ended, by the exit code that `subprocess` gives."""
+    if code >= 0:
+        return f"it ended with code {code}"
+    return _WORDS.get(signal.Signals(-code), f"it died of {signal.Signals(-code).name}")
