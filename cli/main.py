@@ -16,6 +16,7 @@ from fam_engine.cli import (
     evaluate,
     experiment,
     generate,
+    lm_eval,
     merge,
     rewrite,
     score,
@@ -43,6 +44,13 @@ app.command(name="experiment", epilog=experiment.EPILOG)(experiment.run)
 app.command(name="merge", epilog=merge.EPILOG)(merge.run)
 app.command(name="bench", epilog=bench.EPILOG)(bench.run)
 app.command(name="tokenize", epilog=tokenize.EPILOG)(tokenize.run)
+app.command(
+    name="lm-eval",
+    epilog=lm_eval.EPILOG,
+    # Whatever follows is for lm-eval, --help too.
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)(lm_eval.run)
 
 
 def _print_version(asked: bool) -> None:
