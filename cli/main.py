@@ -21,6 +21,7 @@ from fam_engine.cli import (
     rewrite,
     score,
     select,
+    serve,
     tokenize,
     train,
 )
@@ -44,6 +45,7 @@ app.command(name="experiment", epilog=experiment.EPILOG)(experiment.run)
 app.command(name="merge", epilog=merge.EPILOG)(merge.run)
 app.command(name="bench", epilog=bench.EPILOG)(bench.run)
 app.command(name="tokenize", epilog=tokenize.EPILOG)(tokenize.run)
+app.command(name="serve", epilog=serve.EPILOG)(serve.run)
 app.command(
     name="lm-eval",
     epilog=lm_eval.EPILOG,

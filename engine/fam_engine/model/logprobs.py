@@ -58,7 +58,10 @@ def top_tokens(
     for hidden in hidden_RD.split(ROW_GRID):
         logits_RV = ops.head_logits(hidden, head_VD)
         values_RK, ids_RK = logits_RV.topk(count)
-        lse_R1 = logits_RV.logsumexp(-1, keepdim=True).double()
+        # Summed in fp64, or tokens that are near each other would change places with those whose
+        # log-probs `token_facts` computes.
+        shares_RV = logits_RV.sub_(values_RK[:, :1]).exp_()
+        lse_R1 = values_RK[:, :1].double() + shares_RV.sum(-1, True, dtype=torch.float64).log()
         tops.append((ids_RK.int().cpu(), (values_RK.double() - lse_R1).cpu()))
     ids, logprobs = (torch.cat(columns)[:num_rows].numpy() for columns in zip(*tops, strict=True))
     return TopTokens(ids, logprobs)
