@@ -3,8 +3,8 @@
 In: lm-eval's requests. Out: log-likelihoods and texts. What is measured is what lm-eval's own Hugging Face model
 measures: texts become ids by its rules (context and continuation encoded together and cut at the context's length,
 trailing blanks of a context moved to its continuation, special tokens in texts count, BOS as the tokenizer does it and
-never twice), contexts that are too long lose their beginning. So the figures agree; what differs is the work: choices of
-one question share its prompt, and batches are planned by tokens, which is why lm-eval's batch size means nothing here.
+never twice), contexts that are too long lose their beginning. So the figures agree; what differs is the work: choices
+of one question share its prompt, and batches are planned by tokens, so lm-eval's batch size means nothing here.
 
 Contract read from lm-eval 0.4.13, `lm_eval/api/model.py` and `lm_eval/models/huggingface.py`. Not done as there: a
 continuation without tokens of its own (the last token of the context swallowed it) is refused before anything is

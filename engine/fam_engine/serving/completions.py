@@ -44,6 +44,7 @@ class CompletionPlan:
     Attributes:
         asked: The request.
         prompts: Ids of each prompt, at least one.
+        given: The prompts as they came, texts or ids.
         sampling: How texts are written; None: none are.
         reads_next: Whether the one token that follows a prompt is read off its scores.
         num_top: How many of the most probable tokens the scores need.
@@ -51,6 +52,7 @@ class CompletionPlan:
 
     asked: CompletionRequest
     prompts: list[Int32]
+    given: list[str | list[int]]
     sampling: Sampling | None
     reads_next: bool
     num_top: int
@@ -96,7 +98,8 @@ def plan_completion(body: bytes, served: Served) -> CompletionPlan:
     """
     asked = read_request(CompletionRequest, body)
     served.check_name(asked.model)
-    prompts = _prompts(asked, served)
+    given = _given_prompts(asked)
+    prompts = _encoded(given, asked, served)
     max_tokens = DEFAULT_MAX_TOKENS if asked.max_tokens is None else asked.max_tokens
     num_samples = asked.n or 1
     served.check_length(max(map(len, prompts)), "prompt")
@@ -113,11 +116,11 @@ def plan_completion(body: bytes, served: Served) -> CompletionPlan:
     writes = max_tokens > 0 and not reads_next
     sampling = _sampling(asked, max_tokens) if writes else None
     vocab_size = served.model.decoder.config.vocab_size
-    return CompletionPlan(asked, prompts, sampling, reads_next, min(num_top, vocab_size))
+    num_top = min(num_top, vocab_size)
+    return CompletionPlan(asked, prompts, given, sampling, reads_next, num_top)
 
 
-def _prompts(asked: CompletionRequest, served: Served) -> list[Int32]:
-    given = given_prompts(asked)
+def _encoded(given: list[str | list[int]], asked: CompletionRequest, served: Served) -> list[Int32]:
     if not given:
         raise RequestError("`prompt` is an empty list", param="prompt")
     served.check_size(len(given), 0, "prompt")
@@ -131,7 +134,7 @@ def _prompts(asked: CompletionRequest, served: Served) -> list[Int32]:
     return prompts
 
 
-def given_prompts(asked: CompletionRequest) -> list[str | list[int]]:
+def _given_prompts(asked: CompletionRequest) -> list[str | list[int]]:
     """Give the prompts one by one, whichever of its four forms the parameter has."""
     given = asked.prompt
     if isinstance(given, str):
@@ -247,7 +250,7 @@ def _choice(
 ) -> dict[str, Any]:
     asked, prompt, names = plan.asked, plan.prompts[number], served.token_texts
     before, after = found
-    echoed = _echoed(asked, number, prompt, served) if asked.echo else ""
+    echoed = _echoed(plan, number, served) if asked.echo else ""
     choice: dict[str, Any] = {
         "index": index,
         "text": echoed + text.text,
@@ -269,10 +272,10 @@ def _choice(
     return choice
 
 
-def _echoed(asked: CompletionRequest, number: int, prompt: Int32, served: Served) -> str:
+def _echoed(plan: CompletionPlan, number: int, served: Served) -> str:
     """Give a prompt as text: as it was written, or decoded if it came as ids."""
-    given = given_prompts(asked)[number]
-    return given if isinstance(given, str) else served.token_texts.whole(prompt.tolist())
+    given = plan.given[number]
+    return given if isinstance(given, str) else served.token_texts.whole(given)
 
 
 def _nothing_written(number: int) -> Completion:

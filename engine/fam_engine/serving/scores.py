@@ -1,9 +1,9 @@
 """`POST /v1/score`: how familiar many responses to one prompt are.
 
 In: a body with `prompt` or `messages`, and `responses`. Out: the columns of `scores.parquet` for each response, with
-the same bits `fam-engine score` gives them; with `tokens` also its token ids, log-probs, ranks and entropies. The prompt
-is computed once for all of them. Texts become ids by the rule of `score`: chat template with its generation prompt, each
-response encoded alone, the end of turn scored apart. Ids are taken as they are, with no end of turn after them.
+the same bits `fam-engine score` gives them; with `tokens` also its token ids, log-probs, ranks and entropies. The
+prompt is computed once for all of them. Texts become ids by the rule of `score`: chat template with its generation
+prompt, each response encoded alone, the end of turn scored apart. Ids are taken as they are, with no end of turn.
 """
 
 from __future__ import annotations
