@@ -21,10 +21,10 @@ Post = Callable[..., Answer]
 
 
 @pytest.fixture(scope="session")
-def resident(tiny_model: Path) -> Iterator[ResidentModel]:
+def resident(bos_model: Path) -> Iterator[ResidentModel]:
     from fam_engine.jobs.resident import ResidentModel
 
-    with ResidentModel(tiny_model, precision="fp32", device="cpu") as model:
+    with ResidentModel(bos_model, precision="fp32", device="cpu") as model:
         yield model
 
 

@@ -30,12 +30,12 @@ def choices(post: Post, **fields: Any) -> list[dict[str, Any]]:  # noqa: ANN401
 
 
 @pytest.fixture(scope="session")
-def truth(tiny_model: Path) -> Truth:
+def truth(bos_model: Path) -> Truth:
     """Give the log-prob of every token in every place, by transformers in float64."""
     import torch
     from transformers import LlamaForCausalLM
 
-    model = LlamaForCausalLM.from_pretrained(tiny_model, dtype=torch.float64)
+    model = LlamaForCausalLM.from_pretrained(bos_model, dtype=torch.float64)
 
     @torch.inference_mode()
     def logprobs(ids: list[int]) -> npt.NDArray[np.float64]:
@@ -111,13 +111,13 @@ def test_a_token_read_off_the_scores_is_the_one_that_is_written(post: Post, prom
 
 
 def test_an_end_token_is_a_token_without_a_text(
-    tiny_model: Path, tmp_path: Path, truth: Truth
+    bos_model: Path, tmp_path: Path, truth: Truth
 ) -> None:
     # lm-eval leaves out the last token of an answer: with the end token missing, a real one.
     ids = [0, 40, 50]
     best = int(truth(ids)[-1].argmax())
     folder = tmp_path / "model"
-    shutil.copytree(tiny_model, folder)
+    shutil.copytree(bos_model, folder)
     config = json.loads((folder / "config.json").read_text()) | {"eos_token_id": best}
     (folder / "config.json").write_text(json.dumps(config))
     with serving(folder) as post:

@@ -92,9 +92,9 @@ class ResidentModel:
             raise UsageError(message, code="E_MAX_LENGTH")
         self.encoder = TextEncoder(folder, template=template)
         names = read_config(folder / "tokenizer_config.json")
-        self.bos_token_id, self.eos_token_id = (
-            self._token_id(names.get(name)) for name in ("bos_token", "eos_token")
-        )
+        self._bos_text = token_text(names.get("bos_token"))
+        self.bos_token_id = self._token_id(self._bos_text)
+        self.eos_token_id = self._token_id(token_text(names.get("eos_token")))
         self._budget = max_tokens_per_batch or default_tokens_per_batch(
             config, self.decoder.device, self.decoder.compute_dtype
         )
@@ -111,9 +111,8 @@ class ResidentModel:
         """Let go of the template's child process."""
         self.encoder.close()
 
-    def _token_id(self, token: object) -> int | None:
-        name = token_text(token)
-        return None if name is None else self.encoder.tokenizer.token_to_id(name)
+    def _token_id(self, token: str | None) -> int | None:
+        return None if token is None else self.encoder.tokenizer.token_to_id(token)
 
     def encode(self, texts: Sequence[str], *, add_bos: bool | None = None) -> list[Int32]:
         """Encode texts as they are: no template, special tokens in them count as such.
@@ -121,18 +120,28 @@ class ResidentModel:
         Args:
             texts: The texts; a lone surrogate in one is a UnicodeEncodeError.
             add_bos: Whether they begin with the beginning-of-sequence token, never twice; None: as
-                the tokenizer does it.
+                transformers does it, which is to say by what `tokenizer.json` puts around a text.
 
         Raises:
             TokenizerError: A text cannot be encoded.
         """
-        ids, offsets = self.encoder.tokenizer.encode_batch(texts)
-        split = [ids[a:b] for a, b in pairwise(offsets.tolist())]
-        bos = self.encoder.bos_id if add_bos is None else self.bos_token_id
-        if bos is None or add_bos is False:
+        split = self._encoded(texts, add_special_tokens=add_bos is None)
+        if add_bos is None:
+            for index, text in enumerate(texts):
+                if self._bos_text and text.startswith(self._bos_text):
+                    split[index] = self._encoded([text], add_special_tokens=False)[0]
+            return split
+        bos = self.bos_token_id
+        if bos is None or not add_bos:
             return split
         first = np.array([bos], np.int32)
         return [one if len(one) and one[0] == bos else np.append(first, one) for one in split]
+
+    def _encoded(self, texts: Sequence[str], *, add_special_tokens: bool) -> list[Int32]:
+        ids, offsets = self.encoder.tokenizer.encode_batch(
+            texts, add_special_tokens=add_special_tokens
+        )
+        return [ids[a:b] for a, b in pairwise(offsets.tolist())]
 
     def continuations(self, pairs: Sequence[Pair], *, num_top: int = 0) -> Iterator[Continuation]:
         """Compute continuations, see `fam_engine.jobs.scoring.continuations`."""

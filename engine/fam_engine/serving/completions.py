@@ -157,8 +157,9 @@ def _sampling(asked: CompletionRequest, max_tokens: int) -> Sampling:
             top_k=max(0, asked.top_k or 0),
             stop=stop,
         )
-    except UsageError as error:
-        raise RequestError(error.message, param="temperature") from None
+    except UsageError:  # the one value whose range has a gap
+        message = f"`temperature` is {asked.temperature}, expected 0, or 0.001 to 2"
+        raise RequestError(message, param="temperature") from None
 
 
 def written_ids(text: Completion) -> Int32:
