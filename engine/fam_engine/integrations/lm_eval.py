@@ -130,6 +130,10 @@ class FamEngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is an extra
         self._add_bos = add_bos_token
         self._prefix_token_id = prefix_token_id
 
+    def close(self) -> None:
+        """Let go of the template's child process."""
+        self._model.close()
+
     # -- what lm-eval wants to know --------------------------------------------------------------
 
     @property
