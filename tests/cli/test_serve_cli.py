@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -9,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,10 @@ Start = Callable[..., tuple[subprocess.Popen[str], int]]
 
 
 @pytest.fixture
-def start(tiny_model: Path) -> Start:
+def start(tiny_model: Path) -> Iterator[Start]:
     """Start the server in a process of its own; give it and its port."""
     pytest.importorskip("uvicorn", reason="needs the extra `serve`")
+    started: list[subprocess.Popen[str]] = []
 
     def call(*arguments: str, **environment: str) -> tuple[subprocess.Popen[str], int]:
         server = subprocess.Popen(
@@ -35,27 +37,31 @@ def start(tiny_model: Path) -> Start:
             text=True,
             env={**os.environ, **environment},
         )
+        started.append(server)
         assert server.stderr is not None
         for line in server.stderr:
             if found := re.fullmatch(r"serving tiny at http://127\.0\.0\.1:(\d+)\n", line):
                 return server, int(found[1])
         raise AssertionError("the server ended")
 
-    return call
+    yield call
+    for server in started:
+        with server:  # closes its pipe
+            server.kill()
 
 
 def ask(port: int, answers: list[tuple[int, dict[str, object]]], **fields: object) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     body = json.dumps({"model": "tiny", "prompt": "a", "temperature": 0, **fields})
-    connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
-    response = connection.getresponse()
-    answers.append((response.status, json.loads(response.read())))
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as client:
+        client.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+        response = client.getresponse()
+        answers.append((response.status, json.loads(response.read())))
 
 
 def in_flight(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    connection.request("GET", "/metrics")
-    return b"fam_engine_requests_in_flight 1" in connection.getresponse().read()
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as client:
+        client.request("GET", "/metrics")
+        return b"fam_engine_requests_in_flight 1" in client.getresponse().read()
 
 
 def test_sigterm_lets_what_is_in_flight_finish(start: Start) -> None:
