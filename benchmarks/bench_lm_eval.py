@@ -2,10 +2,11 @@
 
     python benchmarks/bench_lm_eval.py --out results.json
 
-The task is real multiple choice or made from GSM8K-like answers that come with the package: a question and eight answers to
-choose from, scored by log-likelihood. Both models get the same `Instance`s, so what is timed is `loglikelihood` as
-lm-eval calls it: texts to ids, computing, sums. Agreement comes first, then the engines take turns, each in a process of
-its own; the peer at its best batch size of 1 to 32, with its cache of logits on (its default).
+Two tasks are made of the real answers that come with the package. `answers`: a question, and eight whole answers to
+choose from. `few-shot`: the same after two worked examples, and four last lines to choose from, as most multiple choice
+is. Both models get the same `Instance`s, so what is timed is `loglikelihood` as lm-eval calls it: texts to ids,
+computing, sums. The engines take turns, each in a process of its own; the peer at its best batch size of 1 to 32, with
+its cache of logits on (its default). How far their figures differ is printed with the times.
 """
 
 from __future__ import annotations
@@ -17,54 +18,30 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from lm_eval_engine import LmEvalEngine, Pair
+
 from fam_engine.embedded import DEMO_RECORDS, MODEL
 from fam_engine.jobs.bench.machine import describe_machine
 from fam_engine.jobs.bench.workers import Worker, take_turns
 
 BATCH_SIZES = (1, 4, 8, 16, 32)
-NUM_CHOICES = 8
-Pair = tuple[str, str]
+TASKS = ("answers", "few-shot")
 
 
-class LmEvalEngine:
-    """A model of lm-eval.
-
-    Args:
-        kind: `fam-engine` or `hf`.
-        folder: The model's.
-    """
-
-    def __init__(self, kind: str, folder: str) -> None:
-        if kind == "hf":
-            from lm_eval.models.huggingface import HFLM
-
-            self._model: Any = HFLM(folder, dtype="float32", device="cpu", batch_size=1)
-        else:
-            from fam_engine.integrations.lm_eval import FamEngineLM
-
-            self._model = FamEngineLM(folder, precision="fp32", device="cpu")
-
-    def run(self, pairs: list[Pair], size: int) -> list[tuple[float, bool]]:
-        """Give the log-likelihoods of all pairs."""
-        from lm_eval.api.instance import Instance
-
-        if hasattr(self._model, "batch_size_per_gpu"):
-            self._model.batch_size_per_gpu = size
-        asked = [
-            Instance(request_type="loglikelihood", doc={}, arguments=pair, idx=0) for pair in pairs
-        ]
-        answers: list[tuple[float, bool]] = self._model.loglikelihood(asked, disable_tqdm=True)
-        return answers
-
-
-def make_task(num_questions: int) -> list[Pair]:
-    """Give each question eight answers to choose from: its own, and those of the questions after it."""
+def make_task(name: str, num_questions: int) -> list[Pair]:
+    """Give each question its answers to choose from."""
     lines = DEMO_RECORDS.read_text(encoding="utf-8").splitlines()
-    records = [json.loads(line) for line in lines[: num_questions + NUM_CHOICES]]
+    records = [json.loads(line) for line in lines]
+    questions = list(dict.fromkeys(record["prompt"] for record in records))[:num_questions]
+    answers = [record["response"] for record in records]
+    examples = "".join(f"{record['prompt']}{record['response']}\n\n" for record in records[-2:])
     pairs = []
-    for number in range(num_questions):
-        others = records[number : number + NUM_CHOICES]
-        pairs += [(f"{records[number]['question']}\n", other["answer"]) for other in others]
+    for number, question in enumerate(questions):
+        if name == "few-shot":
+            last_lines = [answer.rpartition("\n")[2] for answer in answers[number * 4 :][:4]]
+            pairs += [(examples + question, line) for line in last_lines]
+        else:
+            pairs += [(question, answer) for answer in answers[number * 8 :][:8]]
     return pairs
 
 
@@ -77,43 +54,51 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    pairs = make_task(options.questions)
     folder = str(options.model)
+    results: dict[str, Any] = {
+        "environment": describe_machine("cpu", options.threads),
+        "model": options.model.name,
+        "questions": options.questions,
+    }
     with (
         Worker(LmEvalEngine, "fam-engine", folder, threads=options.threads, device="cpu") as ours,
         Worker(LmEvalEngine, "hf", folder, threads=options.threads, device="cpu") as hf,
     ):
-        few = pairs[: 4 * NUM_CHOICES]
-        ours.run(few, 0)
-        seconds = {size: hf.run(few, size).seconds for size in BATCH_SIZES}
-        best = min(seconds, key=lambda size: seconds[size])
-        work = {"fam-engine": (pairs, 0), "hf": (pairs, best)}
-        rounds = take_turns({"fam-engine": ours, "hf": hf}, work, options.rounds)
-    result = _result(rounds, best, options)
-    print(json.dumps(result["summary"], indent=1))
+        for name in TASKS:
+            pairs = make_task(name, options.questions)
+            best = _best_size(hf, pairs[:32])
+            ours.run(pairs[:32], 0)
+            work = {"fam-engine": (pairs, 0), "hf": (pairs, best)}
+            rounds = take_turns({"fam-engine": ours, "hf": hf}, work, options.rounds)
+            results[name] = _result(rounds, best)
+            print(name, json.dumps(results[name]), flush=True)
     if options.out:
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+        options.out.write_text(json.dumps(results, indent=1) + "\n")
 
 
-def _result(rounds: dict[str, list[Any]], best: int, options: argparse.Namespace) -> dict[str, Any]:
-    times = {label: [run.seconds for run in runs] for label, runs in rounds.items()}
-    medians = {label: statistics.median(seconds) for label, seconds in times.items()}
-    both = zip(rounds["fam-engine"][0].answer, rounds["hf"][0].answer, strict=True)
-    differences = [(abs(a[0] - b[0]), a[1] != b[1]) for a, b in both]
+def _best_size(hf: Worker, pairs: list[Pair]) -> int:
+    seconds = {size: hf.run(pairs, size).cpu_seconds for size in BATCH_SIZES}
+    return min(seconds, key=lambda size: seconds[size])
+
+
+def _result(rounds: dict[str, list[Any]], best: int) -> dict[str, Any]:
+    wall, cpu = (
+        {
+            label: statistics.median(getattr(run, kind) for run in runs)
+            for label, runs in rounds.items()
+        }
+        for kind in ("seconds", "cpu_seconds")
+    )
+    both = list(zip(rounds["fam-engine"][0].answer, rounds["hf"][0].answer, strict=True))
     return {
-        "environment": describe_machine("cpu", options.threads),
-        "model": options.model.name,
-        "questions": options.questions,
-        "choices": NUM_CHOICES,
-        "seconds": times,
-        "summary": {
-            "fam-engine_seconds": medians["fam-engine"],
-            "hf_seconds": medians["hf"],
-            "hf_batch_size": best,
-            "ratio": medians["hf"] / medians["fam-engine"],
-            "largest_logprob_difference": max(one for one, _ in differences),
-            "different_is_greedy": sum(other for _, other in differences),
-        },
+        "requests": len(both),
+        "seconds": wall,
+        "cpu_seconds": cpu,
+        "ratio": wall["hf"] / wall["fam-engine"],
+        "cpu_ratio": cpu["hf"] / cpu["fam-engine"],
+        "hf_batch_size": best,
+        "largest_logprob_difference": max(abs(a[0] - b[0]) for a, b in both),
+        "different_is_greedy": sum(a[1] != b[1] for a, b in both),
     }
 
 
