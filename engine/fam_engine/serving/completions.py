@@ -14,6 +14,7 @@ The end token a model writes is no part of the text, but it is a token: it count
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -205,7 +206,7 @@ def completion_response(plan: CompletionPlan, computed: Computed, served: Served
     return {
         "id": f"cmpl-{secrets.token_hex(12)}",
         "object": "text_completion",
-        "created": served.created,
+        "created": int(time.time()),
         "model": served.name,
         "choices": _choices(plan, texts, computed.scores, served),
         "usage": {

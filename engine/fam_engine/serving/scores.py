@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -122,7 +123,7 @@ def score_response(
     return {
         "id": f"score-{secrets.token_hex(12)}",
         "object": "score",
-        "created": served.created,
+        "created": int(time.time()),
         "model": served.name,
         "data": data,
         "usage": {
