@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from fam_engine.jobs.resident import ResidentModel
     from fam_engine.serving.app import Service
 
+pytest.importorskip("starlette", reason="needs the extra `serve`")
+
 ASKED = {"model": NAME, "prompt": "a", "max_tokens": 2, "temperature": 0}
 TOKEN = "s3cret"
 CONTEXT = np.array([0, 40], np.int32)
 
 
 def test_without_the_token_nobody_is_let_in(resident: ResidentModel) -> None:
-    pytest.importorskip("starlette")
     from starlette.testclient import TestClient
 
     from fam_engine.serving.app import Service, make_app
