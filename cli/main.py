@@ -18,10 +18,12 @@ from fam_engine.cli import (
     evaluate,
     experiment,
     generate,
+    lm_eval,
     merge,
     rewrite,
     score,
     select,
+    serve,
     tokenize,
     train,
 )
@@ -51,6 +53,14 @@ app.command(name="experiment", epilog=experiment.EPILOG)(experiment.run)
 app.command(name="merge", epilog=merge.EPILOG)(merge.run)
 app.command(name="bench", epilog=bench.EPILOG)(bench.run)
 app.command(name="tokenize", epilog=tokenize.EPILOG)(tokenize.run)
+app.command(name="serve", epilog=serve.EPILOG)(serve.run)
+app.command(
+    name="lm-eval",
+    epilog=lm_eval.EPILOG,
+    # Whatever follows is for lm-eval, --help too.
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)(lm_eval.run)
 
 
 def _print_version(asked: bool) -> None:

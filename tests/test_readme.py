@@ -32,7 +32,7 @@ def test_every_flag_it_names_exists() -> None:
 
 
 def test_every_command_it_shows_has_the_flags_shown() -> None:
-    lines = re.findall(r"^fam-engine (\w+) (.*)$", README, re.M)
+    lines = re.findall(r"^fam-engine ([\w-]+) (.*)$", README, re.M)
     assert {name for name, _ in lines} == set(COMMANDS)
     for name, arguments in lines:
         assert set(re.findall(r"--([a-z][a-z-]+)", arguments)) <= COMMANDS[name], name

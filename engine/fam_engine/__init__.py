@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fam_engine._rust_tokenize import Tokenizer
     from fam_engine.jobs.evaluation.evaluator import Evaluator
     from fam_engine.jobs.generation.generator import Generator
+    from fam_engine.jobs.resident import ResidentModel
     from fam_engine.jobs.scoring.scorer import Scorer
     from fam_engine.jobs.training.trainer import Trainer
     from fam_engine.model.generation.requests import Sampling
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Evaluator": "fam_engine.jobs.evaluation.evaluator",
     "Generator": "fam_engine.jobs.generation.generator",
+    "ResidentModel": "fam_engine.jobs.resident",
     "Sampling": "fam_engine.model.generation.requests",
     "Scorer": "fam_engine.jobs.scoring.scorer",
     "Tokenizer": "fam_engine._rust_tokenize",
@@ -33,6 +35,7 @@ _HOMES = {
 __all__ = [
     "Evaluator",
     "Generator",
+    "ResidentModel",
     "Sampling",
     "Scorer",
     "Tokenizer",

@@ -320,8 +320,13 @@ class RecordBatch:
 class SpoolWriter:
     """Writes a spool; belongs to one thread at a time. A folder without `finish` holds no spool."""
 
-    def __new__(cls, folder: str | PathLike[str]) -> SpoolWriter:
-        """Start a spool in `folder`, made if need be; a spool that was there is gone."""
+    def __new__(cls, folder: str | PathLike[str], *, durable: bool = True) -> SpoolWriter:
+        """Start a spool in `folder`, made if need be; a spool that was there is gone.
+
+        Args:
+            folder: The folder.
+            durable: Force it to the disk; not needed where the folder goes with the process.
+        """
     def append(
         self,
         context_ids: NDArray[np.int32],
@@ -353,7 +358,7 @@ class SpoolWriter:
     ) -> None:
         """Add records `start` to `stop` of a batch, as entries of the records from `record` on."""
     def finish(self) -> None:
-        """Make the spool durable (fsync) and then visible (rename)."""
+        """Make the spool durable (fsync), where it is to be, and then visible (rename)."""
 
 @type_check_only
 class SpoolIndex(TypedDict):

@@ -334,6 +334,29 @@ class TokenizeConfig(RecordSettings):
         return value
 
 
+class ServeConfig(ModelSettings):
+    """Settings of `fam-engine serve`; every field is a flag of the same name, `_` written `-`."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    served_model_name: str | None = None
+    token_file: Path | None = None
+    template: str = "auto"
+    max_length: int | None = Field(default=None, ge=2)
+    max_tokens_per_batch: int | None = Field(default=None, ge=64)
+    max_requests: int = Field(default=128, ge=1)
+
+    @property
+    def name(self) -> str:
+        """What requests call the model."""
+        return self.served_model_name or self.model
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine reaches it."""
+        return self.host in ("127.0.0.1", "::1", "localhost")
+
+
 class ReplayConfig(Settings):
     """Settings of `fam-engine select --replay`."""
 

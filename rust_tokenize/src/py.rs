@@ -341,9 +341,14 @@ struct SpoolWriter {
 #[pymethods]
 impl SpoolWriter {
     #[new]
-    fn new(py: Python<'_>, folder: PathBuf) -> PyResult<Self> {
-        let writer = detached(py, || spool_writer::SpoolWriter::create(&folder))?;
-        Ok(Self { writer })
+    #[pyo3(signature = (folder, *, durable = true))]
+    fn new(py: Python<'_>, folder: PathBuf, durable: bool) -> PyResult<Self> {
+        let create = if durable {
+            spool_writer::SpoolWriter::create
+        } else {
+            spool_writer::SpoolWriter::create_scratch
+        };
+        Ok(Self { writer: detached(py, || create(&folder))? })
     }
 
     #[allow(clippy::too_many_arguments)] // a batch of entries is seven columns

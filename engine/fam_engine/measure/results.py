@@ -1,6 +1,7 @@
 """What a model says about each token of a record: the raw material of every score.
 
-In: the columns the head computed, one value a predicted token. Out: `TokenFacts`, cut per record.
+In: the columns the head computed, one value a predicted token. Out: `TokenFacts`, cut per record; where somebody asks
+what the model would have said instead, `TopTokens` too.
 """
 
 from __future__ import annotations
@@ -39,3 +40,20 @@ class TokenFacts:
             entropies=self.entropies[start:stop],
             margins=self.margins[start:stop],
         )
+
+
+@dataclass(frozen=True)
+class TopTokens:
+    """The k most probable tokens at n places, the most probable first.
+
+    Attributes:
+        token_ids: int32[n, k].
+        logprobs: float64[n, k], nats.
+    """
+
+    token_ids: npt.NDArray[np.int32]
+    logprobs: npt.NDArray[np.float64]
+
+    def slice(self, start: int, stop: int) -> TopTokens:
+        """Return places start to stop - 1, as views."""
+        return TopTokens(self.token_ids[start:stop], self.logprobs[start:stop])

@@ -1,15 +1,16 @@
 """From hidden states to what the model says about each token.
 
 In: hidden_RD, the head, the tokens to predict. Out: `TokenFacts`. The logits never exist as a
-whole, see `fam_engine.kernels.linear_logprob`.
+whole, see `fam_engine.kernels.linear_logprob`. Who wants the most probable tokens as well gets them
+from a second product with the head, 64 rows of logits at a time.
 """
 
 from __future__ import annotations
 
 import torch
 
-from fam_engine.data.packing import Int32
-from fam_engine.measure.results import TokenFacts
+from fam_engine.data.packing import ROW_GRID, Int32
+from fam_engine.measure.results import TokenFacts, TopTokens
 from fam_engine.model import ops
 
 
@@ -36,3 +37,31 @@ def token_facts(
         entropies=result.entropy_R[:num_rows].cpu().numpy(),
         margins=result.margin_R[:num_rows].cpu().numpy(),
     )
+
+
+@torch.inference_mode()
+def top_tokens(
+    hidden_RD: torch.Tensor, head_VD: torch.Tensor, *, num_rows: int, count: int
+) -> TopTokens:
+    """Give the most probable tokens of a batch's rows.
+
+    Args:
+        hidden_RD: [R, D] from `Decoder.hidden_rows`; R a multiple of 64.
+        head_VD: [V, D].
+        num_rows: How many of the rows are real.
+        count: k, at most V.
+
+    Returns:
+        [num_rows, k].
+    """
+    tops = []
+    for hidden in hidden_RD.split(ROW_GRID):
+        logits_RV = ops.head_logits(hidden, head_VD)
+        values_RK, ids_RK = logits_RV.topk(count)
+        # Summed in fp64, or tokens that are near each other would change places with those whose
+        # log-probs `token_facts` computes.
+        shares_RV = logits_RV.sub_(values_RK[:, :1]).exp_()
+        lse_R1 = values_RK[:, :1].double() + shares_RV.sum(-1, True, dtype=torch.float64).log()
+        tops.append((ids_RK.int().cpu(), (values_RK.double() - lse_R1).cpu()))
+    ids, logprobs = (torch.cat(columns)[:num_rows].numpy() for columns in zip(*tops, strict=True))
+    return TopTokens(ids, logprobs)

@@ -96,6 +96,20 @@ fn an_unfinished_spool_is_none() {
 }
 
 #[test]
+fn a_scratch_spool_reads_like_a_durable_one() {
+    let (folder, scratch) = (Folder::new(), Folder::new());
+    let mut writer = SpoolWriter::create_scratch(scratch.path()).unwrap();
+    append(&mut writer, &some_pairs(), 0);
+    assert!(Spool::open(scratch.path()).is_err());
+    writer.finish().unwrap();
+    write_spool(folder.path(), &some_pairs());
+    for name in ["data.bin", "index.bin"] {
+        let read = |folder: &Folder| fs::read(folder.path().join(name)).unwrap();
+        assert_eq!(read(&scratch), read(&folder), "{name}");
+    }
+}
+
+#[test]
 fn a_finished_writer_takes_no_more() {
     let folder = Folder::new();
     let mut writer = SpoolWriter::create(folder.path()).unwrap();

@@ -22,10 +22,10 @@ from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.scoring import ingest
 from fam_engine.jobs.scoring.spooling import MAIN
 from fam_engine.measure.metrics import score_record
-from fam_engine.measure.results import TokenFacts
+from fam_engine.measure.results import TokenFacts, TopTokens
 from fam_engine.measure.scores import Score
 from fam_engine.model.decoder import Decoder
-from fam_engine.model.logprobs import token_facts
+from fam_engine.model.logprobs import token_facts, top_tokens
 
 METRICS = tuple(field.name for field in fields(Score))
 SCHEMA = f"""
@@ -43,6 +43,33 @@ Entries = npt.NDArray[np.int64]
 
 # Of a batch with nothing to predict: responses of one token that nothing stands before.
 _NO_FACTS = TokenFacts(np.empty(0), np.empty(0, np.int32), np.empty(0), np.empty(0))
+_NO_TOP = TopTokens(np.empty((0, 0), np.int32), np.empty((0, 0)))
+
+
+def entry_facts(
+    decoder: Decoder, spool: Spool, entries: Entries, *, num_top: int = 0
+) -> list[tuple[TokenFacts, TopTokens]]:
+    """Compute entries of a spool as one batch.
+
+    Args:
+        decoder: The model.
+        spool: Where token ids are.
+        entries: Which.
+        num_top: How many of the most probable tokens to give too.
+
+    Returns:
+        The facts of each entry's targets, and the most probable tokens in their places, in the
+        order given.
+    """
+    batch = PackedBatch(**pack_batch(spool, entries))
+    facts, top = _NO_FACTS, _NO_TOP
+    if batch.num_rows:
+        hidden_RD, head_VD = decoder.hidden_rows(batch), decoder.weights.head_VD
+        facts = token_facts(hidden_RD, head_VD, batch.targets, num_rows=batch.num_rows)
+        if num_top:
+            top = top_tokens(hidden_RD, head_VD, num_rows=batch.num_rows, count=num_top)
+    bounds = pairwise(batch.entry_rows.tolist())
+    return [(facts.slice(a, b), top.slice(a, b)) for a, b in bounds]
 
 
 class EntryScorer:
@@ -120,14 +147,7 @@ class EntryScorer:
         Returns:
             The facts of each entry's targets, in the order given.
         """
-        batch = PackedBatch(**pack_batch(self.spool, entries))
-        whole = self._compute(batch) if batch.num_rows else _NO_FACTS
-        return [whole.slice(a, b) for a, b in pairwise(batch.entry_rows.tolist())]
-
-    def _compute(self, batch: PackedBatch) -> TokenFacts:
-        hidden_RD = self.decoder.hidden_rows(batch)
-        head_VD = self.decoder.weights.head_VD
-        return token_facts(hidden_RD, head_VD, batch.targets, num_rows=batch.num_rows)
+        return [facts for facts, _ in entry_facts(self.decoder, self.spool, entries)]
 
     def _batch_fits(self, entries: Entries) -> bool:
         """Compute and keep one batch, unless memory runs out."""

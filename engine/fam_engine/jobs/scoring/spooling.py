@@ -23,10 +23,11 @@ class EntryWriter:
 
     Args:
         folder: The spool's folder; a spool that is there is replaced.
+        durable: Whether it must be on the disk when finished.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._writer = SpoolWriter(str(folder))
+    def __init__(self, folder: Path, *, durable: bool = True) -> None:
+        self._writer = SpoolWriter(str(folder), durable=durable)
         self._contexts: list[Ids] = []
         self._targets: list[Ids] = []
         self._labels: list[tuple[int, int, int]] = []

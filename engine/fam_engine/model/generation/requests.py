@@ -80,6 +80,7 @@ class Completion:
         text: The ids as a continuation of a text: a leading blank is kept, special tokens are left
             out, a character that the length cut in two is left out.
         finish_reason: Why it ended.
+        end_token_id: The end token the model wrote; None where something else ended the text.
     """
 
     request: int
@@ -87,3 +88,4 @@ class Completion:
     token_ids: Int32
     text: str
     finish_reason: FinishReason
+    end_token_id: int | None = None

@@ -99,6 +99,7 @@ class Sequence:
         self.sample = sample
         self.seed = seed
         self.token_ids: list[int] = []
+        self._end_token_id: int | None = None
         self._limit = limit
         self._ends = ends
         self._stops = stops
@@ -109,6 +110,7 @@ class Sequence:
     def add(self, token_id: int) -> FinishReason | None:
         """Take the next token; give why the text has ended, if it has."""
         if token_id in self._ends.token_ids:
+            self._end_token_id = token_id
             return "eos"
         self.token_ids.append(token_id)
         if self._stops and self._has_stopped(token_id):
@@ -129,7 +131,9 @@ class Sequence:
         # Once more over all of it: the last characters may not have been certain before.
         place = self._stops.find(text)
         if place is not None:
-            reason, text = "stop", text[:place]
+            reason, text, self._end_token_id = "stop", text[:place], None
             while kept and not text.startswith(self._detokenizer.text(kept)):
                 kept.pop()
-        return Completion(self.request, self.sample, np.array(kept, np.int32), text, reason)
+        return Completion(
+            self.request, self.sample, np.array(kept, np.int32), text, reason, self._end_token_id
+        )

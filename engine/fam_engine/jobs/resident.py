@@ -1,0 +1,163 @@
+"""`fam_engine.ResidentModel`: a model loaded once that scores and continues token ids, for programs that embed one.
+
+In: texts, contexts and targets as ids. Out: ids, facts of tokens, completions. `Scorer` and `Generator` run whole jobs
+over records; this is what lies under servers and other tools' plug-ins, which bring their own records and their own
+rules of how texts become ids. One thread at a time may use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from fam_engine.config import ComputeDtype, Device, Precision
+from fam_engine.data.packing import Int32
+from fam_engine.data.tokenizer import TextEncoder
+from fam_engine.data.tokenizer_files import read_config, token_text
+from fam_engine.errors import UsageError
+from fam_engine.jobs.scoring.continuations import Continuation, Pair, continuations
+from fam_engine.jobs.scoring.sources import check_adapter
+from fam_engine.model.generation.generator import Generator
+from fam_engine.model.generation.requests import Completion, Request, Sampling
+from fam_engine.model.loading import load_model, resolve_model
+from fam_engine.model.memory import default_tokens_per_batch
+
+
+class ResidentModel:
+    r"""A model that stays loaded.
+
+    Args:
+        model: Model folder, `embedded`, or with `download` a hub id.
+        adapter: PEFT LoRA folder to apply.
+        precision: Of the weights: `nf4`, `bf16` or `fp32`.
+        compute_dtype: `auto`, `bf16` or `fp32`.
+        device: `auto`, `cpu` or `cuda`.
+        template: `auto`, `none` or a template file.
+        max_length: Longest sequence, tokens; None: the model's own limit.
+        max_tokens_per_batch: Token budget of a batch; None: from free memory.
+        download: Whether a hub id may be fetched.
+
+    Attributes:
+        decoder: The model.
+        encoder: Its tokenizer and template.
+        max_length: Longest sequence, tokens.
+        revision: Commit it was fetched at, if it was.
+        bos_token_id: Beginning of a sequence, None if the tokenizer names none.
+        eos_token_id: End of a sequence, likewise.
+
+    Raises:
+        ModelRefusedError: The model or the adapter cannot be used.
+        DeviceError: The device is not there.
+        UsageError: `max_length` is beyond the model.
+
+    Example:
+        >>> with ResidentModel("embedded") as model:
+        ...     context, target = model.encode(["What is 2 + 3?\n", "5"])
+        ...     [result] = model.continuations([(context, target[1:])])
+        ...     len(result.facts)
+        1
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        adapter: str | Path | None = None,
+        precision: Precision = "nf4",
+        compute_dtype: ComputeDtype = "auto",
+        device: Device = "auto",
+        template: str = "auto",
+        max_length: int | None = None,
+        max_tokens_per_batch: int | None = None,
+        download: bool = False,
+    ) -> None:
+        folder, self.revision = resolve_model(model, download=download)
+        check_adapter(None if adapter is None else Path(adapter))
+        self.decoder = load_model(
+            folder,
+            adapter=adapter,
+            precision=precision,
+            compute_dtype=compute_dtype,
+            device=device,
+        )
+        config = self.decoder.config
+        longest = config.max_position_embeddings
+        self.max_length = max_length or longest
+        if self.max_length > longest:
+            message = f"max_length {max_length}, expected at most {longest}, the model's own limit"
+            raise UsageError(message, code="E_MAX_LENGTH")
+        self.encoder = TextEncoder(folder, template=template)
+        names = read_config(folder / "tokenizer_config.json")
+        self._bos_text = token_text(names.get("bos_token"))
+        self.bos_token_id = self._token_id(self._bos_text)
+        self.eos_token_id = self._token_id(token_text(names.get("eos_token")))
+        self._budget = max_tokens_per_batch or default_tokens_per_batch(
+            config, self.decoder.device, self.decoder.compute_dtype
+        )
+
+    def __enter__(self) -> ResidentModel:
+        """Give itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let go of the template's child process."""
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the template's child process."""
+        self.encoder.close()
+
+    def _token_id(self, token: str | None) -> int | None:
+        return None if token is None else self.encoder.tokenizer.token_to_id(token)
+
+    def encode(self, texts: Sequence[str], *, add_bos: bool | None = None) -> list[Int32]:
+        """Encode texts as they are: no template, special tokens in them count as such.
+
+        Args:
+            texts: The texts; a lone surrogate in one is a UnicodeEncodeError.
+            add_bos: Whether they begin with the beginning-of-sequence token, never twice; None: as
+                transformers does it, which is to say by what `tokenizer.json` puts around a text.
+
+        Raises:
+            TokenizerError: A text cannot be encoded.
+        """
+        split = self._encoded(texts, add_special_tokens=add_bos is None)
+        if add_bos is None:
+            for index, text in enumerate(texts):
+                if self._bos_text and text.startswith(self._bos_text):
+                    split[index] = self._encoded([text], add_special_tokens=False)[0]
+            return split
+        bos = self.bos_token_id
+        if bos is None or not add_bos:
+            return split
+        first = np.array([bos], np.int32)
+        return [one if len(one) and one[0] == bos else np.append(first, one) for one in split]
+
+    def _encoded(self, texts: Sequence[str], *, add_special_tokens: bool) -> list[Int32]:
+        ids, offsets = self.encoder.tokenizer.encode_batch(
+            texts, add_special_tokens=add_special_tokens
+        )
+        return [ids[a:b] for a, b in pairwise(offsets.tolist())]
+
+    def continuations(self, pairs: Sequence[Pair], *, num_top: int = 0) -> Iterator[Continuation]:
+        """Compute continuations, see `fam_engine.jobs.scoring.continuations`."""
+        return continuations(self.decoder, pairs, max_tokens=self._budget, num_top=num_top)
+
+    def generate(
+        self,
+        requests: Iterable[Request],
+        sampling: Sampling,
+        *,
+        on_step: Callable[[int], None] = lambda _: None,
+    ) -> Iterator[Completion]:
+        """Continue contexts, see `fam_engine.model.generation.generator.Generator.generate`."""
+        return self.generator.generate(requests, sampling, on_step=on_step)
+
+    @cached_property
+    def generator(self) -> Generator:
+        """What generates; made when first needed, for it may keep the weights once more."""
+        return Generator(self.decoder, self.encoder)

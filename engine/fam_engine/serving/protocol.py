@@ -1,0 +1,192 @@
+"""What a request may hold, and how it is refused.
+
+In: the bytes of a request's body. Out: a checked request, or a `RequestError` that names the parameter, in the form of
+OpenAI's errors. Everything that is not known is refused, and so is everything that is known and not done here, unless
+it is given its neutral value: a server that ignores a parameter answers another question than it was asked.
+
+Names and meanings: OpenAI's reference of `POST /v1/completions`; from vLLM `prompt_logprobs`, `top_k`,
+`return_token_ids`, `add_special_tokens`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fam_engine.config import nearest
+
+MAX_TOP: Final = 20
+MAX_STOPS: Final = 16
+MAX_SAMPLES: Final = 64
+# OpenAI's own default.
+DEFAULT_MAX_TOKENS: Final = 16
+
+
+class RequestError(Exception):
+    """A request that is not answered.
+
+    Args:
+        message: What was found and what was expected.
+        status: Of HTTP.
+        param: The parameter it is about.
+        code: Stable name.
+        kind: OpenAI's `type`.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        param: str | None = None,
+        code: str | None = None,
+        kind: str = "invalid_request_error",
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+        self.param = param
+        self.code = code
+        self.kind = kind
+
+    def body(self) -> dict[str, Any]:
+        """Give OpenAI's error object."""
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.kind,
+                "param": self.param,
+                "code": self.code,
+            }
+        }
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    model: str = Field(description="the model's name, see /v1/models")
+
+
+_Top = Annotated[int, Field(ge=0, le=MAX_TOP)]
+_Stop = Annotated[str, Field(min_length=1)]
+_Ids = Annotated[list[int], Field(min_length=1)]
+_Zero = Annotated[float, Field(ge=0, le=0)]
+
+
+class CompletionRequest(_Request):
+    """Body of `POST /v1/completions`. Null is as good as absent."""
+
+    prompt: str | list[str] | list[int] | list[list[int]] = Field(
+        description="a text, a list of token ids, or a list of either"
+    )
+    max_tokens: int | None = Field(default=None, ge=0, description="at least 0")
+    temperature: float | None = Field(default=None, ge=0, le=2, description="0 to 2")
+    top_p: float | None = Field(default=None, gt=0, le=1, description="more than 0, at most 1")
+    top_k: int | None = Field(default=None, ge=-1, description="at least 1; 0 or -1: all")
+    n: int | None = Field(default=None, ge=1, le=MAX_SAMPLES, description=f"1 to {MAX_SAMPLES}")
+    seed: int | None = Field(
+        default=None, ge=-(1 << 63), lt=1 << 63, description="an integer of 64 bits"
+    )
+    stop: _Stop | Annotated[list[_Stop], Field(max_length=MAX_STOPS)] | None = Field(
+        default=None, description=f"a text that is not empty, or up to {MAX_STOPS} of them"
+    )
+    echo: bool | None = Field(default=None, description="true or false")
+    logprobs: _Top | None = Field(default=None, description=f"0 to {MAX_TOP}")
+    prompt_logprobs: _Top | None = Field(default=None, description=f"0 to {MAX_TOP}")
+    return_token_ids: bool | None = Field(default=None, description="true or false")
+    add_special_tokens: bool | None = Field(default=None, description="true or false")
+    user: str | None = Field(default=None, description="a text")
+    # Known, and not done.
+    stream: Literal[False] | None = Field(default=None, description="false: no streaming here")
+    stream_options: None = Field(default=None, description="null: no streaming here")
+    best_of: int | None = Field(default=None, description="the same as n")
+    suffix: None = Field(default=None, description="null: not supported")
+    presence_penalty: _Zero | None = Field(default=None, description="0: not supported")
+    frequency_penalty: _Zero | None = Field(default=None, description="0: not supported")
+    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = Field(
+        default=None, description="empty: not supported"
+    )
+
+    @model_validator(mode="after")
+    def _all_is_kept(self) -> Self:
+        if self.best_of is not None and self.best_of != (self.n or 1):
+            raise ValueError("best_of")
+        return self
+
+
+class Turn(BaseModel):
+    """One turn of a conversation."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str
+
+
+class ScoreRequest(_Request):
+    """Body of `POST /v1/score`: `prompt` or `messages`, and the responses to it."""
+
+    prompt: str | _Ids | None = Field(default=None, description="a text or a list of token ids")
+    messages: Annotated[list[Turn], Field(min_length=1)] | None = Field(
+        default=None, description="a list of {role, content}"
+    )
+    responses: (
+        Annotated[list[str], Field(min_length=1)] | Annotated[list[_Ids], Field(min_length=1)]
+    ) = Field(description="a list of texts, or of lists of token ids where `prompt` is one")
+    tokens: bool | None = Field(default=None, description="true or false")
+
+
+RequestT = TypeVar("RequestT", bound=_Request)
+
+
+def read_request(kind: type[RequestT], body: bytes) -> RequestT:
+    """Check the body of a request.
+
+    Raises:
+        RequestError: It is no JSON object of this kind.
+    """
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        raise _first_problem(kind, error) from None
+
+
+def _first_problem(kind: type[_Request], error: ValidationError) -> RequestError:
+    problem = error.errors(include_url=False, include_context=False)[0]
+    if problem["type"] == "json_invalid":
+        return RequestError(f"the body is not JSON: {problem['msg']}", code="invalid_json")
+    if not problem["loc"] and problem["type"] == "value_error":
+        param = "best_of"  # the one thing that takes two parameters to check
+    elif problem["loc"]:
+        param = str(problem["loc"][0])
+    else:
+        return RequestError("the body is not a JSON object", code="invalid_json")
+    field = kind.model_fields.get(param)
+    if field is None:
+        hint = nearest(param, list(kind.model_fields))
+        return RequestError(f"unknown parameter `{_short(param)}`{hint}", param=param[:80])
+    if problem["type"] == "missing":
+        return RequestError(f"`{param}` is missing, expected {field.description}", param=param)
+    # Numbers in the place of an error count members of a list, names tell alternatives apart.
+    is_member = any(isinstance(part, int) for part in problem["loc"])
+    found = _shown(problem["input"]) if param != "best_of" else "not n"
+    verb = "holds" if is_member else "is"
+    return RequestError(f"`{param}` {verb} {found}, expected {field.description}", param=param)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "an object"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return f"a list of {len(value)}"
+    try:
+        return _short(json.dumps(value))
+    except ValueError:  # an integer of thousands of digits
+        return "a number too large"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:60]}..."

@@ -1,0 +1,160 @@
+"""`POST /v1/score`: how familiar many responses to one prompt are.
+
+In: a body with `prompt` or `messages`, and `responses`. Out: the columns of `scores.parquet` for each response, with
+the same bits `fam-engine score` gives them; with `tokens` also its token ids, log-probs, ranks and entropies. The
+prompt is computed once for all of them. Texts become ids by the rule of `score`: chat template with its generation
+prompt, each response encoded alone, the end of turn scored apart. Ids are taken as they are, with no end of turn.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from fam_engine.data.records import detect_form, read_record
+from fam_engine.data.tokenizer import Encoded
+from fam_engine.errors import RecordError
+from fam_engine.jobs.scoring.continuations import Continuation, Pair
+from fam_engine.measure.metrics import score_record
+from fam_engine.serving.protocol import RequestError, ScoreRequest, read_request
+from fam_engine.serving.served import Served
+
+_NO_IDS = np.empty(0, np.int32)
+
+
+@dataclass(frozen=True, eq=False)
+class ScorePlan:
+    """What is to be computed for a request.
+
+    Attributes:
+        asked: The request.
+        encoded: Each response, with the prompt before it.
+        num_bytes: UTF-8 bytes of each response; None where it came as ids.
+    """
+
+    asked: ScoreRequest
+    encoded: list[Encoded]
+    num_bytes: list[int | None]
+
+    def pairs(self) -> list[Pair]:
+        """Give what is scored."""
+        return [
+            (one.context_ids, np.concatenate([one.response_ids, one.end_of_turn_ids]))
+            for one in self.encoded
+        ]
+
+
+def plan_score(body: bytes, served: Served) -> ScorePlan:
+    """Check a request and encode it.
+
+    Raises:
+        RequestError: It cannot be answered.
+    """
+    asked = read_request(ScoreRequest, body)
+    served.check_name(asked.model)
+    served.check_size(len(asked.responses), 0, "responses")
+    if (asked.prompt is None) == (asked.messages is None):
+        message = "expected either `prompt` or `messages`"
+        raise RequestError(message, param="prompt" if asked.messages else "messages")
+    has_ids = isinstance(asked.prompt, list)
+    if has_ids != isinstance(asked.responses[0], list):
+        message = "`prompt` and `responses` are ids and text, expected both of one kind"
+        raise RequestError(message, param="responses")
+    encoded = _ids(asked, served) if has_ids else _texts(asked, served)
+    # The last target is predicted, never fed.
+    longest = max(
+        len(e.context_ids) + len(e.response_ids) + len(e.end_of_turn_ids) for e in encoded
+    )
+    served.check_length(longest - 1, "responses")
+    num_tokens = sum(len(one.response_ids) for one in encoded) + len(encoded[0].context_ids)
+    served.check_size(0, num_tokens, "responses")
+    sizes = [None if has_ids else len(str(one).encode()) for one in asked.responses]
+    return ScorePlan(asked, encoded, sizes)
+
+
+def _ids(asked: ScoreRequest, served: Served) -> list[Encoded]:
+    assert isinstance(asked.prompt, list)
+    context = served.ids(asked.prompt, "prompt")
+    return [
+        Encoded(context, served.ids(ids, "responses"), _NO_IDS, "", ())  # type: ignore[arg-type]
+        for ids in asked.responses
+    ]
+
+
+def _texts(asked: ScoreRequest, served: Served) -> list[Encoded]:
+    """Encode texts as records of a file are."""
+    form = detect_form(_row(asked, ""))
+    results: list[Encoded | RecordError] = []
+    try:
+        records = [
+            read_record(_row(asked, str(text)), form, file="request", line=number, stem="request")
+            for number, text in enumerate(asked.responses, start=1)
+        ]
+        results = served.model.encoder.encode(records)
+    except RecordError as error:
+        results = [error]
+    encoded = [one for one in results if isinstance(one, Encoded)]
+    for one in results:
+        if isinstance(one, RecordError):
+            raise RequestError(one.reason, param="responses", code=one.code)
+    return encoded
+
+
+def _row(asked: ScoreRequest, response: str) -> dict[str, Any]:
+    if asked.messages is not None:
+        turns = [{"role": turn.role, "content": turn.content} for turn in asked.messages]
+        return {"messages": turns, "response": response}
+    return {"prompt": asked.prompt, "response": response}
+
+
+def score_response(
+    plan: ScorePlan, scores: Sequence[Continuation], served: Served
+) -> dict[str, Any]:
+    """Make the response."""
+    data = [{"index": index, **_scored(plan, index, score)} for index, score in enumerate(scores)]
+    num_prompt = len(plan.encoded[0].context_ids)
+    num_responses = sum(len(one.response_ids) for one in plan.encoded)
+    return {
+        "id": f"score-{secrets.token_hex(12)}",
+        "object": "score",
+        "created": int(time.time()),
+        "model": served.name,
+        "data": data,
+        "usage": {
+            "prompt_tokens": num_prompt,
+            "completion_tokens": num_responses,
+            "total_tokens": num_prompt + num_responses,
+        },
+    }
+
+
+def _scored(plan: ScorePlan, index: int, score: Continuation) -> dict[str, Any]:
+    one, facts = plan.encoded[index], score.facts
+    if not math.isfinite(math.fsum(facts.logprobs.tolist())):
+        message = f"the model gives response {index} no finite log-prob"
+        raise RequestError(message, status=500, code="nonfinite", kind="server_error")
+    num_tokens = len(one.response_ids)
+    num_bytes = plan.num_bytes[index]
+    metrics = asdict(
+        score_record(
+            facts,
+            num_prompt_tokens=len(one.context_ids),
+            num_response_tokens=num_tokens,
+            num_bytes=num_bytes or 0,
+        )
+    )
+    metrics["num_bytes"] = num_bytes
+    metrics["flags"] = list(one.flags)
+    if plan.asked.tokens:
+        shown = facts.slice(0, num_tokens)
+        metrics["token_ids"] = one.response_ids.tolist()
+        metrics["logprobs"] = shown.logprobs.tolist()
+        metrics["ranks"] = shown.ranks.tolist()
+        metrics["entropies"] = shown.entropies.tolist()
+    return metrics

@@ -1,0 +1,289 @@
+"""The one thread that computes: what requests ask for, gathered into batches across them.
+
+In: pairs to score and contexts to continue, from any thread. Out: futures. All that waits to be scored goes together
+into the next batches; contexts whose sampling is the same are continued together, joining and leaving the run as they
+come and end, and between two of its steps whatever waits to be scored is scored. So a long text delays nobody's score
+by more than a step, and requests for texts wait for each other only where their sampling differs: then they take turns,
+first come, first served.
+
+An error of a batch is an error of the requests in it only after each has been tried alone, and of the thread never.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import traceback
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from fam_engine.jobs.resident import ResidentModel
+from fam_engine.jobs.scoring.continuations import Continuation, Pair
+from fam_engine.model.generation.requests import Completion, Request, Sampling
+from fam_engine.serving.metrics import Metrics
+
+# Tokens scored between two steps of a run of texts, and at most together: enough to fill batches.
+_TOKENS_AT_ONCE = 16384
+
+
+@dataclass(eq=False)
+class ScoreJob:
+    """Pairs of one request, scored together.
+
+    Attributes:
+        pairs: Contexts and targets.
+        num_top: How many of the most probable tokens are wanted.
+        future: Gets a `Continuation` a pair, in order.
+    """
+
+    pairs: Sequence[Pair]
+    num_top: int
+    future: Future[list[Continuation]] = field(default_factory=Future)
+
+    @property
+    def num_tokens(self) -> int:
+        """Count the tokens, shared contexts as often as they come."""
+        return sum(len(context) + len(targets) for context, targets in self.pairs)
+
+
+@dataclass(eq=False)
+class TextJob:
+    """Contexts of one request, continued in one run.
+
+    Attributes:
+        requests: The contexts.
+        sampling: How tokens are chosen.
+        future: Gets a list of completions a context, in order of their samples.
+        texts: What has come so far.
+    """
+
+    requests: Sequence[Request]
+    sampling: Sampling
+    future: Future[list[list[Completion]]] = field(default_factory=Future)
+    texts: list[list[Completion]] = field(default_factory=list)
+
+
+class Worker:
+    """Computes for a server.
+
+    Args:
+        model: The model; nobody else may use it meanwhile, but for its tokenizer.
+        metrics: What is counted.
+    """
+
+    def __init__(self, model: ResidentModel, metrics: Metrics) -> None:
+        self._model = model
+        self._metrics = metrics
+        self._scores: deque[ScoreJob] = deque()
+        self._texts: deque[TextJob] = deque()
+        self._wakes = threading.Condition()
+        self._is_stopping = False
+        self._thread = threading.Thread(target=self._work, name="fam-engine-worker", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish what is waiting, then end the thread."""
+        with self._wakes:
+            self._is_stopping = True
+            self._wakes.notify()
+        self._thread.join()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it computes."""
+        return self._thread.is_alive()
+
+    def score(self, pairs: Sequence[Pair], *, num_top: int = 0) -> Future[list[Continuation]]:
+        """Score pairs."""
+        job = ScoreJob(pairs, num_top)
+        with self._wakes:
+            self._scores.append(job)
+            self._wakes.notify()
+        return job.future
+
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling
+    ) -> Future[list[list[Completion]]]:
+        """Continue contexts."""
+        job = TextJob(requests, sampling, texts=[[] for _ in requests])
+        with self._wakes:
+            self._texts.append(job)
+            self._wakes.notify()
+        return job.future
+
+    # -- the thread ------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while self._has_work():
+            self._score_waiting()
+            if self._texts:
+                self._run_texts()
+
+    def _has_work(self) -> bool:
+        """Wait for work; False once there is none and the server stops."""
+        with self._wakes:
+            self._wakes.wait_for(lambda: self._scores or self._texts or self._is_stopping)
+            return bool(self._scores or self._texts)
+
+    def _score_waiting(self) -> None:
+        """Score what waits now, as few batches as it fills."""
+        while jobs := self._next_scores():
+            try:
+                self._score(jobs)
+            except Exception as error:
+                self._fail_alone(jobs, error)
+
+    def _next_scores(self) -> list[ScoreJob]:
+        """Take the first job, and others like it while they are few tokens together."""
+        jobs: list[ScoreJob] = []
+        room = _TOKENS_AT_ONCE
+        with self._wakes:
+            while self._scores and room > 0:
+                job = self._scores[0]
+                if jobs and (job.num_tokens > room or job.num_top != jobs[0].num_top):
+                    break
+                self._scores.popleft()
+                if job.future.set_running_or_notify_cancel():
+                    jobs.append(job)
+                    room -= job.num_tokens
+        return jobs
+
+    def _score(self, jobs: Sequence[ScoreJob]) -> None:
+        pairs = [pair for job in jobs for pair in job.pairs]
+        found = list(self._model.continuations(pairs, num_top=jobs[0].num_top))
+        results = iter(sorted(found, key=lambda result: result.index))
+        self._metrics.add("score_batches")
+        for job in jobs:
+            self._metrics.add("scored_tokens", sum(len(targets) for _, targets in job.pairs))
+            job.future.set_result([next(results) for _ in job.pairs])
+
+    def _fail_alone(self, jobs: Sequence[ScoreJob], error: Exception) -> None:
+        """Try each of several jobs alone; a job alone has failed."""
+        if len(jobs) == 1:
+            _fail(jobs[0].future, error)
+            return
+        for job in jobs:
+            try:
+                self._score([job])
+            except Exception as own:
+                _fail(job.future, own)
+
+    # -- texts -----------------------------------------------------------------------------------
+
+    def _run_texts(self) -> None:
+        """Continue the contexts that wait, and those with the same sampling that come meanwhile."""
+        source = _Source(self._texts, self._wakes)
+        error = self._run(source)
+        left = [job for job in source.jobs if not job.future.done()]
+        for job in left if error else ():
+            own = error if len(left) == 1 else self._run_alone(job)
+            while own and _is_out_of_memory(own) and self._has_halved_slots():
+                own = self._run_alone(job)
+            if own:
+                _fail(job.future, own)
+
+    def _run_alone(self, job: TextJob) -> Exception | None:
+        job.texts = [[] for _ in job.requests]
+        return self._run(_Source(deque([job]), self._wakes))
+
+    def _run(self, source: _Source) -> Exception | None:
+        """Continue the contexts of a source; give the error that ended it early, if one did."""
+        try:
+            for completion in self._model.generate(
+                source, source.sampling, on_step=lambda count: self._between_steps(source, count)
+            ):
+                source.take(completion)
+        except _AllGone:
+            pass
+        except Exception as error:
+            # What follows happens after this returns: a traceback would keep the tensors alive.
+            return error.with_traceback(None) if _is_out_of_memory(error) else error
+        return None
+
+    def _has_halved_slots(self) -> bool:
+        """Halve the texts on their way at a time; False if that is one already."""
+        generator = self._model.generator
+        if generator.max_slots == 1:
+            return False
+        generator.max_slots //= 2
+        return True
+
+    def _between_steps(self, source: _Source, count: int) -> None:
+        self._metrics.add("generated_tokens", count)
+        self._score_waiting()
+        if all(job.future.done() for job in source.jobs):
+            raise _AllGone
+
+
+class _AllGone(Exception):
+    """Nobody waits for a run any more."""
+
+
+class _Source:
+    """The contexts of one run: those that wait, as long as the next one has the same sampling.
+
+    Unlike other iterators it may go on after it has ended: the generator asks again whenever a slot
+    is free, and that is how a request joins a run.
+
+    Args:
+        waiting: The jobs, at least one; those it gives are taken off.
+        lock: Of `waiting`.
+    """
+
+    def __init__(self, waiting: deque[TextJob], lock: threading.Condition) -> None:
+        self._waiting = waiting
+        self._lock = lock
+        self._places: list[tuple[TextJob, int]] = []
+        self._rest: Iterator[tuple[TextJob, int]] = iter(())
+        self.sampling = waiting[0].sampling
+        self.jobs: list[TextJob] = []
+
+    def __iter__(self) -> _Source:
+        return self
+
+    def __next__(self) -> Request:
+        for job, place in self._rest:
+            self._places.append((job, place))
+            return job.requests[place]
+        with self._lock:
+            while self._waiting and self._waiting[0].sampling == self.sampling:
+                job = self._waiting.popleft()
+                if job.future.cancelled():
+                    continue
+                self.jobs.append(job)
+                self._rest = iter([(job, place) for place in range(len(job.requests))])
+                return next(self)
+        raise StopIteration
+
+    def take(self, completion: Completion) -> None:
+        """Hand a completion to its job, and a job that is complete to whoever waits for it."""
+        job, place = self._places[completion.request]
+        job.texts[place].append(completion)
+        if all(
+            len(texts) == request.num_samples
+            for texts, request in zip(job.texts, job.requests, strict=True)
+        ):
+            ordered = [sorted(texts, key=lambda text: text.sample) for texts in job.texts]
+            if job.future.set_running_or_notify_cancel():
+                job.future.set_result(ordered)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError)
+
+
+def _fail(future: Future[Any], error: Exception) -> None:
+    """Give an error to whoever waits; one that is not about memory is shown where the server runs."""
+    if not _is_out_of_memory(error):
+        traceback.print_exception(error, file=sys.stderr)
+    # A future that was cancelled takes nothing more.
+    if future.running() or (not future.done() and future.set_running_or_notify_cancel()):
+        future.set_exception(error)

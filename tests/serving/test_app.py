@@ -1,0 +1,214 @@
+"""HTTP around what is computed: who may ask, how many at a time, what is told of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from tests.serving.conftest import NAME, asking, make_service
+
+if TYPE_CHECKING:
+    from fam_engine.jobs.resident import ResidentModel
+    from fam_engine.serving.app import Service
+
+pytest.importorskip("starlette", reason="needs the extra `serve`")
+
+ASKED = {"model": NAME, "prompt": "a", "max_tokens": 2, "temperature": 0}
+TOKEN = "s3cret"
+CONTEXT = np.array([0, 40], np.int32)
+
+
+def test_without_the_token_nobody_is_let_in(resident: ResidentModel) -> None:
+    from starlette.testclient import TestClient
+
+    from fam_engine.serving.app import Service, make_app
+
+    plain = make_service(resident)
+    service = Service(plain.served, TOKEN)
+    service.start()
+    client = TestClient(make_app(service))
+    for header in ("", TOKEN, "Bearer", "Bearer wrong", f"Basic {TOKEN}", "Bearer s3cre", "\xff"):
+        headers = {"authorization": header.encode("latin-1")}
+        for method, path in (
+            ("POST", "/v1/completions"),
+            ("GET", "/v1/models"),
+            ("GET", "/metrics"),
+        ):
+            response = client.request(method, path, headers=headers)
+            assert response.status_code == 401, (header, path)
+            assert response.json()["error"]["code"] == "invalid_api_key"
+            assert response.headers["www-authenticate"] == "Bearer"
+    assert client.get("/health").status_code == 200
+    shown = {"authorization": f"bearer {TOKEN}"}
+    assert client.post("/v1/completions", json=ASKED, headers=shown).status_code == 200
+    service.stop()
+
+
+def test_the_model_is_described(service: Service) -> None:
+    from starlette.testclient import TestClient
+
+    from fam_engine.serving.app import make_app
+
+    client = TestClient(make_app(service))
+    [model] = client.get("/v1/models").json()["data"]
+    assert (model["id"], model["object"], model["max_model_len"]) == (NAME, "model", 256)
+    assert client.get(f"/v1/models/{NAME}").json() == model
+    # The worker of this service was never started.
+    assert client.get("/health").status_code == 503
+
+
+def test_metrics_count_what_was_done(resident: ResidentModel) -> None:
+    from starlette.testclient import TestClient
+
+    from fam_engine.serving.app import make_app
+
+    service = make_service(resident)
+    with asking(service) as post:
+        post("/v1/completions", ASKED)
+        post("/v1/score", prompt="a", responses=["bc", "d"])
+        post("/v1/score", prompt="a", responses=[])
+        text = TestClient(make_app(service)).get("/metrics").text
+    values = dict(line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#")
+    assert values["fam_engine_generated_tokens_total"] == "2"
+    assert values["fam_engine_scored_tokens_total"] == "5"  # with two ends of turn
+    assert values['fam_engine_requests_total{path="/v1/score",status="200"}'] == "1"
+    assert values['fam_engine_requests_total{path="/v1/score",status="400"}'] == "1"
+    assert values["fam_engine_requests_in_flight"] == "0"
+    assert float(values["fam_engine_up_seconds"]) > 0
+
+
+def test_more_requests_than_allowed_are_told_to_come_back(
+    resident: ResidentModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = make_service(resident, max_requests=2)
+    held = threading.Event()
+    compute = resident.continuations
+
+    def holding(pairs: Any, **rest: Any) -> Any:  # noqa: ANN401
+        held.wait(60)
+        return compute(pairs, **rest)
+
+    monkeypatch.setattr(resident, "continuations", holding)
+    with asking(service) as post, ThreadPoolExecutor(2) as pool:
+
+        def score() -> tuple[int, Any]:
+            return post("/v1/score", prompt="a", responses=["b"])
+
+        waiting = [pool.submit(score) for _ in range(2)]
+        while service.in_flight < 2:
+            time.sleep(0.01)
+        status, body = score()
+        held.set()
+        assert (status, body["error"]["code"]) == (429, "server_busy")
+        assert [future.result()[0] for future in waiting] == [200, 200]
+        assert score()[0] == 200
+    assert service.in_flight == 0
+
+
+def test_memory_that_runs_out_is_said_and_survived(
+    resident: ResidentModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    compute = resident.continuations
+
+    def short(pairs: Any, **rest: Any) -> Any:  # noqa: ANN401
+        if len(pairs) > 1:
+            raise torch.OutOfMemoryError
+        return compute(pairs, **rest)
+
+    monkeypatch.setattr(resident, "continuations", short)
+    with asking(make_service(resident)) as post:
+        status, body = post("/v1/score", prompt="a", responses=["b", "c"])
+        assert (status, body["error"]["code"]) == (503, "out_of_memory")
+        assert post("/v1/score", prompt="a", responses=["b"])[0] == 200
+
+
+def test_a_bug_is_told_as_one_and_shown_where_the_server_runs(
+    resident: ResidentModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fam_engine.serving import app
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("secret detail")
+
+    with asking(make_service(resident)) as post:
+        with monkeypatch.context() as patch:
+            patch.setattr(app, "plan_score", broken)
+            status, body = post("/v1/score", prompt="a", responses=["b"])
+        assert (status, body["error"]["code"]) == (500, "internal_error")
+        assert "secret" not in body["error"]["message"]
+        assert "secret detail" in capsys.readouterr().err
+        assert post("/v1/score", prompt="a", responses=["b"])[0] == 200
+
+
+def test_a_model_without_numbers_is_an_error_not_a_nan(
+    resident: ResidentModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = resident.decoder.weights.final_norm_D
+    kept = weights.clone()
+    with asking(make_service(resident)) as post:
+        try:
+            weights.fill_(float("nan"))
+            for path, fields in (
+                ("/v1/score", {"prompt": "a", "responses": ["b"]}),
+                ("/v1/completions", {"prompt": "ab", "max_tokens": 0, "echo": True, "logprobs": 1}),
+                ("/v1/completions", {"prompt": "ab", "max_tokens": 4}),
+            ):
+                status, body = post(path, **fields)
+                assert (status, body["error"]["code"]) == (500, "nonfinite"), path
+        finally:
+            weights.copy_(kept)
+        assert post("/v1/score", prompt="a", responses=["b"])[0] == 200
+
+
+def test_a_client_that_leaves_lets_go_of_its_text(address: str, service: Service) -> None:
+    """Its text ends, and the place of its request is free again."""
+    from fam_engine.model.generation.requests import Request, Sampling
+
+    host, port = address.removeprefix("http://").split(":")
+
+    async def leave() -> None:
+        body = json.dumps({**ASKED, "max_tokens": 200}).encode()
+        head = (
+            f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+        )
+        _, writer = await asyncio.open_connection(host, int(port))
+        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        await writer.drain()
+        while service.in_flight == 0:
+            await asyncio.sleep(0.01)
+        writer.close()
+
+    hold = threading.Event()
+    generate = service.served.model.generate
+
+    def slow(requests: Any, how: Any, *, on_step: Any) -> Any:  # noqa: ANN401
+        def step(count: int) -> None:
+            hold.wait(60)
+            on_step(count)
+
+        return generate(requests, how, on_step=step)
+
+    service.served.model.generate = slow  # type: ignore[method-assign]
+    try:
+        asyncio.run(leave())
+        limit = time.monotonic() + 30
+        while service.in_flight and time.monotonic() < limit:
+            time.sleep(0.05)
+        hold.set()
+        assert service.in_flight == 0
+        [[text]] = service.worker.generate([Request(CONTEXT, seed=0)], Sampling(1)).result(60)
+        assert len(text.token_ids) == 1
+    finally:
+        hold.set()
+        del service.served.model.generate
+    metrics = service.metrics.text(in_flight=0)
+    assert 'status="499"' in metrics

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.serving.conftest import Post, serving
+
+if TYPE_CHECKING:
+    from fam_engine.jobs.resident import ResidentModel
+
+PATH = "/v1/score"
+PROMPT = "how many apples?\n"
+RESPONSES = ["one", "two pears and more", "e", "</s>", "caf\u00e9"]
+
+
+def scored(post: Post, **fields: Any) -> list[dict[str, Any]]:  # noqa: ANN401
+    status, body = post(PATH, **fields)
+    assert status == 200, body
+    data: list[dict[str, Any]] = body["data"]
+    assert [one["index"] for one in data] == list(range(len(data)))
+    return data
+
+
+def test_scores_have_the_bits_of_the_scoring_job(post: Post, bos_model: Path) -> None:
+    from fam_engine import Scorer
+
+    records = [{"prompt": PROMPT, "response": response} for response in RESPONSES]
+    with Scorer(bos_model, precision="fp32", device="cpu") as scorer:
+        rows = scorer.score(records).to_pylist()
+    found = scored(post, prompt=PROMPT, responses=RESPONSES)
+    for row, one in zip(rows, found, strict=True):
+        shared = set(row) & set(one)
+        assert {"nll_sum", "perplexity", "eos_nll", "rank_mean", "flags", "num_bytes"} <= shared
+        assert {name: row[name] for name in shared} == {name: one[name] for name in shared}
+    assert found[3]["flags"] == ["special_in_text"]
+
+
+def test_tokens_add_up_to_the_score(post: Post) -> None:
+    for one in scored(post, prompt=PROMPT, responses=RESPONSES, tokens=True):
+        count = one["num_response_tokens"]
+        lists = [one[name] for name in ("token_ids", "logprobs", "ranks", "entropies")]
+        assert [len(values) for values in lists] == [count] * 4
+        assert -sum(one["logprobs"]) == pytest.approx(one["nll_sum"])
+
+
+def test_the_prompt_is_computed_once(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fam_engine.model.decoder import Decoder
+
+    seen: list[int] = []
+    whole = Decoder.hidden_rows
+
+    def counting(self: Decoder, batch: Any, **rest: Any) -> Any:  # noqa: ANN401
+        seen.append(len(batch.input_ids))
+        return whole(self, batch, **rest)
+
+    monkeypatch.setattr(Decoder, "hidden_rows", counting)
+    scored(post, prompt="a" * 120, responses=["b"] * 20)
+    assert sum(seen) == 192  # 121 of the prompt, 20 responses of one token to feed, on a grid of 64
+
+
+def test_ids_are_taken_as_they_are(post: Post, resident: ResidentModel) -> None:
+    context, *responses = (ids.tolist() for ids in resident.encode([PROMPT, "one", "two"]))
+    responses = [ids[1:] for ids in responses]  # no BOS within
+    of_ids = scored(post, prompt=context, responses=responses, tokens=True)
+    of_texts = scored(post, prompt=PROMPT, responses=["one", "two"], tokens=True)
+    for one, other in zip(of_ids, of_texts, strict=True):
+        assert one["token_ids"] == other["token_ids"]
+        assert one["nll_sum"] == other["nll_sum"]
+        assert one["eos_nll"] is one["num_bytes"] is one["bits_per_byte"] is None
+        assert other["eos_nll"] is not None
+
+
+def test_messages_go_through_the_template(bos_model: Path, tmp_path: Path) -> None:
+    from fam_engine import Scorer
+
+    folder = tmp_path / "model"
+    shutil.copytree(bos_model, folder)
+    template = (
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    (folder / "chat_template.jinja").write_text(template)
+    turns = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "a pear?"}]
+    with Scorer(folder, precision="fp32", device="cpu") as scorer:
+        [row] = scorer.score([{"messages": turns, "response": "yes"}]).to_pylist()
+    with serving(folder) as post:
+        [one] = scored(post, messages=turns, responses=["yes"])
+        [as_prompt] = scored(post, prompt="a pear?", responses=["yes"])
+    assert one["nll_sum"] == row["nll_sum"]
+    assert one["num_prompt_tokens"] == row["num_prompt_tokens"]
+    assert as_prompt["num_prompt_tokens"] < one["num_prompt_tokens"]
+
+
+def test_usage_counts_the_prompt_once(post: Post) -> None:
+    _, body = post(PATH, prompt=PROMPT, responses=["one", "two"])
+    assert body["usage"] == {
+        "prompt_tokens": len(PROMPT) + 1,
+        "completion_tokens": 6,
+        "total_tokens": len(PROMPT) + 7,
+    }
+    json.dumps(body, allow_nan=False)

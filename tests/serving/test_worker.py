@@ -1,0 +1,177 @@
+"""The thread that computes: what waits goes together, an error stays with its request, nothing stops it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+if TYPE_CHECKING:
+    from fam_engine.jobs.resident import ResidentModel
+    from fam_engine.serving.worker import Worker
+
+
+@pytest.fixture
+def worker(resident: ResidentModel) -> Iterator[Worker]:
+    from fam_engine.serving.metrics import Metrics
+    from fam_engine.serving.worker import Worker
+
+    made = Worker(resident, Metrics())
+    yield made
+    made.stop()
+
+
+def pair(*ids: int) -> tuple[Any, Any]:
+    return np.array([0, 40], np.int32), np.array(ids, np.int32)
+
+
+def request(*ids: int) -> Any:  # noqa: ANN401
+    from fam_engine.model.generation.requests import Request
+
+    return Request(np.array([0, *ids], np.int32), seed=1)
+
+
+def sampling(max_new_tokens: int, temperature: float = 0.0) -> Any:  # noqa: ANN401
+    from fam_engine.model.generation.requests import Sampling
+
+    return Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
+
+
+def test_scores_that_wait_share_a_batch_and_keep_their_bits(
+    worker: Worker, resident: ResidentModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    compute = resident.continuations
+
+    def counting(pairs: Any, **rest: Any) -> Any:  # noqa: ANN401
+        asked.append(len(pairs))
+        return compute(pairs, **rest)
+
+    alone = [next(iter(compute([pair(n, n + 1)]))) for n in range(50, 60)]
+    monkeypatch.setattr(resident, "continuations", counting)
+    futures = [worker.score([pair(n, n + 1)]) for n in range(50, 60)]
+    worker.start()
+    together = [future.result(60)[0] for future in futures]
+    assert asked == [10]
+    for one, other in zip(alone, together, strict=True):
+        assert one.facts.logprobs.tolist() == other.facts.logprobs.tolist()
+
+
+def test_a_bad_request_fails_alone(
+    worker: Worker,
+    resident: ResidentModel,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    compute = resident.continuations
+
+    def poisoned(pairs: Any, **rest: Any) -> Any:  # noqa: ANN401
+        if any(99 in targets for _, targets in pairs):
+            raise ZeroDivisionError("poison")
+        return compute(pairs, **rest)
+
+    monkeypatch.setattr(resident, "continuations", poisoned)
+    good, bad, also = (worker.score([pair(n)]) for n in (50, 99, 51))
+    worker.start()
+    assert len(good.result(60)) == len(also.result(60)) == 1
+    with pytest.raises(ZeroDivisionError):
+        bad.result(60)
+    assert "poison" in capsys.readouterr().err
+    assert len(worker.score([pair(52)]).result(60)) == 1
+
+
+def between_steps(
+    resident: ResidentModel, monkeypatch: pytest.MonkeyPatch, do: Callable[[int], None]
+) -> list[int]:
+    """Call something after each step of generation; give the steps' numbers of tokens."""
+    steps: list[int] = []
+    generate = resident.generate
+
+    def watched(requests: Any, how: Any, *, on_step: Callable[[int], None]) -> Any:  # noqa: ANN401
+        def step(count: int) -> None:
+            steps.append(count)
+            do(len(steps))
+            on_step(count)
+
+        return generate(requests, how, on_step=step)
+
+    monkeypatch.setattr(resident, "generate", watched)
+    return steps
+
+
+def test_a_text_joins_a_run_and_a_score_does_not_wait_for_it(
+    worker: Worker, resident: ResidentModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later: list[Any] = []
+
+    def do(step: int) -> None:
+        if step == 3:
+            later.append(worker.generate([request(41, 42)], sampling(10)))
+            later.append(worker.score([pair(50)]))
+        if step == 5:
+            assert later[1].done()
+            assert not first.done()
+
+    steps = between_steps(resident, monkeypatch, do)
+    first = worker.generate([request(40)], sampling(10))
+    worker.start()
+    assert len(first.result(60)[0][0].token_ids) == 10
+    joined = later[0].result(60)[0][0]
+    assert 2 in steps  # both at once
+    assert len(steps) < 20  # one after the other it would be 20
+    [plain] = resident.generator.generate([request(41, 42)], sampling(10))
+    assert joined.token_ids.tolist() == plain.token_ids.tolist()
+
+
+def test_texts_with_other_sampling_take_their_turn(worker: Worker) -> None:
+    futures = [
+        worker.generate([request(40)], sampling(4, temperature))
+        for temperature in (0.0, 0.5, 0.0, 0.5)
+    ]
+    worker.start()
+    texts = [future.result(60)[0][0].token_ids.tolist() for future in futures]
+    assert texts[0] == texts[2]
+    assert texts[1] == texts[3]
+
+
+def test_a_run_that_nobody_waits_for_ends(
+    worker: Worker, resident: ResidentModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = between_steps(resident, monkeypatch, lambda step: left.cancel() if step == 3 else None)
+    left = worker.generate([request(40)], sampling(200))
+    worker.start()
+    assert len(worker.score([pair(50)]).result(60)) == 1
+    assert len(worker.generate([request(41)], sampling(2)).result(60)) == 1
+    assert sum(steps) < 20
+
+
+def test_a_run_that_fails_is_tried_again_one_by_one(
+    worker: Worker, resident: ResidentModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generate = resident.generate
+
+    def poisoned(requests: Any, how: Any, *, on_step: Any) -> Any:  # noqa: ANN401
+        for completion in generate(requests, how, on_step=on_step):
+            if 99 in requests.jobs[0].requests[0].context_ids or len(requests.jobs) > 1:
+                raise ZeroDivisionError("poison")
+            yield completion
+
+    monkeypatch.setattr(resident, "generate", poisoned)
+    good, bad = (worker.generate([request(n)], sampling(3)) for n in (50, 99))
+    worker.start()
+    assert len(good.result(60)[0][0].token_ids) == 3
+    with pytest.raises(ZeroDivisionError):
+        bad.result(60)
+
+
+def test_stopping_finishes_what_waits(worker: Worker) -> None:
+    futures = [worker.score([pair(n)]) for n in (50, 51)]
+    text = worker.generate([request(40)], sampling(5))
+    worker.start()
+    worker.stop()
+    assert all(future.done() for future in (*futures, text))
+    assert not worker.is_alive
+    assert threading.active_count() >= 1
