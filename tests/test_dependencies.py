@@ -29,11 +29,13 @@ PYTHON = (
     "CNRI-Python",
     "ISC",
     "0BSD",
+    "MIT-CMU",
     "MPL-2.0",
     "PSF-2.0",
 )
 # Older metadata names licences in words.
 WORDS = {
+    "3-Clause BSD License": "BSD-3-Clause",
     "Apache": "Apache-2.0",
     "Apache 2.0": "Apache-2.0",
     "Apache 2.0 License": "Apache-2.0",
@@ -94,9 +96,12 @@ def test_crates_come_from_the_registry_with_their_checksums() -> None:
 
 
 def distributions() -> dict[str, importlib.metadata.Distribution]:
-    """Give what an installation with all extras for users brings; extras that are not installed aside."""
+    """Give what an installation with the extras for users brings; extras that are not installed aside.
+
+    lm-eval is not ours to judge: who asks for that extra has chosen that tool.
+    """
     found: dict[str, importlib.metadata.Distribution] = {}
-    todo, seen = [("fam-engine", extra) for extra in ("", "math", "tensorboard")], set()
+    todo, seen = [("fam-engine", extra) for extra in ("", "math", "tensorboard", "serve")], set()
     while todo:
         name, extra = todo.pop()
         if (name, extra) in seen:

@@ -188,7 +188,7 @@ impl<'a> Block<'a> {
             if kind == Kind::Other {
                 return self.before(bit(position));
             }
-            self.add(kind, (1 << character.len_utf8()) - 1 << position);
+            self.add(kind, ((1 << character.len_utf8()) - 1) << position);
             left &= left - 1;
         }
         self
