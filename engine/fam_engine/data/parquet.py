@@ -83,7 +83,7 @@ def _stream(path: Path, columns: Sequence[str] = ()) -> Iterator[Any]:
         try:
             with pyarrow.ipc.open_stream(child.stdout) as stream:
                 yield stream
-        except pyarrow.ArrowException:
+        except (pyarrow.ArrowException, OSError):  # OSError: within a batch
             # It breaks off where the child ended; one that wants to go on is not to be waited for.
             child.stdout.close()
             if child.wait() == 0:
