@@ -242,14 +242,19 @@ def test_a_template_that_fails_on_a_plain_question_is_refused(words: Path, where
     assert caught.value.where == str(template)
 
 
-@pytest.mark.parametrize("text", ['{"chat_template": ["a"]}', '{"chat_template": [{"name": []}]}'])
-def test_templates_without_a_name_are_none(words: Path, text: str) -> None:
-    (words / "tokenizer_config.json").write_text(text)
+def test_templates_of_other_names_are_none(words: Path) -> None:
+    (words / "tokenizer_config.json").write_text('{"chat_template": [{"name": []}]}')
     assert TextEncoder(words).template is None
+
+
+def test_templates_that_are_no_templates_are_refused(words: Path) -> None:
+    (words / "tokenizer_config.json").write_text('{"chat_template": ["a"]}')
+    with pytest.raises(ModelRefusedError, match="neither text nor a list of named texts"):
+        TextEncoder(words)
 
 
 @pytest.mark.parametrize("text", ['{"a": ' + "[" * 100_000, r'{"bos_token": "\ud800"}', "[]"])
 def test_a_configuration_that_is_none_is_refused(words: Path, text: str) -> None:
     (words / "tokenizer_config.json").write_text(text)
-    with pytest.raises(ModelRefusedError, match="is not a JSON object"):
+    with pytest.raises(ModelRefusedError, match="expected a JSON object"):
         TextEncoder(words)

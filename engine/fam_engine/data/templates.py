@@ -73,10 +73,10 @@ def _model_template(folder: Path, constants: dict[str, str]) -> Template | None:
             ) from None
     config = folder / TOKENIZER_CONFIG
     source = read_config(folder).get("chat_template")
-    if isinstance(source, list):
+    if isinstance(source, list) and all(isinstance(one, dict) for one in source):
         # Several templates by name: the plain chat is called `default`.
-        named = {e.get("name"): e.get("template") for e in source if isinstance(e, dict)}
-        source = named.get("default") if len(named) == len(source) else source
+        plain = (one.get("template") for one in source if one.get("name") == "default")
+        source = next(plain, None)
     if source is not None and not isinstance(source, str):
         raise ModelRefusedError(
             "`chat_template` is neither text nor a list of named texts",

@@ -91,7 +91,7 @@ class ResidentModel:
             message = f"max_length {max_length}, expected at most {longest}, the model's own limit"
             raise UsageError(message, code="E_MAX_LENGTH")
         self.encoder = TextEncoder(folder, template=template)
-        names = read_config(folder / "tokenizer_config.json")
+        names = read_config(folder)
         self._bos_text = token_text(names.get("bos_token"))
         self.bos_token_id = self._token_id(self._bos_text)
         self.eos_token_id = self._token_id(token_text(names.get("eos_token")))
