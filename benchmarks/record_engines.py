@@ -27,8 +27,13 @@ class Ours:
         self._encoder = TextEncoder(Path(model))
         self._data, self._num_records = data, num_records
 
-    def run(self) -> dict[str, int]:
-        """Read, encode, spool, pack."""
+    def run(self, passes: int = 1) -> dict[str, int]:
+        """Read, encode, spool, pack, so many times over."""
+        for _ in range(passes):
+            found = self._once()
+        return found
+
+    def _once(self) -> dict[str, int]:
         from fam_engine.data.packing import pack_sequences
         from fam_engine.jobs.journal import Journal
         from fam_engine.jobs.scoring.entries import SCHEMA
