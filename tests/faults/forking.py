@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import multiprocessing
 import os
+import random
 import resource
 import signal
 import subprocess
@@ -28,6 +29,8 @@ from typing import TypeVar
 COUNT, SIGNAL, TEAR, FAIL_ONCE, FAIL_ON = range(1, 6)
 KILLED = -signal.SIGKILL
 NUM_AT_ONCE = 2
+# Of the calls a test could meet; all take an hour, so a run takes some at random, others each time.
+_SHARE = float(os.environ.get("FAULT_SHARE", "0.03"))
 _ERRORS, _CALLS = "stderr.txt", "calls.txt"
 _SOURCE = Path(__file__).with_name("faulty_disk.c")
 _SERVER = multiprocessing.get_context("forkserver")
@@ -127,6 +130,12 @@ class Run:
 def run(line: Sequence[str], folder: Path, prepare: Prepare | None = None) -> Ended:
     """Run to the end."""
     return Run(line, folder, prepare).wait()
+
+
+def sample(numbers: Sequence[int], seed: int) -> list[int]:
+    """Give the share of these numbers that `FAULT_SHARE` asks for, at least two."""
+    count = max(round(_SHARE * len(numbers)), min(2, len(numbers)))
+    return sorted(random.Random(seed).sample(numbers, count))
 
 
 def faults(folder: Path, mode: int, number: int = 0, what: int = signal.SIGKILL) -> Prepare:

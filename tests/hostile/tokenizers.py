@@ -84,6 +84,14 @@ def slow_pattern(case: Case) -> None:
     record(response="a" * 64 + "b")(case)
 
 
+def unusual(case: Case) -> None:
+    """Have a definition that only the library reads, which a child process tries out first."""
+    pattern = {"Regex": r"\\s+"}
+    given(
+        pre_tokenizer={"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
+    )(case)
+
+
 STRIDE = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 5}
 PADDING = {
     "strategy": "BatchLongest",
