@@ -211,12 +211,14 @@ class FamEngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is an extra
             raise UsageError(error.reason, code=error.code) from None
         if add_generation_prompt:
             return text
-        last = turns[-1].content.strip()
-        end = text.rfind(last) + len(last)
-        if end < len(last):
+        last = turns[-1].content
+        start = text.rfind(last.strip())
+        if start < 0:
             message = "the chat template changes the turn that is to be continued"
             raise UsageError(message, code="E_LM_EVAL_TEMPLATE")
-        return text[:end]
+        # As transformers has it: white space around the turn stays if the template keeps it.
+        is_kept = text[start:].startswith(last)
+        return text[: start + len(last if is_kept else last.strip())]
 
     def tok_encode(
         self,

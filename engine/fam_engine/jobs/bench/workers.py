@@ -71,8 +71,10 @@ class Worker:
         python: str = sys.executable,
     ) -> None:
         self._pipe, theirs = Pipe()
-        home = Path(sys.modules[make.__module__].__file__ or "").parent
-        paths = [str(_ENGINE), *([] if _ENGINE in home.parents else [str(home)])]
+        # -P: nothing is imported from the current folder; the subject is from where its module was.
+        file = Path(sys.modules[make.__module__].__file__ or "")
+        root = file.parents[make.__module__.count(".")]
+        paths = dict.fromkeys((str(_ENGINE), str(root)))
         self._process = subprocess.Popen(
             [python, "-P", "-m", serve.__name__, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
