@@ -29,8 +29,8 @@ from typing import TypeVar
 COUNT, SIGNAL, TEAR, FAIL_ONCE, FAIL_ON = range(1, 6)
 KILLED = -signal.SIGKILL
 NUM_AT_ONCE = 2
-# Of the calls a test could meet; all take an hour, so a run takes some at random, others each time.
-_SHARE = float(os.environ.get("FAULT_SHARE", "0.03"))
+# Calls a test meets, at random: all there are take hours, and every run takes others.
+_NUM_CALLS = int(os.environ.get("FAULT_CALLS", "8"))
 _ERRORS, _CALLS = "stderr.txt", "calls.txt"
 _SOURCE = Path(__file__).with_name("faulty_disk.c")
 _SERVER = multiprocessing.get_context("forkserver")
@@ -132,10 +132,10 @@ def run(line: Sequence[str], folder: Path, prepare: Prepare | None = None) -> En
     return Run(line, folder, prepare).wait()
 
 
-def sample(numbers: Sequence[int], seed: int) -> list[int]:
-    """Give the share of these numbers that `FAULT_SHARE` asks for, at least two."""
-    count = max(round(_SHARE * len(numbers)), min(2, len(numbers)))
-    return sorted(random.Random(seed).sample(numbers, count))
+def sample(command: str, num_calls: int, seed: int) -> list[int]:
+    """Give the numbers of the calls to meet of a job; a study takes four times as long as the others, and fewer."""
+    count = _NUM_CALLS // 4 if command == "experiment" else _NUM_CALLS
+    return sorted(random.Random(seed).sample(range(1, num_calls + 1), min(count, num_calls)))
 
 
 def faults(folder: Path, mode: int, number: int = 0, what: int = signal.SIGKILL) -> Prepare:

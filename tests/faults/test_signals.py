@@ -43,7 +43,7 @@ def test_a_signal_at_a_call_that_changes_the_folder(
     rng = random.Random(SEED)
     # Figures of time are kept now and then: the last call may be missing another time.
     last = undisturbed.num_calls - 2
-    numbers = [*sample(range(1, last), SEED), last]
+    numbers = [*sample(command, last - 1, SEED), last]
 
     def interrupt_at(number: int) -> None:
         folder = tmp_path / str(number)
