@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -92,6 +93,7 @@ class Run:
 
     def __init__(self, line: Sequence[str], folder: Path, prepare: Prepare | None = None) -> None:
         folder.mkdir(exist_ok=True)
+        (folder / _CALLS).unlink(missing_ok=True)
         self._folder = folder
         self._process: ForkServerProcess = _SERVER.Process(
             target=_work, args=(line, folder, prepare), daemon=True
@@ -104,6 +106,11 @@ class Run:
         """Its number."""
         assert self._process.pid is not None
         return self._process.pid
+
+    def wait_for_start(self) -> None:
+        """Wait until a signal meets the program, no longer what starts it."""
+        while not (self._folder / _CALLS).exists() and self.is_alive():
+            time.sleep(0.001)
 
     def is_alive(self) -> bool:
         """Whether it has not ended."""
@@ -173,6 +180,8 @@ def _work(line: Sequence[str], folder: Path, prepare: Prepare | None) -> None:
     os.chdir(folder)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(os.open(_ERRORS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    # multiprocessing would make an exit code of its own of KeyboardInterrupt.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     calls = os.open(_CALLS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     from fam_engine.cli import main
 

@@ -23,8 +23,7 @@ def test_a_gigabyte_takes_what_100_megabytes_take(tmp_path: Path) -> None:
     peaks = json.loads(out.read_text())["peak_megabytes_by_input_megabytes"]
     small, large = peaks["100"], peaks["1000"]
     assert large["records"] > 9 * small["records"] > 9 * 10_000
-    for phase in ("read", "scored"):
-        assert large[phase] - small[phase] <= 64, (phase, peaks)
-    # The table's columns, the summary and the report are made from all records at once.
-    growth = 10**6 * (large["written"] - small["written"])
-    assert growth <= 64 * 10**6 + 1500 * (large["records"] - small["records"]), peaks
+    # Caches are bounded; the plan, the table's columns, summary and report are of all records.
+    for phase, bytes_a_record in (("read", 0), ("scored", 500), ("written", 1500)):
+        growth = 10**6 * (large[phase] - small[phase])
+        assert growth <= 64 * 10**6 + bytes_a_record * (large["records"] - small["records"]), peaks

@@ -67,6 +67,7 @@ def test_a_signal_at_a_random_moment(
         job = jobs[rng.choice(["score", "train", "generate", "eval"])]
         folder, sent = tmp_path / str(number), rng.choice(list(CODES))
         running = Run(job.line, folder)
+        running.wait_for_start()
         time.sleep(rng.uniform(0.0, 1.0) * whole(job).seconds)
         running.signal(sent)
         began = time.perf_counter()
