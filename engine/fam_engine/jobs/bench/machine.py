@@ -31,7 +31,7 @@ def describe_machine(
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": _commit(),
-        "device": _device_name(device),
+        "device": device_name(device),
         "cores": os.cpu_count(),
         "threads": threads,
         "load": os.getloadavg(),
