@@ -96,7 +96,7 @@ def main() -> None:
         sys.exit(2)
     try:
         try:
-            app(_repeat_data(arguments))
+            app(_repeat_data(arguments), prog_name="fam-engine")
         finally:
             sys.stdout.flush()  # now, where it can still be told that it failed
     except (Exception, Interrupted) as error:

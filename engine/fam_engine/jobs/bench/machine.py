@@ -57,7 +57,8 @@ def _commit() -> str | None:
     return found.stdout.strip() or None
 
 
-def _device_name(device: str) -> str:
+def device_name(device: str) -> str:
+    """Give the name of the GPU or the processor."""
     if device == "cuda":
         import torch
 
