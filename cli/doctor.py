@@ -19,31 +19,23 @@ def run(
             help="Folder or `embedded`: would it be accepted?", rich_help_panel=options.MODEL
         ),
     ] = None,
-    device: Annotated[
-        str, typer.Option(help="auto, cpu, cuda.", rich_help_panel=options.MODEL)
-    ] = "auto",
+    device: options.Device = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Say what is installed, what this machine has, which paths would be used, and what is missing.
 
     Ends with exit code 8 if --device cuda cannot be used, 10 if the model is refused.
     """
-    from typing import get_args
+    from fam_engine.config import DoctorConfig, read_config
 
-    from fam_engine.config import Device
-    from fam_engine.errors import UsageError
-
-    if device not in get_args(Device):
-        raise UsageError(
-            f"--device {device}: expected one of {', '.join(get_args(Device))}", code="E_USAGE"
-        )
+    config = read_config(DoctorConfig, {"model": model, "device": device}, None)
 
     from rich.console import Console
 
     from fam_engine.jobs.doctor.job import examine
     from fam_engine.report.doctor import print_checks
 
-    diagnosis = examine(device=device, model=model)
+    diagnosis = examine(device=config.device, model=config.model)
     checks = [vars(check) for check in diagnosis.checks]
     if as_json:
         print(json.dumps({"checks": checks, "exit_code": diagnosis.exit_code}))

@@ -64,6 +64,52 @@ def test_each_kind_of_job_says_how_far_it_is(
         assert (status["state"], status["progress"]["done"]) == ("stopped", 3)
 
 
+def fail(*_: object, **__: object) -> None:
+    raise RuntimeError
+
+
+def test_an_evaluation_that_stopped_says_how_far_its_model_is(
+    run: Run, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, out = tmp_path / "data.jsonl", tmp_path / "out"
+    chosen = {"prompt": "which?", "choices": ["a", "b", "c"], "answer": "b"}
+    data.write_text("".join(json.dumps(row) + "\n" for row in (*ROWS, chosen)))
+    monkeypatch.setattr("fam_engine.jobs.evaluation.job.keep_samples", fail)
+    job = ("eval", "--model", tiny_model, "--data", data, "--out", out, "--max-new-tokens", "4")
+    assert run(*job)[0] == 1
+    status = told(run, out)
+    assert (status["state"], status["progress"]["phase"]) == ("stopped", "asking model 1")
+    # Four answers are written, three options scored.
+    assert (status["progress"]["done"], status["progress"]["total"]) == (7, 7)
+
+
+def test_a_rewriting_that_stopped_says_which_attempt_it_is_at(
+    run: Run, tiny_model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    monkeypatch.setattr("fam_engine.jobs.rewriting.attempts.Attempts.judge", fail)
+    job = ("rewrite", "--model", tiny_model, "--data", data, "--out", out)
+    assert run(*job, "--method", "answer", "--max-new-tokens", "4")[0] == 1
+    progress = told(run, out)["progress"]
+    assert (progress["phase"], progress["done"], progress["total"]) == ("attempt 0", 4, 4)
+
+
+def test_a_training_that_diverged_says_so(
+    run: Run, tiny_model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    monkeypatch.setattr("fam_engine.jobs.training.job._write_outputs", fail)
+    job = ("train", "--model", tiny_model, "--data", data, "--out", out, "--rank", "2")
+    assert run(*job, "--steps", "2")[0] == 1
+    status = told(run, out)
+    assert (status["state"], status["progress"]["done"]) == ("stopped", 2)
+    with (out / "log.jsonl").open("a") as log:
+        log.write('{"step": 3, "epoch": 1.0, "tokens": 0, "seconds": 0.1, "diverged": "nan"}\n')
+    status = told(run, out)
+    assert status["state"] == "diverged"
+    assert "--learning-rate" in status["advice"]
+
+
 def told(run: Run, out: Path) -> dict[str, Any]:
     code, printed, _ = run("status", out, "--json")
     assert code == 0

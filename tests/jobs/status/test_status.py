@@ -5,6 +5,8 @@ import json
 import os
 import socket
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,8 @@ from fam_engine.jobs.journal import STATE_FOLDER, Journal
 from fam_engine.jobs.scoring.entries import SCHEMA
 from fam_engine.jobs.status import peek
 from fam_engine.jobs.status.job import read_status
+
+ROOT = Path(__file__).parents[3]
 
 
 def score_journal(out: Path, *, done: int, total: int = 3) -> None:
@@ -63,6 +67,30 @@ def test_a_running_job_is_seen_and_its_lock_never_tried(
         assert status.holder is not None
         assert status.holder.process == os.getpid()
         assert f"kill {os.getpid()}" in status.advice
+
+
+def test_the_log_a_dead_process_left_is_read_and_left(tmp_path: Path) -> None:
+    program = f"""
+import os
+from pathlib import Path
+from tests.jobs.status.test_status import SCHEMA, Journal, score_journal
+score_journal(Path({str(tmp_path)!r}), done=1)
+journal = Journal(Path({str(tmp_path)!r}), {{"boundary": "separate"}}, SCHEMA)
+with journal.commit() as db:
+    db.execute("INSERT INTO results (entry) VALUES (2)")
+os._exit(9)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], check=False, cwd=ROOT)
+    assert ended.returncode == 9
+    before = content(tmp_path)
+    assert f"{STATE_FOLDER}/journal.sqlite-wal" in before
+    status = read_status(tmp_path)
+    assert (status.state, status.progress.done) == ("stopped", 2)
+    # SQLite's index of the log is made anew by whoever comes first.
+    index = f"{STATE_FOLDER}/journal.sqlite-shm"
+    after = content(tmp_path)
+    assert {name for name in before if before[name] != after[name]} <= {index}
+    assert before.keys() == after.keys()
 
 
 def test_a_process_number_used_anew_does_not_pass_for_the_job(

@@ -16,10 +16,11 @@ from fam_engine.data.tokenizer_loading import load_tokenizer
 from fam_engine.errors import FamEngineError
 from fam_engine.jobs.doctor.checks import Check
 from fam_engine.model import ops
-from fam_engine.model.checkpoint import CheckpointReader, list_tensors
+from fam_engine.model.checkpoint import CheckpointReader
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.loading import choose_compute_dtype, choose_device, resolve_model
 from fam_engine.model.memory import free_bytes, weight_bytes
+from fam_engine.model.safetensors_files import list_tensors
 
 _PRECISION: Final = "nf4"
 

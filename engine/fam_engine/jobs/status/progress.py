@@ -100,8 +100,8 @@ def _rewrite(db: sqlite3.Connection, out: Path) -> Progress:
     with peek(attempt) as own:
         done = _count(own, "(SELECT DISTINCT position FROM texts)")
         # Its questions are still being written where it is not `asked` yet.
-        total = _count(own, "questions") if kept(own, "asked") else None
-    return Progress(phase, done, total, "records", seconds)
+        asked = _count(own, "questions") if kept(own, "asked") else None
+    return Progress(phase, done, asked, "records", seconds)
 
 
 def _train(db: sqlite3.Connection, out: Path) -> Progress:
