@@ -118,10 +118,9 @@ def _advice(state: State, holder: Holder | None, out: Path, *, num_in_flight: in
         assert holder is not None
         return f"see on {holder.host} whether process {holder.process} still runs; if not, {_GO_ON}"
     if state == "finished":
-        has_left_out = (out / "quarantine.jsonl").is_file() and (
-            out / "quarantine.jsonl"
-        ).stat().st_size
-        return "see quarantine.jsonl for what was left out" if has_left_out else "nothing"
+        quarantine = out / "quarantine.jsonl"
+        is_empty = not quarantine.is_file() or quarantine.stat().st_size == 0
+        return "nothing" if is_empty else "see quarantine.jsonl for what was left out"
     if state == "diverged":
         return "train into another --out with a lower --learning-rate; checkpoints are kept"
     died = f"its process died with {num_in_flight} records in flight; " if num_in_flight else ""

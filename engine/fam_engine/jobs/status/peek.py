@@ -3,8 +3,8 @@
 In: an output folder. Out: a read-only connection; the holder. The lock itself is never tried: for a moment that would
 take it, and a job that starts in this moment would be refused. Who holds it is read instead: from the name in the lock
 file, checked against the kernel's list of locks where there is one (Linux), so that a process number used anew does
-not pass for the job. Of a log that a dead process left SQLite makes its index (`-shm`) anew, as any reader does; what is
-kept in the folder stays byte for byte.
+not pass for the job. Of a log that a dead process left SQLite makes its index (`-shm`) anew, as for any reader; what
+is kept in the folder stays byte for byte.
 """
 
 from __future__ import annotations
