@@ -15,6 +15,9 @@ import typer
 
 from fam_engine.cli import (
     bench,
+    compare,
+    config_schema,
+    doctor,
     evaluate,
     experiment,
     generate,
@@ -24,6 +27,7 @@ from fam_engine.cli import (
     score,
     select,
     serve,
+    status,
     tokenize,
     train,
 )
@@ -39,7 +43,6 @@ app = typer.Typer(
     name="fam-engine",
     help="Measure how familiar answers are to a language model.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     epilog="Add --debug to any command for the traceback behind an error.",
 )
@@ -54,6 +57,10 @@ app.command(name="merge", epilog=merge.EPILOG)(merge.run)
 app.command(name="bench", epilog=bench.EPILOG)(bench.run)
 app.command(name="tokenize", epilog=tokenize.EPILOG)(tokenize.run)
 app.command(name="serve", epilog=serve.EPILOG)(serve.run)
+app.command(name="compare", epilog=compare.EPILOG)(compare.run)
+app.command(name="status", epilog=status.EPILOG)(status.run)
+app.command(name="doctor", epilog=doctor.EPILOG)(doctor.run)
+app.add_typer(config_schema.app, name="config")
 app.command(
     name="lm-eval",
     epilog=lm_eval.EPILOG,
@@ -89,7 +96,7 @@ def main() -> None:
         sys.exit(2)
     try:
         try:
-            app(_repeat_data(arguments))
+            app(_repeat_data(arguments), prog_name="fam-engine")
         finally:
             sys.stdout.flush()  # now, where it can still be told that it failed
     except (Exception, Interrupted) as error:

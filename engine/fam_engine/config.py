@@ -364,6 +364,13 @@ class ReplayConfig(Settings):
     seed: int = Field(default=0, ge=0)
 
 
+class DoctorConfig(Settings):
+    """Settings of `fam-engine doctor`."""
+
+    model: str | None = None
+    device: Device = "auto"
+
+
 ConfigT = TypeVar("ConfigT", bound=Settings)
 
 

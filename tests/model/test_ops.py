@@ -125,3 +125,11 @@ def test_a_row_has_the_same_bits_in_any_multiple_of_64_rows(
         ops.linear_add_(part, x[rows], linear, scratch)
         assert torch.equal(part, added[rows])
         assert torch.equal(ops.linear_swiglu(x[rows], linear, scratch), activated[rows])
+
+
+def test_bf16_takes_our_own_kernel_where_the_processor_has_what_it_needs() -> None:
+    from fam_engine._rust_tokenize import supports_bf16_products
+
+    probe = torch.empty((64, 64), dtype=torch.bfloat16)
+    assert ops.has_fused_logprob(probe, probe) == supports_bf16_products()
+    assert not ops.has_fused_logprob(probe.float(), probe.float())

@@ -205,13 +205,14 @@ def _holder(path: Path) -> str:
     """Name who holds a lock. It may have taken it this moment, the file still naming the one before."""
     for _ in range(_LOOKS):
         found = re.fullmatch(r"process (\d+) on (.+)", path.read_text(encoding="utf-8"))
-        if found and (found[2] != socket.gethostname() or _is_alive(int(found[1]))):
+        if found and (found[2] != socket.gethostname() or is_alive(int(found[1]))):
             return found[0]
         time.sleep(_SECONDS_A_LOOK)
     return "an unknown process"
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether a process of this number runs on this machine."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -40,6 +40,7 @@ __all__ = [
     "Scratch",
     "attention",
     "cached_attention",
+    "has_fused_logprob",
     "head_logits",
     "linear",
     "linear_add_",
@@ -174,9 +175,14 @@ def linear_logprob(
     hidden_RD: torch.Tensor, head_VD: torch.Tensor, targets_R: torch.Tensor
 ) -> LinearLogprobs:
     """Compute log-prob, rank, entropy and margin of a target a row; R is a multiple of 64."""
-    if linear_logprob_avx512.is_supported(hidden_RD, head_VD):
+    if has_fused_logprob(hidden_RD, head_VD):
         return linear_logprob_avx512.linear_logprob(hidden_RD, head_VD, targets_R)
     return linear_logprob_torch.linear_logprob(hidden_RD, head_VD, targets_R)
+
+
+def has_fused_logprob(hidden_RD: torch.Tensor, head_VD: torch.Tensor) -> bool:
+    """Whether `linear_logprob` has a kernel of our own for these tensors, or leaves them to torch."""
+    return linear_logprob_avx512.is_supported(hidden_RD, head_VD)
 
 
 def linear(

@@ -31,7 +31,7 @@ def describe_machine(
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": _commit(),
-        "device": _device_name(device),
+        "device": device_name(device),
         "cores": os.cpu_count(),
         "threads": threads,
         "load": os.getloadavg(),
@@ -57,7 +57,8 @@ def _commit() -> str | None:
     return found.stdout.strip() or None
 
 
-def _device_name(device: str) -> str:
+def device_name(device: str) -> str:
+    """Give the name of the GPU or the processor."""
     if device == "cuda":
         import torch
 

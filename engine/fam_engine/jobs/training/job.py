@@ -114,7 +114,10 @@ def _open_loop(
         progress=progress,
         check=interrupts.check,
     )
-    return TrainingLoop(parts, budget), parts
+    loop = TrainingLoop(parts, budget)
+    with data.journal.commit():
+        data.journal.put("num_steps", loop.num_steps)
+    return loop, parts
 
 
 def _micro_batch_budget(config: TrainConfig, data: Prepared, decoder: Decoder) -> int:

@@ -1,0 +1,97 @@
+"""Which paths a computation would take, and whether a model's folder would be accepted.
+
+In: a device; a folder. Out: checks. Nothing is decided here: the same functions are asked that decide for a command.
+No weight is read; a fault in their values is only found by loading them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import torch
+
+from fam_engine.config import Device
+from fam_engine.data.tokenizer_loading import load_tokenizer
+from fam_engine.errors import FamEngineError
+from fam_engine.jobs.doctor.checks import Check
+from fam_engine.model import ops
+from fam_engine.model.checkpoint import CheckpointReader
+from fam_engine.model.config import ModelConfig
+from fam_engine.model.loading import choose_compute_dtype, choose_device, resolve_model
+from fam_engine.model.memory import free_bytes, weight_bytes
+from fam_engine.model.safetensors_files import list_tensors
+
+_PRECISION: Final = "nf4"
+
+
+def check_paths(device: Device) -> Iterator[Check]:
+    """Say which kernels serve a scoring with default settings."""
+    place = choose_device(device)
+    dtype = choose_compute_dtype("auto", precision=_PRECISION, device=place)
+    name = str(dtype).removeprefix("torch.")
+    yield Check("paths", "compute", "ok", f"{name} on {place}")
+    probe = torch.empty((64, 64), dtype=dtype, device=place)
+    own = ops.has_fused_logprob(probe, probe)
+    found = "our AVX512-BF16 kernel" if own else "torch, in tiles of the vocabulary"
+    yield Check("paths", "log-probs", "ok", found)
+    yield Check(
+        "paths", "attention", "ok", "torch's scaled_dot_product_attention, a record at a time"
+    )
+    yield Check(
+        "paths", "nf4", "ok", "a matrix at a time made dense by torch, then multiplied by torch"
+    )
+
+
+def check_model(model: str, device: Device) -> tuple[list[Check], FamEngineError | None]:
+    """Look at a model's folder.
+
+    Returns:
+        What was found; the refusal a command would give, where it would.
+    """
+    checks = []
+    try:
+        for check in _model_checks(model, device):
+            checks.append(check)
+    except FamEngineError as error:
+        where = f"{error.where}: " if error.where else ""
+        checks.append(
+            Check("model", "refused", "fail", f"{where}{error.message}", error.hint or "")
+        )
+        return checks, error
+    return checks, None
+
+
+def _model_checks(model: str, device: Device) -> Iterator[Check]:
+    folder, _ = resolve_model(model, download=False)
+    config = ModelConfig.from_folder(folder)
+    quantized = ", quantized to NF4 already" if config.quantization else ""
+    shape = f"{config.num_layers} layers of width {config.hidden_size}"
+    yield Check("model", "config", "ok", f"{shape}, {config.vocab_size:,} tokens{quantized}")
+    place = choose_device(device)
+    dtype = choose_compute_dtype("auto", precision=_PRECISION, device=place)
+    CheckpointReader(
+        tensors=list_tensors(folder),
+        config=config,
+        precision=_PRECISION,
+        compute_dtype=dtype,
+        device=place,
+    ).check()
+    yield Check("model", "tensors", "ok", "names, shapes and dtypes are those the config asks for")
+    yield _memory(config, place, dtype)
+    engine = load_tokenizer(folder).engine
+    if engine.startswith("native"):
+        yield Check("model", "tokenizer", "ok", engine)
+    else:
+        found = "a part of tokenizer.json is not known to our own: the slower library `tokenizers` serves"
+        yield Check("model", "tokenizer", "warn", found, "nothing; ids are the same")
+
+
+def _memory(config: ModelConfig, place: torch.device, dtype: torch.dtype) -> Check:
+    needed, free = weight_bytes(config, _PRECISION, dtype), free_bytes(place)
+    found = (
+        f"about {needed / 2**30:.2f} GiB of weights at precision nf4, {free / 2**30:.1f} GiB free"
+    )
+    if needed > free:
+        return Check("model", "memory", "warn", found, "free memory, or take a smaller model")
+    return Check("model", "memory", "ok", found)

@@ -1,0 +1,145 @@
+"""The state of a job from its folder: running, stopped or finished, how far, and what to do next.
+
+In: an output folder. Out: a `JobStatus`. Nothing is written and no lock is taken, so that it may be asked at any time.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from fam_engine.jobs.journal import STATE_FOLDER
+from fam_engine.jobs.status.peek import Holder, find_holder, kept, last_change, peek
+from fam_engine.jobs.status.progress import (
+    Progress,
+    begun_models,
+    command_of,
+    in_flight,
+    progress_of,
+    step_folders,
+)
+from fam_engine.jobs.training.log import NAME as LOG
+from fam_engine.jobs.training.log import read_log
+
+State = Literal["running", "unknown", "stopped", "diverged", "finished"]
+_GO_ON: Final = "run the same command again: it goes on from here"
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """What a folder says about its job.
+
+    Attributes:
+        out: The folder.
+        command: What runs or ran in it.
+        state: `unknown`: another machine is named as the one that works in it.
+        holder: The process that works in it; None: nobody does.
+        progress: How far it is.
+        quarantined: Records left out so far, by code.
+        changed: When progress was last kept, seconds since the epoch.
+        advice: What to do.
+        step: The same of the step an experiment is at.
+    """
+
+    out: str
+    command: str
+    state: State
+    holder: Holder | None
+    progress: Progress
+    quarantined: dict[str, int]
+    changed: float
+    advice: str
+    step: JobStatus | None = None
+
+
+def read_status(out: Path) -> JobStatus:
+    """Say how far a job is.
+
+    Raises:
+        InputError: The folder holds no job that can be read.
+        CorruptStateError: Its saved progress does not read back.
+    """
+    holder = find_holder(out)
+    with peek(out) as db:
+        command = command_of(db, out)
+        state = _state(command, db, out, holder)
+        return JobStatus(
+            out=str(out),
+            command=command,
+            state=state,
+            holder=holder,
+            progress=progress_of(command, db, out),
+            quarantined=_quarantined(command, db),
+            changed=last_change(out),
+            advice=_advice(state, holder, out, num_in_flight=in_flight(db)),
+            step=_current_step(out) if command == "experiment" else None,
+        )
+
+
+def _state(command: str, db: sqlite3.Connection, out: Path, holder: Holder | None) -> State:
+    if holder is not None:
+        return "running" if holder.is_sure else "unknown"
+    if _is_finished(command, db, out):
+        return "finished"
+    has_diverged = command == "train" and any("diverged" in line for line in read_log(out / LOG))
+    return "diverged" if has_diverged else "stopped"
+
+
+def _is_finished(command: str, db: sqlite3.Connection, out: Path) -> bool:
+    if command == "experiment":
+        results = out / "results.json"
+        notes = [folder / "step.json" for folder in step_folders(out)]
+        # A changed study has begun steps, or finished ones that the results do not know.
+        return results.is_file() and all(
+            note.is_file() and note.stat().st_mtime <= results.stat().st_mtime for note in notes
+        )
+    if not (out / "summary.json").is_file():
+        return False
+    # An evaluation goes on with more adapters whenever they are given.
+    return not begun_models(out) if command == "eval" else kept(db, "finished") is not None
+
+
+def _quarantined(command: str, db: sqlite3.Connection) -> dict[str, int]:
+    counts = Counter(dict(db.execute("SELECT code, COUNT(*) FROM quarantine GROUP BY code")))
+    if command == "eval":
+        query = "SELECT code, COUNT(DISTINCT position) FROM samples WHERE code IS NOT NULL GROUP BY code"
+        counts.update(dict(db.execute(query)))
+    return dict(sorted(counts.items()))
+
+
+def _advice(state: State, holder: Holder | None, out: Path, *, num_in_flight: int) -> str:
+    if state == "running":
+        assert holder is not None
+        return f"wait for its end, or stop it with `kill {holder.process}`: what is done is kept"
+    if state == "unknown":
+        assert holder is not None
+        return f"see on {holder.host} whether process {holder.process} still runs; if not, {_GO_ON}"
+    if state == "finished":
+        quarantine = out / "quarantine.jsonl"
+        is_empty = not quarantine.is_file() or quarantine.stat().st_size == 0
+        return "nothing" if is_empty else "see quarantine.jsonl for what was left out"
+    if state == "diverged":
+        return "train into another --out with a lower --learning-rate; checkpoints are kept"
+    died = f"its process died with {num_in_flight} records in flight; " if num_in_flight else ""
+    return f"{died}{_GO_ON}"
+
+
+def _current_step(out: Path) -> JobStatus | None:
+    """Give the step that is begun and not finished, where it is a job of its own."""
+    for folder in step_folders(out):
+        has_journal = (folder / STATE_FOLDER / "journal.sqlite").is_file()
+        if has_journal and not (folder / "step.json").is_file():
+            return read_status(folder)
+    return None
+
+
+def as_values(status: JobStatus) -> dict[str, Any]:
+    """Give a status as values for JSON."""
+    fields = dict(vars(status))
+    fields["holder"] = None if status.holder is None else vars(status.holder)
+    fields["progress"] = vars(status.progress)
+    fields["step"] = None if status.step is None else as_values(status.step)
+    return fields

@@ -1,0 +1,132 @@
+"""Two runs over the same records: how their figures differ, and how sure that is.
+
+In: the joined rows of both. Out: a plain dictionary. Differences are second minus first, of each record paired with
+itself; the intervals resample questions, as everywhere (`statistics`). A source's difference is the mean over its
+records, not over its questions, so that it equals the difference of the two runs' own means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from fam_engine.measure.replay import spearman
+from fam_engine.measure.statistics import (
+    Estimate,
+    Floats,
+    Ints,
+    factorize,
+    ratio_estimate,
+    resample_groups,
+)
+
+_NUM_CHANGED = 10
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure both runs have.
+
+    Attributes:
+        name: Of its column.
+        first: float64[n], of the first run; NaN where undefined.
+        second: Of the second.
+    """
+
+    name: str
+    first: Floats
+    second: Floats
+
+
+def compare_rows(
+    ids: Sequence[str],
+    sources: Sequence[str],
+    groups: Sequence[str],
+    metrics: Sequence[Metric],
+    *,
+    seed: int,
+) -> dict[str, Any]:
+    """Compare joined rows.
+
+    Args:
+        ids: Name of each row, for the list of changes.
+        sources: Its source.
+        groups: Its question.
+        metrics: The first one decides what `changed` and `rank_correlation` are about.
+        seed: Of the resampling.
+
+    Returns:
+        `overall` and `sources` (by name): n, num_groups, and by metric `first`, `second`,
+        `difference` {value, low, high}, `verdict`, n. `rank_correlation`: Spearman's, by metric.
+        `changed`: the rows with the largest differences, by size.
+    """
+    codes, names = factorize(list(sources))
+    questions = factorize(list(groups))[0]
+    every_row = np.arange(len(codes))
+    return {
+        "overall": _entry(metrics, questions, every_row, seed),
+        "sources": {
+            str(name): _entry(metrics, questions, np.flatnonzero(codes == code), seed)
+            for code, name in enumerate(names)
+        },
+        "rank_correlation": {metric.name: _rank_correlation(metric) for metric in metrics},
+        "changed": _changed(ids, sources, metrics[0]),
+    }
+
+
+def _entry(metrics: Sequence[Metric], questions: Ints, rows: Ints, seed: int) -> dict[str, Any]:
+    resamples = resample_groups(questions[rows], seed=seed)
+    ones = np.ones(len(rows))
+    figures = {}
+    for metric in metrics:
+        first, second = metric.first[rows], metric.second[rows]
+        known = ~np.isnan(second - first)
+        difference = ratio_estimate(resamples, second - first, ones)
+        figures[metric.name] = {
+            "n": int(known.sum()),
+            "first": _mean(first[known]),
+            "second": _mean(second[known]),
+            "difference": asdict(difference),
+            "verdict": _verdict(difference),
+        }
+    return {"n": len(rows), "num_groups": len(np.unique(questions[rows])), "metrics": figures}
+
+
+def _mean(values: Floats) -> float | None:
+    return float(values.mean()) if len(values) else None
+
+
+def _verdict(difference: Estimate) -> str:
+    if difference.value is None:
+        return "undefined"
+    if difference.low is None or difference.high is None:
+        return "too few questions"
+    if difference.low > 0.0:
+        return "higher"
+    if difference.high < 0.0:
+        return "lower"
+    return "equal" if difference.low == difference.high == 0.0 else "not distinguishable"
+
+
+def _rank_correlation(metric: Metric) -> float | None:
+    known = ~np.isnan(metric.first + metric.second)
+    return spearman(metric.first[known], metric.second[known]) if known.any() else None
+
+
+def _changed(ids: Sequence[str], sources: Sequence[str], metric: Metric) -> list[dict[str, Any]]:
+    differences = metric.second - metric.first
+    sizes = np.where(np.isnan(differences), 0.0, np.abs(differences))
+    rows = [int(row) for row in np.argsort(-sizes, kind="stable")[:_NUM_CHANGED] if sizes[row] > 0]
+    return [
+        {
+            "id": ids[row],
+            "source": sources[row],
+            "first": float(metric.first[row]),
+            "second": float(metric.second[row]),
+            "difference": float(differences[row]),
+        }
+        for row in rows
+    ]
