@@ -20,7 +20,8 @@ pub fn last_cut(text: &str) -> usize {
     pairs.rposition(is_cut).map_or(0, |letter| letter + 1)
 }
 
-fn is_cut(pair: &[u8]) -> bool {
+/// Whether a text may be cut between these two bytes.
+pub(crate) fn is_cut(pair: &[u8]) -> bool {
     pair[0].is_ascii_alphabetic() && pair[1] == b' '
 }
 

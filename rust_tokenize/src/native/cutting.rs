@@ -6,6 +6,7 @@
 //! holds before NFC. What is left to rule out are blanks put in front of sections, and added tokens
 //! that reach over such a place or look beyond their own text.
 
+use crate::cuts::is_cut;
 use crate::native::NativeEncoder;
 use crate::native::added::{Pattern, PatternSet};
 use crate::native::allow::{Normalizer, Pieces, Prefix};
@@ -23,6 +24,5 @@ impl NativeEncoder {
 
 fn keeps_to_itself(pattern: &Pattern) -> bool {
     let looks_around = pattern.single_word || pattern.lstrip || pattern.rstrip;
-    let reaches_over = |pair: &[u8]| pair[0].is_ascii_alphabetic() && pair[1] == b' ';
-    !looks_around && !pattern.text.as_bytes().windows(2).any(reaches_over)
+    !looks_around && !pattern.text.as_bytes().windows(2).any(is_cut)
 }
