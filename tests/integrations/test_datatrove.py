@@ -39,7 +39,11 @@ def test_it_keeps_the_band_and_says_why_the_rest_went(
     docs.append(Document("", "empty"))
     verdicts = step.filter_batch(docs)
     expected = [
-        (False, "perplexity_below") if p < low else (False, "perplexity_above") if p > high else True
+        (False, "perplexity_below")
+        if p < low
+        else (False, "perplexity_above")
+        if p > high
+        else True
         for p in perplexities
     ]
     assert sum(verdict is True for verdict in expected) == 3

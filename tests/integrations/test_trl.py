@@ -143,7 +143,9 @@ def test_what_we_write_is_read_by_it(bos_model: Path, tmp_path: Path) -> None:
     from fam_engine.report.progress import JobProgress
 
     data, out = tmp_path / "data.jsonl", tmp_path / "out.jsonl"
-    data.write_text('{"prompt": "one", "response": "caf\\u00e9"}\n{"prompt": "2", "response": "b"}\n')
+    data.write_text(
+        '{"prompt": "one", "response": "caf\\u00e9"}\n{"prompt": "2", "response": "b"}\n'
+    )
     config = ExportConfig(data=(str(data),), format="trl", out=out)
     with JobProgress(quiet=True) as progress:
         summary = run_export(config, progress).summary

@@ -117,4 +117,6 @@ class FamiliarityMapper:
                 code="E_DATASETS_BATCH",
                 hint="map(mapper, batched=True)",
             )
-        return [dict(zip(texts, values, strict=True)) for values in zip(*texts.values(), strict=True)]
+        return [
+            dict(zip(texts, values, strict=True)) for values in zip(*texts.values(), strict=True)
+        ]

@@ -58,7 +58,7 @@ class LazyScorer:
         check_adapter(lora)
         is_file = template not in ("auto", "none")
         file = Path(template).resolve() if is_file else None
-        self._settings = {
+        self._settings: dict[str, Any] = {
             "model": str(folder),
             "adapter": None if lora is None else str(lora),
             "precision": precision,
