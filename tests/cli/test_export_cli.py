@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,3 +69,8 @@ def test_an_error_is_one_line_with_its_own_exit_code(
     assert err.startswith(starts)
     assert named in err
     assert err.count("\n") == 1
+
+
+def test_it_needs_no_torch() -> None:
+    program = "import sys, fam_engine.jobs.exporting.job; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)
