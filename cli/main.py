@@ -20,6 +20,7 @@ from fam_engine.cli import (
     doctor,
     evaluate,
     experiment,
+    export,
     generate,
     lm_eval,
     merge,
@@ -50,6 +51,7 @@ app.command(name="score", epilog=score.EPILOG)(score.run)
 app.command(name="generate", epilog=generate.EPILOG)(generate.run)
 app.command(name="rewrite", epilog=rewrite.EPILOG)(rewrite.run)
 app.command(name="select", epilog=select.EPILOG)(select.run)
+app.command(name="export", epilog=export.EPILOG)(export.run)
 app.command(name="train", epilog=train.EPILOG)(train.run)
 app.command(name="eval", epilog=evaluate.EPILOG)(evaluate.run)
 app.command(name="experiment", epilog=experiment.EPILOG)(experiment.run)

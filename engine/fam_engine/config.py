@@ -334,6 +334,20 @@ class TokenizeConfig(RecordSettings):
         return value
 
 
+class ExportConfig(RecordSettings):
+    """Settings of `fam-engine export`; every field is a flag of the same name, `_` written `-`."""
+
+    format: Literal["trl", "axolotl", "llama-factory"]
+    out: Path = Field(description="output file")
+
+    @field_validator("out")
+    @classmethod
+    def _json_lines(cls, value: Path) -> Path:
+        if value.suffix != ".jsonl":  # the tools go by the ending
+            raise ValueError("needs the ending .jsonl")
+        return value
+
+
 class ServeConfig(ModelSettings):
     """Settings of `fam-engine serve`; every field is a flag of the same name, `_` written `-`."""
 

@@ -7,9 +7,10 @@ equal to it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,10 @@ from fam_engine.jobs.scoring.files import score_rows, scores_schema
 from fam_engine.jobs.scoring.ingest import DataFile, IngestPlan, ingest_records
 from fam_engine.model.loading import load_model, resolve_model
 from fam_engine.model.memory import default_tokens_per_batch
+
+_COLUMNS = scores_schema(ifd=False, in_context=False)
+# What `score_each` gives.
+EACH_COLUMNS = _COLUMNS.append(pa.field("error", pa.string()))
 
 
 class Scorer:
@@ -98,14 +103,32 @@ class Scorer:
         Raises:
             InputError: A record cannot be used; the message names it, counted from 1.
         """
-        with tempfile.TemporaryDirectory(prefix="fam-engine-") as folder:
-            data = Path(folder) / "records.jsonl"
-            with data.open("w", encoding="utf-8") as file:
-                file.writelines(json.dumps(dict(record)) + "\n" for record in records)
-            schema = scores_schema(ifd=False, in_context=False)
-            with Journal(Path(folder) / "state", {}, SCHEMA) as journal:
-                self._run(journal, data)
-                return pa.Table.from_pylist(list(score_rows(journal.db)), schema=schema)
+        with _written(records) as (journal, data, _):
+            self._run(journal, data)
+            return pa.Table.from_pylist(list(score_rows(journal.db)), schema=_COLUMNS)
+
+    def score_each(self, records: Iterable[Mapping[str, Any]]) -> pa.Table:
+        """Score records, where one that cannot be used does not stop the others.
+
+        Args:
+            records: As for `score`.
+
+        Returns:
+            A row a record, in order, with the columns of `scores.parquet` and `error`, string: code
+            and reason where a record could not be scored. All other columns are null then.
+        """
+        with _written(records) as (journal, data, num_records):
+            try:
+                self._score(journal, data, keep_tokens=False)
+            except InputError as error:
+                if error.code not in ("E_INPUT_UNUSABLE", "E_INPUT_EMPTY"):
+                    raise
+            scored = {row["line"]: row for row in score_rows(journal.db)}
+            query = "SELECT line, code || ': ' || reason FROM quarantine"
+            errors = dict(journal.db.execute(query))
+        lines = range(1, num_records + 1)
+        rows = [scored[line] if line in scored else {"error": errors[line]} for line in lines]
+        return pa.Table.from_pylist(rows, schema=EACH_COLUMNS)
 
     def token_logprobs(self, prompt: str, response: str) -> npt.NDArray[np.float64]:
         """Give the log-prob of every response token, nats, float64 [number of response tokens].
@@ -113,25 +136,37 @@ class Scorer:
         Raises:
             InputError: The response is empty, or the record longer than the model.
         """
-        with tempfile.TemporaryDirectory(prefix="fam-engine-") as folder:
-            data = Path(folder) / "records.jsonl"
-            record = {"prompt": prompt, "response": response}
-            data.write_text(json.dumps(record) + "\n", encoding="utf-8")
-            with Journal(Path(folder) / "state", {}, SCHEMA) as journal:
-                scorer = self._run(journal, data, keep_tokens=True)
-                (blob,) = scorer.journal.db.execute("SELECT logprobs FROM tokens").fetchone()
-                (count,) = journal.db.execute("SELECT num_response_tokens FROM records").fetchone()
+        record = {"prompt": prompt, "response": response}
+        with _written([record]) as (journal, data, _):
+            self._run(journal, data, keep_tokens=True)
+            (blob,) = journal.db.execute("SELECT logprobs FROM tokens").fetchone()
+            (count,) = journal.db.execute("SELECT num_response_tokens FROM records").fetchone()
         return np.frombuffer(blob, np.float64)[:count]
 
-    def _run(self, journal: Journal, data: Path, *, keep_tokens: bool = False) -> EntryScorer:
+    def _run(self, journal: Journal, data: Path, *, keep_tokens: bool = False) -> None:
+        self._score(journal, data, keep_tokens=keep_tokens)
+        bad = journal.db.execute("SELECT line, code, reason FROM quarantine").fetchone()
+        if bad is not None:
+            raise InputError(bad[2], code=bad[1], where=f"record {bad[0]}")
+
+    def _score(self, journal: Journal, data: Path, *, keep_tokens: bool) -> None:
         plan = IngestPlan(self._decoder.config.max_position_embeddings, "quarantine")
         spool = ingest_records(journal, self._encoder, plan, [DataFile("records", data)], _nothing)
         scorer = EntryScorer(self._decoder, journal, spool, keep_tokens=keep_tokens)
         scorer.run(self._budget, _nothing)
-        bad = journal.db.execute("SELECT line, code, reason FROM quarantine").fetchone()
-        if bad is not None:
-            raise InputError(bad[2], code=bad[1], where=f"record {bad[0]}")
-        return scorer
+
+
+@contextlib.contextmanager
+def _written(records: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Journal, Path, int]]:
+    """Write records to a file, for as long as this lasts; give a journal, the file, their number."""
+    with tempfile.TemporaryDirectory(prefix="fam-engine-") as folder:
+        data = Path(folder) / "records.jsonl"
+        count = 0
+        with data.open("w", encoding="utf-8") as file:
+            for count, record in enumerate(records, start=1):  # noqa: B007 - their number
+                file.write(json.dumps(dict(record)) + "\n")
+        with Journal(Path(folder) / "state", {}, SCHEMA) as journal:
+            yield journal, data, count
 
 
 def _nothing(_count: int) -> None:

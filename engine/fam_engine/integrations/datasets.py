@@ -1,0 +1,122 @@
+"""Hugging Face datasets: scores as columns of a dataset, by `Dataset.map`.
+
+In: a batch as `map(..., batched=True)` gives it, of any form a data file may have. Out: the numbers of `scores.parquet`
+as columns beside those that are there, and `error` where a row could not be scored. Labels (`id`, `group`, ...) are the
+dataset's own and stay as they are.
+
+The form is found from the names of the columns, not from the values of a row: what a row means must not depend on the
+batch it falls into. Types are not left to `datasets` to infer, which takes a column that is empty in the first batch
+for one that is always empty and stops at the first value; `features` gives them. Contract read from datasets 5.2,
+`arrow_dataset.py` (`map`), `fingerprint.py` (the hash of what the callable pickles to).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from fam_engine.config import ComputeDtype, Device, Precision
+from fam_engine.data.records import detect_form, map_columns
+from fam_engine.errors import InputError, RecordError, UsageError
+from fam_engine.jobs.scoring.lazy_scorer import LazyScorer
+from fam_engine.jobs.scoring.scorer import EACH_COLUMNS
+
+if TYPE_CHECKING:
+    from datasets import Features
+
+_LABELS = ("id", "file", "line", "source", "group", "correct")
+_SCORES = pa.schema([field for field in EACH_COLUMNS if field.name not in _LABELS])
+
+
+class FamiliarityMapper:
+    r"""What `Dataset.map` calls to add scores; loads its model in the worker that first calls it.
+
+    Args:
+        model: Model folder, or `embedded`.
+        columns: Record field -> column, as --map does it.
+        adapter: PEFT LoRA folder to apply.
+        precision: Of the weights: `nf4`, `bf16` or `fp32`.
+        compute_dtype: `auto`, `bf16` or `fp32`.
+        device: `auto`, `cpu` or `cuda`.
+        template: `auto`, `none` or a template file.
+        max_tokens_per_batch: Token budget of a batch; None: from free memory.
+
+    Raises:
+        ModelRefusedError: The model or the adapter is not there.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> rows = Dataset.from_dict({"prompt": ["What is 2 + 3?\n"], "response": ["5"]})
+        >>> mapper = FamiliarityMapper("embedded")
+        >>> scored = rows.map(mapper, batched=True, features=mapper.features(rows.features))
+        >>> scored["num_response_tokens"][0]
+        1
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        columns: Mapping[str, str] | None = None,
+        adapter: str | Path | None = None,
+        precision: Precision = "nf4",
+        compute_dtype: ComputeDtype = "auto",
+        device: Device = "auto",
+        template: str = "auto",
+        max_tokens_per_batch: int | None = None,
+    ) -> None:
+        self._columns = dict(columns or {})
+        self._scorer = LazyScorer(
+            model,
+            adapter=adapter,
+            precision=precision,
+            compute_dtype=compute_dtype,
+            device=device,
+            template=template,
+            max_tokens_per_batch=max_tokens_per_batch,
+        )
+
+    def features(self, features: Features) -> Features:
+        """Give the features of a dataset with these features once it is scored."""
+        from datasets import Features
+
+        return Features({**features, **Features.from_arrow_schema(_SCORES)})
+
+    def __call__(self, batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+        """Score a batch.
+
+        Args:
+            batch: Column name -> values.
+
+        Returns:
+            Score name -> values; null, and `error` says why, where a row could not be scored.
+
+        Raises:
+            InputError: The columns are of no known form.
+            UsageError: A single row came instead of a batch.
+        """
+        rows = self._rows(batch)
+        table = self._scorer.score_each(rows)
+        return {name: table[name].to_pylist() for name in _SCORES.names}
+
+    def _rows(self, batch: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
+        """Give the texts of a batch and nothing else: other columns may hold what JSON cannot."""
+        mapped = map_columns(batch, self._columns)
+        try:
+            form = detect_form(mapped)
+        except RecordError as error:
+            raise InputError(error.reason, code=error.code) from None
+        names = [*form.columns, *(["input"] if form.layout == "instruction" else [])]
+        texts = {name: mapped[name] for name in names if mapped.get(name) is not None}
+        if not all(isinstance(values, list) for values in texts.values()):
+            raise UsageError(
+                "a single row came, expected a batch of them",
+                code="E_DATASETS_BATCH",
+                hint="map(mapper, batched=True)",
+            )
+        return [
+            dict(zip(texts, values, strict=True)) for values in zip(*texts.values(), strict=True)
+        ]

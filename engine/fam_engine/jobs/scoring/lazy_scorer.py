@@ -1,0 +1,106 @@
+"""A `Scorer` that other tools may copy into their workers: it pickles small, and loads its model where it is used.
+
+In: the settings of a `Scorer`. Out: its `score_each`, and a state for pickle that is the same in every process: the
+settings and a SHA-256 of all that scores depend on, never a loaded model. Tools that key their caches by what a
+callable pickles to (`datasets`) thus find an old result exactly if model, adapter, template and settings are the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from fam_engine.config import ComputeDtype, Device, Precision
+from fam_engine.errors import UsageError
+from fam_engine.jobs.scoring.scorer import Scorer
+from fam_engine.jobs.scoring.sources import check_adapter
+from fam_engine.model.loading import hash_model, resolve_model
+from fam_engine.version import __version__
+
+# Processes that have loaded a model: threads of torch and of the tokenizer do not survive a fork.
+_loaded_in: set[int] = set()
+
+
+class LazyScorer:
+    """Settings of a `Scorer`, and the scorer itself once it is needed.
+
+    Args:
+        model: Model folder, or `embedded`.
+        adapter: PEFT LoRA folder to apply.
+        precision: Of the weights: `nf4`, `bf16` or `fp32`.
+        compute_dtype: `auto`, `bf16` or `fp32`.
+        device: `auto`, `cpu` or `cuda`.
+        template: `auto`, `none` or a template file.
+        max_tokens_per_batch: Token budget of a batch; None: from free memory.
+
+    Raises:
+        ModelRefusedError: The model or the adapter is not there.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        adapter: str | Path | None = None,
+        precision: Precision = "nf4",
+        compute_dtype: ComputeDtype = "auto",
+        device: Device = "auto",
+        template: str = "auto",
+        max_tokens_per_batch: int | None = None,
+    ) -> None:
+        folder = resolve_model(model, download=False)[0].resolve()
+        lora = None if adapter is None else Path(adapter).resolve()
+        check_adapter(lora)
+        is_file = template not in ("auto", "none")
+        file = Path(template).resolve() if is_file else None
+        self._settings: dict[str, Any] = {
+            "model": str(folder),
+            "adapter": None if lora is None else str(lora),
+            "precision": precision,
+            "compute_dtype": compute_dtype,
+            "device": device,
+            "template": template if file is None else str(file),
+            "max_tokens_per_batch": max_tokens_per_batch,
+        }
+        self._sha256 = _sha256(folder, lora, file)
+        self._scorer: Scorer | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Give the settings and the hash, never the loaded model."""
+        return {**self.__dict__, "_scorer": None}
+
+    def score_each(self, records: Iterable[Mapping[str, Any]]) -> pa.Table:
+        """Score records, see `Scorer.score_each`; the first call loads the model.
+
+        Raises:
+            UsageError: The process was forked from one that had loaded a model.
+            FamEngineError: See `Scorer`.
+        """
+        if self._scorer is None:
+            _check_not_forked()
+            self._scorer = Scorer(**self._settings)
+            _loaded_in.add(os.getpid())
+        return self._scorer.score_each(records)
+
+
+def _check_not_forked() -> None:
+    """Refuse what would hang: the pools of threads that a parent started are not in its child."""
+    if _loaded_in - {os.getpid()}:
+        raise UsageError(
+            "this process was forked from one that had loaded a model, whose threads it lacks",
+            code="E_FORKED",
+            hint="score nothing before the workers start, or start them by `spawn`",
+        )
+
+
+def _sha256(folder: Path, adapter: Path | None, template: Path | None) -> str:
+    """Hash all that scores depend on beside the settings."""
+    parts = [__version__, hash_model(folder), hash_model(adapter) if adapter else ""]
+    if template is not None and template.is_file():  # else it is told when the model is loaded
+        parts.append(hashlib.sha256(template.read_bytes()).hexdigest())
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

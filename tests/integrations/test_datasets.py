@@ -1,0 +1,108 @@
+"""`Dataset.map` with our mapper, by the real package."""
+
+from __future__ import annotations
+
+import datetime
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+pytest.importorskip("datasets", reason="needs the package `datasets`")
+pytestmark = pytest.mark.filterwarnings("default")  # datasets is not free of warnings
+
+from datasets import Dataset  # noqa: E402
+from datasets.fingerprint import Hasher  # noqa: E402
+
+from fam_engine.errors import InputError, UsageError  # noqa: E402
+from fam_engine.integrations.datasets import FamiliarityMapper  # noqa: E402
+from fam_engine.jobs.scoring.scorer import Scorer  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+NAMES = ("nll_sum", "perplexity", "bits_per_byte", "num_response_tokens", "flags")
+
+
+@pytest.fixture(scope="module")
+def mapper(tiny_model: Path) -> FamiliarityMapper:
+    return FamiliarityMapper(tiny_model, precision="fp32", device="cpu")
+
+
+@pytest.fixture
+def rows() -> Dataset:
+    """Rows whose first batch has an error in every row, with columns that are no texts."""
+    responses = ["", "", "two", "a <s>", "x" * 300, "six"]
+    texts = {"prompt": ["one\n"] * 6, "response": responses}
+    return Dataset.from_dict({"id": range(6), "when": [datetime.date(2026, 1, 1)] * 6, **texts})
+
+
+def scored(rows: Dataset, mapper: FamiliarityMapper, batch_size: int) -> Dataset:
+    features = mapper.features(rows.features)
+    return rows.map(mapper, batched=True, batch_size=batch_size, features=features)
+
+
+def test_columns_are_those_of_the_scorer_whatever_the_batch(
+    rows: Dataset, mapper: FamiliarityMapper, tiny_model: Path
+) -> None:
+    with Scorer(tiny_model, precision="fp32", device="cpu") as scorer:
+        texts = [{"prompt": r["prompt"], "response": r["response"]} for r in rows]
+        expected = scorer.score([texts[index] for index in (2, 3, 5)]).to_pylist()
+    for batch_size in (2, 6):
+        found = scored(rows, mapper, batch_size)
+        assert [row["id"] for row in found] == list(range(6))
+        codes = [row["error"] and row["error"].split(":")[0] for row in found]
+        empty = "E_EMPTY_RESPONSE"
+        assert codes == [empty, empty, None, None, "E_TOO_LONG", None]
+        for row, score in zip([found[index] for index in (2, 3, 5)], expected, strict=True):
+            assert {name: row[name] for name in NAMES} == {name: score[name] for name in NAMES}
+        assert found[3]["flags"] == ["special_in_text"]
+
+
+def test_other_names_of_columns(mapper: FamiliarityMapper, tiny_model: Path, rows: Dataset) -> None:
+    renamed = rows.rename_columns({"response": "text"})
+    columns = {"response": "text"}
+    other = FamiliarityMapper(tiny_model, columns=columns, precision="fp32", device="cpu")
+    assert scored(renamed, other, 3)["nll_sum"][:] == scored(rows, mapper, 3)["nll_sum"][:]
+    with pytest.raises(InputError, match="`text`, expected one of"):
+        mapper(renamed[:2])
+
+
+def test_instructions_keep_their_input(mapper: FamiliarityMapper) -> None:
+    batch: Mapping[str, list[str]] = {"instruction": ["add"] * 2, "output": ["x"] * 2}
+    with_input = mapper({**batch, "input": ["1 and 2", ""]})
+    assert with_input["nll_sum"][1] == mapper(batch)["nll_sum"][1]
+    assert with_input["nll_sum"][0] != with_input["nll_sum"][1]
+
+
+def test_a_single_row_is_refused(mapper: FamiliarityMapper, rows: Dataset) -> None:
+    with pytest.raises(UsageError, match="batched=True"):
+        rows.map(mapper)
+
+
+def test_two_processes_and_equal_fingerprints_in_all(
+    rows: Dataset, mapper: FamiliarityMapper, tiny_model: Path, tmp_path: Path
+) -> None:
+    rows.save_to_disk(tmp_path / "rows")
+    code = f"""
+from datasets import load_from_disk
+from datasets.fingerprint import Hasher
+from fam_engine.integrations.datasets import FamiliarityMapper
+rows = load_from_disk({str(tmp_path / "rows")!r})
+mapper = FamiliarityMapper({str(tiny_model)!r}, precision="fp32", device="cpu")
+features = mapper.features(rows.features)
+found = rows.map(mapper, batched=True, batch_size=2, features=features, num_proc=2)
+found.save_to_disk({str(tmp_path / "scored")!r})
+print("hash", Hasher.hash(mapper))
+"""
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    run = subprocess.run(command, check=True, timeout=200, capture_output=True, text=True)
+    expected = scored(rows, mapper, 6)
+    found = Dataset.load_from_disk(tmp_path / "scored")
+    assert found["nll_sum"][:] == expected["nll_sum"][:]
+    # After use here, unused there: the hash knows settings and bytes, not what is loaded.
+    assert f"hash {Hasher.hash(mapper)}" in run.stdout
+    other = FamiliarityMapper(tiny_model, precision="bf16", device="cpu")
+    assert Hasher.hash(other) != Hasher.hash(mapper)

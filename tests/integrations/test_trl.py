@@ -1,0 +1,162 @@
+"""TRL: our reward in its GRPO trainer, and its dataset formats read and written."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fam_engine.errors import UsageError
+from fam_engine.integrations.trl import FamiliarityReward
+from fam_engine.jobs.scoring.scorer import Scorer
+
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def reward(tiny_model: Path) -> FamiliarityReward:
+    return FamiliarityReward(tiny_model, precision="fp32", device="cpu")
+
+
+def turns(*contents: str) -> list[dict[str, str]]:
+    roles = ("user", "assistant")
+    return [{"role": roles[i % 2], "content": text} for i, text in enumerate(contents)]
+
+
+def answer(text: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text}]
+
+
+def test_it_is_minus_the_mean_so_length_alone_changes_nothing(tiny_model: Path) -> None:
+    with Scorer(tiny_model, precision="fp32", device="cpu") as scorer:
+        texts = ["two", "two hundred and two"]
+        table = scorer.score([{"prompt": "one\n", "response": text} for text in texts])
+    for metric in ("nll_mean", "bits_per_byte"):
+        reward = FamiliarityReward(tiny_model, metric=metric, precision="fp32", device="cpu")  # type: ignore[arg-type]
+        found = reward(prompts=["one\n"] * 2, completions=texts, completion_ids=[], other=[1, 2])
+        assert found == [-value for value in table[metric].to_pylist()]
+
+
+def test_what_cannot_be_scored_gets_the_floor_and_nothing_gets_less(tiny_model: Path) -> None:
+    reward = FamiliarityReward(tiny_model, floor=-50.0, precision="fp32", device="cpu")
+    texts = ["", "x" * 300, "\ud800", "two"]
+    *unusable, usable = reward(prompts=["one\n"] * 4, completions=texts)
+    assert unusable == [-50.0] * 3
+    assert -50.0 < usable < -0.5
+    assert reward(["a"], [""]) == [-50.0]
+    strict = FamiliarityReward(tiny_model, floor=-0.5, precision="fp32", device="cpu")
+    assert strict(["one\n"], ["two"]) == [-0.5]
+
+
+def test_turns_and_texts_are_the_same_completion(reward: FamiliarityReward) -> None:
+    as_text = reward(["one\n"], ["two"])
+    assert reward([turns("one")], [answer("two")]) == as_text
+    assert reward([turns("zero", "no", "one")], [answer("two")]) != as_text
+
+
+def test_sums_and_floors_that_are_no_numbers_are_refused(tiny_model: Path) -> None:
+    with pytest.raises(UsageError, match="nll_sum"):
+        FamiliarityReward(tiny_model, metric="nll_sum")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="finite"):
+        FamiliarityReward(tiny_model, floor=float("nan"))
+
+
+def test_it_pickles_without_its_model(reward: FamiliarityReward) -> None:
+    expected = reward(["one\n"], ["two"])
+    assert pickle.loads(pickle.dumps(reward))(["one\n"], ["two"]) == expected
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_grpo_trainer_takes_it(
+    bos_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("trl", reason="needs the package `trl`")
+    from datasets import Dataset
+    from transformers import AutoTokenizer
+    from trl import GRPOConfig, GRPOTrainer
+
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+    reward = FamiliarityReward(bos_model, precision="fp32", device="cpu")
+    tokenizer = AutoTokenizer.from_pretrained(bos_model)
+    tokenizer.pad_token = tokenizer.eos_token
+    config = GRPOConfig(
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=2,
+        num_generations=2,
+        max_completion_length=6,
+        max_steps=1,
+        logging_steps=1,
+        use_cpu=True,
+        bf16=False,
+        report_to=[],
+        save_strategy="no",
+        disable_tqdm=True,
+    )
+    trainer = GRPOTrainer(
+        model=str(bos_model),
+        reward_funcs=reward,
+        args=config,
+        train_dataset=Dataset.from_dict({"prompt": ["one", "two"]}),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    logged = trainer.state.log_history[0]
+    value = logged["rewards/FamiliarityReward/mean"]
+    assert math.isfinite(value)
+    assert -12.0 <= value < 0.0
+
+
+# -- dataset formats ------------------------------------------------------------------------------
+
+
+def test_its_dataset_formats_are_read(tiny_model: Path) -> None:
+    forms: list[dict[str, Any]] = [
+        {"prompt": "one\n", "completion": "two"},
+        {"prompt": turns("one"), "completion": answer("two")},
+        {"messages": turns("one", "two")},
+    ]
+    with Scorer(tiny_model, precision="fp32", device="cpu") as scorer:
+        sums = [scorer.score([form])["nll_sum"][0].as_py() for form in forms]
+        assert sums[0] == sums[1] == sums[2]
+        # What has no answer, or two, is told and not guessed at.
+        for other in ({"prompt": "one"}, {"prompt": "one", "chosen": "a", "rejected": "b"}):
+            (error,) = scorer.score_each([other])["error"].to_pylist()
+            assert error.startswith("E_RECORD_FORM")
+
+
+@pytest.mark.filterwarnings("default")
+def test_what_we_write_is_read_by_it(bos_model: Path, tmp_path: Path) -> None:
+    """Loaded as our export says, its own template function splits the rows where we mean them to be."""
+    pytest.importorskip("trl", reason="needs the package `trl`")
+    from datasets import load_dataset
+    from transformers import AutoTokenizer
+    from trl.data_utils import apply_chat_template, is_conversational
+
+    from fam_engine.config import ExportConfig
+    from fam_engine.jobs.exporting.job import run_export
+    from fam_engine.report.progress import JobProgress
+
+    data, out = tmp_path / "data.jsonl", tmp_path / "out.jsonl"
+    data.write_text(
+        '{"prompt": "one", "response": "caf\\u00e9"}\n{"prompt": "2", "response": "b"}\n'
+    )
+    config = ExportConfig(data=(str(data),), format="trl", out=out)
+    with JobProgress(quiet=True) as progress:
+        summary = run_export(config, progress).summary
+    names: dict[str, Any] = {}
+    cached = load_dataset.__globals__["config"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cached, "HF_DATASETS_CACHE", tmp_path / "cache")
+        exec(summary["tool_settings"], names)
+    dataset = names["dataset"]
+    tokenizer = AutoTokenizer.from_pretrained(bos_model)
+    tokenizer.chat_template = TEMPLATE
+    assert is_conversational(dataset[0])
+    rendered = [apply_chat_template(row, tokenizer) for row in dataset]
+    assert rendered[0] == {"prompt": "<user>one</s><assistant>", "completion": "caf\u00e9</s>"}

@@ -1,0 +1,94 @@
+"""A scorer that travels: bad records beside good ones, what it pickles to, and where it refuses to load."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fam_engine.errors import ModelRefusedError
+from fam_engine.jobs.scoring.lazy_scorer import LazyScorer
+from fam_engine.jobs.scoring.scorer import Scorer
+
+GOOD = [{"prompt": "one\n", "response": "two"}, {"prompt": "one\n", "response": "three"}]
+
+
+@pytest.fixture(scope="module")
+def scorer(tiny_model: Path) -> LazyScorer:
+    return LazyScorer(tiny_model, precision="fp32", device="cpu")
+
+
+def test_a_bad_record_stops_no_other(scorer: LazyScorer, tiny_model: Path) -> None:
+    bad = [{"prompt": "a", "response": ""}, {"prompt": "a", "response": "x" * 300}]
+    table = scorer.score_each([bad[0], GOOD[0], bad[1], GOOD[1]])
+    codes = [error and error.split(":")[0] for error in table["error"].to_pylist()]
+    assert codes == ["E_EMPTY_RESPONSE", None, "E_TOO_LONG", None]
+    assert table["nll_sum"].is_null().to_pylist() == [True, False, True, False]
+    with Scorer(tiny_model, precision="fp32", device="cpu") as alone:
+        expected = alone.score(GOOD).column("nll_sum").to_pylist()
+    assert table["nll_sum"].drop_null().to_pylist() == expected
+
+
+def test_no_good_record_at_all_and_no_record(scorer: LazyScorer) -> None:
+    assert scorer.score_each([{"prompt": "a", "response": ""}] * 2).num_rows == 2
+    assert scorer.score_each([]).num_rows == 0
+
+
+def test_it_pickles_to_the_same_few_bytes_before_and_after_loading(
+    scorer: LazyScorer, tiny_model: Path
+) -> None:
+    scorer.score_each(GOOD)
+    fresh = LazyScorer(tiny_model, precision="fp32", device="cpu")
+    assert pickle.dumps(scorer) == pickle.dumps(fresh)
+    assert len(pickle.dumps(scorer)) < 1000
+    copy = pickle.loads(pickle.dumps(scorer))
+    assert copy.score_each(GOOD).equals(scorer.score_each(GOOD))
+
+
+def test_what_it_pickles_to_depends_on_settings_and_on_the_bytes_of_model_and_template(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    template = tmp_path / "template.jinja"
+    template.write_text("{{ messages[0].content }}")
+
+    def state(**settings: str) -> bytes:
+        return pickle.dumps(LazyScorer(folder, template=str(template), **settings))  # type: ignore[arg-type]
+
+    states = [state(), state(precision="fp32")]
+    template.write_text("{{ messages[0].content }}!")
+    states.append(state())
+    config = folder / "tokenizer_config.json"
+    config.write_text(config.read_text() + " ")
+    states.append(state())
+    assert len(set(states)) == 4
+    assert state() == states[-1]
+
+
+def test_it_refuses_to_load_where_threads_were_lost_in_a_fork(tiny_model: Path) -> None:
+    code = f"""
+import os
+from fam_engine.errors import UsageError
+from fam_engine.jobs.scoring.lazy_scorer import LazyScorer
+scorers = [LazyScorer({str(tiny_model)!r}, precision="fp32", device="cpu") for _ in range(2)]
+scorers[0].score_each([{GOOD[0]!r}])
+child = os.fork()
+if child == 0:
+    try:
+        scorers[1].score_each([{GOOD[0]!r}])
+    except UsageError as error:
+        os._exit(7 if error.code == "E_FORKED" else 1)
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=120)
+
+
+def test_a_model_that_is_not_there_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ModelRefusedError, match="not a folder"):
+        LazyScorer(tmp_path / "nowhere")
