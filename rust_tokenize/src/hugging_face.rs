@@ -114,8 +114,10 @@ impl HuggingFaceEncoder {
     }
 
     fn from_slice(text: &[u8]) -> Result<Self> {
+        // The whole of it: what is not read could hold other bytes, which the reference refuses.
+        let text = str::from_utf8(text).map_err(|error| not_loaded("file", error))?;
         let file: TokenizerFile<'_> =
-            serde_json::from_slice(text).map_err(|error| not_loaded("file", error))?;
+            serde_json::from_str(text).map_err(|error| not_loaded("file", error))?;
         if let Some(version) = file.version.filter(|version| version != "1.0") {
             return Err(Error::Tokenizer(format!("its version is `{version}`, expected `1.0`")));
         }

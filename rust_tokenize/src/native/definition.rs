@@ -115,7 +115,7 @@ impl Definition {
     /// Reads a file; None if it is to be left to the `tokenizers` crate.
     #[must_use]
     pub fn parse(text: &[u8]) -> Option<Self> {
-        let file: File = serde_json::from_slice(text).ok()?;
+        let file: File = serde_json::from_str(std::str::from_utf8(text).ok()?).ok()?;
         let model = file.model;
         let known = file.version.is_none_or(|version| version == "1.0")
             && model.kind.is_none_or(|kind| kind == "BPE")

@@ -4,7 +4,7 @@
 //! through two loops, first the keys of all pieces, then their slots, so that the processor waits
 //! for several slots at once.
 
-use crate::native::cache::{Cache, Found, MAX_SHORT, PART, ShortKey, short_key};
+use crate::native::cache::{BLOCK, Cache, Found, MAX_SHORT, PART, ShortKey, short_key};
 use crate::native::joins::Joins;
 use crate::native::model::{Model, PieceScratch};
 use crate::native::scan::Scanner;
@@ -24,8 +24,6 @@ struct Probe {
     end: u32,
     /// First slot of the key, when the batch began: the table may have grown since.
     home: u32,
-    /// That slot is the key's.
-    is_home: bool,
 }
 
 /// One thread's cache and scratch memory.
@@ -139,16 +137,22 @@ impl Worker {
         ids.resize(at + num_pieces * ROOM, 0);
         for number in 0..num_pieces {
             let probe = self.probes[number];
-            // Asked again, of a slot that is near by now: a piece before may have taken it.
-            if probe.is_home
-                && self.cache.is_home(probe.key, probe.home as usize)
-                && let Found::Inline(found, count) = self.cache.at(probe.home as usize)
-            {
-                ids[at..at + found.len()].copy_from_slice(found);
-                at += count;
-            } else {
-                let rest = (num_pieces - 1 - number) * ROOM;
-                at = self.encode_rare(model, text, &probe, ids, at, rest);
+            let rest = (num_pieces - 1 - number) * ROOM;
+            match self.cache.find_home(probe.key, probe.home as usize) {
+                Some(Found::Inline(found, count)) => {
+                    ids[at..at + found.len()].copy_from_slice(found);
+                    at += count;
+                }
+                Some(Found::Spilled(found, count)) => {
+                    make_room(ids, at, found.len() * BLOCK, rest);
+                    ids[at..at + BLOCK].copy_from_slice(&found[0]);
+                    if found.len() > 1 {
+                        let more = found[1..].as_flattened();
+                        ids[at + BLOCK..][..more.len()].copy_from_slice(more);
+                    }
+                    at += count;
+                }
+                None => at = self.encode_rare(model, text, &probe, ids, at, rest),
             }
         }
         ids.truncate(at);
@@ -163,9 +167,8 @@ impl Worker {
             let is_short = end - start <= MAX_SHORT;
             let key = if is_short { short_key(bytes, start, end) } else { 0 };
             let home = self.cache.home(key);
-            let is_home = is_short & self.cache.is_home(key, home);
-            *probe =
-                Probe { key, start: start as u32, end: end as u32, home: home as u32, is_home };
+            self.cache.prefetch(home);
+            *probe = Probe { key, start: start as u32, end: end as u32, home: home as u32 };
             start = end;
         }
     }
@@ -187,10 +190,7 @@ impl Worker {
         let remembered = if probe.key == 0 {
             self.cache.find_long(piece.as_bytes())
         } else {
-            self.cache.find_short(probe.key).map(|found| match found {
-                Found::Inline(ids, count) => &ids[..count],
-                Found::Spilled(ids) => ids,
-            })
+            self.cache.find_short(probe.key).map(|found| found.ids())
         };
         if let Some(found) = remembered {
             let end = make_room(ids, at, found.len(), rest);
@@ -228,15 +228,13 @@ impl Worker {
                 extend(&mut self.found, model.merge(&piece[start..end], &mut self.scratch));
             } else {
                 let key = short_key(piece.as_bytes(), start, end) | PART;
-                match self.cache.find_short(key) {
-                    Some(Found::Inline(ids, count)) => self.found.extend_from_slice(&ids[..count]),
-                    Some(Found::Spilled(ids)) => self.found.extend_from_slice(ids),
-                    None => {
-                        let before = self.found.len();
-                        let part = &piece[start..end];
-                        extend(&mut self.found, model.merge(part, &mut self.scratch));
-                        self.cache.insert_short(key, &self.found[before..]);
-                    }
+                if let Some(found) = self.cache.find_short(key) {
+                    self.found.extend_from_slice(found.ids());
+                } else {
+                    let before = self.found.len();
+                    let part = &piece[start..end];
+                    extend(&mut self.found, model.merge(part, &mut self.scratch));
+                    self.cache.insert_short(key, &self.found[before..]);
                 }
             }
             start = end;

@@ -57,6 +57,14 @@ def write(folder: Path, definition: Definition) -> Path:
     return path
 
 
+def test_a_file_that_is_not_utf8_is_refused_even_where_it_is_not_read(tmp_path: Path) -> None:
+    definition = json.dumps({**SMALL["small_gpt2"], "truncation": None}).encode()
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(definition.replace(b'"truncation": null', b'"truncation": "\x88"'))
+    with pytest.raises(rt.TokenizerError, match="invalid utf-8 sequence of 1 bytes from index"):
+        rt.Tokenizer.from_file(path)
+
+
 def test_a_token_that_normalizes_to_nothing_is_refused(tmp_path: Path) -> None:
     """The reference would find it everywhere, forever."""
     definition = SMALL["small_gpt2"]

@@ -7,7 +7,7 @@
 
 use super::Expression;
 use crate::native::classes::classes;
-use rust_simd::masks::mask;
+use rust_simd::masks::masks;
 
 /// What a character that is not ASCII is in a block.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -144,28 +144,26 @@ impl<'a> Block<'a> {
 
     #[inline]
     fn of<E: Expression>(bytes: &[u8; 64], text: &'a str, at: usize, present: u64) -> Self {
+        let found = masks(bytes);
         let block = Self {
             text,
             at,
             valid: present,
             is_last: present != u64::MAX,
-            letter: mask(bytes, |byte| byte.is_ascii_alphabetic()),
-            upper: mask(bytes, |byte| byte.is_ascii_uppercase()),
-            digit: mask(bytes, |byte| byte.is_ascii_digit()),
-            blank: mask(bytes, |byte| byte == b' '),
-            tab: mask(bytes, |byte| matches!(byte, b'\t' | 0x0B | 0x0C)),
-            line_end: mask(bytes, |byte| matches!(byte, b'\r' | b'\n')),
-            quote: mask(bytes, |byte| byte == b'\''),
-            slash: mask(bytes, |byte| byte == b'/'),
-            control: mask(bytes, |byte| matches!(byte, 0..9 | 0x0E..b' ' | 0x7F)),
-            wide: mask(bytes, |byte| byte > 0x7F),
-            inner: mask(bytes, |byte| matches!(byte, 0x80..0xC0)),
+            letter: found.letter,
+            upper: found.upper,
+            digit: found.digit,
+            blank: found.blank,
+            tab: found.tab,
+            line_end: found.line_end,
+            quote: found.quote,
+            slash: found.slash,
+            control: found.control,
+            wide: found.wide,
+            inner: found.inner,
             apart: 0,
         };
-        if block.wide == 0 {
-            return block;
-        }
-        block.with_wide::<E>(mask(bytes, |byte| matches!(byte, 0xE5..0xE9)))
+        if block.wide == 0 { block } else { block.with_wide::<E>(found.ideograph) }
     }
 
     /// The block with its characters that are not ASCII, short of the first it cannot have;
