@@ -9,7 +9,7 @@ SOURCES := pyproject.toml Cargo.toml Cargo.lock rust_tokenize/Cargo.toml rust_to
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check audit test-faults test-wheel test-matrix test-parity fuzz bench bench-memory bench-tokenize soak gpu-wheels gpu-check clean
+.PHONY: help install demo test check docs examples audit test-faults test-wheel test-matrix test-parity fuzz bench bench-memory bench-tokenize soak gpu-wheels gpu-check clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -37,6 +37,14 @@ check: $(STAMP) ## Lint, types, layers
 	MYPYPATH=engine $(BIN)/python -m mypy.stubtest fam_engine._rust_tokenize
 	cargo fmt --all --check --manifest-path rust_tokenize/Cargo.toml
 	cargo clippy --quiet --all-targets --all-features --manifest-path rust_tokenize/Cargo.toml -- -D warnings
+	$(MAKE) docs
+
+docs: $(STAMP) ## Build the documentation site into target/docs, warnings as errors, links checked
+	$(BIN)/python -m sphinx --fail-on-warning --quiet docs target/docs
+	$(BIN)/python docs/check_site.py target/docs
+
+examples: $(STAMP) ## Run the tutorial and the notebook and write what they print now into them
+	$(BIN)/python -m tests.docs.examples
 
 DENY := target/cargo-deny
 audit: ## Licences, sources and versions of the Rust dependencies, offline (builds cargo-deny once, minutes)

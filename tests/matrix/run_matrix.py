@@ -46,7 +46,9 @@ def environment(column: str) -> Path:
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     eager = ("--upgrade", "--upgrade-strategy", "eager")
     wanted = (".", *test_tools(column), *COLUMNS[column])
-    subprocess.run((python, "-m", "pip", "install", "--quiet", *eager, *wanted), cwd=ROOT, check=True)
+    subprocess.run(
+        (python, "-m", "pip", "install", "--quiet", *eager, *wanted), cwd=ROOT, check=True
+    )
     return python
 
 
