@@ -58,8 +58,8 @@ test-wheel: $(STAMP) ## Build the wheel, install it in a clean environment, impo
 	$(BIN)/python tests/wheel/check_wheel.py
 
 COLUMNS ?= lowest middle newest
-test-matrix: ## Run the tests with the lowest, middle and newest versions allowed, minutes a column; COLUMNS="lowest middle newest"
-	$(PYTHON) tests/matrix/run_matrix.py $(COLUMNS)
+test-matrix: ## Run the tests with the lowest, middle and newest versions allowed, minutes a column; COLUMNS=lowest, TESTS=tests/model
+	TESTS='$(or $(TESTS),tests)' $(PYTHON) tests/matrix/run_matrix.py $(COLUMNS)
 
 test-parity: $(STAMP) ## Compare 10 M random texts and all that can be listed with the reference (over an hour)
 	PARITY_STRINGS=10000000 PARITY_DEFINITIONS=20000 $(PYTEST) tests/rust_tokenize/parity

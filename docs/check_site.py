@@ -1,7 +1,7 @@
 """Check a built site: every link inside it leads somewhere, and no page fetches anything from elsewhere.
 
-In: the folder of the site. Out: a line a fault and exit code 1, or the counts. Links to other sites are only counted: whether
-they still lead somewhere is not for a check without a network.
+In: the folder of the site. Out: a line a fault and exit code 1, or how many links were followed. Links to other sites
+are passed by: whether they still lead somewhere is not for a check without a network.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from sphinx.application import Sphinx
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from docs.generators import benchmarks, commands, errors, files, notebook  # noqa: E402
+from docs.generators import benchmarks, commands, errors, files, notebook, stubs  # noqa: E402
 from fam_engine import __version__  # noqa: E402
 
 project = "fam-engine"
@@ -23,6 +23,9 @@ version = release = __version__
 copyright = "the authors of fam-engine, Apache-2.0"  # noqa: A001 - Sphinx's name
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_generated/*", "generators"]
+default_role = "code"
+highlight_language = "none"
+smartquotes = False  # they would make one dash of --out
 html_theme = "furo"
 html_title = f"fam-engine {version}"
 html_static_path = ["static"]
@@ -49,6 +52,7 @@ MADE = {
     "bench-packing.md": benchmarks.packing,
     "compatibility.md": benchmarks.compatibility,
     "notebook.md": notebook.page,
+    "tokenizer.rst": stubs.tokenizer,
 }
 
 

@@ -1,7 +1,7 @@
 """Tables of the benchmarks and of the matrix of versions, from the raw data.
 
-In: `benchmarks/results/*.json` and `docs/compatibility.json`. Out: Markdown tables, each with where, when and with what it was
-measured, and a link to its file. No figure of these pages is written by hand.
+In: `benchmarks/results/*.json` and `docs/compatibility.json`. Out: Markdown tables, each with where, when and with what
+it was measured, and a link to its file. No figure in them is written by hand.
 """
 
 from __future__ import annotations
@@ -102,9 +102,10 @@ def compatibility() -> str:
     columns = json.loads((ROOT / "docs" / "compatibility.json").read_text(encoding="utf-8"))
     names = list(dict.fromkeys(n for column in columns.values() for n in column["versions"]))
     rows = [[n, *(column["versions"].get(n, "-") for column in columns.values())] for n in names]
+    rows.append(["tests run", *(f"`{column['tests']}`" for column in columns.values())])
     for what in ("passed", "skipped"):
-        rows.append([f"tests {what}", *(f"{column[what]:,}" for column in columns.values())])
-    rows.append(["tests failed", *(_failed(column["failed"]) for column in columns.values())])
+        rows.append([what, *(f"{column[what]:,}" for column in columns.values())])
+    rows.append(["failed", *(_failed(column["failed"]) for column in columns.values())])
     rows += [[what, *(column[what] for column in columns.values())] for what in ("date", "commit")]
     return _table(["", *columns], rows)
 

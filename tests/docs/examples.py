@@ -1,9 +1,9 @@
 """What a page shows a reader typing, run for real, and its output compared with what the page says.
 
-In: a page whose ```` ```console ```` blocks hold commands after `$ ` with their output below, and whose ```` ```python ````
-blocks are followed by a ```` ```text ```` block with what they print; or a notebook. Out: (shown, printed) pairs, and the same page with
-the output as it is now. Commands share a folder, as a reader's would; only standard output is shown. Computed figures may differ a
-little between processors: words must be equal, numbers within 5 % (or one last digit), durations anything.
+In: a page whose `console` blocks hold commands after `$ ` with their output below, and whose `python` blocks are
+followed by a `text` block with what they print; or a notebook. Out: what each shows and prints, and the same page with
+the output as it is now. Commands share a folder, as a reader's would; only standard output is shown. Computed figures
+may differ a little between processors: words must be equal, numbers within 5 % (or one last digit), durations anything.
 
 `python -m tests.docs.examples` rewrites the pages after a change of what the program prints.
 """
@@ -47,9 +47,8 @@ def run_page(page: str, folder: Path) -> Iterator[tuple[str, str, str]]:
 def commands(block: str) -> Iterator[tuple[str, str]]:
     """Split a console block into commands, here-documents included, and the output below each."""
     for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-        end = (
-            re.search(r"^END\n", part, re.MULTILINE) if "<<'END'" in part else re.search("\n", part)
-        )
+        here = "<<'END'" in part
+        end = re.search(r"^END\n" if here else r"(?<!\\)\n", part, re.MULTILINE)
         assert end is not None, part
         yield part[: end.end()], part[end.end() :]
 
@@ -117,7 +116,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for typed, shown, printed in run_page(page, Path(folder)):
             now = "".join(f"{line.rstrip()}\n" for line in printed.splitlines())
-            below = f"```\n\n```text\n" if f"```python\n{typed}" in page else ""
+            below = "```\n\n```text\n" if f"```python\n{typed}" in page else ""
             page = page.replace(f"{typed}{below}{shown}", f"{typed}{below}{now}", 1)
     TUTORIAL.write_text(page, encoding="utf-8")
     notebook = read_notebook()

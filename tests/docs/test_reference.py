@@ -8,10 +8,10 @@ import re
 from pathlib import Path
 
 import pytest
-
 from docs.check_site import faults
 from docs.generators import benchmarks, commands, errors, files
 from docs.generators.notebook import page as notebook_page
+
 from fam_engine.jobs.schemas import SETTINGS, settings_schema
 
 ROOT = Path(__file__).parents[2]
