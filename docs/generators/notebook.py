@@ -1,6 +1,6 @@
 """The notebook as a page: its text as it is, its code, and below each cell the output that is kept with it.
 
-In: `examples/familiarity.ipynb`, whose outputs `tests/docs/test_examples.py` compares with a run. Out: Markdown. Not by one of
+In: `examples/familiarity.ipynb`, whose outputs `tests/docs/test_examples.py` compares with a run. Out: Markdown. Not by
 the extensions that run notebooks: they bring a kernel and many packages for what a test does anyway.
 """
 

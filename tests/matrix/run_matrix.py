@@ -74,7 +74,9 @@ def run_tests(python: Path, column: str) -> dict[str, object]:
     report.unlink(missing_ok=True)
     tests = os.environ.get("TESTS", "tests")
     command = (python, "-m", "pytest", "-q", "-m", "not faults", f"--junitxml={report}")
-    subprocess.run((*command, *tests.split()), cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False)
+    subprocess.run(
+        (*command, *tests.split()), cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
+    )
     cases = list(ElementTree.parse(report).getroot().iter("testcase"))
     failed = [case for case in cases if {"failure", "error"} & {child.tag for child in case}]
     num_skipped = sum(any(child.tag == "skipped" for child in case) for case in cases)
