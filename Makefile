@@ -9,7 +9,7 @@ SOURCES := pyproject.toml Cargo.toml Cargo.lock rust_tokenize/Cargo.toml rust_to
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check docs examples audit test-faults test-wheel test-matrix test-parity fuzz bench bench-memory bench-tokenize soak gpu-wheels gpu-check clean
+.PHONY: help install demo test check docs examples audit test-faults test-wheel release test-matrix test-parity fuzz bench bench-memory bench-tokenize soak gpu-wheels gpu-check clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -54,8 +54,13 @@ audit: ## Licences, sources and versions of the Rust dependencies, offline (buil
 test-faults: $(STAMP) ## Kill jobs at random moments and compare their results
 	$(PYTEST) -m faults
 
-test-wheel: $(STAMP) ## Build the wheel, install it in a clean environment, import every module
+test-wheel: $(STAMP) ## Build wheel and sdist, install each in a clean environment, import every module
 	$(BIN)/python tests/wheel/check_wheel.py
+
+release: $(STAMP) ## Wheels for manylinux, sdist and release notes into dist/, installed and tested
+	$(BIN)/pip install --quiet ziglang
+	$(BIN)/python release/build.py
+	$(BIN)/python tests/wheel/check_wheel.py dist
 
 COLUMNS ?= lowest middle newest
 test-matrix: ## Run the tests with the lowest, middle and newest versions allowed, minutes a column; COLUMNS=lowest, TESTS=tests/model

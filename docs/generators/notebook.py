@@ -1,7 +1,7 @@
 """The notebook as a page: its text as it is, its code, and below each cell the output that is kept with it.
 
-In: `examples/familiarity.ipynb`, whose outputs `tests/docs/test_examples.py` compares with a run. Out: Markdown. Not by
-the extensions that run notebooks: they bring a kernel and many packages for what a test does anyway.
+In: `examples/familiarity.ipynb`, whose outputs `tests/docs/test_examples.py` compares with a run. Out: Markdown. An
+extension that runs notebooks would bring a kernel and many packages for what that test does anyway.
 """
 
 from __future__ import annotations

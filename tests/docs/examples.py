@@ -111,23 +111,21 @@ def shown_by(cell: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Write what commands and cells print now into the tutorial and the notebook."""
+    """Write into the tutorial and the notebook what is printed now, where that is not the same."""
     page = TUTORIAL.read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory() as folder:
         for typed, shown, printed in run_page(page, Path(folder)):
-            now = "".join(f"{line.rstrip()}\n" for line in printed.splitlines())
-            below = "```\n\n```text\n" if f"```python\n{typed}" in page else ""
-            page = page.replace(f"{typed}{below}{shown}", f"{typed}{below}{now}", 1)
+            if not is_same(shown, printed):
+                now = "".join(f"{line.rstrip()}\n" for line in printed.splitlines())
+                below = "```\n\n```text\n" if f"```python\n{typed}" in page else ""
+                page = page.replace(f"{typed}{below}{shown}", f"{typed}{below}{now}", 1)
     TUTORIAL.write_text(page, encoding="utf-8")
     notebook = read_notebook()
     with tempfile.TemporaryDirectory() as folder:
         for cell, printed in run_notebook(notebook, Path(folder)):
-            output = {
-                "name": "stdout",
-                "output_type": "stream",
-                "text": printed.splitlines(keepends=True),
-            }
-            cell["outputs"] = [output] if printed else []
+            if not is_same(shown_by(cell), printed):
+                lines = printed.splitlines(keepends=True)
+                cell["outputs"] = [{"name": "stdout", "output_type": "stream", "text": lines}]
     NOTEBOOK.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
