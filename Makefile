@@ -9,7 +9,7 @@ SOURCES := pyproject.toml Cargo.toml Cargo.lock rust_tokenize/Cargo.toml rust_to
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check audit test-faults test-wheel test-lowest test-parity fuzz bench bench-memory bench-tokenize soak gpu-wheels gpu-check clean
+.PHONY: help install demo test check docs examples audit test-faults test-wheel release test-matrix test-parity fuzz bench bench-memory bench-tokenize soak gpu-wheels gpu-check clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -37,6 +37,14 @@ check: $(STAMP) ## Lint, types, layers
 	MYPYPATH=engine $(BIN)/python -m mypy.stubtest fam_engine._rust_tokenize
 	cargo fmt --all --check --manifest-path rust_tokenize/Cargo.toml
 	cargo clippy --quiet --all-targets --all-features --manifest-path rust_tokenize/Cargo.toml -- -D warnings
+	$(MAKE) docs
+
+docs: $(STAMP) ## Build the documentation site into target/docs, warnings as errors, links checked
+	$(BIN)/python -m sphinx --fail-on-warning --quiet docs target/docs
+	$(BIN)/python docs/check_site.py target/docs
+
+examples: $(STAMP) ## Run the tutorial and the notebook and write what they print now into them
+	$(BIN)/python -m tests.docs.examples
 
 DENY := target/cargo-deny
 audit: ## Licences, sources and versions of the Rust dependencies, offline (builds cargo-deny once, minutes)
@@ -46,16 +54,17 @@ audit: ## Licences, sources and versions of the Rust dependencies, offline (buil
 test-faults: $(STAMP) ## Kill jobs at random moments and compare their results
 	$(PYTEST) -m faults
 
-test-wheel: $(STAMP) ## Build the wheel, install it in a clean environment, import every module
+test-wheel: $(STAMP) ## Build wheel and sdist, install each in a clean environment, import every module
 	$(BIN)/python tests/wheel/check_wheel.py
 
-# The lowest versions pyproject.toml allows, in an environment of their own.
-LOWEST := torch==2.11.* triton==3.6.* transformers==5.0.* safetensors==0.5.* bitsandbytes==0.50.* numpy==1.26.* \
-	pyarrow==18.* typer==0.15.* rich==14.2.* pydantic==2.7.* PyYAML==6.0.* jinja2==3.1.*
-test-lowest: ## Run the tests with the lowest versions allowed
-	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
-	.venv-lowest/bin/pip install --quiet '.[dev]' $(LOWEST)
-	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -q -m 'not faults'
+release: $(STAMP) ## Wheels for manylinux, sdist and release notes into dist/, installed and tested
+	$(BIN)/pip install --quiet ziglang
+	$(BIN)/python release/build.py
+	$(BIN)/python tests/wheel/check_wheel.py dist
+
+COLUMNS ?= lowest middle newest
+test-matrix: ## Run the tests with the lowest, middle and newest versions allowed, minutes a column; COLUMNS=lowest, TESTS=tests/model
+	TESTS='$(or $(TESTS),tests)' $(PYTHON) tests/matrix/run_matrix.py $(COLUMNS)
 
 test-parity: $(STAMP) ## Compare 10 M random texts and all that can be listed with the reference (over an hour)
 	PARITY_STRINGS=10000000 PARITY_DEFINITIONS=20000 $(PYTEST) tests/rust_tokenize/parity
@@ -97,4 +106,4 @@ gpu-check: ## On a GPU machine: tests, throughput, probe, as one JSON file
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu_check.py --out $(or $(OUT),.)/gpu_check.json
 
 clean: ## Remove what the targets made
-	rm -rf $(VENV) .venv-lowest .venv-peers target dist demo-out
+	rm -rf $(VENV) .venv-lowest .venv-middle .venv-newest .venv-peers target dist demo-out

@@ -1,11 +1,14 @@
-"""Build the wheel and the sdist, install the wheel in a clean environment, import every module of it.
+"""Install the wheel and the sdist, each in a clean environment, import every module, score.
 
-Not a pytest test: it needs a network-free pip with the environment's own packages and takes a minute. `make test-wheel`
-runs it. The two linked folders are what it is for: maturin drops them without a word when an `include` glob is missing.
+In: a folder with both (`make release`), or nothing: then both are built first (`make test-wheel`). Not a pytest test: it
+takes minutes. No network is needed: the clean environments see the packages of this one, but not our own. The linked
+folders are what it is for: maturin drops them without a word when an `include` glob is missing.
 """
 
 from __future__ import annotations
 
+import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -46,42 +49,57 @@ assert (home / "embedded" / "model" / "model.safetensors").is_file()
 assert (home / "jobs" / "experiment" / "studies" / "small.yaml").is_file()
 assert (home / "jobs" / "rewriting" / "templates" / "rewrite.txt").is_file()
 assert (home / "py.typed").is_file()
-print(f"imported {len(modules)} modules from the installed wheel")
+print(f"imported {len(modules)} modules of fam-engine {fam_engine.__version__} from what was installed")
 """
 
 
-def run(*command: str | Path, cwd: Path = ROOT) -> None:
+def run(*command: str | Path, cwd: Path = ROOT, env: dict[str, str] | None = None) -> None:
     """Run a command; stop here if it fails."""
-    subprocess.run([str(part) for part in command], check=True, cwd=cwd)
+    subprocess.run([str(part) for part in command], check=True, cwd=cwd, env=env)
+
+
+def clean_environment(folder: Path) -> Path:
+    """Make an environment that sees the packages of this one, but not our own; give its Python."""
+    venv.create(folder, with_pip=True)
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    outer = Path(sys.prefix) / "lib" / version / "site-packages"
+    (folder / "lib" / version / "site-packages" / "outer.pth").write_text(f"{outer}\n")
+    return folder / "bin" / "python"
+
+
+def check(artefact: Path, folder: Path) -> None:
+    """Install one artefact, import all of it, and score a few records with it."""
+    print(f"{artefact.name}: {artefact.stat().st_size / 2**20:.1f} MiB", flush=True)
+    folder.mkdir()
+    python = clean_environment(folder / "venv")
+    # The sdist is built by this environment's maturin, into the tree's target: only our own crates are compiled.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = os.environ | {"PATH": path, "CARGO_TARGET_DIR": str(ROOT / "target")}
+    plain = ("--quiet", "--no-deps", "--no-build-isolation", "--ignore-installed")
+    run(python, "-m", "pip", "install", *plain, artefact, env=env)
+    run(python, "-c", CHECK, cwd=folder)
+    run(
+        folder / "venv" / "bin" / "fam-engine",
+        *("score", "--model", "embedded", "--data", "embedded"),
+        *("--out", folder / "out", "--limit", "20", "--quiet"),
+        cwd=folder,
+    )
 
 
 def main() -> None:
-    """Build, install, import, score."""
+    """Check what is given, or build it and check that."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        run(sys.executable, "-m", "maturin", "build", "--release", "--sdist", "--out", folder)
-        (wheel,) = folder.glob("*.whl")
-        (sdist,) = folder.glob("*.tar.gz")
+        dist = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else folder / "dist"
+        if len(sys.argv) == 1:
+            run(sys.executable, "-m", "maturin", "build", "--release", "--sdist", "--out", dist)
+        (wheel,) = (file for file in dist.glob("*.whl") if platform.machine() in file.name)
+        (sdist,) = dist.glob("*.tar.gz")
         assert "abi3" in wheel.name, wheel.name
         names = zipfile.ZipFile(wheel).namelist()
         assert any(n.startswith("fam_engine/kernels/") for n in names), "kernels/ is missing"
-        print(f"{wheel.name}: {wheel.stat().st_size / 2**20:.1f} MiB, {len(names)} files")
-        print(f"{sdist.name}: {sdist.stat().st_size / 2**20:.1f} MiB")
-        # Dependencies are seen from this environment; ours is only in the new one.
-        clean = folder / "venv"
-        venv.create(clean, with_pip=True)
-        python = clean / "bin" / "python"
-        run(python, "-m", "pip", "install", "--quiet", "--no-deps", wheel)
-        version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-        outer = Path(sys.prefix) / "lib" / version / "site-packages"
-        (clean / "lib" / version / "site-packages" / "outer.pth").write_text(f"{outer}\n")
-        run(python, "-c", CHECK, cwd=folder)
-        run(
-            clean / "bin" / "fam-engine",
-            *("score", "--model", "embedded", "--data", "embedded"),
-            *("--out", folder / "out", "--limit", "20", "--quiet"),
-            cwd=folder,
-        )
+        for number, artefact in enumerate((wheel, sdist)):
+            check(artefact, folder / str(number))
 
 
 if __name__ == "__main__":

@@ -90,9 +90,9 @@ def test_shipped_studies_are_sound(name: str) -> None:
     assert config.reference in config.answers
 
 
-def test_the_readmes_study_is_sound(tmp_path: Path) -> None:
-    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```yaml\n(.*?)```", readme, flags=re.DOTALL)
+def test_the_documented_study_is_sound(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "experiment.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
     file = tmp_path / "study.yaml"
     file.write_text(block)
     assert read_study(str(file)).reference == "human"

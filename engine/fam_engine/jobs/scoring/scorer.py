@@ -114,8 +114,8 @@ class Scorer:
             records: As for `score`.
 
         Returns:
-            A row a record, in order, with the columns of `scores.parquet` and `error`, string: code
-            and reason where a record could not be scored. All other columns are null then.
+            A row a record, in order, with the columns of `scores.parquet` and `error`, a string with
+            code and reason where a record could not be scored. All other columns are null then.
         """
         with _written(records) as (journal, data, num_records):
             try:

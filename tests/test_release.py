@@ -1,0 +1,40 @@
+"""What a release is named and says: one version, and notes for it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from release.build import release_notes, version
+
+from fam_engine import __version__
+
+ROOT = Path(__file__).parents[1]
+CHANGELOG = "# Changelog\n\n## Unreleased\n\n## 0.2.0 - 2027-01-01\n\n- b\n\n## 0.1.0\n\n- a\n"
+
+
+def test_the_version_stands_in_one_place() -> None:
+    assert version() == __version__
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("[project]")[1]
+    assert not re.search(r"^version\b", project.split("\n[")[0], re.M)
+
+
+def test_notes_are_the_section_of_the_version() -> None:
+    assert release_notes(CHANGELOG, "0.2.0") == "- b\n"
+    assert release_notes(CHANGELOG, "0.1.0") == "- a\n"
+
+
+@pytest.mark.parametrize("missing", ["0.3.0", "0.1", "Unreleased"])
+def test_a_release_without_notes_is_refused(missing: str) -> None:
+    with pytest.raises(SystemExit, match=f"nothing under `## {missing}`"):
+        release_notes(CHANGELOG, missing)
+
+
+def test_this_version_has_notes() -> None:
+    assert "fam-engine score" in release_notes((ROOT / "CHANGELOG.md").read_text(), version())
+
+
+def test_the_forges_workflow_runs_what_a_person_runs() -> None:
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    assert re.findall(r"^ *- run: (.*)$", workflow, re.M) == ["make check test"]
