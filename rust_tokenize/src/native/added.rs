@@ -206,7 +206,8 @@ impl PatternSet {
 fn position(text: &[u8], is_wanted: impl Fn(u8) -> bool) -> Option<usize> {
     let (chunks, rest) = text.as_chunks::<64>();
     for (number, chunk) in chunks.iter().enumerate() {
-        if chunk.iter().fold(false, |any, &byte| any | is_wanted(byte)) {
+        // a byte and not a bool, which would be widened on the way
+        if chunk.iter().fold(0, |any, &byte| any | u8::from(is_wanted(byte))) != 0 {
             let within = chunk.iter().position(|&byte| is_wanted(byte))?;
             return Some(number * 64 + within);
         }
