@@ -382,6 +382,7 @@ class DoctorConfig(Settings):
     """Settings of `fam-engine doctor`."""
 
     model: str | None = None
+    adapter: Path | None = None
     device: Device = "auto"
 
 
