@@ -167,7 +167,7 @@ def _llama_cpp(config: Mapping[str, Any], tensors: Sequence[str]) -> Iterator[_F
 
 def _llama_cpp_rslora(config: Mapping[str, Any]) -> Iterator[_Finding]:
     rank, alpha = config.get("r"), config.get("lora_alpha")
-    if type(rank) is int and rank > 1 and type(alpha) in (int, float):
+    if isinstance(rank, int) and isinstance(alpha, int | float) and rank > 1:
         root = math.sqrt(rank)
         yield (
             f"does not read `use_rslora` and applies it {root:.3g} times too weak",

@@ -6,7 +6,7 @@ own commands find a failure. Nothing is decided here: `load_adapter` says what w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -67,9 +67,7 @@ def _consumer_check(name: str, config: Mapping[str, Any], found: list[Objection]
     if not own:
         return Check(_SECTION, name, "ok", _ACCEPTED[name].format(rank=vllm_rank(config)))
     remedies = dict.fromkeys(one.remedy for one in own)
-    return Check(
-        _SECTION, name, "warn", "; ".join(one.found for one in own), "; ".join(remedies)
-    )
+    return Check(_SECTION, name, "warn", "; ".join(one.found for one in own), "; ".join(remedies))
 
 
 def _own_check(adapter: Path, model: str | None) -> Check:
