@@ -43,7 +43,7 @@ class Server:
     def __init__(self, url: str, model: str | None) -> None:
         self.url = url
         parts = _checked_url(url)
-        self._is_https, self._place = parts.scheme == "https", parts.netloc.rpartition("@")[2]
+        self._is_https, self._place = parts.scheme == "https", parts.netloc
         self._path = parts.path.rstrip("/").removesuffix("/v1") + "/v1"
         self.model = self._find_model(model)
 
@@ -138,11 +138,12 @@ class Server:
 def _checked_url(url: str) -> Any:  # noqa: ANN401 - the parts have no public type
     try:
         parts = urlsplit(url)
-        is_good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        _ = parts.port  # refuses what is none
+        is_good = parts.scheme in ("http", "https") and parts.hostname and not parts.username
     except ValueError:
         is_good = False
     if not is_good:
-        message = f"--url {url}: expected an address such as http://127.0.0.1:8000"
+        message = "--url is no address of a server, expected one such as http://127.0.0.1:8000"
         raise UsageError(message, code="E_USAGE")
     return parts
 
