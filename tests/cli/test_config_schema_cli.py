@@ -17,7 +17,7 @@ from tests.cli.conftest import Run
 ROOT = Path(__file__).parents[2]
 SPOKEN = [
     yaml.safe_load(block)
-    for file in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    for file in (ROOT / "README.md", ROOT / "docs" / "experiment.md")
     for block in re.findall(r"```yaml\n(.*?)```", file.read_text(), flags=re.DOTALL)
 ]
 SHIPPED = [yaml.safe_load(file.read_text()) for file in sorted(STUDIES.glob("*.yaml"))]

@@ -150,7 +150,9 @@ def peft_weights(base: Path, folder: Path) -> tuple[dict[str, torch.Tensor], lis
         for name, module in model.named_modules()
         if hasattr(module, "get_delta_weight")
     }
-    own = [str(one.message) for one in caught if "is_gradient_checkpointing" not in str(one.message)]
+    own = [
+        str(one.message) for one in caught if "is_gradient_checkpointing" not in str(one.message)
+    ]
     return deltas, own
 
 

@@ -18,6 +18,7 @@ SETTINGS: Final[dict[str, type[Settings]]] = {
     "generate": config.GenerateConfig,
     "rewrite": config.RewriteConfig,
     "select": config.SelectConfig,
+    "export": config.ExportConfig,
     "train": config.TrainConfig,
     "eval": config.EvalConfig,
     "experiment": ExperimentConfig,

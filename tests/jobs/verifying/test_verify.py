@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from fam_engine.errors import InputError, ModelRefusedError
 from fam_engine.jobs.scoring.job import run_score
 from fam_engine.jobs.verifying import tolerances, ways
 from fam_engine.jobs.verifying.job import run_verify
+from fam_engine.jobs.verifying.probe import Probe
 from fam_engine.model.adapter_files import save_adapter
 from fam_engine.model.loading import load_model
 from fam_engine.model.lora import LoraSpec
 from fam_engine.model.trainable import TrainableModel
 from tests.jobs.training.small_job import Notes, make_records, write_records
+from tests.model.test_merging import quantized
 
 SPEC = LoraSpec(4, 16.0, 0.0, ("q_proj", "v_proj", "down_proj"), False)
 
@@ -47,7 +50,7 @@ def data(tmp_path: Path) -> Path:
     return write_records(tmp_path / "probe.jsonl", make_records(20))
 
 
-def verify(model: Path, adapter: Path, data: Path, **settings: Any) -> dict[str, Any]:
+def verify(model: Path, adapter: Path, data: Path, **settings: object) -> dict[str, Any]:
     config = VerifyConfig(
         model=str(model), verify=adapter, data=(str(data),), device="cpu", **settings
     )
@@ -137,22 +140,13 @@ def test_either_limit_can_be_broken() -> None:
 
 
 def test_a_model_stored_in_nf4_has_no_16_bit_weights(
-    tiny_model: Path, adapter: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Path, data: Path, tmp_path: Path
 ) -> None:
-    from dataclasses import replace
-
-    from fam_engine.model.config import ModelConfig
-
-    config = replace(ModelConfig.from_folder(tiny_model), quantization="bnb-nf4")
-    asked = []
-    monkeypatch.setattr(ways.ModelConfig, "from_folder", lambda _: config)
-    for name in ("_attached", "_merged"):
-        monkeypatch.setattr(
-            ways.OwnEngine, name, lambda _, what, rounding: asked.append(what) or []
-        )
-    settings = VerifyConfig(model=str(tiny_model), verify=adapter)
-    list(ways.OwnEngine(settings, tiny_model, None, Notes(), lambda: None).ways())  # type: ignore[arg-type]
-    assert asked == ["nf4", "dequantized"]
+    stored = quantized(tiny_model, tmp_path / "nf4")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny_model / name, stored)
+    rows = by_name(verify(stored, make_adapter(tiny_model, tmp_path / "adapter"), data))
+    assert list(rows) == ["nf4 + adapter", "nf4 alone", "merged dequantized"]
 
 
 def test_bad_records_are_left_out_and_counted(
@@ -182,11 +176,7 @@ def test_what_is_not_there_is_named_before_any_work(
         verify(tiny_model, adapter, tmp_path / "no.jsonl")
 
 
-def test_a_model_of_no_finite_logprobs_is_named(
-    tiny_model: Path, adapter: Path, data: Path
-) -> None:
-    from fam_engine.jobs.verifying.probe import Probe
-
+def test_an_answer_without_a_finite_logprob_is_named() -> None:
     probe = Probe(["a", "b"], ["", ""], {}, None, None, torch.tensor([1, 2]).numpy())  # type: ignore[arg-type]
     rows = [(torch.zeros(n).numpy(), torch.zeros(n, dtype=torch.bool).numpy()) for n in (1, 2)]
     rows[1][0][1] = -math.inf
