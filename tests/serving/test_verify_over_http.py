@@ -58,6 +58,7 @@ def test_a_server_without_the_adapter_is_found_out(settings: dict[str, Any]) -> 
     summary = verified(settings, None, "bf16")
     assert summary["server"]["closest"] == "bf16 alone"
     assert summary["server"]["has_adapter"] is False
+    assert summary["ways"][-1]["is_within"] is None
     assert summary["is_within"] is False
 
 

@@ -104,13 +104,15 @@ def _order(row: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _server(server: Mapping[str, Any]) -> Iterator[str]:
-    apart = f"size {server['mean_abs']:.4f}, worst answer {server['answer_max_abs']:.3f}"
-    yield visible(
-        f"{server['url']} is closest to {server['closest']}: {apart}; tolerated: {_limits(server)}: "
-        f"{_VERDICTS[server['is_within']]}"
+    closest = (
+        f"closest to {server['closest']}: size {server['mean_abs']:.4f}, worst answer "
+        f"{server['answer_max_abs']:.3f}"
     )
     if not server["has_adapter"]:
-        yield f"{visible(server['url'])} computes without the adapter"
+        yield visible(f"{server['url']} computes WITHOUT the adapter, {closest}")
+    else:
+        verdict = _VERDICTS[server["is_within"]]
+        yield visible(f"{server['url']} is {closest}; tolerated: {_limits(server)}: {verdict}")
 
 
 def _print(lines: Iterable[str], console: Console) -> None:

@@ -116,7 +116,7 @@ def _ask(
     served = server.answers(probe, advance)
     apart = {way: agreement(own, served) for way, own in answers.items()}
     closest = _closest(apart)
-    answers[Way("over HTTP", None, config.precision)] = served
+    answers[Way("over HTTP", None, config.precision, closest.has_adapter)] = served
     verdict = _verdict(TOLERANCES[served_precision(config.precision)], apart[closest])
     if not closest.has_adapter:
         verdict["is_within"] = False
