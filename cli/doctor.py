@@ -1,8 +1,9 @@
-"""`fam-engine doctor`: a device and a model to what this machine can do, printed."""
+"""`fam-engine doctor`: a device, a model and an adapter to what this machine can do, printed."""
 
 from __future__ import annotations
 
 import json
+import pathlib
 from typing import Annotated
 
 import typer
@@ -19,23 +20,31 @@ def run(
             help="Folder or `embedded`: would it be accepted?", rich_help_panel=options.MODEL
         ),
     ] = None,
+    adapter: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            help="PEFT LoRA folder: would PEFT, vLLM, llama.cpp and --model accept it?",
+            rich_help_panel=options.MODEL,
+        ),
+    ] = None,
     device: options.Device = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Say what is installed, what this machine has, which paths would be used, and what is missing.
 
-    Ends with exit code 8 if --device cuda cannot be used, 10 if the model is refused.
+    Ends with exit code 8 if --device cuda cannot be used, 10 if the model or the adapter is refused.
     """
     from fam_engine.config import DoctorConfig, read_config
 
-    config = read_config(DoctorConfig, {"model": model, "device": device}, None)
+    given = {"model": model, "adapter": adapter, "device": device}
+    config = read_config(DoctorConfig, given, None)
 
     from rich.console import Console
 
     from fam_engine.jobs.doctor.job import examine
     from fam_engine.report.doctor import print_checks
 
-    diagnosis = examine(device=config.device, model=config.model)
+    diagnosis = examine(device=config.device, model=config.model, adapter=config.adapter)
     checks = [vars(check) for check in diagnosis.checks]
     if as_json:
         print(json.dumps({"checks": checks, "exit_code": diagnosis.exit_code}))

@@ -145,6 +145,24 @@ def settings_given(arguments: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
+def check_flags(given: Mapping[str, Any], kind: type[Settings], spoken: str) -> None:
+    """Refuse flags that another use of the same command has.
+
+    Args:
+        given: Settings by name, None where not given.
+        kind: What this use takes.
+        spoken: This use in words, such as `--replay judges a ledger and`.
+
+    Raises:
+        UsageError: A flag that is not of this use.
+    """
+    for name, value in given.items():
+        if value is not None and name not in kind.model_fields:
+            flag = name.replace("_", "-")
+            message = f"{spoken} takes no --{flag}"
+            raise UsageError(message, code="E_USAGE", hint="leave one of them out")
+
+
 class Outcome(Protocol):
     """What a job comes to: what `summary.json` holds, and how many records were left out."""
 

@@ -147,14 +147,7 @@ def _load() -> options.Job:
 def _replay(settings: dict[str, Any], file: Path | None, *, as_json: bool) -> None:
     from fam_engine.config import ReplayConfig, read_config
 
-    for name, value in settings.items():
-        if value is not None and name not in ReplayConfig.model_fields:
-            flag = name.replace("_", "-")
-            raise UsageError(
-                f"--replay judges a ledger and takes no --{flag}",
-                code="E_USAGE",
-                hint="leave one of them out",
-            )
+    options.check_flags(settings, ReplayConfig, "--replay judges a ledger and")
     config = read_config(ReplayConfig, settings, file)
 
     from rich.console import Console

@@ -42,6 +42,9 @@ RECORD_FIELDS = (
 # The matrices of a layer an adapter can change, in PEFT's names.
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
+# Where a server finds the token its clients have to show, and a client of ours the one it shows.
+TOKEN_VARIABLE = "FAM_ENGINE_TOKEN"
+
 Precision = Literal["nf4", "bf16", "fp32"]
 ComputeDtype = Literal["auto", "bf16", "fp32"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -348,6 +351,24 @@ class ExportConfig(RecordSettings):
         return value
 
 
+class VerifyConfig(BaseModelSettings, RecordSettings):
+    """Settings of `fam-engine export --verify`; every field is a flag of the same name, `_` written `-`."""
+
+    verify: Path = Field(description="PEFT LoRA folder")
+    data: tuple[str, ...] = ("embedded",)
+    template: str = "auto"
+    limit: int = Field(default=50, ge=1, le=1000)
+    url: str | None = None
+    served_model_name: str | None = None
+
+    @field_validator("served_model_name")
+    @classmethod
+    def _with_a_server(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("url") is None:
+            raise ValueError("needs `url`, the server that calls the model so")
+        return value
+
+
 class ServeConfig(ModelSettings):
     """Settings of `fam-engine serve`; every field is a flag of the same name, `_` written `-`."""
 
@@ -382,6 +403,7 @@ class DoctorConfig(Settings):
     """Settings of `fam-engine doctor`."""
 
     model: str | None = None
+    adapter: Path | None = None
     device: Device = "auto"
 
 

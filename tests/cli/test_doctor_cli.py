@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from fam_engine.jobs.doctor import installation, machine
+from fam_engine.model.adapter_consumers import CONSUMERS
 from tests.cli.conftest import Run
+from tests.jobs.verifying.test_verify import make_adapter
 
 
 def examined(run: Run, *flags: str | Path) -> tuple[int, dict[str, dict[str, Any]]]:
@@ -108,3 +110,34 @@ def test_it_answers_where_torch_does_not_load(run: Run, monkeypatch: pytest.Monk
 def test_every_extra_is_known() -> None:
     extras = set(metadata.metadata("fam-engine").get_all("Provides-Extra") or [])
     assert extras - {"dev"} == set(installation._EXTRAS)
+
+
+def test_an_adapter_is_looked_at_for_others_too(run: Run, tiny_model: Path, tmp_path: Path) -> None:
+    adapter = make_adapter(tiny_model, tmp_path / "adapter")
+    code, checks = examined(run, "--model", tiny_model, "--adapter", adapter)
+    assert code == 0
+    assert [checks[f"adapter/{name}"]["level"] for name in CONSUMERS] == ["ok"] * 3
+    assert "--max-lora-rank 8" in checks["adapter/vllm"]["found"]
+    assert checks["adapter/fam-engine"]["found"].startswith("accepts it: 6 matrices")
+    file = adapter / "adapter_config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"use_rslora": True}))
+    code, checks = examined(run, "--adapter", adapter)
+    assert code == 0
+    assert checks["adapter/llama.cpp"]["level"] == "warn"
+    assert checks["adapter/fam-engine"]["found"].startswith("not tried")
+
+
+def test_an_adapter_that_is_refused_ends_with_10_and_others_are_still_told(
+    run: Run, tiny_model: Path, tmp_path: Path
+) -> None:
+    adapter = make_adapter(tiny_model, tmp_path / "adapter")
+    file = adapter / "adapter_config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"use_dora": True}))
+    code, checks = examined(run, "--model", tiny_model, "--adapter", adapter)
+    assert code == 10
+    assert checks["adapter/vllm"]["found"] == "refuses `use_dora`"
+    assert checks["adapter/peft"]["level"] == "ok"
+    assert "`use_dora`" in checks["adapter/refused"]["found"]
+    assert examined(run, "--adapter", tmp_path / "none")[0] == 10

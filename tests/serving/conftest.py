@@ -84,9 +84,9 @@ def post(service: Service) -> Iterator[Post]:
         yield call
 
 
-@pytest.fixture
-def address(service: Service) -> Iterator[str]:
-    """Where the service listens on a socket of this machine."""
+@contextlib.contextmanager
+def listening(service: Service) -> Iterator[str]:
+    """Have a service listen on a socket of this machine; give its address."""
     uvicorn = pytest.importorskip("uvicorn", reason="needs the extra `serve`")
     from fam_engine.serving.app import make_app
     from fam_engine.serving.server import _listening
@@ -97,7 +97,16 @@ def address(service: Service) -> Iterator[str]:
     with _listening("127.0.0.1", 0) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.should_exit = True
-        thread.join()
-    service.stop()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+            service.stop()
+
+
+@pytest.fixture
+def address(service: Service) -> Iterator[str]:
+    """Where the service listens."""
+    with listening(service) as found:
+        yield found

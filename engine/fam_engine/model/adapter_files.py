@@ -48,11 +48,12 @@ def save_adapter(
         name: tensor.detach().to("cpu").float().contiguous() for name, tensor in parameters.items()
     }
     write_whole(folder / TENSORS_FILE, lambda path: save_tensors(path, tensors))
-    config = json.dumps(_peft_config(spec, base_model_name_or_path), indent=2, sort_keys=True)
+    config = json.dumps(peft_config(spec, base_model_name_or_path), indent=2, sort_keys=True)
     write_text_whole(folder / CONFIG_FILE, config + "\n")
 
 
-def _peft_config(spec: LoraSpec, base_model_name_or_path: str) -> dict[str, object]:
+def peft_config(spec: LoraSpec, base_model_name_or_path: str | None) -> dict[str, object]:
+    """Give the fields of adapter_config.json."""
     # PEFT's type of lora_alpha is int; an integral one is written as such.
     alpha = int(spec.alpha) if float(spec.alpha).is_integer() else spec.alpha
     return {

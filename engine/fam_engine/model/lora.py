@@ -91,6 +91,11 @@ _NEUTRAL: Final[dict[str, Sequence[object]]] = {
     (None,),
 )
 
+# Every field of PEFT 0.21.2 is one of these.
+KNOWN_FIELDS: Final = frozenset(
+    {*HARMLESS, *_NEUTRAL, "peft_type", "r", "lora_alpha", "use_rslora", "target_modules"}
+)
+
 
 @dataclass(frozen=True)
 class LoraSpec:

@@ -29,7 +29,7 @@ from fam_engine.data.files import write_folder_whole
 from fam_engine.data.plain_files import plain_file, read_json_object
 from fam_engine.errors import ModelRefusedError, StorageError, UsageError
 from fam_engine.model import ops
-from fam_engine.model.checkpoint import CheckpointReader, expected_shapes
+from fam_engine.model.checkpoint import CheckpointReader, Precision, expected_shapes
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.lora import Adapter, load_adapter
 from fam_engine.model.nf4 import PART_NAMES
@@ -55,6 +55,11 @@ _COPIED: Final = (
     "chat_template.jinja",
     "chat_template.json",
 )
+
+
+def served_precision(trained: Precision) -> Precision:
+    """Give the precision a merged model is served in: 16 bits, but for those who work in 32."""
+    return "fp32" if trained == "fp32" else "bf16"
 
 
 def merge(model: Path, adapter: Path, out: Path, *, base: MergeBase) -> None:

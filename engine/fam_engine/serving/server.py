@@ -18,14 +18,13 @@ from typing import Final
 
 import uvicorn
 
-from fam_engine.config import ServeConfig
+from fam_engine.config import TOKEN_VARIABLE, ServeConfig
 from fam_engine.errors import EXIT_OK, UsageError
 from fam_engine.jobs.resident import ResidentModel
 from fam_engine.jobs.running import describe
 from fam_engine.serving.app import Service, make_app
 from fam_engine.serving.served import Limits, Served
 
-TOKEN_VARIABLE: Final = "FAM_ENGINE_TOKEN"
 # Connections at a time, most of them idle; and what the line and headers of a request may take.
 _MAX_CONNECTIONS: Final = 1024
 _MAX_HEAD_BYTES: Final = 65536

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from fam_engine.errors import FamEngineError
+
 Level = Literal["ok", "warn", "fail"]
 
 
@@ -25,3 +27,9 @@ class Check:
     level: Level
     found: str
     remedy: str = ""
+
+
+def refused_check(section: str, error: FamEngineError) -> Check:
+    """Make a finding of the error a command would end with."""
+    where = f"{error.where}: " if error.where else ""
+    return Check(section, "refused", "fail", f"{where}{error.message}", error.hint or "")

@@ -25,6 +25,9 @@ _EXTRAS: Final = {
     "tensorboard": "train --tensorboard",
     "serve": "serve",
     "lm-eval": "lm-eval",
+    "datasets": "scores inside datasets.map",
+    "trl": "rewards for TRL",
+    "datatrove": "filters for datatrove",
 }
 _SECTION: Final = "versions"
 

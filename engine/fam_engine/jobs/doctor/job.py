@@ -1,12 +1,13 @@
 """Everything worth knowing before the first command, or in a report of what went wrong.
 
-In: a device and maybe a model. Out: checks, and the exit code a command would end with.
+In: a device, maybe a model and an adapter. Out: checks, and the exit code a command would end with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from fam_engine.config import Device
@@ -23,24 +24,27 @@ class Diagnosis:
 
     Attributes:
         checks: In the order they are shown in.
-        exit_code: 0, or that of the refusal a command would give: 8 of the device, 10 of the model;
-            2 where what every command needs is not installed.
+        exit_code: 0, or that of the refusal a command would give: 8 of the device, 10 of the model
+            or the adapter; 2 where what every command needs is not installed.
     """
 
     checks: tuple[Check, ...]
     exit_code: int
 
 
-def examine(*, device: Device = "auto", model: str | None = None) -> Diagnosis:
+def examine(
+    *, device: Device = "auto", model: str | None = None, adapter: Path | None = None
+) -> Diagnosis:
     """Look at this machine.
 
     Args:
         device: As commands take it.
         model: A folder, or `embedded`; None: no model is looked at.
+        adapter: A folder; None: no adapter is looked at.
     """
     installation = list(check_installation())
     try:
-        computing, exit_code = _check_computing(device, model)
+        computing, exit_code = _check_computing(device, model, adapter)
     except (ImportError, OSError) as error:
         # A package that is missing, or whose libraries are: who asks a doctor may be in that state.
         found = f"cannot be looked at: {type(error).__name__}: {error}"
@@ -55,8 +59,11 @@ def _any_fails(checks: Sequence[Check]) -> bool:
     return any(check.level == "fail" for check in checks)
 
 
-def _check_computing(device: Device, model: str | None) -> tuple[list[Check], int]:
+def _check_computing(
+    device: Device, model: str | None, adapter: Path | None
+) -> tuple[list[Check], int]:
     """Look at all that takes torch to look at."""
+    from fam_engine.jobs.doctor.adapter import check_adapter_folder
     from fam_engine.jobs.doctor.machine import check_gpu, check_processor, check_space
     from fam_engine.jobs.doctor.model import check_model, check_paths
 
@@ -67,6 +74,10 @@ def _check_computing(device: Device, model: str | None) -> tuple[list[Check], in
     exit_code = refused.exit_code if refused else EXIT_OK
     if model is not None:
         found, refusal = check_model(model, there)
+        checks += found
+        exit_code = exit_code or (refusal.exit_code if refusal else EXIT_OK)
+    if adapter is not None:
+        found, refusal = check_adapter_folder(adapter, model)
         checks += found
         exit_code = exit_code or (refusal.exit_code if refusal else EXIT_OK)
     return checks, exit_code

@@ -14,7 +14,7 @@ import torch
 from fam_engine.config import Device
 from fam_engine.data.tokenizer_loading import load_tokenizer
 from fam_engine.errors import FamEngineError
-from fam_engine.jobs.doctor.checks import Check
+from fam_engine.jobs.doctor.checks import Check, refused_check
 from fam_engine.model import ops
 from fam_engine.model.checkpoint import CheckpointReader
 from fam_engine.model.config import ModelConfig
@@ -54,10 +54,7 @@ def check_model(model: str, device: Device) -> tuple[list[Check], FamEngineError
         for check in _model_checks(model, device):
             checks.append(check)
     except FamEngineError as error:
-        where = f"{error.where}: " if error.where else ""
-        checks.append(
-            Check("model", "refused", "fail", f"{where}{error.message}", error.hint or "")
-        )
+        checks.append(refused_check("model", error))
         return checks, error
     return checks, None
 

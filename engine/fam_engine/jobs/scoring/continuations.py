@@ -62,13 +62,22 @@ def continuations(
     if not pairs:
         return
     with tempfile.TemporaryDirectory(prefix="fam-engine-") as folder:
-        spool = _spooled(Path(folder), pairs)
-        plan = plan_batches(spool, np.arange(len(pairs)), max_tokens=max_tokens)
-        for number in range(plan.num_batches):
-            entries = plan.batch_entries(number)
-            results = _batch(decoder, spool, entries, num_top)
-            for entry, (facts, top) in zip(entries.tolist(), results, strict=True):
-                yield Continuation(entry, facts, top)
+        spool, entries = _spooled(Path(folder), pairs), np.arange(len(pairs))
+        yield from entry_continuations(
+            decoder, spool, entries, max_tokens=max_tokens, num_top=num_top
+        )
+
+
+def entry_continuations(
+    decoder: Decoder, spool: Spool, entries: Entries, *, max_tokens: int, num_top: int = 0
+) -> Iterator[Continuation]:
+    """Compute entries of a spool, otherwise like `continuations`."""
+    plan = plan_batches(spool, entries, max_tokens=max_tokens)
+    for number in range(plan.num_batches):
+        batch = plan.batch_entries(number)
+        results = _batch(decoder, spool, batch, num_top)
+        for entry, (facts, top) in zip(batch.tolist(), results, strict=True):
+            yield Continuation(entry, facts, top)
 
 
 def _spooled(folder: Path, pairs: Sequence[Pair]) -> Spool:

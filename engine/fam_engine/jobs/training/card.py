@@ -81,7 +81,7 @@ def model_card(summary: Mapping[str, Any]) -> str:
 
 _NF4_LIMIT = (
     " It was trained over 4-bit weights (NF4): over 16-bit weights the same adapter gives slightly "
-    "other figures; `fam-engine merge` measures them."
+    "other figures; `fam-engine export --verify` measures them."
 )
 
 

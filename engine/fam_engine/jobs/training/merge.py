@@ -2,7 +2,8 @@
 
 In: a `MergeConfig`. Out: a plain checkpoint, and, where records are given, their perplexity under the model alone, with
 the adapter, and merged. An adapter trained over NF4 weights is served over 16-bit ones most of the time: the last two
-differ then, and the difference is worth knowing before publishing.
+differ then, and the difference is worth knowing before publishing; answer by answer, and before anything is merged,
+`jobs.verifying` gives it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from fam_engine.jobs.scoring.job import run_score
 from fam_engine.jobs.scoring.prepare import Progress
 from fam_engine.jobs.scoring.sources import check_adapter, find_files
 from fam_engine.model.loading import resolve_model
-from fam_engine.model.merging import merge
+from fam_engine.model.merging import merge, served_precision
 
 
 def run_merge(config: MergeConfig, progress: Progress) -> JobOutcome:
@@ -37,13 +38,11 @@ def run_merge(config: MergeConfig, progress: Progress) -> JobOutcome:
     load_tokenizer(folder)
     progress.start("merging", None, "tensors")
     merge(folder, config.adapter, config.out, base=config.base)
-    # What is stored in 16 bits is served in 16 bits.
-    merged: Precision = "fp32" if config.precision == "fp32" else "bf16"
     scores, num_bad = [], 0
     for name, model, adapter, precision in (
         ("model alone", folder, None, config.precision),
         ("model and adapter", folder, config.adapter, config.precision),
-        ("merged model", config.out, None, merged),
+        ("merged model", config.out, None, served_precision(config.precision)),
     ):
         if config.data:
             progress.note(f"scoring with the {name}, {precision}")

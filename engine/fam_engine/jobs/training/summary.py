@@ -16,6 +16,9 @@ from fam_engine.jobs.training.log import NAME as LOG
 from fam_engine.jobs.training.log import read_log
 from fam_engine.jobs.training.loop import LoopParts, planned_steps
 from fam_engine.jobs.training.prepare import Prepared
+from fam_engine.model.adapter_consumers import objections
+from fam_engine.model.adapter_files import peft_config
+from fam_engine.model.lora import LoraSpec
 
 # Steps averaged at most for "first" and "last": one step's answers are too few to compare.
 _MOST_AVERAGED = 20
@@ -46,7 +49,7 @@ def summarize_run(
         "flags": flags,
         "training": _training(parts, state, [line for line in lines if line["step"] > 0]),
         "validation": validation,
-        "remarks": _remarks(validation, flags),
+        "remarks": _remarks(validation, flags, parts.model.spec),
         "performance": _performance(state, seconds),
         "settings": _settings(parts, data),
         "key": data.journal.get("key"),
@@ -123,7 +126,9 @@ def _validation(lines: Sequence[Mapping[str, Any]], state: RunState) -> dict[str
     }
 
 
-def _remarks(validation: Mapping[str, Any] | None, flags: Mapping[str, int]) -> list[str]:
+def _remarks(
+    validation: Mapping[str, Any] | None, flags: Mapping[str, int], spec: LoraSpec
+) -> list[str]:
     """Say what a reader should know before trusting the adapter."""
     remarks = []
     if validation is not None and validation["best"] >= validation["before"]:
@@ -132,6 +137,8 @@ def _remarks(validation: Mapping[str, Any] | None, flags: Mapping[str, int]) -> 
         remarks.append(f"{count:,} prompts were cut to fit.")
     if count := flags.get("template_altered"):
         remarks.append(f"The chat template would have altered {count:,} answers.")
+    found = objections(peft_config(spec, None), ())
+    remarks += [f"{one.consumer} {one.found}: {one.remedy}." for one in found]
     return remarks
 
 
