@@ -9,7 +9,7 @@ SOURCES := pyproject.toml Cargo.toml Cargo.lock rust_tokenize/Cargo.toml rust_to
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check docs examples audit test-faults test-wheel release test-matrix test-parity fuzz bench bench-memory bench-tokenize soak gpu-wheels gpu-check clean
+.PHONY: help install demo test check agreement docs examples audit test-faults test-wheel release test-matrix test-parity fuzz bench bench-memory bench-tokenize soak gpu-wheels gpu-check clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -86,6 +86,13 @@ fuzz: $(STAMP) ## Fuzz every reader in Rust, guided by coverage; FUZZ_SECONDS a 
 
 bench: $(STAMP) ## Measure against the peers, side by side
 	$(BIN)/python benchmarks/bench_score.py
+
+AGREEMENT_MODELS ?= embedded $(wildcard ../shared/models/stories260K)
+agreement: $(STAMP) ## Log-probs of the same records in every tool; builds llama-cpp-python once (minutes; without it its rows stay empty)
+	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	-CMAKE_ARGS=-DLLAVA_BUILD=OFF .venv-peers/bin/pip install --quiet --requirement benchmarks/requirements-llama-cpp.txt
+	$(BIN)/python benchmarks/agreement.py --models $(AGREEMENT_MODELS) --peers .venv-peers/bin/python \
+		--out benchmarks/results/agreement_cpu.json --markdown docs/agreement.md
 
 bench-memory: $(STAMP) ## Peak memory of scoring 100 MB, 1 GB and 10 GB
 	$(BIN)/python benchmarks/bench_memory.py --megabytes 100 1000 10000

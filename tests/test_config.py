@@ -39,9 +39,13 @@ def test_what_does_not_fit_is_named_with_the_remedy(tmp_path: Path, text: str, n
     assert caught.value.exit_code == 2
 
 
-def test_a_missing_setting_is_named() -> None:
-    with pytest.raises(UsageError, match="setting `model`"):
+def test_a_missing_setting_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"setting `model` is missing \(give --model\)"):
         read_config(ScoreConfig, {"data": ["a"], "out": "o"}, None)
+    file = tmp_path / "score.yaml"
+    file.write_text("model: m\nout: o\n")
+    with pytest.raises(UsageError, match=r"score\.yaml: setting `data` is missing \(see --help\)"):
+        read_config(ScoreConfig, {}, file)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

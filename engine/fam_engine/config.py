@@ -478,17 +478,15 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 def _first_problem(error: ValidationError, file: Path | None) -> UsageError:
     problem = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in problem["loc"])
+    code, where = "E_CONFIG_VALUE", str(file) if file else None
+    if problem["type"] == "missing":
+        hint = "see --help" if file else f"give --{name.replace('_', '-')}"
+        return UsageError(f"setting `{name}` is missing", code=code, where=where, hint=hint)
     message = problem["msg"].removeprefix("Value error, ")
     # A whole section would hide what is wrong in it.
-    is_told = problem["type"] == "missing" or isinstance(problem["input"], dict)
-    given = "" if is_told else f", given {_shown(problem['input'])}"
+    given = "" if isinstance(problem["input"], dict) else f", given {_shown(problem['input'])}"
     lead = f"setting `{name}`: " if name else ""
-    return UsageError(
-        f"{lead}{message}{given}",
-        code="E_CONFIG_VALUE",
-        where=str(file) if file else None,
-        hint="see --help",
-    )
+    return UsageError(f"{lead}{message}{given}", code=code, where=where, hint="see --help")
 
 
 def _shown(value: object) -> str:

@@ -189,6 +189,9 @@ def test_unknown_paths_and_methods(service: Any) -> None:  # noqa: ANN401
         response = client.request(method, path)
         assert response.status_code == status, path
         assert response.json()["error"]["type"] == "invalid_request_error"
+        if "models" not in path:
+            assert f"no {method} {path}, expected" in response.json()["error"]["message"]
+            assert "POST /v1/completions" in response.json()["error"]["message"]
     form = client.post("/v1/completions", data={"prompt": "a"})
     assert form.status_code == 415
     assert "application/json" in form.json()["error"]["message"]

@@ -54,7 +54,7 @@ def check_file(name: str) -> Path:
     path = Path(name)
     if not path.is_file():
         found = "is not a plain file" if path.exists() else "does not exist"
-        raise InputError(found, code="E_INPUT_FILE", where=name)
+        raise InputError(found, code="E_INPUT_FILE", where=name, hint="check the path")
     if path.suffix.lower() not in JSON_SUFFIXES + PARQUET_SUFFIXES:
         raise InputError(
             f"has the ending `{path.suffix}`, expected {', '.join(JSON_SUFFIXES)} (JSON Lines; in "

@@ -246,9 +246,14 @@ def _refusal(error: RequestError) -> JSONResponse:
     return JSONResponse(error.body(), status_code=error.status, headers=headers)
 
 
-def _not_found(_: Request, error: HTTPException) -> JSONResponse:
+def _not_found(request: Request, error: HTTPException) -> JSONResponse:
     code = "not_found" if error.status_code == 404 else "method_not_allowed"
-    return _refusal(RequestError(error.detail, status=error.status_code, code=code))
+    paths = [
+        f"{'/'.join(sorted(route.methods - {'HEAD'}))} {route.path}" for route in request.app.routes
+    ]
+    asked = f"{request.method} {request.url.path[:80]}"
+    message = f"there is no {asked}, expected one of {', '.join(paths)}"
+    return _refusal(RequestError(message, status=error.status_code, code=code))
 
 
 # -- requests that only ask ----------------------------------------------------------------------

@@ -44,16 +44,17 @@ _NUMBER = re.compile(
     re.VERBOSE | re.ASCII,
 )
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-# What may stand round a number and leave it the same number.
-_OPENING = re.compile(r"(?:[\s*_`\"'“\u2018]|\\[(\[]|\\left(?![a-z])|\\displaystyle|\$(?=\\?\$))*+")
+# What may stand round a number, again and again, and leave it the same number. The repeating is done in Python: up to
+# 3.11.4 a possessive repetition may end in the wrong place where what it repeats looks back or ahead (gh-106052).
+_OPENING = re.compile(r"[\s*_`\"'“\u2018]|\\[(\[]|\\left(?![a-z])|\\displaystyle|\$(?=\\?\$)")
 _UNIT = re.compile(
-    r"""(?:
+    r"""
         \^\s*\{?\s*\\circ\s*\}?|\\circ|\\degree|°
       | \\(?:text|mbox|textrm|mathrm|textit)\s*\{[^{}\d]*\}(?:\s*\^\s*\{?[23]\}?)?
       | \\[,!;:\ \])]|\\right|[$€£¥*_`"'”\u2019.,;:!\s)]
       | (?<=[\s%])(?!(?:or|and|to|plus|minus|times|by|over|mod|pi|if|when|where)\b)
         [A-Za-z][A-Za-z'/-]+(?:\s*\^\s*\{?[23]\}?)?
-    )*+""",
+    """,
     re.VERBOSE,
 )
 
@@ -86,13 +87,18 @@ def find_numbers(text: str) -> list[tuple[Number, int, int]]:
 def parse_number(text: str) -> Number | None:
     """Read a text that is one number, with its wrapping and units and nothing else."""
     text = text.strip()
-    opening = _OPENING.match(text)
-    assert opening is not None  # it may match nothing, but it matches
-    body = re.sub(rf"^({_SIGN})\s+", r"\1", text[opening.end() :])
+    body = re.sub(rf"^({_SIGN})\s+", r"\1", text[_end_of_all(_OPENING, text, 0) :])
     match = _NUMBER.match(body)
-    if match is None or _UNIT.fullmatch(body, match.end()) is None:
+    if match is None or _end_of_all(_UNIT, body, match.end()) < len(body):
         return None
     return _read(match)
+
+
+def _end_of_all(pattern: re.Pattern[str], text: str, start: int) -> int:
+    """Find where a pattern has matched as often as it can from `start` on, one match after another."""
+    while match := pattern.match(text, start):
+        start = match.end()
+    return start
 
 
 def equal_numbers(gold: Number, other: Number) -> bool:

@@ -43,7 +43,7 @@ def equal(gold: str, other: str) -> bool | None:
         raise UsageError(
             f"whether {other[:60]!r} equals {gold[:60]!r} only math-verify can decide, and it is not installed",
             code="E_EXTRA",
-            hint="pip install 'fam-engine[math]'",
+            hint="pip install 'fam-engine[math]', then the same command again",
         )
     with _lock:
         return _shared().ask(gold, other)
