@@ -11,6 +11,7 @@ from fam_engine.cli import options
 EPILOG = "Example: fam-engine score --model embedded --data embedded --out demo-out"
 
 _WHAT = "What is measured"
+_MANY = "Many workers"
 
 
 def run(
@@ -42,6 +43,18 @@ def run(
     seed: Annotated[
         int | None,
         typer.Option(help="Of the bootstrap intervals.", rich_help_panel=options.RUN),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(help="Do share I of N, as 1/4; the rest elsewhere.", rich_help_panel=_MANY),
+    ] = None,
+    launcher: Annotated[
+        str | None,
+        typer.Option(help="Start the workers: local, ray.", rich_help_panel=_MANY),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="How many. [one a GPU]", rich_help_panel=_MANY),
     ] = None,
     limit: options.Limit = None,
     map_: options.Map = None,
