@@ -58,9 +58,9 @@ def run_score(config: ScoreConfig, progress: Progress) -> JobOutcome:
         Interrupts() as interrupts,
         prepared(config, config.out, progress, interrupts) as (journal, spool, encoder, sources),
     ):
+        gather(journal)
         summary = finished_summary(journal, config.out, OUTPUTS, progress)
         if summary is None:
-            gather(journal)
             scorer = _score_entries(config, sources, journal, spool, progress, interrupts)
             progress.start("writing", None, "files")
             summary = _write_outputs(config, scorer, encoder, watch, sources)
