@@ -1,12 +1,12 @@
 """Who does which part: claims that any file system keeps, and signs of life.
 
-In: a job's folder of parts. Out: for a worker, the next part that nobody alive is doing; for others, how many are done,
-claimed and given up. `claims/NAME.N` is a symbolic link to the N-th worker that took up NAME: made at once with what it
-says, by one of any number of processes, on every file system, also where file locks hold on one machine only. Each
-worker has a folder, `workers/WORKER`, with its journal and the file `beat`, which it touches every few seconds.
+In: a job's folder of parts. Out: for a worker, the next part that nobody alive is doing; for others, how many are
+done, claimed and given up. `claims/NAME.N` is a symbolic link to the N-th worker that took up NAME: made at once with
+what it says, by one of any number of processes, on every file system, also where file locks hold on one machine only.
+Each worker has a folder, `workers/WORKER`, with its journal and the file `beat`, which it touches every few seconds.
 
-A worker is dead if the kernel of this machine says so; on another machine, if it has left in good order or its beat is
-older than `STALE_SECONDS` by the clock of the file system, the one clock all machines have in common.
+A worker is dead if the kernel of this machine says so; on another machine, if it has left in good order or its beat
+is older than `STALE_SECONDS` by the clock of the file system, the one clock all machines have in common.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ import secrets
 import socket
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fam_engine.jobs.journal import Journal, storage_errors
-from fam_engine.jobs.scoring.entries import SCHEMA
 from fam_engine.jobs.status.peek import Holder, find_holder
 
 _BEAT_SECONDS = 10.0
@@ -50,14 +49,15 @@ class Worker:
     Args:
         parts: The job's folder of parts; made if absent.
         key: What the worker's results belong to.
+        schema: SQL that makes the tables they go to.
     """
 
-    def __init__(self, parts: Path, key: dict[str, Any]) -> None:
+    def __init__(self, parts: Path, key: dict[str, Any], schema: str) -> None:
         self._parts = parts
         # Its own for ever: nobody else writes where it does.
         self.name = f"{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}"
         self.folder = parts / _WORKERS / self.name
-        self.journal = Journal(self.folder, key, SCHEMA)
+        self.journal = Journal(self.folder, key, schema)
         with storage_errors(parts):
             for name in (_CLAIMS, _DONE):
                 (parts / name).mkdir(exist_ok=True)
@@ -125,7 +125,7 @@ def living_holder(worker: Path, *, now: float) -> Holder | None:
         age = now - (worker / _BEAT).stat().st_mtime
     except FileNotFoundError:  # it has left
         return None
-    return holder if age < STALE_SECONDS else None
+    return replace(holder, is_sure=True) if age < STALE_SECONDS else None
 
 
 def living_workers(parts: Path, *, now: float) -> list[Holder]:

@@ -1,8 +1,8 @@
 """What workers have kept, brought into another journal.
 
 In: the journals of workers that have died or ended. Out: their rows in the one that is open, each once: the heir of a
-part takes over what concerns it, the end of the job takes over everything, after which the folder is again that of a job
-of one process. Killed in between, it begins anew with the workers that are left.
+part takes over what concerns it, the end of the job takes over everything, after which the folder is again that of a
+job of one process. Killed in between, it begins anew with the workers that are left.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """Workers on a Ray cluster: a task for each, and one more for the end.
 
-In: a `ScoreConfig`. Out: the files of the job, in a folder that all nodes see. Ray places the processes and starts them
-again when a node is lost; who does which part, and what is kept, is told by the folder as with any other launcher.
+In: a `ScoreConfig`. Out: the files of the job, in a folder that all nodes see. Ray places the processes and starts
+them again when a node is lost; who does which part, and what is kept, is told by the folder as with any other
+launcher.
 
-Why tasks and not Ray Data: there a part would be a block, and the blocks are Ray's. Small inputs become one block, which
-occupies one worker of all; a pool of actors that takes all CPUs leaves none for the tasks that read, and waits without a
-word; a checkpoint is kept a block and holds the ids of all rows in memory when resumed. A task that cannot be placed
-waits without a word too: so what a cluster can never hold is refused before anything starts.
+Why tasks and not Ray Data: there a part would be a block, and the blocks are Ray's. Small inputs become one block,
+which occupies one worker of all; a pool of actors that takes all CPUs leaves none for the tasks that read, and waits
+without a word; a checkpoint is kept a block and holds the ids of all rows in memory when resumed. A task that cannot
+be placed waits without a word too: so what a cluster can never hold is refused before anything starts.
 """
 
 from __future__ import annotations
@@ -94,7 +95,9 @@ def count_workers(
     Raises:
         UsageError: The cluster will never have room for so many; Ray would wait for ever.
     """
-    room = sum(int(min(node.get(name, 0) // count for name, count in needs.items())) for node in nodes)
+    room = sum(
+        int(min(node.get(name, 0) // count for name, count in needs.items())) for node in nodes
+    )
     (kind,) = needs
     if room == 0 or room < (wanted or 0):
         raise UsageError(

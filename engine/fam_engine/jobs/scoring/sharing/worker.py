@@ -1,8 +1,8 @@
 """The job of one worker: parts claimed one after the other, until none of its shard is left.
 
-In: a `ScoreConfig` with a shard. Out: results in the worker's journal, and parts marked as done. The worker that is first
-reads the input for all. One that finds nothing to claim waits for those who are at it, so that a part whose worker dies
-is taken up while anybody is left.
+In: a `ScoreConfig` with a shard. Out: results in the worker's journal, and parts marked as done. The worker that is
+first reads the input for all. One that finds nothing to claim waits for those who are at it, so that a part whose
+worker dies is taken up while anybody is left.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import STATE_FOLDER, check_same_job, storage_errors
 from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.running import add_spent, load_told
-from fam_engine.jobs.scoring.entries import Entries, EntryScorer, remaining_entries
+from fam_engine.jobs.scoring.entries import SCHEMA, Entries, EntryScorer, remaining_entries
 from fam_engine.jobs.scoring.prepare import Progress, prepared
 from fam_engine.jobs.scoring.sharing.claims import Claim, Worker, undone_parts
 from fam_engine.jobs.scoring.sharing.gathering import inherit
@@ -52,7 +52,7 @@ def run_shard(config: ScoreConfig, progress: Progress) -> JobOutcome:
     parts = config.out / STATE_FOLDER / FOLDER
     with (
         Interrupts() as interrupts,
-        Worker(parts, key) as worker,
+        Worker(parts, key, SCHEMA) as worker,
     ):
         plan = _planned(config, sources, worker, progress, interrupts)
         check_same_job({"files": plan.files, **plan.key}, {**plan.key, **key}, config.out)
