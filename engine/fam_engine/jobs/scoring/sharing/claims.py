@@ -75,7 +75,8 @@ class Worker:
         """Leave in good order: what it has claimed is free at once."""
         self._left.set()
         self._heart.join()
-        (self.folder / _BEAT).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (self.folder / _BEAT).unlink()
         self.journal.__exit__()
 
     def _beat(self) -> None:

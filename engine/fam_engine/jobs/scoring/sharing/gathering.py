@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fam_engine.errors import LockedError
-from fam_engine.jobs.journal import Journal
+from fam_engine.jobs.journal import Journal, storage_errors
 from fam_engine.jobs.scoring.entries import AFTER_PASS_ONE
 from fam_engine.jobs.scoring.sharing.claims import claimants, living_workers
 from fam_engine.jobs.scoring.sharing.parts import FOLDER
@@ -58,8 +58,9 @@ def gather(journal: Journal) -> None:
         )
     for worker in claimants(parts):
         _gather_one(journal, worker)
-    parts.rename(gone)
-    shutil.rmtree(gone)
+    with storage_errors(parts):
+        parts.rename(gone)
+        shutil.rmtree(gone)
 
 
 def _gather_one(journal: Journal, worker: Path) -> None:
