@@ -9,7 +9,7 @@ SOURCES := pyproject.toml Cargo.toml Cargo.lock rust_tokenize/Cargo.toml rust_to
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check audit test-faults test-wheel test-lowest test-parity fuzz bench bench-memory bench-tokenize soak gpu-wheels gpu-check clean
+.PHONY: help install demo test check audit test-faults test-ray test-wheel test-lowest test-parity fuzz bench bench-memory bench-tokenize soak gpu-wheels gpu-check clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -27,7 +27,7 @@ demo: $(STAMP) ## Score 1,000 real answers with the embedded model
 
 test: $(STAMP) ## Run all tests
 	cargo test --quiet --manifest-path rust_tokenize/Cargo.toml
-	$(PYTEST) -m 'not faults'
+	$(PYTEST) -m 'not faults and not ray'
 
 check: $(STAMP) ## Lint, types, layers
 	$(BIN)/ruff format --check .
@@ -46,6 +46,10 @@ audit: ## Licences, sources and versions of the Rust dependencies, offline (buil
 test-faults: $(STAMP) ## Kill jobs at random moments and compare their results
 	$(PYTEST) -m faults
 
+test-ray: $(STAMP) ## Share jobs on a real Ray with four logical GPUs (installs Ray, 240 MB)
+	$(BIN)/pip install --quiet 'ray>=2.50'
+	$(PYTEST) -m ray
+
 test-wheel: $(STAMP) ## Build the wheel, install it in a clean environment, import every module
 	$(BIN)/python tests/wheel/check_wheel.py
 
@@ -55,7 +59,7 @@ LOWEST := torch==2.11.* triton==3.6.* transformers==5.0.* safetensors==0.5.* bit
 test-lowest: ## Run the tests with the lowest versions allowed
 	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/pip install --quiet '.[dev]' $(LOWEST)
-	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -q -m 'not faults'
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -q -m 'not faults and not ray'
 
 test-parity: $(STAMP) ## Compare 10 M random texts and all that can be listed with the reference (over an hour)
 	PARITY_STRINGS=10000000 PARITY_DEFINITIONS=20000 $(PYTEST) tests/rust_tokenize/parity

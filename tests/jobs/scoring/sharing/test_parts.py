@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ def test_parts_hold_every_entry_once_in_runs_of_so_many_tokens(tmp_path: Path) -
     assert sorted(ordered.tolist()) == list(range(200))
     assert (offsets[0], offsets[-1]) == (0, 200)
     sizes = []
-    for start, stop in zip(offsets, offsets[1:], strict=False):
+    for start, stop in pairwise(offsets):
         assert start < stop
         prompts = {entries[entry][0] for entry in ordered[start:stop]}
         sizes.append(sum(entries[entry][2] for entry in ordered[start:stop]) + 10 * len(prompts))
@@ -43,7 +44,7 @@ def test_parts_hold_every_entry_once_in_runs_of_so_many_tokens(tmp_path: Path) -
     assert max(sizes) <= 100 + 50 + 10
     # Of the entries with the same prompt all are neighbours, so at most as many prompts are cut as there are parts.
     runs = [entries[entry][0] for entry in ordered]
-    num_changes = sum(left != right for left, right in zip(runs, runs[1:], strict=False))
+    num_changes = sum(left != right for left, right in pairwise(runs))
     assert num_changes + 1 == len(set(runs))
 
 
