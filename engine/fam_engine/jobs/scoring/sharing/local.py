@@ -129,6 +129,8 @@ def _stop(children: Sequence[Child]) -> None:
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
+        assert child.stdout is not None
+        child.stdout.close()
 
 
 def _failure(child: Child) -> FamEngineError:
