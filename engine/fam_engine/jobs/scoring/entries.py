@@ -80,8 +80,8 @@ def entry_facts(
 def remaining_entries(journal: Journal, spool: Spool) -> Entries:
     """Give the entries of a spool that have no result yet, int64, rising."""
     todo = np.ones(len(spool), bool)
-    rows = journal.db.execute("SELECT entry FROM results").fetchall()
-    todo[[row[0] for row in rows]] = False
+    rows = journal.db.execute("SELECT entry FROM results")
+    todo[np.fromiter((row[0] for row in rows), np.int64)] = False
     return np.flatnonzero(todo)
 
 
