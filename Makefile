@@ -9,7 +9,7 @@ SOURCES := pyproject.toml Cargo.toml Cargo.lock rust_tokenize/Cargo.toml rust_to
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check agreement docs examples audit test-faults test-wheel release test-matrix test-parity fuzz bench bench-memory bench-tokenize soak gpu-wheels gpu-check clean
+.PHONY: help install demo test check agreement docs examples audit test-faults test-ray test-wheel release test-matrix test-parity fuzz bench bench-memory bench-tokenize soak gpu-wheels gpu-check clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -27,7 +27,7 @@ demo: $(STAMP) ## Score 1,000 real answers with the embedded model
 
 test: $(STAMP) ## Run all tests
 	cargo test --quiet --manifest-path rust_tokenize/Cargo.toml
-	$(PYTEST) -m 'not faults'
+	$(PYTEST) -m 'not faults and not ray'
 
 check: $(STAMP) ## Lint, types, layers
 	$(BIN)/ruff format --check .
@@ -53,6 +53,10 @@ audit: ## Licences, sources and versions of the Rust dependencies, offline (buil
 
 test-faults: $(STAMP) ## Kill jobs at random moments and compare their results
 	$(PYTEST) -m faults
+
+test-ray: $(STAMP) ## Share jobs on a real Ray with four logical GPUs (installs Ray, 240 MB)
+	$(BIN)/pip install --quiet 'ray>=2.50'
+	$(PYTEST) -m ray
 
 test-wheel: $(STAMP) ## Build wheel and sdist, install each in a clean environment, import every module
 	$(BIN)/python tests/wheel/check_wheel.py

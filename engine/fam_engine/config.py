@@ -7,6 +7,7 @@ so a typing error never silently becomes a default. Flags win over the file.
 from __future__ import annotations
 
 import difflib
+import re
 import reprlib
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -115,6 +116,10 @@ class SamplingSettings(Settings):
     top_k: int = Field(default=0, ge=0)
 
 
+# Settings of a scoring job that say which processes do it; results do not depend on them.
+HOW_IT_RUNS = {"shard", "launcher", "workers"}
+
+
 class ScoreConfig(ModelSettings, RecordSettings):
     """Settings of `fam-engine score`; every field is a flag of the same name, `_` written `-`."""
 
@@ -129,6 +134,32 @@ class ScoreConfig(ModelSettings, RecordSettings):
     ifd: bool = False
     in_context: int = Field(default=0, ge=0, le=32)
     seed: int = Field(default=0, ge=0)
+    shard: str | None = Field(default=None, description="I/N: the I-th of N shares, from 1")
+    launcher: Literal["local", "ray"] | None = None
+    workers: int | None = Field(default=None, ge=1)
+
+    @field_validator("shard")
+    @classmethod
+    def _one_of_some(cls, value: str | None) -> str | None:
+        if value is not None:
+            found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", value)
+            if found is None or not 1 <= int(found[1]) <= int(found[2]):
+                raise ValueError("expected I/N with 1 <= I <= N")
+        return value
+
+    @field_validator("launcher")
+    @classmethod
+    def _not_a_shard(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("shard") is not None:
+            raise ValueError("starts all workers itself; give either this or `shard`")
+        return value
+
+    @field_validator("workers")
+    @classmethod
+    def _with_a_launcher(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and info.data.get("launcher", "") is None:
+            raise ValueError("needs `launcher`: who is to start them")
+        return value
 
 
 class GenerateConfig(ModelSettings, RecordSettings, SamplingSettings):

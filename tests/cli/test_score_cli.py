@@ -42,6 +42,24 @@ def test_json_is_all_of_standard_output(
     assert json.loads(printed)["records"]["scored"] == 2
 
 
+def test_shards_say_how_far_they_are_and_the_command_without_one_ends_the_job(
+    run: Run, tiny_model: Path, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    command = ("score", "--model", tiny_model, "--data", data, "--out", out, "--quiet")
+    code, printed, _ = run(*command, "--shard", "2/2")
+    assert code == 0
+    assert "shard 2/2: all of its 0 parts are done; 0 of 1 of the job" in printed
+    assert "without --shard ends it" in printed
+    code, printed, _ = run(*command, "--shard", "1/2", "--json")
+    assert json.loads(printed) == {"shard": "1/2", "shard_parts": 1, "parts": 1, "done": 1}
+    assert not (out / "scores.parquet").exists()
+    code, printed, _ = run(*command)
+    assert code == 0
+    assert "report.html" in printed
+    assert pq.read_table(out / "scores.parquet").num_rows == 2
+
+
 def test_several_files_follow_one_flag(
     run: Run, tiny_model: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -78,6 +96,9 @@ def test_quarantined_records_end_in_exit_code_3(
         ({"--map": "respnse=a"}, 2, "error[E_CONFIG_VALUE]", "did you mean `response`"),
         ({"--device": "cuda"}, 8, "error[E_DEVICE]", "--device cpu"),
         ({"--config": "nowhere.yaml"}, 2, "error[E_CONFIG_FILE] nowhere.yaml", "cannot be read"),
+        ({"--shard": "5/4"}, 2, "error[E_CONFIG_VALUE]", "1 <= I <= N, given '5/4'"),
+        ({"--launcher": "slurm"}, 2, "error[E_CONFIG_VALUE]", "'local' or 'ray'"),
+        ({"--workers": "2"}, 2, "error[E_CONFIG_VALUE]", "needs `launcher`"),
         ({"--out": "/dev/null/x"}, 5, "error[E_STORAGE]", "cannot be written"),
         ({"--template": "nowhere"}, 2, "error[E_TEMPLATE_FILE] nowhere", "cannot be read"),
     ],

@@ -161,6 +161,11 @@ int mkdir(const char *path, mode_t permissions) {
     return fails_at(AT_FDCWD, path, GROWTH) ? -1 : real(path, permissions);
 }
 
+int symlink(const char *target, const char *path) {
+    REAL("symlink", const char *, const char *);
+    return fails_at(AT_FDCWD, path, GROWTH) ? -1 : real(target, path);
+}
+
 int rename(const char *from, const char *to) {
     REAL("rename", const char *, const char *);
     return fails_at(AT_FDCWD, to, TIDYING) ? -1 : real(from, to);

@@ -76,6 +76,17 @@ def small_jobs(model: Path, folder: Path) -> dict[str, SmallJob]:
     return {job.command: job for job in jobs}
 
 
+def shared_job(model: Path, folder: Path) -> SmallJob:
+    """Write the input of a scoring job that makes a dozen parts."""
+    file = folder / "shared.jsonl"
+    _write(file, _answers(600), broken_every=200)
+    return SmallJob(
+        "score",
+        ("--model", str(model), "--device", "cpu", *_data(file), *_flags(max_tokens_per_batch=512)),
+        3,
+    )
+
+
 def smaller(job: SmallJob) -> SmallJob:
     """Give a job of fewer calls, where every one is to be met."""
     settings = {"score": {"limit": 16}, "train": {"limit": 16, "steps": 5}}.get(job.command)

@@ -159,16 +159,25 @@ class Journal:
             with self.commit():
                 self.put("key", key)
             return
-        now = json.loads(json.dumps(key))
-        for name in sorted(kept.keys() | now.keys()):
-            if kept.get(name) != now.get(name):
-                raise UsageError(
-                    f"holds a job with {name} = {_short(kept.get(name))}, "
-                    f"this one has {_short(now.get(name))}",
-                    code="E_RESUME_MISMATCH",
-                    where=str(out),
-                    hint="choose another --out, or repeat the earlier settings",
-                )
+        check_same_job(kept, key, out)
+
+
+def check_same_job(kept: dict[str, Any], key: dict[str, Any], out: Path) -> None:
+    """Make sure that progress kept under one key may be gone on with under another.
+
+    Raises:
+        UsageError: They differ; the message names what.
+    """
+    now = json.loads(json.dumps(key))
+    for name in sorted(kept.keys() | now.keys()):
+        if kept.get(name) != now.get(name):
+            raise UsageError(
+                f"holds a job with {name} = {_short(kept.get(name))}, "
+                f"this one has {_short(now.get(name))}",
+                code="E_RESUME_MISMATCH",
+                where=str(out),
+                hint="choose another --out, or repeat the earlier settings",
+            )
 
 
 def _most_deaths(db: sqlite3.Connection, entries: Sequence[int]) -> int:

@@ -88,6 +88,13 @@ def writing_performance(journal: Journal, watch: Stopwatch) -> dict[str, float]:
     }
 
 
+def add_spent(journal: Journal, tokens: int, seconds: float) -> None:
+    """Keep that so many more tokens took so much more time, earlier runs included."""
+    before = journal.get("spent") or (0, 0.0)
+    with journal.commit():
+        journal.put("spent", (before[0] + tokens, before[1] + seconds))
+
+
 def dtype_name(decoder: Decoder) -> str:
     """Give the compute dtype's name, such as `bfloat16`."""
     return str(decoder.compute_dtype).removeprefix("torch.")

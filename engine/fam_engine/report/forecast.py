@@ -31,12 +31,18 @@ def print_forecast(forecast: Mapping[str, Any], console: Console) -> None:
         f"{tokens['without_sharing']:,}",
         f"{forecast['max_tokens_per_batch']:,} tokens a batch",
         f"about {forecast['memory_bytes'] / 2**30:.2f} GiB of memory (estimate)",
-        f"about {duration(forecast['seconds'])} (from a probe of this machine)",
+        f"about {duration(forecast['seconds'])}{_shared(forecast)} (from a probe of this machine)",
         "longest records: "
         + ", ".join(f"{visible(name)} ({count:,} tokens)" for name, count in forecast["longest"]),
     ]
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _shared(forecast: Mapping[str, Any]) -> str:
+    if forecast["num_workers"] == 1:
+        return ""
+    return f" on {forecast['num_workers']:,} workers, which share {forecast['num_parts']:,} parts"
 
 
 def _lengths(name: str, values: Mapping[str, float]) -> str:

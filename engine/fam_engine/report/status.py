@@ -33,6 +33,8 @@ def print_status(status: Mapping[str, Any], console: Console, *, now: float | No
         line.append(visible(f" (process {holder['process']} on {holder['host']})"))
     console.print(line)
     console.print(Text(f"  {_progress(status['progress'])}"))
+    if status["parts"] is not None:
+        console.print(Text(f"  {_parts(status['parts'], len(status['workers']))}"))
     ago = (time.time() if now is None else now) - status["changed"]
     console.print(Text(f"  last progress kept {_ago(ago)}"))
     for code, count in status["quarantined"].items():
@@ -48,6 +50,11 @@ def _progress(progress: Mapping[str, Any]) -> str:
     share = f" ({done / total:.0%})" if total else ""
     took = f", {duration(seconds)} of computing" if seconds else ""
     return f"{progress['phase']}: {done:,}{of} {progress['unit']}{share}{took}"
+
+
+def _parts(parts: Mapping[str, int], num_workers: int) -> str:
+    counts = ", ".join(f"{parts[state]:,} {state}" for state in ("claimed", "stale", "waiting"))
+    return f"{num_workers} workers; parts: {counts}"
 
 
 def _ago(seconds: float) -> str:

@@ -59,6 +59,20 @@ def print_summary(
         console.print(_count_table("flagged", flags))
 
 
+def print_shard(summary: Mapping[str, Any], console: Console) -> None:
+    """Print how far a job of many workers is after one of its shards.
+
+    Args:
+        summary: What the shard came to.
+        console: Where to print.
+    """
+    console.print(
+        f"shard {summary['shard']}: all of its {summary['shard_parts']:,} parts are done; "
+        f"{summary['done']:,} of {summary['parts']:,} of the job",
+        highlight=False,
+    )
+
+
 def _source_table(summary: Mapping[str, Any]) -> Table:
     with_correct = summary["overall"]["correct"] is not None
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)

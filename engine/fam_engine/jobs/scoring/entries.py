@@ -39,6 +39,11 @@ CREATE TABLE IF NOT EXISTS tokens (
 """
 _INSERT_RESULT = f"INSERT OR REPLACE INTO results VALUES (?, ?{', ?' * len(METRICS)})"
 
+# What is left out here is numbered by its record, behind all that pass 1 left out: `quarantine.jsonl` comes out
+# the same whatever the order in which records were computed, and by however many processes.
+AFTER_PASS_ONE = 1 << 40
+_LEAVE_OUT = "INSERT OR IGNORE INTO quarantine VALUES (?, ?, ?, NULL, ?, ?)"
+
 Entries = npt.NDArray[np.int64]
 
 # Of a batch with nothing to predict: responses of one token that nothing stands before.
@@ -72,6 +77,14 @@ def entry_facts(
     return [(facts.slice(a, b), top.slice(a, b)) for a, b in bounds]
 
 
+def remaining_entries(journal: Journal, spool: Spool) -> Entries:
+    """Give the entries of a spool that have no result yet, int64, rising."""
+    todo = np.ones(len(spool), bool)
+    rows = journal.db.execute("SELECT entry FROM results")
+    todo[np.fromiter((row[0] for row in rows), np.int64)] = False
+    return np.flatnonzero(todo)
+
+
 class EntryScorer:
     """Computes the entries of a spool.
 
@@ -96,16 +109,19 @@ class EntryScorer:
         self._record = index["record"]
         self._variant = index["variant"]
 
-    def run(self, max_tokens: int, advance: Callable[[int], None]) -> None:
+    def run(
+        self, max_tokens: int, advance: Callable[[int], None], within: Entries | None = None
+    ) -> None:
         """Compute every entry that has no result yet.
 
         Args:
             max_tokens: Token budget of a batch.
             advance: Called with the number of target tokens done, after each commit; may raise.
+            within: Of these entries only; None: of all.
         """
         for entry in self.journal.examine_crash():
             self._leave_out(entry, "E_CRASH", "the process died each time this record was computed")
-        work = self._plan(max_tokens)
+        work = self._plan(max_tokens, within)
         while work:
             entries = work.popleft()
             if self._batch_fits(entries):
@@ -116,18 +132,14 @@ class EntryScorer:
 
     def remaining_tokens(self) -> int:
         """Give the number of target tokens still to be computed."""
-        return int(self._target_len[self._remaining()].sum())
+        return int(self._target_len[remaining_entries(self.journal, self.spool)].sum())
 
-    def _remaining(self) -> Entries:
-        todo = np.ones(len(self.spool), bool)
-        rows = self.journal.db.execute("SELECT entry FROM results").fetchall()
-        todo[[row[0] for row in rows]] = False
-        return np.flatnonzero(todo)
-
-    def _plan(self, max_tokens: int) -> deque[Entries]:
+    def _plan(self, max_tokens: int, within: Entries | None) -> deque[Entries]:
         """Plan batches of what remains; suspects of a crash first and apart."""
         work: deque[Entries] = deque()
-        remaining = self._remaining()
+        remaining = remaining_entries(self.journal, self.spool)
+        if within is not None:
+            remaining = np.intersect1d(remaining, within)
         for party in self.journal.suspect_parties():
             suspects = np.intersect1d(np.array(party, np.int64), remaining)
             work += self._batches(suspects, max_tokens)
@@ -215,7 +227,8 @@ class EntryScorer:
         db.execute(_INSERT_RESULT, (entry, *(None,) * (len(METRICS) + 1)))
         if self._variant[entry] != MAIN:
             return
+        position = int(self._record[entry])
         file, line = db.execute(
-            "SELECT file, line FROM records WHERE position = ?", (int(self._record[entry]),)
+            "SELECT file, line FROM records WHERE position = ?", (position,)
         ).fetchone()
-        self.journal.quarantine([(file, line, None, code, reason)])
+        db.execute(_LEAVE_OUT, (AFTER_PASS_ONE + position, file, line, code, reason))

@@ -20,6 +20,8 @@ from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.running import quarantined_by_code
 from fam_engine.jobs.scoring.prepare import Progress, prepared
+from fam_engine.jobs.scoring.sharing.local import count_workers
+from fam_engine.jobs.scoring.sharing.parts import divide
 from fam_engine.jobs.scoring.stopwatch import Stopwatch
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.loading import choose_compute_dtype, choose_device
@@ -38,7 +40,9 @@ class ScoreForecast:
         longest: The longest records: (id, tokens).
         max_tokens_per_batch: Token budget of a batch.
         memory_bytes: Weights and one batch, estimated.
-        seconds: Time, from a probe of this machine's matrix products.
+        seconds: Time, from a probe of this machine's matrix products, for each of the workers.
+        num_parts: Parts that many workers would share.
+        num_workers: How many workers were asked for.
     """
 
     num_records: int
@@ -49,6 +53,8 @@ class ScoreForecast:
     max_tokens_per_batch: int
     memory_bytes: int
     seconds: float
+    num_parts: int
+    num_workers: int
 
 
 def forecast_score(config: ScoreConfig, progress: Progress) -> ScoreForecast:
@@ -70,6 +76,11 @@ def forecast_score(config: ScoreConfig, progress: Progress) -> ScoreForecast:
         budget = config.max_tokens_per_batch or default_tokens_per_batch(model, device, dtype)
         plan = plan_batches(spool, np.arange(len(spool), dtype=np.int64), max_tokens=budget)
         index = spool.index()
+        num_workers = _count_workers(config)
+        seconds = predict_seconds(
+            model, plan.total_tokens, int(index["target_len"].sum()), dtype, device
+        )
+        _, offsets = divide(spool, np.arange(len(spool)))
         return ScoreForecast(
             num_records=journal.get("ingested")["records"],
             quarantined=quarantined_by_code(journal),
@@ -87,10 +98,17 @@ def forecast_score(config: ScoreConfig, progress: Progress) -> ScoreForecast:
             max_tokens_per_batch=budget,
             memory_bytes=weight_bytes(model, config.precision, dtype)
             + batch_bytes(model, budget, dtype),
-            seconds=predict_seconds(
-                model, plan.total_tokens, int(index["target_len"].sum()), dtype, device
-            ),
+            seconds=seconds / num_workers,
+            num_parts=len(offsets) - 1,
+            num_workers=num_workers,
         )
+
+
+def _count_workers(config: ScoreConfig) -> int:
+    """Give how many workers a job would have; how many a cluster has room for only it knows."""
+    if config.shard:
+        return int(config.shard.partition("/")[2])
+    return count_workers(config) if config.launcher == "local" else config.workers or 1
 
 
 def _lengths(counts: npt.NDArray[np.uint32]) -> dict[str, float]:

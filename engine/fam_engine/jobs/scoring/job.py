@@ -13,13 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fam_engine._rust_tokenize import Spool
-from fam_engine.config import ScoreConfig
+from fam_engine.config import HOW_IT_RUNS, ScoreConfig
 from fam_engine.data.files import write_text_whole
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, storage_errors
 from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.running import (
+    add_spent,
     describe,
     dtype_name,
     finished_summary,
@@ -34,6 +35,7 @@ from fam_engine.jobs.scoring.files import (
 )
 from fam_engine.jobs.scoring.prepare import Progress, prepared
 from fam_engine.jobs.scoring.report import write_score_report
+from fam_engine.jobs.scoring.sharing.gathering import gather
 from fam_engine.jobs.scoring.sources import Sources, open_model, tokens_per_batch
 from fam_engine.jobs.scoring.stopwatch import Stopwatch
 from fam_engine.measure.summary import summarize
@@ -56,6 +58,7 @@ def run_score(config: ScoreConfig, progress: Progress) -> JobOutcome:
         Interrupts() as interrupts,
         prepared(config, config.out, progress, interrupts) as (journal, spool, encoder, sources),
     ):
+        gather(journal)
         summary = finished_summary(journal, config.out, OUTPUTS, progress)
         if summary is None:
             scorer = _score_entries(config, sources, journal, spool, progress, interrupts)
@@ -81,13 +84,9 @@ def _score_entries(
     scorer = EntryScorer(decoder, journal, spool, keep_tokens=config.tokens)
     progress.start("scoring", scorer.remaining_tokens(), "tokens")
     watch = Stopwatch()
-    tokens, seconds = journal.get("spent") or (0, 0.0)
 
     def advance(count: int) -> None:
-        nonlocal tokens
-        tokens += count
-        with journal.commit():
-            journal.put("spent", (tokens, seconds + watch.seconds()))
+        add_spent(journal, count, watch.lap())
         progress.advance(count)
         interrupts.check()
 
@@ -152,7 +151,7 @@ def _performance(journal: Journal, watch: Stopwatch) -> dict[str, float]:
 
 def _settings(config: ScoreConfig, scorer: EntryScorer, sources: Sources) -> dict[str, Any]:
     return {
-        **config.model_dump(mode="json"),
+        **config.model_dump(mode="json", exclude=HOW_IT_RUNS),
         "revision": sources.revision,
         "compute_dtype": dtype_name(scorer.decoder),
         "device": str(scorer.decoder.device),

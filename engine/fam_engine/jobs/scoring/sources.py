@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from fam_engine.config import BaseModelSettings, ScoreConfig
+from fam_engine.config import HOW_IT_RUNS, BaseModelSettings, ScoreConfig
 from fam_engine.data.reading import check_file, hash_file
 from fam_engine.data.templates import TEMPLATE_DATE
 from fam_engine.data.tokenizer import TextEncoder
@@ -83,10 +83,20 @@ def find_files(names: Sequence[str]) -> tuple[DataFile, ...]:
 
 def run_key(config: ScoreConfig, sources: Sources, encoder: TextEncoder) -> dict[str, Any]:
     """Give all that scores depend on; progress belongs to exactly this."""
-    settings = config.model_dump(
-        mode="json", exclude={"model", "data", "out", "adapter", "max_tokens_per_batch", "download"}
-    )
-    return {**input_key(sources, encoder, config.device), **settings}
+    return {**input_key(sources, encoder, config.device), **_settings_key(config)}
+
+
+def worker_key(config: ScoreConfig, sources: Sources) -> dict[str, Any]:
+    """Give what a worker must have in common with the job: the run's key, but of its texts only names and sizes.
+
+    A worker computes token ids that are in the spool already. Hashing the input once more in every one of a
+    hundred processes would take longer than reading it once did.
+    """
+    return {
+        "files": [[file.name, file.path.stat().st_size] for file in sources.files],
+        **_model_key(sources, config.device),
+        **_settings_key(config),
+    }
 
 
 def input_key(sources: Sources, encoder: TextEncoder, device: str) -> dict[str, Any]:
@@ -94,14 +104,25 @@ def input_key(sources: Sources, encoder: TextEncoder, device: str) -> dict[str, 
     template = encoder.template.source if encoder.template else ""
     return {
         "data": [hash_file(file.path) for file in sources.files],
-        "model": hash_model(sources.model),
-        "adapter": hash_model(sources.adapter) if sources.adapter else None,
         "template_sha256": hashlib.sha256(template.encode()).hexdigest(),
         "template_date": TEMPLATE_DATE,
+        **_model_key(sources, device),
+    }
+
+
+def _model_key(sources: Sources, device: str) -> dict[str, Any]:
+    return {
+        "model": hash_model(sources.model),
+        "adapter": hash_model(sources.adapter) if sources.adapter else None,
         "threads": torch.get_num_threads(),
         "machine": _device_name(device),
         "versions": {"fam-engine": __version__, "torch": torch.__version__},
     }
+
+
+def _settings_key(config: ScoreConfig) -> dict[str, Any]:
+    exclude = {"model", "data", "out", "adapter", "max_tokens_per_batch", "download"}
+    return config.model_dump(mode="json", exclude=exclude | HOW_IT_RUNS)
 
 
 def _device_name(device: str) -> str:

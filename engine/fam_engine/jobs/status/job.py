@@ -6,12 +6,15 @@ In: an output folder. Out: a `JobStatus`. Nothing is written and no lock is take
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from fam_engine.jobs.journal import STATE_FOLDER
+from fam_engine.jobs.scoring.sharing.claims import PartCounts, count_parts, living_workers
+from fam_engine.jobs.scoring.sharing.parts import FOLDER, read_plan
 from fam_engine.jobs.status.peek import Holder, find_holder, kept, last_change, peek
 from fam_engine.jobs.status.progress import (
     Progress,
@@ -41,6 +44,8 @@ class JobStatus:
         quarantined: Records left out so far, by code.
         changed: When progress was last kept, seconds since the epoch.
         advice: What to do.
+        workers: The processes that share it, where there are several; `holder` is one of them.
+        parts: How many of its parts are in which state; None: it is not cut in parts.
         step: The same of the step an experiment is at.
     """
 
@@ -52,6 +57,8 @@ class JobStatus:
     quarantined: dict[str, int]
     changed: float
     advice: str
+    workers: list[Holder] = field(default_factory=list)
+    parts: PartCounts | None = None
     step: JobStatus | None = None
 
 
@@ -62,9 +69,13 @@ def read_status(out: Path) -> JobStatus:
         InputError: The folder holds no job that can be read.
         CorruptStateError: Its saved progress does not read back.
     """
-    holder = find_holder(out)
+    parts, now = out / STATE_FOLDER / FOLDER, time.time()
+    workers = living_workers(parts, now=now)
+    holder = find_holder(out) or next(iter(workers), None)
+    plan = read_plan(parts)
     with peek(out) as db:
         command = command_of(db, out)
+        counts = None if plan is None else count_parts(parts, plan.names(), now=now)
         state = _state(command, db, out, holder)
         return JobStatus(
             out=str(out),
@@ -74,7 +85,9 @@ def read_status(out: Path) -> JobStatus:
             progress=progress_of(command, db, out),
             quarantined=_quarantined(command, db),
             changed=last_change(out),
-            advice=_advice(state, holder, out, num_in_flight=in_flight(db)),
+            advice=_advice(state, holder, out, num_in_flight=in_flight(db), parts=counts),
+            workers=workers,
+            parts=counts,
             step=_current_step(out) if command == "experiment" else None,
         )
 
@@ -110,7 +123,11 @@ def _quarantined(command: str, db: sqlite3.Connection) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def _advice(state: State, holder: Holder | None, out: Path, *, num_in_flight: int) -> str:
+def _advice(
+    state: State, holder: Holder | None, out: Path, *, num_in_flight: int, parts: PartCounts | None
+) -> str:
+    if parts is not None and state in ("running", "stopped"):
+        return _advice_on_parts(state, parts)
     if state == "running":
         assert holder is not None
         return f"wait for its end, or stop it with `kill {holder.process}`: what is done is kept"
@@ -127,6 +144,14 @@ def _advice(state: State, holder: Holder | None, out: Path, *, num_in_flight: in
     return f"{died}{_GO_ON}"
 
 
+def _advice_on_parts(state: State, parts: PartCounts) -> str:
+    if state == "running":
+        return "wait for the end of its workers; what is done is kept, also of one that is stopped"
+    if parts.claimed + parts.stale + parts.waiting == 0:
+        return "run the command without --shard: it ends the job"
+    return f"{_GO_ON}; with or without --shard, with any number of workers"
+
+
 def _current_step(out: Path) -> JobStatus | None:
     """Give the step that is begun and not finished, where it is a job of its own."""
     for folder in step_folders(out):
@@ -140,6 +165,8 @@ def as_values(status: JobStatus) -> dict[str, Any]:
     """Give a status as values for JSON."""
     fields = dict(vars(status))
     fields["holder"] = None if status.holder is None else vars(status.holder)
+    fields["workers"] = [vars(worker) for worker in status.workers]
+    fields["parts"] = None if status.parts is None else vars(status.parts)
     fields["progress"] = vars(status.progress)
     fields["step"] = None if status.step is None else as_values(status.step)
     return fields

@@ -119,7 +119,7 @@ def _has_lock(process: int, inode: int) -> bool:
 
 
 def last_change(out: Path) -> float:
-    """Give when a journal was last written, seconds since the epoch."""
+    """Give when a journal was last written, or a part of a job done, seconds since the epoch."""
     folder = out / STATE_FOLDER
-    names = ("journal.sqlite", "journal.sqlite-wal")
+    names = ("journal.sqlite", "journal.sqlite-wal", "parts/done")
     return max(os.stat(folder / name).st_mtime for name in names if (folder / name).exists())

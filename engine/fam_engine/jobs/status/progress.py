@@ -15,6 +15,8 @@ from typing import Final
 
 from fam_engine.errors import InputError
 from fam_engine.jobs.journal import STATE_FOLDER
+from fam_engine.jobs.scoring.sharing.claims import undone_parts
+from fam_engine.jobs.scoring.sharing.parts import FOLDER, read_plan
 from fam_engine.jobs.status.peek import kept, peek
 from fam_engine.jobs.training.log import NAME as LOG
 from fam_engine.jobs.training.log import read_log
@@ -77,7 +79,13 @@ def progress_of(command: str, db: sqlite3.Connection, out: Path) -> Progress:
     return _COUNTERS[command](db, out)
 
 
-def _score(db: sqlite3.Connection, _out: Path) -> Progress:
+def _score(db: sqlite3.Connection, out: Path) -> Progress:
+    parts = out / STATE_FOLDER / FOLDER
+    if plan := read_plan(parts):
+        names = plan.names()
+        return Progress(
+            "scoring", len(names) - len(undone_parts(parts, names)), len(names), "parts"
+        )
     done = _count(db, "records JOIN results ON results.entry = records.entry")
     total = kept(db, "ingested")["records"]
     return Progress("scoring", done, total, "records", _seconds(db))
