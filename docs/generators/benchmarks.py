@@ -13,7 +13,17 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-NAMES = {"gpt2": "GPT-2", "gsm8k": "GSM8K", "english": "English", "cjk": "Chinese, Japanese"}
+NAMES = {
+    "gpt2": "GPT-2",
+    "llama3": "Llama 3",
+    "qwen2.5": "Qwen2.5",
+    "deepseek": "DeepSeek",
+    "mistral_v03": "Mistral v0.3",
+    "gemma_shaped_mistral_vocab": "Gemma's form, Mistral's tokens",
+    "gsm8k": "GSM8K",
+    "english": "English",
+    "cjk": "Chinese, Japanese",
+}
 
 
 def score() -> str:

@@ -1,7 +1,7 @@
 """Install the wheel and the sdist, each in a clean environment, import every module, score.
 
-In: a folder with both (`make release`), or nothing: then both are built first (`make test-wheel`). Not a pytest test: it
-takes minutes. No network is needed: the clean environments see the packages of this one, but not our own. The linked
+In: a folder with both (`make release`), or nothing: then both are built first (`make test-wheel`). Not a pytest test:
+it takes minutes. No network is needed: the clean environments see the packages of this one, but not our own. The linked
 folders are what it is for: maturin drops them without a word when an `include` glob is missing.
 """
 
