@@ -43,8 +43,8 @@ FILES = ("scores.parquet", "quarantine.jsonl")
 # Until then allocator and caches grow: measured, 37 MB in 18 jobs, then 1 MB in 42.
 WARM_JOBS = 20
 FINISHED = 3  # some records are broken
-# What a disturbed child may end with: finished, storage, device, interrupted, killed, terminated before the job began to
-# listen for it (a shell says 143 of this, too).
+# What a disturbed child may end with: finished, storage, device, interrupted, killed, terminated before the job listens
+# (a shell says 143 of this, too).
 ALLOWED = {FINISHED, 5, 8, 143, -signal.SIGKILL, -signal.SIGTERM}
 
 
