@@ -9,7 +9,7 @@ SOURCES := pyproject.toml Cargo.toml Cargo.lock rust_tokenize/Cargo.toml rust_to
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check audit test-faults test-wheel test-lowest test-parity fuzz bench bench-memory bench-tokenize soak gpu-wheels gpu-check clean
+.PHONY: help install demo test check audit test-faults faults-all test-wheel test-lowest test-parity fuzz bench bench-memory bench-tokenize soak gpu-wheels gpu-check clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -45,6 +45,9 @@ audit: ## Licences, sources and versions of the Rust dependencies, offline (buil
 
 test-faults: $(STAMP) ## Kill jobs at random moments and compare their results
 	$(PYTEST) -m faults
+
+faults-all: $(STAMP) ## Every fault at every call that changes the folder of a small job (hours; goes on where it stopped)
+	$(PYTEST) tests/faults/every_call.py
 
 test-wheel: $(STAMP) ## Build the wheel, install it in a clean environment, import every module
 	$(BIN)/python tests/wheel/check_wheel.py

@@ -10,7 +10,8 @@ import json
 import math
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +19,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from fam_engine.jobs.journal import DEATHS_TO_BLAME
-from tests.faults.commands import Command, import_all, run
+from tests.faults.forking import Prepare, run
 
-pytestmark = [
-    pytest.mark.faults,
-    pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
-]
+pytestmark = pytest.mark.faults
 
 NUM_RECORDS = 40
 POISON = "Z"
 
-# How it dies, what that looks like from outside, and the numbers of the records it dies of.
-DEATHS: Mapping[str, tuple[Callable[[], object], int, tuple[int, ...]]] = {
-    "abort": (os.abort, -signal.SIGABRT, (5, 23)),
-    "segmentation fault": (
-        lambda: os.kill(os.getpid(), signal.SIGSEGV),
-        -signal.SIGSEGV,
-        (0,),
-    ),
-    "exit": (lambda: os._exit(77), 77, (39,)),
+# How it dies: a signal or an exit code; and the numbers of the records it dies of.
+DEATHS: Mapping[str, tuple[int, tuple[int, ...]]] = {
+    "abort": (-signal.SIGABRT, (5, 23)),
+    "segmentation fault": (-signal.SIGSEGV, (0,)),
+    "exit": (77, (39,)),
 }
 
 
@@ -50,31 +44,39 @@ def write_records(file: Path, poisoned: tuple[int, ...]) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def deadly(model: Path, die: Callable[[], object]) -> Callable[[], None]:
-    """Make what lets the model die of a token."""
+def deadly(model: Path, death: int) -> Prepare:
+    """Give what lets the model die of a token."""
     vocab = json.loads((model / "tokenizer.json").read_text())["model"]["vocab"]
-
-    def before() -> None:
-        from fam_engine.model.decoder import Decoder
-
-        forward = Decoder.hidden_rows
-
-        def hidden_rows(self: Decoder, batch: Any, **options: Any) -> Any:  # noqa: ANN401
-            if (batch.input_ids == vocab[POISON]).any():
-                die()
-            return forward(self, batch, **options)
-
-        Decoder.hidden_rows = hidden_rows  # type: ignore[method-assign]
-
-    return before
+    return partial(be_deadly, vocab[POISON], death)
 
 
-def until_done(command: Command, death: int, at_most: int) -> int:
+def be_deadly(token: int, death: int) -> None:
+    from fam_engine.model.decoder import Decoder
+
+    forward = Decoder.hidden_rows
+
+    def hidden_rows(self: Decoder, batch: Any, **options: Any) -> Any:  # noqa: ANN401
+        if (batch.input_ids == token).any():
+            die(death)
+        return forward(self, batch, **options)
+
+    Decoder.hidden_rows = hidden_rows  # type: ignore[method-assign]
+
+
+def die(death: int) -> None:
+    """End as `Ended.code` is to say: by a signal, or without a word."""
+    if death < 0:
+        os.kill(os.getpid(), -death)
+    os._exit(death)
+
+
+def until_done(line: Sequence[str], model: Path, death: int, at_most: int) -> int:
     """Start a command again and again until it no longer dies; give how often it did."""
+    folder = Path(line[-1]).with_name("run")
     for deaths in range(at_most + 1):
-        result = run(command)
-        if result.code != death:
-            assert result.code == 3, result
+        ended = run(line, folder, deadly(model, death))
+        if ended.code != death:
+            assert ended.code == 3, ended
             return deaths
     raise AssertionError(f"still dying after {at_most} deaths")
 
@@ -83,21 +85,18 @@ def until_done(command: Command, death: int, at_most: int) -> int:
 def test_records_that_kill_the_process_are_left_out_and_the_rest_scored(
     tiny_model: Path, tmp_path: Path, way: str
 ) -> None:
-    import_all()
-    die, death, poisoned = DEATHS[way]
+    death, poisoned = DEATHS[way]
     data = tmp_path / "data.jsonl"
     write_records(data, poisoned)
-    folder = tmp_path / "run"
-    folder.mkdir()
-    flags = ("score", "--model", tiny_model, "--data", data, "--quiet")
-    whole = run(Command((*flags, "--out", tmp_path / "whole"), folder))
+    flags = ["score", "--model", str(tiny_model), "--data", str(data), "--quiet", "--out"]
+    whole = run([*flags, str(tmp_path / "whole")], tmp_path / "run")
     assert whole.code == 0, whole
 
     out = tmp_path / "out"
-    command = Command((*flags, "--out", out), folder, deadly(tiny_model, die))
+    line = [*flags, str(out)]
     # The batch, its half, ... and the record alone so many times; each once.
     most = len(poisoned) * (math.ceil(math.log2(NUM_RECORDS)) + DEATHS_TO_BLAME)
-    deaths = until_done(command, death, most)
+    deaths = until_done(line, tiny_model, death, most)
     assert deaths >= len(poisoned) * DEATHS_TO_BLAME
 
     quarantine = [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
@@ -109,23 +108,19 @@ def test_records_that_kill_the_process_are_left_out_and_the_rest_scored(
     expected = [row for row in expected if row["line"] - 1 not in poisoned]
     assert pq.read_table(out / "scores.parquet").to_pylist() == expected
     # Nothing is left to blame: the same command once more is done at once.
-    assert run(command).code == 3
+    assert run(line, tmp_path / "run").code == 3
 
 
 def test_questions_that_kill_the_process_are_left_out_and_the_rest_answered(
     tiny_model: Path, tmp_path: Path
 ) -> None:
-    import_all()
-    data, folder = tmp_path / "data.jsonl", tmp_path / "run"
-    folder.mkdir()
+    data, out = tmp_path / "data.jsonl", tmp_path / "out"
     write_records(data, (7,))
-    flags = ("generate", "--model", tiny_model, "--data", data, "--quiet", "--max-new-tokens", 4)
-    whole = run(Command((*flags, "--out", tmp_path / "whole"), folder))
-    out = tmp_path / "out"
-    command = Command((*flags, "--out", out), folder, deadly(tiny_model, os.abort))
-    deaths = until_done(
-        command, -signal.SIGABRT, math.ceil(math.log2(NUM_RECORDS)) + DEATHS_TO_BLAME
-    )
+    flags = ["generate", "--model", str(tiny_model), "--data", str(data), "--quiet"]
+    flags += ["--max-new-tokens", "4", "--out"]
+    whole = run([*flags, str(tmp_path / "whole")], tmp_path / "run")
+    most = math.ceil(math.log2(NUM_RECORDS)) + DEATHS_TO_BLAME
+    deaths = until_done([*flags, str(out)], tiny_model, -signal.SIGABRT, most)
     assert deaths >= DEATHS_TO_BLAME
 
     def lines(folder: Path, name: str) -> list[dict[str, Any]]:
