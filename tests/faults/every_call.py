@@ -53,7 +53,7 @@ def test_every_fault_at_every_call(
     for fault in FAULTS:
         of_fault = met.setdefault(fault, {"calls": 0, "seconds": 0.0, "failures": []})
         while not of_fault.get("complete"):
-            _meet_next(job, undisturbed, tmp_path / fault, fault, of_fault)
+            _meet_next(job, undisturbed, tmp_path, fault, of_fault)
             write_text_whole(FIGURES, json.dumps(figures, indent=1) + "\n")
     assert not any(of_fault["failures"] for of_fault in met.values())
 
@@ -64,7 +64,7 @@ def _meet_next(
     """Do the next trial and note what came of it."""
     number, began = of_fault["calls"] + 1, time.perf_counter()
     try:
-        outcome: str = meet(job, whole, folder / str(number), fault, number)
+        outcome: str = meet(job, whole, folder / f"{fault}-{number}", fault, number)
     except AssertionError as error:
         outcome = "failed"
         of_fault["failures"].append(f"call {number}: {error}")
