@@ -10,7 +10,7 @@ import json
 import math
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from fam_engine.jobs.journal import DEATHS_TO_BLAME
-from tests.faults.forking import Prepare, run
+from tests.faults.forking import Ended, Prepare, run
+from tests.faults.small_jobs import contents
 
 pytestmark = pytest.mark.faults
 
@@ -52,15 +53,18 @@ def deadly(model: Path, death: int) -> Prepare:
 
 def be_deadly(token: int, death: int) -> None:
     from fam_engine.model.decoder import Decoder
+    from fam_engine.model.trainable import TrainableModel
 
-    forward = Decoder.hidden_rows
+    def dies_of_it(compute: Callable[..., Any]) -> Any:  # noqa: ANN401 - a method
+        def computes(self: object, batch: Any, **options: Any) -> Any:  # noqa: ANN401
+            if (batch.input_ids == token).any():
+                die(death)
+            return compute(self, batch, **options)
 
-    def hidden_rows(self: Decoder, batch: Any, **options: Any) -> Any:  # noqa: ANN401
-        if (batch.input_ids == token).any():
-            die(death)
-        return forward(self, batch, **options)
+        return computes
 
-    Decoder.hidden_rows = hidden_rows  # type: ignore[method-assign]
+    Decoder.hidden_rows = dies_of_it(Decoder.hidden_rows)  # type: ignore[method-assign]
+    TrainableModel.token_nll = dies_of_it(TrainableModel.token_nll)  # type: ignore[method-assign]
 
 
 def die(death: int) -> None:
@@ -70,14 +74,13 @@ def die(death: int) -> None:
     os._exit(death)
 
 
-def until_done(line: Sequence[str], model: Path, death: int, at_most: int) -> int:
-    """Start a command again and again until it no longer dies; give how often it did."""
+def until_alive(line: Sequence[str], model: Path, death: int, at_most: int) -> tuple[int, Ended]:
+    """Start a command again and again until it no longer dies; give how often it did, and its end."""
     folder = Path(line[-1]).with_name("run")
     for deaths in range(at_most + 1):
         ended = run(line, folder, deadly(model, death))
         if ended.code != death:
-            assert ended.code == 3, ended
-            return deaths
+            return deaths, ended
     raise AssertionError(f"still dying after {at_most} deaths")
 
 
@@ -96,7 +99,8 @@ def test_records_that_kill_the_process_are_left_out_and_the_rest_scored(
     line = [*flags, str(out)]
     # The batch, its half, ... and the record alone so many times; each once.
     most = len(poisoned) * (math.ceil(math.log2(NUM_RECORDS)) + DEATHS_TO_BLAME)
-    deaths = until_done(line, tiny_model, death, most)
+    deaths, ended = until_alive(line, tiny_model, death, most)
+    assert ended.code == 3, ended
     assert deaths >= len(poisoned) * DEATHS_TO_BLAME
 
     quarantine = [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
@@ -120,7 +124,8 @@ def test_questions_that_kill_the_process_are_left_out_and_the_rest_answered(
     flags += ["--max-new-tokens", "4", "--out"]
     whole = run([*flags, str(tmp_path / "whole")], tmp_path / "run")
     most = math.ceil(math.log2(NUM_RECORDS)) + DEATHS_TO_BLAME
-    deaths = until_done([*flags, str(out)], tiny_model, -signal.SIGABRT, most)
+    deaths, ended = until_alive([*flags, str(out)], tiny_model, -signal.SIGABRT, most)
+    assert ended.code == 3, ended
     assert deaths >= DEATHS_TO_BLAME
 
     def lines(folder: Path, name: str) -> list[dict[str, Any]]:
@@ -134,3 +139,35 @@ def test_questions_that_kill_the_process_are_left_out_and_the_rest_answered(
     assert lines(out, "generated.jsonl") == [
         row for row in expected if f" {POISON}" not in row["prompt"]
     ]
+
+
+@pytest.mark.parametrize("way", DEATHS)
+@pytest.mark.parametrize("where", ["data", "validation"])
+def test_a_record_that_kills_training_is_named(
+    tiny_model: Path, tmp_path: Path, way: str, where: str
+) -> None:
+    """And nothing of the run is lost: without what kills it, it ends as one that never died."""
+    death, (poisoned, *_) = DEATHS[way]
+    files = {name: tmp_path / f"{name}.jsonl" for name in ("data", "validation")}
+    for name, file in files.items():
+        write_records(file, (poisoned,) if name == where else ())
+    flags = ["train", "--model", str(tiny_model), "--quiet", "--steps", "8", "--batch-size", "8"]
+    flags += [word for name, file in files.items() for word in (f"--{name}", str(file))]
+    flags += ["--save-every", "3", "--validate-every", "2", "--out"]
+    whole = run([*flags, str(tmp_path / "whole")], tmp_path / "run")
+    assert whole.code == 0, whole
+
+    line = [*flags, str(tmp_path / "out")]
+    most = math.ceil(math.log2(NUM_RECORDS)) + DEATHS_TO_BLAME
+    deaths, ended = until_alive(line, tiny_model, death, most)
+    assert deaths >= DEATHS_TO_BLAME
+    assert ended.code == 4
+    assert ended.errors.startswith(
+        f"error[E_CRASH] {files[where]}:{poisoned + 1}: the process died"
+    )
+    assert len(ended.errors.splitlines()) == 1
+    assert run(line, tmp_path / "run").code == 0
+    expected, found = (contents(tmp_path / name) for name in ("whole", "out"))
+    name = "adapter/adapter_model.safetensors"
+    assert found[name] == expected[name]
+    assert found["log.jsonl"] == expected["log.jsonl"]
