@@ -28,34 +28,39 @@ COMMANDS = ["score", "train", "generate", "rewrite", "eval", "experiment"]
 pytestmark = pytest.mark.faults
 
 
-@pytest.fixture(scope="module")
-def figures() -> dict[str, Any]:
-    """What earlier sweeps of this commit have found."""
-    environment = describe_machine("cpu", 1)
-    if FIGURES.is_file():
-        found: dict[str, Any] = json.loads(FIGURES.read_text())
-        if found["environment"]["commit"] == environment["commit"]:
-            return found
-    return {"environment": environment, "jobs": {}}
-
-
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_fault_at_every_call(
     jobs: dict[str, SmallJob],
     whole: Callable[[SmallJob], Whole],
     tmp_path: Path,
-    figures: dict[str, Any],
     command: str,
 ) -> None:
     job = smaller(jobs[command])
-    undisturbed = whole(job)
-    met = figures["jobs"].setdefault(command, {})
+    undisturbed, found = whole(job), _figures(command)
     for fault in FAULTS:
-        of_fault = met.setdefault(fault, {"calls": 0, "seconds": 0.0, "failures": []})
+        of_fault = found["faults"].setdefault(fault, {"calls": 0, "seconds": 0.0, "failures": []})
         while not of_fault.get("complete"):
             _meet_next(job, undisturbed, tmp_path, fault, of_fault)
-            write_text_whole(FIGURES, json.dumps(figures, indent=1) + "\n")
-    assert not any(of_fault["failures"] for of_fault in met.values())
+            _keep(command, found)
+    assert not any(of_fault["failures"] for of_fault in found["faults"].values())
+
+
+def _figures(command: str) -> dict[str, Any]:
+    """Give what an earlier sweep of this commit has found of a job."""
+    environment = describe_machine("cpu", 1)
+    found: dict[str, Any] = _kept().get(command, {"environment": environment})
+    if found["environment"]["commit"] == environment["commit"]:
+        return {"faults": {}, **found}
+    return {"environment": environment, "faults": {}}
+
+
+def _kept() -> dict[str, Any]:
+    kept: dict[str, Any] = json.loads(FIGURES.read_text()) if FIGURES.is_file() else {}
+    return kept
+
+
+def _keep(command: str, found: dict[str, Any]) -> None:
+    write_text_whole(FIGURES, json.dumps({**_kept(), command: found}, indent=1) + "\n")
 
 
 def _meet_next(
