@@ -15,12 +15,10 @@ from fam_engine.data.rendering import Renderer
 from fam_engine.jobs.running import Nobody
 from fam_engine.jobs.scoring.job import run_score
 
-# Endless in Python, and in C, where no signal of Python's is heard; more memory than there is, at once and by and by.
+# Endless in C, where no signal of Python's is heard; more memory than there is. More of them in tests/data.
 FAULTS = {
-    "loop": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-    "power": "{{ (m.content | length + 4) ** (m.content | length + 4) ** (m.content | length + 4) }}",
+    "power": "{% set n = m.content | length + 4 %}{{ n ** (n ** n) }}",
     "memory": "{{ (m.content * 9999999) * 9999 }}",
-    "flood": "{% for a in range(99999) %}{{ m.content * 1000 }}{% endfor %}",
 }
 TEMPLATE = (
     "{% for m in messages %}"
@@ -48,7 +46,7 @@ def score(model: Path, folder: Path, prompts: list[str]) -> tuple[dict[str, Any]
 def test_it_costs_the_records_it_fails_at(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rendering, "_SECONDS_A_REQUEST", 3)
+    monkeypatch.setattr(rendering, "_SECONDS_A_REQUEST", 1)
     ask = Renderer._ask
 
     def dying(self: Renderer, request: dict[str, Any]) -> Any:  # noqa: ANN401
