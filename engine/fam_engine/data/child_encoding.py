@@ -8,8 +8,10 @@ language model is among them) the way through JSON, several times the time of en
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +25,7 @@ _SECONDS, _PATIENCE_SECONDS = 30, 240.0
 
 
 class TextsEncoder:
-    """Encodes texts with one tokenizer.
+    """Encodes texts with one tokenizer; safe to share between threads.
 
     Args:
         tokenizer: The tokenizer.
@@ -33,6 +35,7 @@ class TextsEncoder:
     def __init__(self, tokenizer: Tokenizer, file: Path) -> None:
         self._tokenizer = tokenizer
         self._file = file
+        self._one_at_a_time = threading.Lock()
         self._child = None if tokenizer.engine.startswith("native") else self._start()
 
     @property
@@ -50,14 +53,21 @@ class TextsEncoder:
         """
         if self._child is None:
             return self._tokenizer.encode_batch(texts, **options)
-        answer = self._child.ask({"texts": texts, **options}, _PATIENCE_SECONDS)
-        if answer is None:
-            ended = how_it_ended(self._child.close())
-            self._child = self._start()
-            raise TokenizerError(f"its process did not survive: {ended}")
+        with self._one_at_a_time:
+            answer = self._answer({"texts": texts, **options})
         if "error" in answer:
             raise TokenizerError(answer["error"])
         return np.array(answer["ids"], np.int32), np.array(answer["offsets"], np.int64)
+
+    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Ask the child; one that did not survive is replaced."""
+        assert self._child is not None
+        answer: dict[str, Any] | None = self._child.ask(request, _PATIENCE_SECONDS)
+        if answer is None:
+            ended = how_it_ended(self._child.close())
+            self._child = self._start()
+            return {"error": f"its process did not survive: {ended}"}
+        return answer
 
     def close(self) -> None:
         """Stop the child, if there is one; may be called again."""
