@@ -97,7 +97,10 @@ class Run:
 
     def __init__(self, line: Sequence[str], folder: Path, prepare: Prepare | None = None) -> None:
         folder.mkdir(exist_ok=True)
-        (folder / _CALLS).unlink(missing_ok=True)
+        for name in (_PRINTED, _ERRORS, _CALLS):
+            (folder / name).unlink(
+                missing_ok=True
+            )  # those of an earlier run, or links to another's
         self._folder = folder
         self._process: ForkServerProcess = _SERVER.Process(
             target=_work, args=(line, folder, prepare), daemon=True
