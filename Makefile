@@ -9,7 +9,7 @@ SOURCES := pyproject.toml Cargo.toml Cargo.lock rust_tokenize/Cargo.toml rust_to
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check agreement docs examples audit test-faults test-ray test-wheel release test-matrix test-parity fuzz bench bench-memory bench-tokenize soak gpu-wheels gpu-check clean
+.PHONY: help install demo test check agreement docs examples audit test-faults faults-all test-ray test-wheel release test-matrix test-parity fuzz bench bench-memory bench-tokenize soak gpu-wheels gpu-check clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -57,6 +57,9 @@ test-faults: $(STAMP) ## Kill jobs at random moments and compare their results
 test-ray: $(STAMP) ## Share jobs on a real Ray with four logical GPUs (installs Ray, 240 MB)
 	$(BIN)/pip install --quiet 'ray>=2.50'
 	$(PYTEST) -m ray
+
+faults-all: $(STAMP) ## Every fault at every call that changes the folder of a small job (hours; goes on where it stopped)
+	$(PYTEST) tests/faults/every_call.py
 
 test-wheel: $(STAMP) ## Build wheel and sdist, install each in a clean environment, import every module
 	$(BIN)/python tests/wheel/check_wheel.py

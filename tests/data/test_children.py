@@ -14,7 +14,7 @@ def test_modules_of_the_folder_one_is_in_are_not_imported(
     mark = tmp_path / "mark"
     (tmp_path / "json.py").write_text(f"open({str(mark)!r}, 'w')")
     monkeypatch.chdir(tmp_path)
-    with start_child("fam_engine.data.template_worker") as child:
+    with start_child("fam_engine.data.template_worker", 10) as child:
         child.communicate(b'{"template": "", "constants": {}, "date": "2024-07-26"}\n')
     assert child.returncode == 0
     assert not mark.exists()

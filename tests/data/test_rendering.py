@@ -154,7 +154,7 @@ def test_a_batch_that_kills_the_child_is_rendered_one_by_one(
     def dying(self: Renderer, request: dict[str, Any]) -> Any:  # noqa: ANN401
         contents = [one["messages"][0]["content"] for one in request.get("render", ())]
         if "bomb" in contents:
-            self._child.kill()
+            self._child._process.kill()
         return ask_child(self, request)
 
     monkeypatch.setattr(Renderer, "_ask", dying)

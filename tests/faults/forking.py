@@ -30,9 +30,11 @@ from typing import TypeVar
 COUNT, SIGNAL, TEAR, FAIL_ONCE, FAIL_ON = range(1, 6)
 KILLED = -signal.SIGKILL
 NUM_AT_ONCE = 2
-# Calls a test meets, at random: all there are take hours, and every run takes others.
-_NUM_CALLS = int(os.environ.get("FAULT_CALLS", "8"))
-_ERRORS, _CALLS = "stderr.txt", "calls.txt"
+# Calls a test meets, at random: `every_call.py` meets all there are, and every run takes others.
+_NUM_CALLS = 8
+# What a run that is fed rubbish may take: far more than any good one does.
+_CPU_SECONDS, _MEMORY_BYTES = 30, 8 << 30
+_PRINTED, _ERRORS, _CALLS = "stdout.txt", "stderr.txt", "calls.txt"
 _SOURCE = Path(__file__).with_name("faulty_disk.c")
 _SERVER = multiprocessing.get_context("forkserver")
 # Starting a process also reaps others, which must not be waited for meanwhile.
@@ -72,11 +74,13 @@ class Ended:
 
     Attributes:
         code: Exit code; minus the signal that killed it.
+        printed: What it wrote to standard output.
         errors: What it wrote to standard error.
         num_calls: Calls that changed its folder, where they were counted; 0 if it was killed.
     """
 
     code: int
+    printed: str
     errors: str
     num_calls: int
 
@@ -93,7 +97,10 @@ class Run:
 
     def __init__(self, line: Sequence[str], folder: Path, prepare: Prepare | None = None) -> None:
         folder.mkdir(exist_ok=True)
-        (folder / _CALLS).unlink(missing_ok=True)
+        for name in (_PRINTED, _ERRORS, _CALLS):
+            (folder / name).unlink(
+                missing_ok=True
+            )  # those of an earlier run, or links to another's
         self._folder = folder
         self._process: ForkServerProcess = _SERVER.Process(
             target=_work, args=(line, folder, prepare), daemon=True
@@ -123,15 +130,18 @@ class Run:
                 send(self.pid, number)
                 return
 
-    def wait(self, seconds: float = 120) -> Ended:
+    def wait(self, seconds: float = 240) -> Ended:
         """Wait for its end; fail after so long."""
         assert connection.wait([self._process.sentinel], seconds), f"still runs after {seconds} s"
         with _one_thread:
             self._process.join()
         code = self._process.exitcode
         assert code is not None
-        errors, calls = (self._folder / name for name in (_ERRORS, _CALLS))
-        return Ended(code, errors.read_text(), int(calls.read_text() or 0))
+        printed, errors, calls = (
+            (self._folder / name).read_text(errors="replace")
+            for name in (_PRINTED, _ERRORS, _CALLS)
+        )
+        return Ended(code, printed, errors, int(calls or 0))
 
 
 def run(line: Sequence[str], folder: Path, prepare: Prepare | None = None) -> Ended:
@@ -140,7 +150,7 @@ def run(line: Sequence[str], folder: Path, prepare: Prepare | None = None) -> En
 
 
 def sample(command: str, num_calls: int, seed: int) -> list[int]:
-    """Give the numbers of the calls to meet of a job; a study takes four times as long as the others, and fewer."""
+    """Give the numbers of the calls to meet of a job; a study takes longer than the others, and fewer."""
     count = _NUM_CALLS // 4 if command == "experiment" else _NUM_CALLS
     return sorted(random.Random(seed).sample(range(1, num_calls + 1), min(count, num_calls)))
 
@@ -153,6 +163,13 @@ def faults(folder: Path, mode: int, number: int = 0, what: int = signal.SIGKILL)
 def file_size(limit: int) -> Prepare:
     """Give what limits the size of files, in bytes."""
     return partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit))
+
+
+def limit_resources() -> None:
+    """Make an exit code of a hang or a flood of memory; itself what is called in the process."""
+    used = int(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]))
+    resource.setrlimit(resource.RLIMIT_CPU, (used + _CPU_SECONDS, used + _CPU_SECONDS))
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
 
 
 def full_stream(number: int) -> Prepare:
@@ -178,8 +195,9 @@ def _fill_up(number: int) -> None:
 def _work(line: Sequence[str], folder: Path, prepare: Prepare | None) -> None:
     os.setpgid(0, 0)
     os.chdir(folder)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    os.dup2(os.open(_ERRORS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    for number, name in ((1, _PRINTED), (2, _ERRORS)):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # multiprocessing would make an exit code of its own of KeyboardInterrupt.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     calls = os.open(_CALLS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

@@ -11,7 +11,7 @@ import random
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,15 +19,12 @@ import pytest
 
 from fam_engine import errors
 from tests.faults import mutations
-from tests.faults.commands import Command, Result, import_all, run, run_many
+from tests.faults.forking import Ended, at_once, limit_resources, run
 
 NUM_INPUTS = int(os.environ.get("BAD_INPUTS", "520"))
 SEED = int(os.environ.get("BAD_INPUT_SEED", "8"))
 
-pytestmark = [
-    pytest.mark.faults,
-    pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
-]
+pytestmark = pytest.mark.faults
 
 # What bad input may end in: a finished job, or one of these refusals. Never our own bug.
 DONE = (errors.EXIT_OK, errors.EXIT_QUARANTINED)
@@ -128,7 +125,6 @@ KINDS = {
 @pytest.fixture(scope="module")
 def good(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a good file of every kind."""
-    import_all()
     folder = tmp_path_factory.mktemp("good")
     write_data(folder)
     shutil.copytree(tiny_model, folder / "model")
@@ -141,8 +137,8 @@ def good(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"score --model {here}/model --data {here}/good.jsonl --out scored --quiet",
         f"train --model {here}/model --data {here}/good.jsonl --out trained --steps 1 --quiet",
     ):
-        result = run(Command(words.split(), folder))
-        assert result.code == 0, result
+        ended = run(words.split(), folder)
+        assert ended.code == 0, ended
     (folder / "trained" / "adapter").rename(folder / "adapter")
     shutil.rmtree(folder / "trained")
     return folder
@@ -218,45 +214,39 @@ def write_settings(folder: Path) -> None:
     shutil.copy(study, folder / "study.yaml")
 
 
-def prepared(good: Path, words: str, folder: Path) -> Command:
-    """Make a command and all it reads."""
+def prepare(good: Path, folder: Path) -> None:
+    """Make all that a command reads, and what must stay."""
     shutil.copytree(good, folder, copy_function=os.link)
     (folder / "out").mkdir()
     (folder / "out" / "earlier").write_text(EARLIER)
-    return Command(words.replace("{}", ".").split(), folder)
 
 
-def spoilt(good: Path, kind: Kind, seed: str, folder: Path) -> Command:
-    """Make a command and what it reads: all good but one file."""
-    rng = random.Random(seed)
-    command = prepared(good, rng.choice(kind.commands), folder)
-    bad = kind.spoil(rng, (good / kind.file).read_bytes())
-    (folder / kind.file).unlink()  # a link to the good one
-    (folder / kind.file).write_bytes(bad)
-    return command
+def run_in(folder: Path, words: str) -> Ended:
+    """Run a command with all it reads in a folder."""
+    return run(words.replace("{}", ".").split(), folder, limit_resources)
 
 
-def check(result: Result, kind: Kind) -> str:
+def check(ended: Ended, folder: Path, kind: Kind) -> str:
     """Make sure that a command has ended as it should; give its outcome."""
-    out = result.command.folder / "out"
+    out = folder / "out"
     assert (out / "earlier").read_text() == EARLIER
     left = {path.name for path in out.iterdir()} - {".fam-engine", "earlier"}
-    assert "Traceback" not in result.printed + result.errors
-    assert "panicked" not in result.printed + result.errors
-    if result.code in DONE:
-        assert result.errors == ""
+    assert "Traceback" not in ended.printed + ended.errors
+    assert "panicked" not in ended.printed + ended.errors
+    if ended.code in DONE:
+        assert ended.errors == ""
         check_outputs(out, left)
-        return f"exit code {result.code}"
+        return f"exit code {ended.code}"
     # Settings may name a folder that cannot be.
-    assert result.code in REFUSED or (
-        not kind.is_named and result.code == errors.StorageError.exit_code
+    assert ended.code in REFUSED or (
+        not kind.is_named and ended.code == errors.StorageError.exit_code
     )
-    assert ONE_LINE.fullmatch(result.errors)
+    assert ONE_LINE.fullmatch(ended.errors)
     if kind.is_named:
         file = Path(kind.file)
-        assert file.name in result.errors or file.parent.name in result.errors.split(": ")[0]
+        assert file.name in ended.errors or file.parent.name in ended.errors.split(": ")[0]
     assert left <= {"log.jsonl"}
-    return result.errors.split("]")[0]
+    return ended.errors.split("]")[0]
 
 
 def check_outputs(out: Path, left: set[str]) -> None:
@@ -275,31 +265,39 @@ def check_outputs(out: Path, left: set[str]) -> None:
 
 def test_good_files_are_taken(good: Path, tmp_path: Path) -> None:
     """Otherwise a refusal of a bad one would mean nothing."""
-    lines = [line for kind in KINDS.values() for line in kind.commands]
-    commands = (prepared(good, line, tmp_path / str(n)) for n, line in enumerate(lines))
-    for result in run_many(commands):
-        assert (result.code, result.errors) == (0, ""), result
+
+    def take(numbered: tuple[int, str]) -> None:
+        number, words = numbered
+        prepare(good, tmp_path / str(number))
+        ended = run_in(tmp_path / str(number), words)
+        assert (ended.code, ended.errors) == (0, ""), (words, ended)
+
+    at_once(take, enumerate(words for kind in KINDS.values() for words in kind.commands))
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_spoilt_files_end_in_order(good: Path, tmp_path: Path, name: str) -> None:
     kind = KINDS[name]
     count = -(-NUM_INPUTS // len(KINDS))
-
-    def commands() -> Iterator[Command]:
-        for number in range(count):
-            yield spoilt(good, kind, f"{SEED} {name} {number}", tmp_path / str(number))
-
-    outcomes: Counter[str] = Counter()
     faults = []
-    for result in run_many(commands()):
+
+    def outcome(number: int) -> str | None:
+        rng, folder = random.Random(f"{SEED} {name} {number}"), tmp_path / str(number)
+        prepare(good, folder)
+        words = rng.choice(kind.commands)
+        bad = kind.spoil(rng, (good / kind.file).read_bytes())
+        (folder / kind.file).unlink()  # a link to the good one
+        (folder / kind.file).write_bytes(bad)
+        ended = run_in(folder, words)
         try:
-            outcomes[check(result, kind)] += 1
+            found = check(ended, folder, kind)
         except AssertionError as error:
-            bad = (result.command.folder / kind.file).read_bytes()
-            faults.append(f"{result}\n{bad[:2000]!r}\n{error}")
-        else:
-            shutil.rmtree(result.command.folder)
+            faults.append(f"{words}: {ended}\n{bad[:2000]!r}\n{error}")
+            return None
+        shutil.rmtree(folder)
+        return found
+
+    outcomes = Counter(at_once(outcome, range(count)))
     print(name, dict(outcomes))
     assert not faults, f"{len(faults)} of {count}, seed {SEED}:\n" + "\n\n".join(faults[:20])
     assert set(outcomes) - {"exit code 0"}, "nothing was really spoilt"

@@ -13,7 +13,8 @@ import pytest
 
 from tests.faults.conftest import Whole
 from tests.faults.forking import SIGNAL, Run, at_once, faults, run, sample
-from tests.faults.small_jobs import OUT, SmallJob, contents, leftovers, smaller
+from tests.faults.small_jobs import OUT, SmallJob, leftovers, smaller
+from tests.faults.trials import assert_resumes
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 COMMANDS = ["score", "train", "generate", "rewrite", "eval", "experiment"]
@@ -26,11 +27,10 @@ pytestmark = pytest.mark.faults
 AnyWhole = Callable[[SmallJob], Whole]
 
 
-def assert_resumes(job: SmallJob, folder: Path, whole: Whole, where: object) -> None:
+def assert_goes_on(job: SmallJob, folder: Path, whole: Whole, where: object) -> None:
+    """Unlike one that was killed, a job that was asked to end leaves nothing unfinished."""
     assert not leftovers(folder / OUT), (where, SEED)
-    ended = run(job.line, folder)
-    assert ended.code == job.finished, (where, ended, SEED)
-    assert contents(folder / OUT) == whole.contents, (where, SEED)
+    assert_resumes(job, folder, whole, (where, SEED))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -52,7 +52,7 @@ def test_a_signal_at_a_call_that_changes_the_folder(
         assert ended.code == CODES[sent], (number, ended, SEED)
         assert ended.errors.startswith(f"interrupted by {sent.name}; run the same command again")
         assert len(ended.errors.splitlines()) == 1
-        assert_resumes(job, folder, undisturbed, number)
+        assert_goes_on(job, folder, undisturbed, number)
 
     at_once(interrupt_at, numbers)
 
@@ -76,7 +76,7 @@ def test_a_signal_at_a_random_moment(
         assert ended.code in (CODES[sent], -sent, job.finished), (job.command, ended, SEED)
         assert "Traceback" not in ended.errors or ended.code == -sent, ended
         if (folder / OUT).exists():
-            assert_resumes(job, folder, whole(job), job.command)
+            assert_goes_on(job, folder, whole(job), job.command)
         return seconds
 
     for command in ("score", "train", "generate", "eval"):
@@ -95,7 +95,7 @@ def test_a_signal_while_a_model_loads(
     running.signal(sent)
     assert running.wait().code == CODES[sent]
     assert time.perf_counter() - began < SECONDS
-    assert_resumes(job, folder, whole(job), sent)
+    assert_goes_on(job, folder, whole(job), sent)
 
 
 def test_a_step_of_training_is_waited_for_and_a_second_signal_is_not(
@@ -111,7 +111,7 @@ def test_a_step_of_training_is_waited_for_and_a_second_signal_is_not(
     running.signal(signal.SIGINT)
     assert running.wait().code == -signal.SIGINT
     assert time.perf_counter() - began < 1.0
-    assert_resumes(job, folder, whole(job), "second signal")
+    assert_goes_on(job, folder, whole(job), "second signal")
 
 
 def wait_for(file: Path) -> None:

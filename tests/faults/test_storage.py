@@ -6,57 +6,26 @@ same once the disk is well again.
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.faults.conftest import Whole
-from tests.faults.forking import (
-    COUNT,
-    FAIL_ON,
-    FAIL_ONCE,
-    Ended,
-    at_once,
-    faults,
-    file_size,
-    full_stream,
-    run,
-    sample,
-)
+from tests.faults.forking import COUNT, at_once, faults, file_size, full_stream, run, sample
 from tests.faults.small_jobs import OUT, SmallJob, contents, leftovers, smaller
+from tests.faults.trials import SAYINGS, assert_resumes, assert_storage_error, meet
 
 COMMANDS = ["score", "train", "generate", "rewrite", "eval", "experiment"]
 SEED = int.from_bytes(os.urandom(2), "big")
-# What the disk says, and whether it stays so until the process ends.
-SAYINGS = {
-    "full": (FAIL_ON, errno.ENOSPC),
-    "over-quota": (FAIL_ON, errno.EDQUOT),
-    "read-only": (FAIL_ON, errno.EROFS),
-    "error-once": (FAIL_ONCE, errno.EIO),
-}
 
 pytestmark = pytest.mark.faults
 AnyWhole = Callable[[SmallJob], Whole]
-
-
-def assert_storage_error(ended: Ended, where: object) -> None:
-    lines = ended.errors.splitlines()
-    assert (ended.code, len(lines)) == (5, 1), (where, ended, SEED)
-    assert lines[0].startswith("error[E_STORAGE]"), (where, ended)
-
-
-def assert_resumes(job: SmallJob, folder: Path, whole: Whole, where: object) -> None:
-    ended = run(job.line, folder)
-    assert ended.code == job.finished, (job.command, where, ended, SEED)
-    assert contents(folder / OUT) == whole.contents, (job.command, where, SEED)
-    assert not leftovers(folder / OUT), (job.command, where, SEED)
-    shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -66,23 +35,14 @@ def test_a_disk_that_fails_at_a_call(
 ) -> None:
     job = smaller(jobs[command])
     undisturbed = whole(job)
-    how, error = SAYINGS[saying]
 
-    def fail_at(number: int) -> bool:
-        folder, where = tmp_path / str(number), f"{saying} at call {number}"
-        ended = run(job.line, folder, faults(folder / OUT, how, number, error))
-        if ended.code == job.finished:  # what failed was only tidying up
-            assert not ended.errors, (where, ended)
-        else:
-            assert_storage_error(ended, where)
-        # From a disk that is read-only nothing can be removed.
-        assert error == errno.EROFS or not leftovers(folder / OUT), (where, SEED)
-        assert_resumes(job, folder, undisturbed, where)
-        return ended.code == 5
+    def fail_at(number: int) -> str:
+        return meet(job, undisturbed, tmp_path / str(number), saying, number)
 
-    met = at_once(fail_at, sample(command, undisturbed.num_calls, SEED))
-    assert any(met)
-    print(f"{command}, {saying}: {len(met)} of {undisturbed.num_calls} calls, seed {SEED}")
+    numbers = sample(command, undisturbed.num_calls, SEED)
+    outcomes = Counter(at_once(fail_at, numbers))
+    print(f"{command}, {saying}: {outcomes} of {undisturbed.num_calls} calls, seed {SEED}")
+    assert outcomes["refused"]
 
 
 @pytest.mark.parametrize("command", ["score", "train"])
@@ -111,6 +71,7 @@ def test_what_was_there_before_stays(
         if ended.code != job.finished:
             assert_storage_error(ended, number)
         assert_resumes(job, folder, undisturbed, number)
+        shutil.rmtree(folder)
         return ended.code == 5
 
     folder = lose(0)
@@ -136,6 +97,7 @@ def test_files_that_may_not_grow(
             assert_storage_error(ended, size)
         assert not leftovers(folder / OUT), size
         assert_resumes(job, folder, undisturbed, size)
+        shutil.rmtree(folder)
         return ended.code == 5
 
     assert sum(at_once(limit, sizes)) >= 3

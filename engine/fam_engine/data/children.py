@@ -8,10 +8,13 @@ anew, never forked: the parent may hold threads and a GPU.
 from __future__ import annotations
 
 import contextlib
+import json
 import resource
+import select
 import signal
 import subprocess
 import sys
+from typing import Any
 
 _WORDS = {
     signal.SIGXCPU: "it took too long",
@@ -32,6 +35,43 @@ def start_child(
         # Signals are for the job: a child that died of one would leave records out.
         start_new_session=True,
     )
+
+
+class JsonChild:
+    """A child that answers a line of JSON with a line of JSON.
+
+    Args:
+        module: What it runs.
+        arguments: What it is given.
+    """
+
+    def __init__(self, module: str, *arguments: object) -> None:
+        self._process = start_child(module, *arguments)
+
+    def ask(self, request: dict[str, Any], seconds: float) -> Any:  # noqa: ANN401 - any JSON value
+        """Send a request and wait so long; None if the child died or kept silent."""
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        try:
+            stdin.write(json.dumps(request).encode() + b"\n")
+            stdin.flush()
+        except BrokenPipeError:
+            return None
+        ready, _, _ = select.select([stdout], [], [], seconds)
+        line = stdout.readline() if ready else b""
+        return json.loads(line) if line.endswith(b"\n") else None
+
+    def close(self) -> int:
+        """Stop the child; give its exit code, or minus the signal it died of. May be called again."""
+        self._process.kill()
+        code = self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe:
+                # What a dead child has not read is still to be flushed, and cannot be.
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+        return code
 
 
 def become_child(memory_bytes: int) -> None:

@@ -8,15 +8,11 @@ killed it is rendered one by one, so that it costs one record.
 
 from __future__ import annotations
 
-import contextlib
-import json
-import select
-import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from fam_engine.data.children import start_child
+from fam_engine.data.children import JsonChild
 from fam_engine.data.compiled_templates import (
     CompiledTemplate,
     Content,
@@ -30,8 +26,9 @@ from fam_engine.errors import ModelRefusedError, RecordError
 
 Conversation = Sequence[Message]
 
-# Wall seconds before a silent child is given up: its own limit is 2 s a rendering or a compilation.
-_PATIENCE_SECONDS = 10.0
+# Of computing, for a request; the child's own limit, 2 s a rendering, ends what listens to Python. And wall seconds
+# before a silent child is given up, on a machine that others use too.
+_SECONDS_A_REQUEST, _PATIENCE_SECONDS = 10, 120.0
 # Compiled shapes kept; a data set with more of them has its other conversations rendered in the child.
 _MAX_SHAPES = 1024
 # What goes to the child at once: so much that the round trip costs nothing, and little of its memory.
@@ -65,13 +62,7 @@ class Renderer:
 
     def close(self) -> None:
         """Stop the child; may be called again."""
-        self._child.kill()
-        self._child.wait()
-        for pipe in (self._child.stdin, self._child.stdout):
-            if pipe:
-                # What a dead child has not read is still to be flushed, and cannot be.
-                with contextlib.suppress(BrokenPipeError):
-                    pipe.close()
+        self._child.close()
 
     def render(self, messages: Conversation, *, add_generation_prompt: bool) -> str:
         """Render one conversation.
@@ -168,8 +159,8 @@ class Renderer:
         self.close()
         self._child = self._start()
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        self._child = start_child("fam_engine.data.template_worker")
+    def _start(self) -> JsonChild:
+        self._child = JsonChild("fam_engine.data.template_worker", _SECONDS_A_REQUEST)
         answer = self._ask(
             {
                 "template": self._template.source,
@@ -190,17 +181,7 @@ class Renderer:
 
     def _ask(self, request: dict[str, Any]) -> Any:  # noqa: ANN401 - as the worker answers
         """Send a request; None if the child died or kept silent."""
-        stdin, stdout = self._child.stdin, self._child.stdout
-        assert stdin is not None
-        assert stdout is not None
-        try:
-            stdin.write(json.dumps(request).encode() + b"\n")
-            stdin.flush()
-        except BrokenPipeError:
-            return None
-        ready, _, _ = select.select([stdout], [], [], _PATIENCE_SECONDS)
-        line = stdout.readline() if ready else b""
-        return json.loads(line) if line.endswith(b"\n") else None
+        return self._child.ask(request, _PATIENCE_SECONDS)
 
 
 def _batches(indices: Sequence[int], conversations: Sequence[Conversation]) -> Iterator[list[int]]:

@@ -1,7 +1,8 @@
 """The child process that runs chat templates: a model's template is somebody else's program.
 
-In (standard input): a JSON line with the template and its constants, then one JSON line a request, `{"render": [...]}`
-with conversations or `{"compile": ...}` with a shape. Out (standard output): one JSON line each: a list of
+In (arguments): the seconds of computing that a request may take, after which the kernel ends the process; (standard
+input): a JSON line with the template and its constants, then one JSON line a request, `{"render": [...]}` with
+conversations or `{"compile": ...}` with a shape. Out (standard output): one JSON line each: a list of
 `{"text": ...}` or `{"error": ...}`, a conversation each; or what the shape compiled to.
 """
 
@@ -15,7 +16,7 @@ from typing import Any
 
 import jinja2
 
-from fam_engine.data.children import become_child
+from fam_engine.data.children import allow_seconds, become_child
 from fam_engine.data.compiled_templates import Shape
 from fam_engine.data.template_compiling import ShapeCompiler
 from fam_engine.data.template_sandbox import TemplateSource, compile_template, render, time_limit
@@ -56,7 +57,9 @@ def _send(answer: object) -> None:
 
 def main() -> None:
     """Serve requests until standard input ends."""
+    seconds = int(sys.argv[1])
     become_child(MEMORY_BYTES)
+    allow_seconds(seconds)
     setup = json.loads(sys.stdin.readline())
     source = TemplateSource(
         setup["template"], setup["constants"], datetime.fromisoformat(setup["date"])
@@ -69,6 +72,7 @@ def main() -> None:
         return
     _send({})
     for line in sys.stdin:
+        allow_seconds(seconds)
         request = json.loads(line)
         if "compile" in request:
             _send(_compiled(compiler, request["compile"]))

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fam_engine._rust_tokenize import Tokenizer, TokenizerError
+from fam_engine.data.child_encoding import TextsEncoder
 from fam_engine.data.record_texts import TextMaker, Texts, for_good
 from fam_engine.data.records import Message, Record
 from fam_engine.data.rendering import Renderer
@@ -94,6 +95,7 @@ class TextEncoder:
         self.template: Template | None = find_template(folder, template, template_constants(config))
         self._renderer = Renderer(self.template) if self.template else None
         self._texts = TextMaker(self._renderer, self._stand_ins, parse_special=parse_special)
+        self._texts_encoder = TextsEncoder(self.tokenizer, folder / "tokenizer.json")
         try:
             self.end_of_turn_ids = self._find_end_of_turn(folder, config)
             self._section_continues = self._probe_sections()
@@ -103,7 +105,8 @@ class TextEncoder:
             raise
 
     def close(self) -> None:
-        """Stop the rendering child, if there is one."""
+        """Stop the children, if there are any."""
+        self._texts_encoder.close()
         if self._renderer:
             self._renderer.close()
 
@@ -111,6 +114,21 @@ class TextEncoder:
     def renderer(self) -> Renderer | None:
         """What renders contexts; None: prompts are taken verbatim."""
         return self._renderer
+
+    @property
+    def is_in_child(self) -> bool:
+        """Whether only a child may encode users' texts with this tokenizer."""
+        return self._texts_encoder.is_in_child
+
+    def encode_batch(
+        self, texts: Sequence[str], **options: bool
+    ) -> tuple[Ids, npt.NDArray[np.int64]]:
+        """Encode users' texts as `Tokenizer.encode_batch` does; a text cannot end the process.
+
+        Raises:
+            TokenizerError: A text cannot be encoded.
+        """
+        return self._texts_encoder.encode_batch(texts, **options)
 
     def encode(self, records: Sequence[Record]) -> list[Encoded | RecordError]:
         """Encode records.
@@ -197,9 +215,7 @@ class TextEncoder:
     def _ids(self, texts: Sequence[str], *, parse: bool, continuation: bool = False) -> list[Ids]:
         """Encode texts in one batch; those with stand-ins section by section."""
         plain = ["" if self._stand_ins.are_in(text) else text for text in texts]
-        ids, offsets = self.tokenizer.encode_batch(
-            plain, parse_special=parse, continuation=continuation
-        )
+        ids, offsets = self.encode_batch(plain, parse_special=parse, continuation=continuation)
         split = [ids[a:b] for a, b in pairwise(offsets.tolist())]
         for index, text in enumerate(texts):
             if self._stand_ins.are_in(text):
@@ -218,7 +234,7 @@ class TextEncoder:
         return np.concatenate(pieces)
 
     def _section(self, text: str, *, continuation: bool) -> Ids:
-        ids, _ = self.tokenizer.encode_batch(
+        ids, _ = self.encode_batch(
             [self._stand_ins.restore(text)], parse_special=False, continuation=continuation
         )
         return ids

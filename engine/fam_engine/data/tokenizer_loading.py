@@ -2,7 +2,8 @@
 
 In: a folder. Out: a `Tokenizer`. Definitions that our own reader knows are read by it; it never panics. The others are
 left to the library `tokenizers`, which aborts, hangs or fills the memory at some of them (with regular expressions,
-replacements and normalizers of a stranger), and so first run in a child with limits on time and memory.
+replacements and normalizers of a stranger), and so first run in a child with limits on time and memory. Texts of users
+are for `child_encoding`.
 """
 
 from __future__ import annotations

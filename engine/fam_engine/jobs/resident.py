@@ -138,9 +138,7 @@ class ResidentModel:
         return [one if len(one) and one[0] == bos else np.append(first, one) for one in split]
 
     def _encoded(self, texts: Sequence[str], *, add_special_tokens: bool) -> list[Int32]:
-        ids, offsets = self.encoder.tokenizer.encode_batch(
-            texts, add_special_tokens=add_special_tokens
-        )
+        ids, offsets = self.encoder.encode_batch(texts, add_special_tokens=add_special_tokens)
         return [ids[a:b] for a, b in pairwise(offsets.tolist())]
 
     def continuations(self, pairs: Sequence[Pair], *, num_top: int = 0) -> Iterator[Continuation]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fam_engine.errors import CorruptStateError, UsageError
+from fam_engine.errors import CorruptStateError, StorageError, UsageError
 from fam_engine.jobs.training.checkpoints import ADAPTER_FILE, Checkpoints, RunState
 from fam_engine.jobs.training.optim import OptimizerState
 
@@ -58,7 +58,7 @@ def test_a_crash_while_saving_leaves_the_one_before(tmp_path: Path) -> None:
         (folder / ADAPTER_FILE).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(StorageError, match="No space"):
         checkpoints.save(RunState(2, 64), OptimizerState({}, {}), full)
     assert steps(tmp_path) == [1]
     (tmp_path / ".step-2.partial").mkdir()  # what a kill would leave

@@ -366,3 +366,11 @@ def test_cut_prompts_are_counted(train: Train, tmp_path: Path) -> None:
     outcome = train(data=(str(data),), out=tmp_path / "cut", on_long="cut-prompt", steps=1)
     assert outcome.summary["flags"] == {"prompt_cut": 1}
     assert "1 prompts were cut to fit." in outcome.summary["remarks"]
+
+
+def test_only_what_the_run_itself_writes_is_a_storage_error(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_before(monkeypatch, 2, OSError(5, "Input/output error", "elsewhere"))
+    with pytest.raises(OSError, match="elsewhere"):
+        train()

@@ -114,7 +114,7 @@ def _count(step: Step, encoder: TextEncoder) -> _Texts:
     rows = load_rows(step.folder / RECORDS)
     response = [str(row.get("response") or row.get("output") or row.get("answer")) for row in rows]
     whole = [json.dumps(row, ensure_ascii=False) for row in rows]
-    ids, _ = encoder.tokenizer.encode_batch(response[:_SAMPLE])
+    ids, _ = encoder.encode_batch(response[:_SAMPLE])
     characters = sum(len(text) for text in response[:_SAMPLE])
     per_character = len(ids) / max(characters, 1)
     of_response = per_character * sum(map(len, response))

@@ -72,7 +72,7 @@ def _add(
         ids = encoder.encode_context([*turns, *context], verbatim + before)
     except RecordError:
         return
-    response_ids, _ = encoder.tokenizer.encode_batch(
+    response_ids, _ = encoder.encode_batch(
         [response], parse_special=encoder.parse_special, continuation=True
     )
     if len(ids) + len(response_ids) - 1 > max_length:

@@ -7,8 +7,9 @@ never repeated.
 
 Lines of JSON go through Rust (`FastRecords`), a chunk at a time; the records it leaves are read and encoded here one
 by one, so that what a row means and what is wrong with it has one definition. Here goes all of a file until its first
-usable record is found, which tells its form and is shown; all of Parquet; and all of a job that makes several entries
-or examples of a record (`ifd`, `in_context`, `expand`). The outcome is the same either way.
+usable record is found, which tells its form and is shown; all of Parquet; all of a job that makes several entries or
+examples of a record (`ifd`, `in_context`, `expand`); and all that a child has to encode. The outcome is the same either
+way.
 """
 
 from __future__ import annotations
@@ -189,7 +190,7 @@ class Ingest:
         self._position = 0
         self._first_fault: Quarantined | None = None
         self._fast: FastRecords | None = None
-        if not (plan.ifd or plan.in_context or plan.expand):
+        if not (plan.ifd or plan.in_context or plan.expand or encoder.is_in_child):
             self._fast = FastRecords(encoder, max_length=plan.max_length, num_threads=num_threads)
 
     def run(self, files: Sequence[DataFile], advance: Callable[[int], None]) -> None:

@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from fam_engine.data.files import write_folder_whole
 from fam_engine.data.reading import hash_file
 from fam_engine.errors import CorruptStateError, InputError, UsageError
+from fam_engine.jobs.journal import storage_errors
 from fam_engine.jobs.training.optim import OptimizerState
 from fam_engine.model.safetensors_writing import save_tensors
 
@@ -79,12 +80,16 @@ class Checkpoints:
     Args:
         folder: Where they are; made if absent.
         run: Name of the run (a hash of its key), so that another run's are never taken for ours.
+
+    Raises:
+        StorageError: The disk would not take the folder.
     """
 
     def __init__(self, folder: Path, run: str) -> None:
         self.folder = folder
         self._run = run
-        folder.mkdir(parents=True, exist_ok=True)
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         for unfinished in folder.glob(".step-*"):
             shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -106,7 +111,7 @@ class Checkpoints:
             write_adapter: Writes the parameters as a PEFT adapter into a folder.
 
         Raises:
-            OSError: The disk would not take it; the earlier ones are still there.
+            StorageError: The disk would not take it; the earlier ones are still there.
         """
 
         def write(folder: Path) -> None:
@@ -117,7 +122,8 @@ class Checkpoints:
             body = {"run": self._run, "files": files}
             _write_json(folder / _MANIFEST, {"body": body, "sha256": _digest(body)})
 
-        write_folder_whole(self.path(state.step), write)
+        with storage_errors(self.path(state.step)):
+            write_folder_whole(self.path(state.step), write)
         self._drop_old(state)
 
     def latest(self, note: Callable[[str], None]) -> Checkpoint | None:

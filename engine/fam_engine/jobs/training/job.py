@@ -15,6 +15,7 @@ from typing import Any
 from fam_engine.config import TrainConfig
 from fam_engine.data.files import write_folder_whole, write_text_whole
 from fam_engine.jobs.interrupts import Interrupts
+from fam_engine.jobs.journal import storage_errors
 from fam_engine.jobs.running import describe, finished_summary
 from fam_engine.jobs.scoring.files import write_quarantine
 from fam_engine.jobs.scoring.sources import open_model
@@ -22,6 +23,7 @@ from fam_engine.jobs.scoring.stopwatch import Stopwatch
 from fam_engine.jobs.training.budget import default_tokens, num_trainable
 from fam_engine.jobs.training.card import CARD, METADATA, metadata, model_card
 from fam_engine.jobs.training.checkpoints import Checkpoints, RunState
+from fam_engine.jobs.training.crashes import CrashWatch
 from fam_engine.jobs.training.log import NAME as LOG
 from fam_engine.jobs.training.loop import LoopParts, TrainingLoop, TrainProgress
 from fam_engine.jobs.training.prepare import Prepared, prepared
@@ -69,7 +71,8 @@ def run_train(config: TrainConfig, progress: TrainProgress) -> TrainOutcome:
             with interrupts.held():
                 state = loop.run(config.out)
             progress.start("writing", None, "files")
-            summary = _write_outputs(parts, data, state, watch)
+            with storage_errors(config.out):
+                summary = _write_outputs(parts, data, state, watch)
             with data.journal.commit():
                 data.journal.put("finished", summary)
         return TrainOutcome(summary, summary["examples"]["quarantined"], config.out / ADAPTER)
@@ -111,6 +114,7 @@ def _open_loop(
         train=data.train,
         validation=data.validation,
         checkpoints=Checkpoints(config.out / "checkpoints", data.run),
+        crashes=CrashWatch(data.journal, data.train, data.validation),
         progress=progress,
         check=interrupts.check,
     )

@@ -16,6 +16,7 @@ from typing import Any
 
 from fam_engine.data.files import write_text_whole
 from fam_engine.errors import CorruptStateError, UsageError
+from fam_engine.jobs.journal import storage_errors
 
 NAME = "log.jsonl"
 
@@ -66,6 +67,7 @@ class TrainingLog:
     Raises:
         UsageError: TensorBoard is asked for and not installed.
         CorruptStateError: A step before `step` is not in the log.
+        StorageError: The disk would not take it, as in all methods.
     """
 
     def __init__(self, out: Path, *, step: int, tensorboard: bool) -> None:
@@ -78,9 +80,11 @@ class TrainingLog:
                 where=str(path),
                 hint="put it back, or remove the output folder and start again",
             )
-        self._board = _open_board(out / "tensorboard", step) if tensorboard else None
-        write_text_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._file = path.open("a", encoding="utf-8", newline="\n")
+        self._path = path
+        with storage_errors(path):
+            self._board = _open_board(out / "tensorboard", step) if tensorboard else None
+            write_text_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
+            self._file = path.open("a", encoding="utf-8", newline="\n")
 
     def __enter__(self) -> TrainingLog:
         """Give itself."""
@@ -88,22 +92,25 @@ class TrainingLog:
 
     def __exit__(self, *_: object) -> None:
         """Close the files."""
-        self._file.close()
-        if self._board:
-            self._board.close()
+        with storage_errors(self._path):
+            self._file.close()
+            if self._board:
+                self._board.close()
 
     def keep(self) -> None:
         """Make what was written survive a power cut, before a checkpoint relies on it."""
-        os.fsync(self._file.fileno())
+        with storage_errors(self._path):
+            os.fsync(self._file.fileno())
 
     def write(self, report: StepReport) -> None:
         """Write a step."""
-        self._file.write(json.dumps(report.line()) + "\n")
-        self._file.flush()
-        if self._board:
-            for name, value in report.line().items():
-                if name not in ("step", "diverged"):
-                    self._board.add_scalar(f"train/{name}", value, report.step)
+        with storage_errors(self._path):
+            self._file.write(json.dumps(report.line()) + "\n")
+            self._file.flush()
+            if self._board:
+                for name, value in report.line().items():
+                    if name not in ("step", "diverged"):
+                        self._board.add_scalar(f"train/{name}", value, report.step)
 
 
 def _is_sayable(value: float | str | None) -> bool:

@@ -19,6 +19,7 @@ from fam_engine.errors import DivergedError
 from fam_engine.jobs.interrupts import Interrupted
 from fam_engine.jobs.scoring.stopwatch import Stopwatch
 from fam_engine.jobs.training.checkpoints import Checkpoints, RunState
+from fam_engine.jobs.training.crashes import CrashWatch
 from fam_engine.jobs.training.divergence import DivergenceWatch, check_finite
 from fam_engine.jobs.training.examples import Examples
 from fam_engine.jobs.training.log import StepReport, TrainingLog
@@ -57,6 +58,7 @@ class LoopParts:
         train: What to train on.
         validation: What to judge by; None: nothing.
         checkpoints: Where the run is kept.
+        crashes: Told of what is computed.
         progress: Told of every step.
         check: Called between steps; raises `Interrupted` when a signal has come.
     """
@@ -67,6 +69,7 @@ class LoopParts:
     train: Examples
     validation: Examples | None
     checkpoints: Checkpoints
+    crashes: CrashWatch
     progress: TrainProgress
     check: Callable[[], None]
 
@@ -114,9 +117,12 @@ class TrainingLoop:
 
         Raises:
             DivergedError: The run is lost; the checkpoints before are kept.
+            InputError: A record kills the process.
+            StorageError: The disk would not take log or checkpoint; those before are kept.
             Interrupted: A signal came; a checkpoint is kept.
         """
         config, state = self._parts.config, self._state
+        self._parts.crashes.examine(self._try_out, self._parts.progress.note)
         self._parts.progress.start("training", self._remaining_tokens(), "tokens")
         with TrainingLog(out, step=state.step, tensorboard=config.tensorboard) as log:
             try:
@@ -150,7 +156,8 @@ class TrainingLoop:
         """Move the parameters once; give what is to be told, and the token budget that fitted."""
         state = self._state
         number = state.step + 1
-        found, fitted = self._gradients.step(state.step, entries, state.max_tokens_per_batch)
+        with self._parts.crashes.noted(replace(self._parts.train, entries=entries)):
+            found, fitted = self._gradients.step(state.step, entries, state.max_tokens_per_batch)
         if fitted != state.max_tokens_per_batch:
             self._parts.progress.note(f"memory ran out: {fitted} tokens a batch from here on")
         parameters = self._parts.model.parameters
@@ -210,10 +217,21 @@ class TrainingLoop:
     def _validate(self, step: int) -> float:
         assert self._parts.validation is not None
         budget = self._state.max_tokens_per_batch
-        loss = validation_loss(self._parts.model, self._parts.validation, budget)
+        with self._parts.crashes.noted(self._parts.validation):
+            loss = validation_loss(self._parts.model, self._parts.validation, budget)
         check_finite(step, "validation loss", loss)
         self._parts.progress.note(f"step {step}: validation loss {loss:.4f} nats a token")
         return loss
+
+    def _try_out(self, examples: Examples) -> None:
+        """Compute examples as a step does, and forget it."""
+        config, state = self._parts.config, self._state
+        self._parts.check()
+        gradients = GradientMaker(
+            self._parts.model, examples, loss_settings(config), seed=config.seed
+        )
+        gradients.step(state.step, examples.entries, state.max_tokens_per_batch)
+        self._optimizer.zero_grad()
 
     # -- keeping ---------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from fam_engine.jobs.scoring import ingest
 from fam_engine.jobs.scoring.ingest import DataFile, IngestPlan, ingest_records
 from fam_engine.jobs.scoring.prepare import Progress, shown_form
 from fam_engine.jobs.scoring.sources import Sources, find_files, find_sources, input_key
+from fam_engine.jobs.training.crashes import open_validation
 from fam_engine.jobs.training.examples import (
     Examples,
     assistant_turns,
@@ -80,9 +81,10 @@ def prepared(
     )
     with contextlib.closing(encoder):
         key = run_key(config, sources, encoder)
-        with Journal(out, key, ingest.SCHEMA) as journal, storage_errors(out):
+        with Journal(out, key, ingest.SCHEMA) as journal:
             reader = _Reader(config, sources, encoder, progress, interrupts)
-            train, validation = reader.examples(journal)
+            with storage_errors(out):
+                train, validation = reader.examples(journal)
             yield Prepared(journal, encoder, sources, train, validation, _digest(key))
 
 
@@ -147,7 +149,7 @@ class _Reader:
 
     def _read_validation(self, journal: Journal, name: str) -> Examples:
         """Read the validation file; what it had to leave out joins the job's quarantine."""
-        with Journal(journal.folder / "validation", journal.get("key"), ingest.SCHEMA) as own:
+        with open_validation(journal) as own:
             examples = self._read(own, find_files([name]), limit=None)
             bad = own.db.execute(
                 "SELECT file, line, offset, code, reason FROM quarantine ORDER BY number"
