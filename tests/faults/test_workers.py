@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from fam_engine.jobs.journal import STATE_FOLDER
+from fam_engine.jobs.journal import STATE_FOLDER, is_alive
 from fam_engine.jobs.scoring.sharing.claims import living_workers
 from fam_engine.jobs.scoring.sharing.parts import FOLDER
 from tests.faults.conftest import Whole
@@ -199,15 +199,19 @@ def launched(job: SmallJob, folder: Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def wait_for_workers(out: Path, num_workers: int) -> list[int]:
-    """Wait until a job has so many workers; give the numbers of their processes."""
+def wait_for_worker(out: Path) -> int:
+    """Wait until a job has a worker; give the number of its process."""
     parts = out / STATE_FOLDER / FOLDER
     for _ in range(1200):
-        holders = living_workers(parts, now=time.time())
-        if len(holders) == num_workers:
-            return [holder.process for holder in holders]
+        for holder in living_workers(parts, now=time.time()):
+            return holder.process
         time.sleep(0.1)
-    raise AssertionError(f"never {num_workers} workers")
+    raise AssertionError("never a worker")
+
+
+def children_of(process: int) -> list[int]:
+    text = Path(f"/proc/{process}/task/{process}/children").read_text(encoding="ascii")
+    return [int(number) for number in text.split()]
 
 
 def test_a_launched_worker_that_is_killed_is_replaced_by_the_others(
@@ -215,8 +219,7 @@ def test_a_launched_worker_that_is_killed_is_replaced_by_the_others(
 ) -> None:
     folder = tmp_path / "launched"
     with launched(job, folder) as process:
-        victim, _ = wait_for_workers(folder / OUT, 2)
-        os.kill(victim, signal.SIGKILL)
+        os.kill(wait_for_worker(folder / OUT), signal.SIGKILL)
         _, errors = process.communicate(timeout=240)
     assert process.returncode == job.finished, errors
     assert contents(folder / OUT) == whole(job).contents
@@ -227,7 +230,13 @@ def test_workers_end_with_whoever_started_them(
 ) -> None:
     folder = tmp_path / "launched"
     with launched(job, folder) as process:
-        wait_for_workers(folder / OUT, 2)
+        wait_for_worker(folder / OUT)
+        workers = children_of(process.pid)
         process.kill()
-    wait_for_workers(folder / OUT, 0)
+    assert len(workers) == 2
+    for _ in range(1200):
+        if not any(is_alive(worker) for worker in workers):
+            break
+        time.sleep(0.1)
+    assert not any(is_alive(worker) for worker in workers)
     assert_ends(job, folder, whole(job), "killed with its workers")

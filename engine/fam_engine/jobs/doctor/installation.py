@@ -23,6 +23,7 @@ _PACKAGE: Final = "fam-engine"
 _EXTRAS: Final = {
     "math": "comparing mathematical answers of unlike form",
     "tensorboard": "train --tensorboard",
+    "ray": "score --launcher ray",
     "serve": "serve",
     "lm-eval": "lm-eval",
     "datasets": "scores inside datasets.map",

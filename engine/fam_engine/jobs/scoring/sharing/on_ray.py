@@ -175,10 +175,10 @@ def _wait_for(
     waiting = list(refs)
     try:
         while waiting:
-            _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=_SECONDS_A_LOOK)
+            with interrupts.held():  # an exception in Ray's compiled code would come out as another
+                _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=_SECONDS_A_LOOK)
             if launch:
                 launch.look()
-            interrupts.check()
     except BaseException:
         for ref in waiting:
             ray.cancel(ref)

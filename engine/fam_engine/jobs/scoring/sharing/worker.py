@@ -50,10 +50,7 @@ def run_shard(config: ScoreConfig, progress: Progress) -> JobOutcome:
     sources = find_sources(config, config.data, config.adapter)
     key = worker_key(config, sources)
     parts = config.out / STATE_FOLDER / FOLDER
-    with (
-        Interrupts() as interrupts,
-        Worker(parts, key, SCHEMA) as worker,
-    ):
+    with Interrupts() as interrupts, Worker(parts, key, SCHEMA) as worker:
         plan = _planned(config, sources, worker, progress, interrupts)
         check_same_job({"files": plan.files, **plan.key}, {**plan.key, **key}, config.out)
         names = plan.names(config.shard)
