@@ -8,6 +8,7 @@ torch's own wheels ask for that. A target whose Rust standard library is not ins
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -42,7 +43,8 @@ def release_notes(changelog: str, version: str) -> str:
 
 def has_standard_library(target: str) -> bool:
     """Whether the Rust compiler at hand can build for a target."""
-    command = ("rustc", "--print", "target-libdir", "--target", target)
+    compiler = os.environ.get("RUSTC", "rustc")  # as cargo finds it
+    command = (compiler, "--print", "target-libdir", "--target", target)
     folder = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     return any(Path(folder).glob("libstd-*.rlib"))
 

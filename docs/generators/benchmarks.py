@@ -112,12 +112,15 @@ def compatibility() -> str:
     columns = json.loads((ROOT / "docs" / "compatibility.json").read_text(encoding="utf-8"))
     names = list(dict.fromkeys(n for column in columns.values() for n in column["versions"]))
     rows = [[n, *(column["versions"].get(n, "-") for column in columns.values())] for n in names]
-    rows.append(["tests run", *(f"`{column['tests']}`" for column in columns.values())])
     for what in ("passed", "skipped"):
         rows.append([what, *(f"{column[what]:,}" for column in columns.values())])
     rows.append(["failed", *(_failed(column["failed"]) for column in columns.values())])
     rows += [[what, *(column[what] for column in columns.values())] for what in ("date", "commit")]
-    return _table(["", *columns], rows)
+    by_tests: dict[str, list[str]] = {}
+    for name, column in columns.items():
+        by_tests.setdefault(column["tests"], []).append(name)
+    ran = [f"\nTests of {', '.join(names)}: `{tests}`\n" for tests, names in by_tests.items()]
+    return _table(["", *columns], rows) + "".join(ran)
 
 
 def _failed(names: list[str]) -> str:

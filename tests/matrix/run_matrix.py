@@ -89,9 +89,11 @@ def run_tests(python: Path, column: str) -> dict[str, object]:
 
 
 def commit() -> str:
-    """Give the commit that is tested, marked where files differ from it."""
-    command = ("git", "describe", "--always", "--dirty", "--abbrev=7")
-    return subprocess.check_output(command, cwd=ROOT, text=True).strip()
+    """Give the commit that is tested, marked where files other than the result differ from it."""
+    head = ("git", "rev-parse", "--short=7", "HEAD")
+    changes = ("git", "status", "--porcelain", "--", ".", f":(exclude){RESULT.relative_to(ROOT)}")
+    name, changed = (subprocess.check_output(c, cwd=ROOT, text=True) for c in (head, changes))
+    return name.strip() + ("-dirty" if changed else "")
 
 
 def main() -> None:
