@@ -26,7 +26,11 @@ from fam_engine.model.loading import load_model
 from fam_engine.model.trainable import LoraSpec, TrainableModel
 
 # Loss, number of records, tokens of a micro-batch: many micro-batches, one of all, one record for two processes.
-CASES: tuple[tuple[LossName, int, int], ...] = (("stm", 10, 64), ("plain", 9, 4096), ("plain", 1, 64))
+CASES: tuple[tuple[LossName, int, int], ...] = (
+    ("stm", 10, 64),
+    ("plain", 9, 4096),
+    ("plain", 1, 64),
+)
 
 
 def make_model(folder: Path) -> TrainableModel:

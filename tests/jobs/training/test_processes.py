@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from fam_engine.config import TrainConfig
 from fam_engine.errors import DeviceError, DivergedError, UsageError
 from fam_engine.jobs.interrupts import Interrupted
 from fam_engine.jobs.training import processes
+from fam_engine.jobs.training.job import run_train
 from fam_engine.jobs.training.processes import Child
 from tests.jobs.training.conftest import Train
 from tests.jobs.training.small_job import Notes, read_lines
@@ -58,13 +60,10 @@ def test_two_processes_train_as_one_and_survive_kills_and_signals(
     assert summary["performance"]["num_processes"] == 2
     assert losses(two) == pytest.approx(losses(one), rel=1e-5)
     assert {path.name for path in two.iterdir()} == {path.name for path in one.iterdir()}
-    from fam_engine.config import TrainConfig
-    from fam_engine.jobs.training.job import run_train
-
     config = TrainConfig(**(settings | SETTINGS | {"out": parts, "nproc": 2}))
-    with monkeypatch.context() as patch:
-        with pytest.raises(DeviceError, match="process 2 of 2 died: it was killed") as caught:
-            run_train(config, _At(3, signal.SIGKILL, patch, who=1))
+    died = "process 2 of 2 died: it was killed"
+    with monkeypatch.context() as patch, pytest.raises(DeviceError, match=died) as caught:
+        run_train(config, _At(3, signal.SIGKILL, patch, who=1))
     assert caught.value.code == "E_PROCESS"
     assert (parts / "checkpoints" / "step-2").is_dir()
     assert not (parts / "adapter").exists()
@@ -79,9 +78,6 @@ def test_two_processes_train_as_one_and_survive_kills_and_signals(
 def test_another_number_of_processes_goes_on(
     train: Train, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fam_engine.config import TrainConfig
-    from fam_engine.jobs.training.job import run_train
-
     config = TrainConfig(**(settings | SETTINGS | {"nproc": 2}))
     with monkeypatch.context() as patch, pytest.raises(DeviceError):
         run_train(config, _At(3, signal.SIGKILL, patch, who=0))
@@ -110,9 +106,7 @@ def test_torchrun_starts_the_processes_itself(
         train(nproc=2)
 
 
-def test_torchrun_trains_the_same(
-    train: Train, settings: dict[str, Any], tmp_path: Path
-) -> None:
+def test_torchrun_trains_the_same(train: Train, settings: dict[str, Any], tmp_path: Path) -> None:
     config = tmp_path / "train.yaml"
     values = settings | SETTINGS | {"out": str(tmp_path / "torchrun"), "steps": 2}
     config.write_text(json.dumps(values))

@@ -52,6 +52,8 @@ def run_processes(config: TrainConfig, progress: TrainProgress) -> None:
     with (
         tempfile.TemporaryDirectory(prefix="fam-engine-") as folder,
         Interrupts() as interrupts,
+        # Whoever loses patience here would leave processes behind that still write a checkpoint.
+        interrupts.held(),
         _started(config, Path(folder) / "group") as children,
     ):
         told: queue.SimpleQueue[tuple[int, bytes]] = queue.SimpleQueue()
