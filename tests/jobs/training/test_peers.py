@@ -72,7 +72,7 @@ def test_alone_nothing_is_sent() -> None:
     assert ALONE.own([4, 5]) == [4, 5]
 
 
-@pytest.mark.parametrize("case", map(str, CASES))
+@pytest.mark.parametrize("case", [str(case) for case in CASES])
 def test_loss_and_gradients_are_those_of_one_process(
     both: list[dict[str, Any]], one: dict[str, Any], case: str
 ) -> None:
@@ -86,7 +86,7 @@ def test_loss_and_gradients_are_those_of_one_process(
             assert (grad - grads_of_two[name]).abs().max() <= 1e-11 * grad.abs().max() + 1e-15
 
 
-@pytest.mark.parametrize("case", map(str, CASES))
+@pytest.mark.parametrize("case", [str(case) for case in CASES])
 def test_both_processes_have_the_same_bits(both: list[dict[str, Any]], case: str) -> None:
     (step, grads), (other_step, other_grads) = (found[case] for found in both)
     assert step == other_step

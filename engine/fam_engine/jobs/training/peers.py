@@ -85,7 +85,7 @@ class Peers:
         if self.size == 1:
             return [own.tolist()]
         with _lost_peers():
-            dist.all_gather_into_tensor(rows, own, group=self._control)
+            dist.all_gather_into_tensor(rows.view(-1), own, group=self._control)
         return [list(map(float, row)) for row in rows.tolist()]
 
     def sum_(self, tensors: Sequence[torch.Tensor]) -> None:
@@ -105,7 +105,7 @@ class Peers:
             total = slices[0].clone()
             for other in slices[1:]:
                 total += other
-            dist.all_gather_into_tensor(padded, total)
+            dist.all_gather_into_tensor(padded.view(-1), total)
         parts = padded.view(-1)[: len(flat)].split([tensor.numel() for tensor in tensors])
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view_as(tensor))

@@ -59,20 +59,20 @@ def run_processes(config: TrainConfig, progress: TrainProgress) -> None:
         told: queue.SimpleQueue[tuple[int, bytes]] = queue.SimpleQueue()
         for rank, child in enumerate(children):
             threading.Thread(target=_listen, args=(rank, child, told), daemon=True).start()
-        num_running = len(children)
+        num_running, lost = len(children), ""
         while num_running:
             interrupts.check()
             with contextlib.suppress(queue.Empty):
                 rank, line = told.get(timeout=_SECONDS_A_LOOK)
                 if line:
-                    _pass_on(json.loads(line), rank, progress)
+                    lost = _pass_on(json.loads(line), rank, progress) or lost
                     continue
                 num_running -= 1
                 code = children[rank].wait()
                 if code not in (0, LOST_PEERS):
                     raise _died(rank, config, how_it_ended(code))
         if any(child.returncode for child in children):
-            raise _died(0, config, "it lost the others")
+            raise _died(0, config, f"it lost the others: {lost}")
 
 
 def _check_room(config: TrainConfig, progress: TrainProgress) -> None:
@@ -138,9 +138,11 @@ def _listen(rank: int, child: Child, told: queue.SimpleQueue[tuple[int, bytes]])
     told.put((rank, b""))
 
 
-def _pass_on(message: Sequence[Any], rank: int, progress: TrainProgress) -> None:
-    """Pass on news of the first process; raise what any of them died of."""
+def _pass_on(message: Sequence[Any], rank: int, progress: TrainProgress) -> str | None:
+    """Pass on news of the first process; raise what any of them died of; give why one has lost the others."""
     match message:
+        case "lost", reason:
+            return str(reason)
         case "error", name, text, code, where, hint:
             raise getattr(errors, name)(text, code=code, where=where, hint=hint)
         case "bug", text, traceback:
@@ -149,6 +151,7 @@ def _pass_on(message: Sequence[Any], rank: int, progress: TrainProgress) -> None
             raise error
         case method, *values if rank == 0:
             getattr(progress, method)(*values)
+    return None
 
 
 def _died(rank: int, config: TrainConfig, how: str) -> DeviceError:

@@ -34,7 +34,8 @@ def main() -> None:
     try:
         _join(config, int(rank), int(size), file)
         run_train(config, parent)
-    except PeerLostError:
+    except PeerLostError as error:
+        parent.tell("lost", " ".join(str(error.__cause__).split()))
         _leave(LOST_PEERS)
     except Interrupted as stop:
         _leave(stop.exit_code)
