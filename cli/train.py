@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -129,6 +132,13 @@ def run(
         bool | None,
         typer.Option("--tensorboard", help="Also write its files.", rich_help_panel=options.RUN),
     ] = None,
+    nproc: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes that train together, each with the whole model: one for each GPU. [1]",
+            rich_help_panel=options.RUN,
+        ),
+    ] = None,
     seed: Annotated[
         int | None,
         typer.Option(help="Of first values, order, dropout, split.", rich_help_panel=options.RUN),
@@ -152,7 +162,20 @@ def run(
     from fam_engine.config import TrainConfig, read_config
 
     settings = read_config(TrainConfig, given, config)
-    options.execute(settings, settings.out, _load, dry_run=dry_run, as_json=as_json, quiet=quiet)
+    with _one_voice():
+        options.execute(
+            settings, settings.out, _load, dry_run=dry_run, as_json=as_json, quiet=quiet
+        )
+
+
+@contextlib.contextmanager
+def _one_voice() -> Iterator[None]:
+    """Print nothing in the processes beside the first that torchrun has started."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0":
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
 
 
 def _load() -> options.Job:

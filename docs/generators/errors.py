@@ -39,6 +39,10 @@ HANDED_ON = {
         "ModelRefusedError",
         "`config.json`: a field is missing, of another kind, or not understood",
     ),
+    "E_PEER": (
+        "DeviceError",
+        "another process of a training run has ended",
+    ),
     "E_TOKENIZER_CONFIG": (
         "ModelRefusedError",
         "`tokenizer_config.json`: a field is of another kind",

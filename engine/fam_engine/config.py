@@ -225,6 +225,7 @@ class TrainConfig(BaseModelSettings, RecordSettings):
     max_grad_norm: float = Field(default=1.0, gt=0)
     save_every: int = Field(default=100, ge=1)
     tensorboard: bool = False
+    nproc: int = Field(default=1, ge=1, description="processes, each with the whole model")
     seed: int = Field(default=0, ge=0)
 
     @field_validator("target_modules", mode="before")

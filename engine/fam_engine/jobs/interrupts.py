@@ -57,6 +57,11 @@ class Interrupts:
         if kind is None:
             self.check()
 
+    @property
+    def caught(self) -> int:
+        """The signal that has come, 0 if none has."""
+        return self._caught or 0
+
     def check(self) -> None:
         """Raise `Interrupted` if a signal has come."""
         if self._caught is not None:

@@ -43,10 +43,27 @@ def print_training_forecast(forecast: Mapping[str, Any], console: Console) -> No
         f"{forecast['micro_batches']:.1f} micro-batches a step, "
         f"{forecast['max_tokens_per_batch']:,} tokens each at most",
         f"{forecast['num_trainable']:,} parameters trained",
-        f"about {forecast['memory_bytes'] / 2**30:.2f} GiB of memory (estimate)",
-        f"about {duration(forecast['seconds'])} (from a trial on this machine)",
+        _memory(forecast),
+        f"about {duration(forecast['seconds'])} (from a trial on this machine"
+        + (", by one process)" if forecast["num_processes"] > 1 else ")"),
     ]
     _print_lines(lines, console)
+
+
+def _memory(forecast: Mapping[str, Any]) -> str:
+    """Say what training takes, and for what."""
+    sizes = {**forecast["memory"], "all": forecast["memory_bytes"], "free": forecast["free_bytes"]}
+    gib = {name: f"{size / 2**30:.2f}" for name, size in sizes.items()}
+    each = (
+        f" for each of {forecast['num_processes']} processes"
+        if forecast["num_processes"] > 1
+        else ""
+    )
+    return (
+        f"about {gib['all']} GiB of memory{each} (estimate): weights {gib['weights']}, adapter "
+        f"{gib['adapter']}, optimizer {gib['optimizer']}, activations {gib['activations']}; "
+        f"{gib['free']} free"
+    )
 
 
 def example_text(example: Mapping[str, Any], *, coloured: bool) -> Text:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ def examples(groups: list[str]) -> Examples:
     spool: Any = None
     count = len(groups)
     return Examples(
+        Path(),
         spool,
         np.arange(count, dtype=np.int64),
         tuple(groups),

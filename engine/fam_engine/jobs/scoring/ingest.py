@@ -185,7 +185,7 @@ class Ingest:
         self.journal = journal
         self.encoder = encoder
         self.plan = plan
-        self.folder = journal.folder / "spool"
+        self.folder = spool_folder(journal)
         self.forms: list[FileForm] = []
         self._position = 0
         self._first_fault: Quarantined | None = None
@@ -430,6 +430,11 @@ def _items(file: _File, rows: Iterable[tuple[int, Row]]) -> list[_Item]:
     return [_Item(index, row, record) for index, row in rows for record in file.read(row)]
 
 
+def spool_folder(journal: Journal) -> Path:
+    """Give the folder of the spool that pass 1 of a job writes."""
+    return journal.folder / "spool"
+
+
 def ingest_records(
     journal: Journal,
     encoder: TextEncoder,
@@ -440,7 +445,7 @@ def ingest_records(
     """Run pass 1 unless it is done, and open its spool."""
     if journal.get("ingested") is None:
         Ingest(journal, encoder, plan).run(files, advance)
-    return Spool.open(str(journal.folder / "spool"))
+    return Spool.open(str(spool_folder(journal)))
 
 
 def _num_inputs(response: Ids, end_of_turn: Ids) -> int:

@@ -139,7 +139,7 @@ class Checkpoints:
         steps = self._steps()
         for step in steps:
             try:
-                return self._read(self.path(step))
+                return self.read(step)
             except (CorruptStateError, InputError, OSError, SafetensorError, ValueError) as error:
                 note(f"{self.path(step)} is damaged ({error}), going back to the one before")
         if steps:
@@ -161,7 +161,13 @@ class Checkpoints:
         tensors: dict[str, torch.Tensor] = load_file(self.path(step) / ADAPTER_FILE)
         return tensors
 
-    def _read(self, folder: Path) -> Checkpoint:
+    def read(self, step: int) -> Checkpoint:
+        """Read a step's checkpoint.
+
+        Raises:
+            CorruptStateError: It is not whole.
+        """
+        folder = self.path(step)
         _check(folder, self._run)
         state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
         run = {**state["run"], "recent_nll": tuple(state["run"]["recent_nll"])}

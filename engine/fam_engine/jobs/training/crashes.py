@@ -18,18 +18,21 @@ from fam_engine.errors import InputError
 from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.scoring import ingest
 from fam_engine.jobs.training.examples import Examples
+from fam_engine.jobs.training.peers import PeerLostError
 
 
 class CrashWatch:
     """Notes what is computed, and looks at what a dead process was at.
 
     Args:
-        journal: Of the job.
+        journal: Of the job; None: this is not the first process of the run, which alone keeps notes.
         train: What is trained on.
         validation: What is judged by; None: nothing.
     """
 
-    def __init__(self, journal: Journal, train: Examples, validation: Examples | None) -> None:
+    def __init__(
+        self, journal: Journal | None, train: Examples, validation: Examples | None
+    ) -> None:
         self._journal = journal
         self._train = train
         self._validation = validation
@@ -37,11 +40,18 @@ class CrashWatch:
     @contextlib.contextmanager
     def noted(self, examples: Examples) -> Iterator[None]:
         """Keep a note of some examples while they are computed; only a process that dies leaves it."""
+        if self._journal is None:
+            yield
+            return
         self._journal.take_off(self._numbers(examples))
         try:
             yield
-        finally:
+        except PeerLostError:
+            raise  # what the other process died of may be among them
+        except BaseException:
             self._journal.clear_flight()
+            raise
+        self._journal.clear_flight()
 
     def examine(self, try_out: Callable[[Examples], None], note: Callable[[str], None]) -> None:
         """Try out what was in work when a process died.
@@ -53,8 +63,10 @@ class CrashWatch:
         Raises:
             InputError: A record that has killed the process each time it was computed, alone.
         """
+        if self._journal is None:
+            return
         for number in self._journal.examine_crash():
-            raise self._blamed(number)
+            raise self._blamed(self._journal, number)
         parties = self._journal.suspect_parties()
         if parties:
             note(f"the process before died; trying out its {sum(map(len, parties))} records")
@@ -82,8 +94,8 @@ class CrashWatch:
         assert self._validation is not None
         return replace(self._validation, entries=np.array(numbers, np.int64) - first)
 
-    def _blamed(self, number: int) -> InputError:
-        file, line = self._place(number)
+    def _blamed(self, journal: Journal, number: int) -> InputError:
+        file, line = self._place(journal, number)
         return InputError(
             "the process died each time this record was computed, the last times alone",
             code="E_CRASH",
@@ -91,10 +103,9 @@ class CrashWatch:
             hint="leave it out and train into another --out; the same command tries it once more",
         )
 
-    def _place(self, number: int) -> tuple[str, int]:
+    def _place(self, journal: Journal, number: int) -> tuple[str, int]:
         """Give a record's file and line."""
         query, first = "SELECT file, line FROM records WHERE entry = ?", len(self._train.spool)
-        journal = self._journal
         if number < first:
             found: tuple[str, int] = journal.db.execute(query, (number,)).fetchone()
             return found

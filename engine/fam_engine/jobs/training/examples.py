@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from fam_engine._rust_tokenize import Spool
 from fam_engine.data.records import Record, joined_turns
 from fam_engine.errors import InputError
 from fam_engine.jobs.journal import Journal
+from fam_engine.jobs.scoring.ingest import spool_folder
 from fam_engine.jobs.training.order import Entries
 
 
@@ -25,6 +27,7 @@ class Examples:
     """Entries of one spool.
 
     Attributes:
+        folder: Where the spool is.
         spool: Where their token ids are.
         entries: int64[n], ascending.
         groups: Names of the questions they answer, n.
@@ -32,6 +35,7 @@ class Examples:
         target_len: int64, supervised tokens of every entry of the spool.
     """
 
+    folder: Path
     spool: Spool
     entries: Entries
     groups: tuple[str, ...]
@@ -75,15 +79,25 @@ def assistant_turns(record: Record) -> list[Record]:
 def find_examples(journal: Journal, spool: Spool) -> Examples:
     """Give the entries of a spool that have something to learn."""
     rows = journal.db.execute("SELECT entry, grp FROM records ORDER BY entry").fetchall()
-    index = spool.index()
-    context_len, target_len = (
-        index["context_len"].astype(np.int64),
-        index["target_len"].astype(np.int64),
-    )
-    useful = [(entry, group) for entry, group in rows if target_len[entry]]
+    folder = spool_folder(journal)
+    whole = measured(folder, spool, np.array([row[0] for row in rows], np.int64), ())
+    useful = [(entry, group) for entry, group in rows if whole.target_len[entry]]
     entries = np.array([entry for entry, _ in useful], np.int64)
-    groups = tuple(group for _, group in useful)
-    return Examples(spool, entries, groups, context_len, target_len)
+    return replace(whole, entries=entries, groups=tuple(group for _, group in useful))
+
+
+def measured(folder: Path, spool: Spool, entries: Entries, groups: tuple[str, ...]) -> Examples:
+    """Give entries of a spool with the lengths of all of it."""
+    index = spool.index()
+    context_len, target_len = index["context_len"], index["target_len"]
+    return Examples(
+        folder,
+        spool,
+        entries,
+        groups,
+        context_len.astype(np.int64),
+        target_len.astype(np.int64),
+    )
 
 
 def split_off(examples: Examples, share: float, *, seed: int) -> tuple[Examples, Examples]:

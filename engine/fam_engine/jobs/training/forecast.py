@@ -7,7 +7,7 @@ steps; memory is computed from the shapes; time comes from a trial with two laye
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +19,23 @@ from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.running import quarantined_by_code
 from fam_engine.jobs.scoring.report import token_texts
 from fam_engine.jobs.training.budget import (
-    adapter_bytes,
+    MemoryPlan,
+    check_memory,
     default_tokens,
     num_trainable,
-    token_bytes,
+    plan_memory,
+    process_share,
 )
+from fam_engine.jobs.training.given import Given
 from fam_engine.jobs.training.job import lora_spec
 from fam_engine.jobs.training.loop import TrainProgress, loss_settings, planned_steps
 from fam_engine.jobs.training.order import Entries, StepOrder
 from fam_engine.jobs.training.prepare import Prepared, prepared
-from fam_engine.jobs.training.steps import micro_batches
+from fam_engine.jobs.training.steps import micro_batches, shared_out
 from fam_engine.jobs.training.summary import count_examples, count_flags
 from fam_engine.jobs.training.trial import seconds_a_token
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.loading import choose_compute_dtype, choose_device
-from fam_engine.model.memory import weight_bytes
 
 _NUM_SHOWN = 3
 # Steps whose micro-batches are planned to see how large they are.
@@ -57,8 +59,11 @@ class TrainForecast:
         micro_batches: Mean number a step.
         num_trainable: Trained parameters.
         max_tokens_per_batch: Token budget of a micro-batch.
-        memory_bytes: Weights, adapter, optimizer and one micro-batch, estimated.
-        seconds: Time of the steps, from a trial on this machine.
+        num_processes: Processes that train together; what follows is of each.
+        memory: Its parts by the names of `MemoryPlan`, estimated.
+        memory_bytes: All of it.
+        free_bytes: What a process may take now.
+        seconds: Time of the steps, from a trial on this machine, by one process.
     """
 
     examples: dict[str, Any]
@@ -71,7 +76,10 @@ class TrainForecast:
     micro_batches: float
     num_trainable: int
     max_tokens_per_batch: int
+    num_processes: int
+    memory: dict[str, int]
     memory_bytes: int
+    free_bytes: int
     seconds: float
 
 
@@ -92,11 +100,24 @@ def forecast_train(config: TrainConfig, progress: TrainProgress) -> TrainForecas
         dtype = choose_compute_dtype(
             config.compute_dtype, precision=config.precision, device=device
         )
-        budget = config.max_tokens_per_batch or default_tokens(model, device, dtype)
+        spare = process_share(device, config.nproc)
+        budget = config.max_tokens_per_batch or default_tokens(model, device, dtype, config.nproc)
+
+        def memory(num_tokens: int) -> MemoryPlan:
+            return plan_memory(
+                model,
+                spec,
+                num_tokens,
+                precision=config.precision,
+                compute_dtype=dtype,
+                optimizer=config.optimizer,
+            )
+
+        check_memory(memory(Given.of(data).longest), spare, device)
         order = StepOrder(data.train.entries, batch_size=config.batch_size, seed=config.seed)
         steps = planned_steps(config, data.train)
         plans = [
-            micro_batches(data.train, order.step_entries(step), budget)
+            shared_out(data.train, order.step_entries(step), budget, config.nproc)
             for step in range(min(steps, order.steps_per_epoch, _NUM_PLANNED))
         ]
         tokens = _tokens(data, plans)
@@ -112,9 +133,10 @@ def forecast_train(config: TrainConfig, progress: TrainProgress) -> TrainForecas
             micro_batches=sum(map(len, plans)) / len(plans),
             num_trainable=num_trainable(model, spec),
             max_tokens_per_batch=budget,
-            memory_bytes=weight_bytes(model, config.precision, dtype)
-            + adapter_bytes(model, spec, config.optimizer)
-            + budget * token_bytes(model, dtype),
+            num_processes=config.nproc,
+            memory=asdict(memory(budget)),
+            memory_bytes=memory(budget).total,
+            free_bytes=spare,
             seconds=steps
             / order.steps_per_epoch
             * _epoch_seconds(config, model, data, dtype, device),

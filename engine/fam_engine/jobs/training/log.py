@@ -113,6 +113,23 @@ class TrainingLog:
                         self._board.add_scalar(f"train/{name}", value, report.step)
 
 
+class SilentLog:
+    """What the processes beside the first write to."""
+
+    def __enter__(self) -> SilentLog:
+        """Give itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Do nothing."""
+
+    def keep(self) -> None:
+        """Do nothing."""
+
+    def write(self, report: StepReport) -> None:
+        """Write nothing."""
+
+
 def _is_sayable(value: float | str | None) -> bool:
     return isinstance(value, str) or (value is not None and math.isfinite(value))
 

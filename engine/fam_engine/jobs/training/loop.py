@@ -2,7 +2,8 @@
 
 In: a model with fresh parameters, examples, settings. Out: the parameters as the last step left them, every step in the
 log, the counters. All that a step does follows from its number, the parameters, the optimizer's state and the settings:
-that is what a checkpoint holds, and why a run that goes on from one ends in the same bits.
+that is what a checkpoint holds, and why a run that goes on from one ends in the same bits. Several processes run the
+same loop: what they decide by is the same on all, and the first alone writes.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from fam_engine.jobs.training.checkpoints import Checkpoints, RunState
 from fam_engine.jobs.training.crashes import CrashWatch
 from fam_engine.jobs.training.divergence import DivergenceWatch, check_finite
 from fam_engine.jobs.training.examples import Examples
-from fam_engine.jobs.training.log import StepReport, TrainingLog
+from fam_engine.jobs.training.log import SilentLog, StepReport, TrainingLog
 from fam_engine.jobs.training.losses import LossSettings
 from fam_engine.jobs.training.optim import AdamW, clip_grad_norm
 from fam_engine.jobs.training.order import Entries, StepOrder, count_steps
+from fam_engine.jobs.training.peers import Peers
 from fam_engine.jobs.training.schedule import Schedule, warmup_steps
 from fam_engine.jobs.training.steps import GradientMaker
 from fam_engine.jobs.training.validation import validation_loss
@@ -60,7 +62,8 @@ class LoopParts:
         checkpoints: Where the run is kept.
         crashes: Told of what is computed.
         progress: Told of every step.
-        check: Called between steps; raises `Interrupted` when a signal has come.
+        peers: The processes that run this loop together.
+        check: Called between steps; raises `Interrupted` when a signal has come, to any of them.
     """
 
     config: TrainConfig
@@ -71,6 +74,7 @@ class LoopParts:
     checkpoints: Checkpoints
     crashes: CrashWatch
     progress: TrainProgress
+    peers: Peers
     check: Callable[[], None]
 
 
@@ -98,7 +102,9 @@ class TrainingLoop:
             warmup_steps(config.warmup, self.num_steps),
         )
         loss = loss_settings(config)
-        self._gradients = GradientMaker(parts.model, parts.train, loss, seed=config.seed)
+        self._gradients = GradientMaker(
+            parts.model, parts.train, loss, seed=config.seed, peers=parts.peers
+        )
         self._optimizer = AdamW(
             config.optimizer, parts.model.parameters, weight_decay=config.weight_decay
         )
@@ -124,7 +130,12 @@ class TrainingLoop:
         config, state = self._parts.config, self._state
         self._parts.crashes.examine(self._try_out, self._parts.progress.note)
         self._parts.progress.start("training", self._remaining_tokens(), "tokens")
-        with TrainingLog(out, step=state.step, tensorboard=config.tensorboard) as log:
+        is_first = self._parts.peers.rank == 0
+        with (
+            TrainingLog(out, step=state.step, tensorboard=config.tensorboard)
+            if is_first
+            else SilentLog()
+        ) as log:
             try:
                 if state.step == 0 and self._parts.validation is not None:
                     log.write(StepReport(0, 0.0, validation_loss=self._validate(0)))
@@ -138,7 +149,7 @@ class TrainingLoop:
 
     # -- one step ------------------------------------------------------------------------------
 
-    def _step(self, log: TrainingLog) -> None:
+    def _step(self, log: TrainingLog | SilentLog) -> None:
         watch = Stopwatch()
         entries = self._order.step_entries(self._state.step)
         report, max_tokens = self._learn(entries, log)
@@ -152,7 +163,7 @@ class TrainingLoop:
             self._save(log)
         self._tell(report, entries)
 
-    def _learn(self, entries: Entries, log: TrainingLog) -> tuple[StepReport, int]:
+    def _learn(self, entries: Entries, log: TrainingLog | SilentLog) -> tuple[StepReport, int]:
         """Move the parameters once; give what is to be told, and the token budget that fitted."""
         state = self._state
         number = state.step + 1
@@ -218,7 +229,9 @@ class TrainingLoop:
         assert self._parts.validation is not None
         budget = self._state.max_tokens_per_batch
         with self._parts.crashes.noted(self._parts.validation):
-            loss = validation_loss(self._parts.model, self._parts.validation, budget)
+            loss = validation_loss(
+                self._parts.model, self._parts.validation, budget, self._parts.peers
+            )
         check_finite(step, "validation loss", loss)
         self._parts.progress.note(f"step {step}: validation loss {loss:.4f} nats a token")
         return loss
@@ -226,7 +239,8 @@ class TrainingLoop:
     def _try_out(self, examples: Examples) -> None:
         """Compute examples as a step does, and forget it."""
         config, state = self._parts.config, self._state
-        self._parts.check()
+        if self._parts.peers.size == 1:  # the others wait, and cannot be asked
+            self._parts.check()
         gradients = GradientMaker(
             self._parts.model, examples, loss_settings(config), seed=config.seed
         )
@@ -237,16 +251,20 @@ class TrainingLoop:
 
     def _first_state(self, max_tokens: int) -> RunState:
         """Take over the newest checkpoint, or begin."""
-        found = self._parts.checkpoints.latest(self._parts.progress.note)
-        if found is None:
+        peers, checkpoints = self._parts.peers, self._parts.checkpoints
+        found = checkpoints.latest(self._parts.progress.note) if peers.rank == 0 else None
+        # Which one it is the first process says, so that all begin with the same.
+        step = peers.share(found.state.step if found else None)
+        if step is None:
             return RunState(step=0, max_tokens_per_batch=max_tokens)
+        found = found or checkpoints.read(step)
         load_parameters(self._parts.model.parameters, found.parameters)
         self._optimizer.load_state(found.optimizer)
         self._parts.progress.note(f"going on after step {found.state.step} of {self.num_steps}")
         return found.state
 
-    def _save(self, log: TrainingLog) -> None:
-        if self._saved_step == self._state.step:
+    def _save(self, log: TrainingLog | SilentLog) -> None:
+        if self._saved_step == self._state.step or self._parts.peers.rank > 0:
             return
         log.keep()
         self._parts.checkpoints.save(self._state, self._optimizer.state(), self._write_adapter)

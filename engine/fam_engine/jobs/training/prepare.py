@@ -42,6 +42,7 @@ _NOT_IN_KEY = {
     "validation",
     "tensorboard",
     "save_every",
+    "nproc",
 }
 
 

@@ -2,7 +2,8 @@
 
 In: entries, a token budget. Out: gradients on the parameters and what the step's loss was. Every micro-batch's sum of
 weighted losses is divided by the supervised tokens of the whole step, so any split gives the same loss and gradients
-(but for rounding). Dividing by those of the micro-batch, as many trainers did, gives short answers more weight.
+(but for rounding). Dividing by those of the micro-batch, as many trainers did, gives short answers more weight. Several
+processes compute a micro-batch each at a time, and add their sums and gradients at the end.
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ from fam_engine.errors import DeviceError
 from fam_engine.jobs.training.examples import Examples
 from fam_engine.jobs.training.losses import NEEDS_BASE, LossSettings, token_weights
 from fam_engine.jobs.training.order import Entries, dropout_seed
+from fam_engine.jobs.training.peers import ALONE, Peers
 from fam_engine.model.trainable import TrainableModel
+
+# Batches are padded to a multiple of so many tokens.
+_TOKENS_APART = 64
 
 
 @dataclass(frozen=True)
@@ -45,15 +50,23 @@ class GradientMaker:
         examples: What is trained on.
         loss: Which loss.
         seed: Of the run.
+        peers: The processes that compute them together.
     """
 
     def __init__(
-        self, model: TrainableModel, examples: Examples, loss: LossSettings, *, seed: int
+        self,
+        model: TrainableModel,
+        examples: Examples,
+        loss: LossSettings,
+        *,
+        seed: int,
+        peers: Peers = ALONE,
     ) -> None:
         self._model = model
         self._examples = examples
         self._loss = loss
         self._seed = seed
+        self._peers = peers
 
     def step(self, step: int, entries: Entries, max_tokens: int) -> tuple[StepLoss, int]:
         """Add the gradients of a step to the parameters.
@@ -70,7 +83,7 @@ class GradientMaker:
             DeviceError: One entry alone does not fit.
         """
         while True:
-            batches = micro_batches(self._examples, entries, max_tokens)
+            batches = shared_out(self._examples, entries, max_tokens, self._peers.size)
             found = self._try(step, entries, batches)
             if found is not None:
                 return found, max_tokens
@@ -84,20 +97,26 @@ class GradientMaker:
             max_tokens = max(64, max_tokens // 2)
 
     def _try(self, step: int, entries: Entries, batches: list[Entries]) -> StepLoss | None:
-        """Compute a step; None if memory ran out, and then no gradient is left."""
+        """Compute a step; None if some process ran out of memory, and then no gradient is left."""
         num_targets = self._examples.num_targets(entries)
-        sums = torch.zeros(3, dtype=torch.float64)
+        sums, parameters = torch.zeros(3, dtype=torch.float64), self._model.parameters.values()
+        is_short = False
         try:
-            for number, batch in enumerate(batches):
+            for number, batch in self._peers.own(list(enumerate(batches))):
                 sums += self._micro_batch(step, number, batch, num_targets)
         except torch.OutOfMemoryError:
-            for parameter in self._model.parameters.values():
+            is_short = True
+        told = self._peers.gather([*sums.tolist(), is_short])
+        if any(row[-1] for row in told):
+            for parameter in parameters:
                 parameter.grad = None
-        else:
-            loss, nll, kept = (sums / num_targets).tolist()
-            return StepLoss(loss, nll, kept, num_targets)
-        torch.cuda.empty_cache()
-        return None
+            torch.cuda.empty_cache()
+            return None
+        self._peers.sum_([_gradient(parameter) for parameter in parameters])
+        loss, nll, kept = (
+            sum(column) / num_targets for column in list(zip(*told, strict=True))[:3]
+        )
+        return StepLoss(loss, nll, kept, num_targets)
 
     def _micro_batch(
         self, step: int, number: int, entries: Entries, num_targets: int
@@ -113,7 +132,37 @@ class GradientMaker:
         return sums.to("cpu", torch.float64)
 
 
+def _gradient(parameter: torch.Tensor) -> torch.Tensor:
+    """Give a parameter's gradient, of zeros where no micro-batch has come by."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
+
+
 def micro_batches(examples: Examples, entries: Entries, max_tokens: int) -> list[Entries]:
     """Cut entries into batches of at most so many tokens; the same set gives the same batches."""
     plan = plan_batches(examples.spool, entries, max_tokens=max_tokens)
     return [plan.batch_entries(number) for number in range(plan.num_batches)]
+
+
+def shared_out(
+    examples: Examples, entries: Entries, max_tokens: int, num_processes: int
+) -> list[Entries]:
+    """Cut entries into micro-batches that keep processes equally busy, each taking one in turn.
+
+    The processes need as many rounds as micro-batches of `max_tokens` fill. In so many rounds more micro-batches can
+    be had, so these are made as small as they can be: the largest is what everybody waits for.
+    """
+    batches = micro_batches(examples, entries, max_tokens)
+    if num_processes == 1:
+        return batches
+    most = -(-len(batches) // num_processes) * num_processes
+    low, high = 1, max_tokens // _TOKENS_APART
+    while low < high:
+        middle = (low + high) // 2
+        smaller = micro_batches(examples, entries, middle * _TOKENS_APART)
+        if len(smaller) <= most:
+            batches, high = smaller, middle
+        else:
+            low = middle + 1
+    return batches

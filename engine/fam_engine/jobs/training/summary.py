@@ -50,7 +50,7 @@ def summarize_run(
         "training": _training(parts, state, [line for line in lines if line["step"] > 0]),
         "validation": validation,
         "remarks": _remarks(validation, flags, parts.model.spec),
-        "performance": _performance(state, seconds),
+        "performance": _performance(state, seconds, parts.peers.size),
         "settings": _settings(parts, data),
         "key": data.journal.get("key"),
     }
@@ -142,8 +142,9 @@ def _remarks(
     return remarks
 
 
-def _performance(state: RunState, seconds: float) -> dict[str, float]:
+def _performance(state: RunState, seconds: float, num_processes: int) -> dict[str, float]:
     return {
+        "num_processes": num_processes,
         "seconds_total": seconds,
         "seconds_training": state.seconds,
         "supervised_tokens_per_second": state.tokens / max(state.seconds, 1e-9),

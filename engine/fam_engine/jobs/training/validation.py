@@ -11,24 +11,29 @@ import torch
 from fam_engine._rust_tokenize import pack_batch
 from fam_engine.data.packing import PackedBatch
 from fam_engine.jobs.training.examples import Examples
+from fam_engine.jobs.training.peers import ALONE, Peers
 from fam_engine.jobs.training.steps import micro_batches
 from fam_engine.model.trainable import TrainableModel
 
 
-def validation_loss(model: TrainableModel, examples: Examples, max_tokens: int) -> float:
+def validation_loss(
+    model: TrainableModel, examples: Examples, max_tokens: int, peers: Peers = ALONE
+) -> float:
     """Measure the model.
 
     Args:
         model: The model and its parameters.
         examples: What to measure it on.
         max_tokens: Token budget of a batch.
+        peers: The processes that measure it together.
 
     Returns:
         Mean negative log-likelihood of the answers' tokens, nats.
     """
     total = 0.0
     with torch.no_grad():
-        for entries in micro_batches(examples, examples.entries, max_tokens):
+        for entries in peers.own(micro_batches(examples, examples.entries, max_tokens)):
             batch = PackedBatch(**pack_batch(examples.spool, entries))
             total += float(model.token_nll(batch, dropout_seed=None).sum())
+    total = sum(row[0] for row in peers.gather([total]))
     return total / examples.num_targets(examples.entries)
