@@ -18,6 +18,7 @@ PRINTED = {
     "datasets": "True E_EMPTY_RESPONSE: the response is empty, expected some text\n",
     "trl": "-12.0\n",
     "datatrove": "True (False, 'E_EMPTY_RESPONSE')\n",
+    "nemo_curator": "True E_EMPTY_RESPONSE\n",
 }
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
 

@@ -28,7 +28,7 @@ modules = ["fam_engine." + ".".join(p.relative_to(home).with_suffix("").parts)
 assert any(m.startswith("fam_engine.kernels.") for m in modules), modules
 assert any(m.startswith("fam_engine.cli.") for m in modules), modules
 apart = ("_worker", "train_embedded", "make_demo_records")  # programs of their own
-extras = ("datatrove", "lm_eval", "starlette", "uvicorn")  # not installed here, and imported by few
+extras = ("datatrove", "lm_eval", "nemo_curator", "starlette", "uvicorn")  # not installed here, and imported by few
 for module in modules:
     if not module.endswith(apart) and ".confined." not in module:
         try:
