@@ -130,6 +130,7 @@ def joined(device: Device) -> Iterator[Peers]:
         yield ALONE
         return
     control = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    assert isinstance(control, dist.ProcessGroup), "this process is one of them"
     yield Peers(dist.get_rank(), dist.get_world_size(), control)
     if is_ours:
         dist.destroy_process_group()
