@@ -17,7 +17,6 @@ import contextlib
 import datetime
 import json
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -126,31 +125,15 @@ def joined(device: Device) -> Iterator[Peers]:
     is_ours = not dist.is_initialized() and "TORCHELASTIC_RUN_ID" in os.environ
     if is_ours:
         use_own_gpu(device, int(os.environ["LOCAL_RANK"]))
-        with _hushed():
-            dist.init_process_group(backend(device))
+        dist.init_process_group(backend(device))
     if not dist.is_initialized():
         yield ALONE
         return
-    with _hushed():
-        control = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    control = dist.new_group(backend="gloo", timeout=_PATIENCE)
     assert isinstance(control, dist.ProcessGroup), "this process is one of them"
     yield Peers(dist.get_rank(), dist.get_world_size(), control)
     if is_ours:
         dist.destroy_process_group()
-
-
-@contextlib.contextmanager
-def _hushed() -> Iterator[None]:
-    """Let what is printed go nowhere: gloo tells standard output that it is connected, and that is for results."""
-    sys.stdout.flush()
-    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def backend(device: Device) -> str:
