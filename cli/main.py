@@ -159,3 +159,7 @@ def _print(line: str) -> None:
 def _drop_unwritten(stream: TextIO) -> None:
     """Let a stream's buffer go nowhere: Python tries it once more at the end, and would leave with 120."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+if __name__ == "__main__":  # as torchrun starts it
+    main()

@@ -27,7 +27,10 @@ FORECAST: dict[str, Any] = {
     "micro_batches": 2.5,
     "max_tokens_per_batch": 2048,
     "num_trainable": 221184,
+    "num_processes": 1,
+    "memory": dict.fromkeys(("weights", "adapter", "optimizer", "activations"), 2**28),
     "memory_bytes": 3 << 30,
+    "free_bytes": 2**33,
     "seconds": 600.0,
 }
 

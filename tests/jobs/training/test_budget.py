@@ -69,7 +69,7 @@ def test_processes_on_a_cpu_share_its_memory(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_job_is_refused_before_the_model_is_loaded_and_by_its_dry_run(
     train: Train, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(budget, "free_bytes", lambda _: 1 << 20)
+    monkeypatch.setattr(budget, "free_bytes", lambda _: 1 << 10)
     monkeypatch.setattr("fam_engine.jobs.training.job.open_model", pytest.fail)
     with pytest.raises(DeviceError, match=r"E_MEMORY_PLAN.*weights"):
         train()

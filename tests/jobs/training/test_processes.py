@@ -96,7 +96,7 @@ def test_two_processes_train_as_one_and_survive_kills_and_signals(
     # Another number of processes goes on from the same checkpoint.
     train(out=alone, **SETTINGS)
     assert len(losses(alone)) == STEPS
-    assert losses(alone)[:2] == losses(two)[:2] != losses(one)[:2]
+    assert losses(alone)[:2] == losses(two)[:2]
 
 
 def test_what_a_process_dies_of_is_told_in_its_own_words() -> None:

@@ -130,7 +130,7 @@ def joined(device: Device) -> Iterator[Peers]:
         yield ALONE
         return
     control = dist.new_group(backend="gloo", timeout=_PATIENCE)
-    assert not isinstance(control, int)  # that is what processes outside the group are given
+    assert isinstance(control, dist.ProcessGroup), "this process is one of them"
     yield Peers(dist.get_rank(), dist.get_world_size(), control)
     if is_ours:
         dist.destroy_process_group()

@@ -133,8 +133,9 @@ def _stop(children: Sequence[Child]) -> None:
 def _listen(rank: int, child: Child, told: queue.SimpleQueue[tuple[int, bytes]]) -> None:
     """Hand over what a process says, line by line, and an empty line when it has ended."""
     assert child.stdout is not None
-    for line in child.stdout:
-        told.put((rank, line))
+    with child.stdout as lines:
+        for line in lines:
+            told.put((rank, line))
     told.put((rank, b""))
 
 

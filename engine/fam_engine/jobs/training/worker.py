@@ -66,7 +66,7 @@ class _Parent:
 
     def __init__(self) -> None:
         self._out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-        os.dup2(2, 1)  # whatever a library may print is no news
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library may print is no news
 
     def start(self, label: str, total: int | None, unit: str) -> None:
         """Begin a phase."""
