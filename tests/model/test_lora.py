@@ -52,7 +52,7 @@ def save_adapter(base: Path, folder: Path, **settings: object) -> transformers.P
 def load(base: Path, adapter: Path) -> Weights:
     config = ModelConfig.from_folder(base)
     weights = load_weights(base, config, precision="fp32", compute_dtype=torch.float32, device=CPU)
-    return attach_adapter(weights, load_adapter(adapter, config), config, device=CPU)
+    return attach_adapter(weights, load_adapter(adapter, config, base=None), config, device=CPU)
 
 
 def merged(linear: Linear) -> torch.Tensor:
@@ -159,7 +159,7 @@ def test_other_methods_are_refused_by_name(
     edit_config(folder, **{name: value})
     match = "the number NaN" if value is math.nan else f"E_ADAPTER.*`{name}` is "
     with pytest.raises(ModelRefusedError, match=match):
-        load_adapter(folder, config)
+        load_adapter(folder, config, base=None)
 
 
 def test_harmless_fields_change_nothing(adapter: tuple[Path, ModelConfig]) -> None:
@@ -168,9 +168,9 @@ def test_harmless_fields_change_nothing(adapter: tuple[Path, ModelConfig]) -> No
     def facts(loaded: Adapter) -> tuple[int, float, int]:
         return loaded.rank, loaded.scaling, len(loaded.matrices)
 
-    before = facts(load_adapter(folder, config))
+    before = facts(load_adapter(folder, config, base=None))
     edit_config(folder, **dict.fromkeys(HARMLESS, "os.system"))
-    assert facts(load_adapter(folder, config)) == before == (4, 2.0, 21)
+    assert facts(load_adapter(folder, config, base=None)) == before == (4, 2.0, 21)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_bad_tensors_are_refused(
     change(tensors)
     save_file(tensors, folder / TENSORS)
     with pytest.raises(ModelRefusedError, match=match):
-        load_adapter(folder, config)
+        load_adapter(folder, config, base=None)
 
 
 def test_adapter_of_another_model_is_refused(
@@ -209,17 +209,17 @@ def test_adapter_of_another_model_is_refused(
     folder, _ = adapter
     wider = ModelConfig.from_folder(tiny_checkpoint("llama", hidden_size=128))
     with pytest.raises(ModelRefusedError, match="expected"):
-        load_adapter(folder, wider)
+        load_adapter(folder, wider, base=None)
     deeper = ModelConfig.from_folder(tiny_checkpoint("llama", num_hidden_layers=4))
     with pytest.raises(ModelRefusedError, match=r"layers\.3\..* is missing"):
-        load_adapter(folder, deeper)
+        load_adapter(folder, deeper, base=None)
 
 
 def test_pickled_adapter_is_refused(adapter: tuple[Path, ModelConfig]) -> None:
     folder, config = adapter
     (folder / TENSORS).rename(folder / "adapter_model.bin")
     with pytest.raises(ModelRefusedError, match=r"E_MODEL_PICKLE.*adapter_model\.bin"):
-        load_adapter(folder, config)
+        load_adapter(folder, config, base=None)
 
 
 @pytest.mark.parametrize("name", [CONFIG, TENSORS])
@@ -227,4 +227,4 @@ def test_missing_files_are_refused(adapter: tuple[Path, ModelConfig], name: str)
     folder, config = adapter
     (folder / name).unlink()
     with pytest.raises(ModelRefusedError, match="no such file"):
-        load_adapter(folder, config)
+        load_adapter(folder, config, base=None)

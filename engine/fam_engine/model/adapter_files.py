@@ -12,6 +12,7 @@ import json
 from typing import TYPE_CHECKING, Final
 
 from fam_engine.data.files import write_text_whole, write_whole
+from fam_engine.model import fingerprint
 from fam_engine.model.safetensors_writing import save_tensors
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def save_adapter(
     parameters: dict[str, torch.Tensor],
     *,
     base_model_name_or_path: str,
+    base_fingerprint: str | None,
 ) -> None:
     """Write an adapter.
 
@@ -40,6 +42,7 @@ def save_adapter(
         parameters: Its tensors by PEFT's names, see `TrainableModel.parameters`. Saved as float32,
             float32 ones bit by bit.
         base_model_name_or_path: The model it was trained on, for whoever loads it.
+        base_fingerprint: That of its checkpoint, by which it is known again; None: not known.
 
     Raises:
         OSError: The disk would not take it.
@@ -47,7 +50,8 @@ def save_adapter(
     tensors = {
         name: tensor.detach().to("cpu").float().contiguous() for name, tensor in parameters.items()
     }
-    write_whole(folder / TENSORS_FILE, lambda path: save_tensors(path, tensors))
+    metadata = {} if base_fingerprint is None else {fingerprint.KEY: base_fingerprint}
+    write_whole(folder / TENSORS_FILE, lambda path: save_tensors(path, tensors, metadata))
     config = json.dumps(peft_config(spec, base_model_name_or_path), indent=2, sort_keys=True)
     write_text_whole(folder / CONFIG_FILE, config + "\n")
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final, Literal, NoReturn
 import torch
 
 from fam_engine.errors import ModelRefusedError
+from fam_engine.model.fingerprint import fingerprint
 from fam_engine.model.nf4 import PART_NAMES, NF4Weight, from_checkpoint, quantize
 from fam_engine.model.safetensors_files import TensorInfo, list_tensors, read_tensor
 from fam_engine.model.weights import LayerWeights, Linear, Weights
@@ -82,6 +83,7 @@ def load_weights(
         head_VD=reader.tied_head(embed_VD) if config.tie_word_embeddings else reader.table(HEAD),
         final_norm_D=reader.vector(FINAL_NORM),
         layers=tuple(reader.layer(index) for index in range(config.num_layers)),
+        fingerprint=fingerprint(reader.tensors),
     )
 
 

@@ -67,7 +67,7 @@ def load_model(
     config = _with_generation_ends(ModelConfig.from_folder(folder), folder)
     weights = load_weights(folder, config, precision=precision, compute_dtype=dtype, device=place)
     if adapter is not None:
-        loaded = load_adapter(Path(adapter), config)
+        loaded = load_adapter(Path(adapter), config, base=weights.fingerprint)
         weights = attach_adapter(weights, loaded, config, device=place)
     return Decoder(config, weights, compute_dtype=dtype, device=place, precision=precision)
 
@@ -99,7 +99,8 @@ def with_adapter(decoder: Decoder, adapter: str | Path | None) -> Decoder:
     config = decoder.config
     # An adapter that changes no matrix takes the place of the one that is there.
     nothing = Adapter(rank=1, scaling=1.0, matrices={})
-    loaded = nothing if adapter is None else load_adapter(Path(adapter), config)
+    base = decoder.weights.fingerprint
+    loaded = nothing if adapter is None else load_adapter(Path(adapter), config, base=base)
     return Decoder(
         config,
         attach_adapter(decoder.weights, loaded, config, device=decoder.device),

@@ -20,8 +20,10 @@ import torch
 
 from fam_engine.data.plain_files import plain_file, read_json_object
 from fam_engine.errors import ModelRefusedError, UsageError
+from fam_engine.model.adapter_files import TENSORS_FILE
 from fam_engine.model.checkpoint import linear_shapes
 from fam_engine.model.fields import Fields
+from fam_engine.model.fingerprint import check_base
 from fam_engine.model.safetensors_files import read_header, read_tensor
 from fam_engine.model.weights import LayerWeights, Linear, LoraDelta, LoraPart, Weights
 
@@ -172,16 +174,18 @@ class Adapter:
     matrices: dict[str, tuple[torch.Tensor, torch.Tensor]]
 
 
-def load_adapter(folder: Path, config: ModelConfig) -> Adapter:
+def load_adapter(folder: Path, config: ModelConfig, *, base: str | None) -> Adapter:
     """Read and check an adapter.
 
     Args:
         folder: Where its two files are.
         config: The model it is for.
+        base: Fingerprint of that model's checkpoint; None: there is none.
 
     Raises:
         ModelRefusedError: Another method than plain LoRA, or tensors that are not exactly those the
-            configuration names, in shape, dtype or by a value that is not finite.
+            configuration names, in shape, dtype or by a value that is not finite; or it was trained
+            over another model, and says so.
     """
     path = plain_file(folder, "adapter_config.json", code=CODE)
     fields = Fields(read_json_object(path, code=CODE), where=str(path), code=CODE)
@@ -197,6 +201,8 @@ def load_adapter(folder: Path, config: ModelConfig) -> Adapter:
     modules = _read_targets(fields, config)
     fields.finish(HARMLESS)
     tensors = _list_adapter_tensors(folder, modules, rank)
+    if base is not None:
+        check_base(plain_file(folder, TENSORS_FILE, code=CODE), base)
     matrices = {
         module: (_read(tensors[tensor_name(module, "A")]), _read(tensors[tensor_name(module, "B")]))
         for module in modules
@@ -274,12 +280,11 @@ def _list_adapter_tensors(
     folder: Path, modules: dict[str, tuple[int, int]], rank: int
 ) -> dict[str, TensorInfo]:
     """List the tensors of the adapter: exactly an A and a B for each module, of the right shape."""
-    name = "adapter_model.safetensors"
-    if not (folder / name).exists() and (folder / "adapter_model.bin").exists():
+    if not (folder / TENSORS_FILE).exists() and (folder / "adapter_model.bin").exists():
         message = "the adapter is pickled (`adapter_model.bin`); only safetensors are read"
         hint = "unpickling runs code: save it again with PEFT's save_pretrained in a safe place"
         raise ModelRefusedError(message, code="E_MODEL_PICKLE", where=str(folder), hint=hint)
-    path = plain_file(folder, name, code=CODE)
+    path = plain_file(folder, TENSORS_FILE, code=CODE)
     tensors = read_header(path)
     expected: dict[str, tuple[int, int]] = {}
     for module, (num_rows, num_columns) in modules.items():

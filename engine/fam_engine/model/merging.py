@@ -31,6 +31,7 @@ from fam_engine.errors import ModelRefusedError, StorageError, UsageError
 from fam_engine.model import ops
 from fam_engine.model.checkpoint import CheckpointReader, Precision, expected_shapes
 from fam_engine.model.config import ModelConfig
+from fam_engine.model.fingerprint import fingerprint
 from fam_engine.model.lora import Adapter, load_adapter
 from fam_engine.model.nf4 import PART_NAMES
 from fam_engine.model.safetensors_files import list_tensors
@@ -91,7 +92,8 @@ def merge(model: Path, adapter: Path, out: Path, *, base: MergeBase) -> None:
         device=torch.device("cpu"),
     )
     reader.check()
-    merger = _Merger(reader=reader, adapter=load_adapter(adapter, config), base=base)
+    loaded = load_adapter(adapter, config, base=fingerprint(reader.tensors))
+    merger = _Merger(reader=reader, adapter=loaded, base=base)
     try:
         if out.exists() and any(out.iterdir()):
             message = "the output folder has files in it"

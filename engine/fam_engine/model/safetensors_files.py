@@ -122,7 +122,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     raw, file_bytes = _read_raw_header(path)
     first = 8 + len(raw)
     header = parse_json_object(raw, code=CODE, where=str(path))
-    header.pop("__metadata__", None)  # text for people
+    header.pop("__metadata__", None)  # see `read_metadata`
     tensors = [_read_entry(name, entry, path, first) for name, entry in header.items()]
     tensors.sort(key=lambda info: (info.start, info.num_bytes))
     end = first
@@ -136,6 +136,18 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         )
         raise ModelRefusedError(message, code=CODE, where=str(path), hint="copy it again")
     return {info.name: info for info in tensors}
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Read what a file says of itself: whatever it holds that is no text is left out.
+
+    Raises:
+        ModelRefusedError: No safetensors file.
+    """
+    raw, _ = _read_raw_header(path)
+    found = parse_json_object(raw, code=CODE, where=str(path)).get("__metadata__")
+    pairs = found.items() if isinstance(found, dict) else ()
+    return {name: value for name, value in pairs if isinstance(value, str)}
 
 
 def _read_raw_header(path: Path) -> tuple[bytes, int]:
@@ -182,6 +194,21 @@ def _read_entry(name: str, entry: Json, path: Path, first: int) -> TensorInfo:
 def _refuse(path: Path, name: str, problem: str) -> NoReturn:
     message = f"the tensor `{name}` {problem}"
     raise ModelRefusedError(message, code=CODE, where=str(path))
+
+
+def read_start(info: TensorInfo, num_bytes: int) -> bytes:
+    """Read the first bytes of a tensor, or all if it has fewer.
+
+    Raises:
+        ModelRefusedError: The file has become unreadable since its header was read.
+    """
+    try:
+        with info.path.open("rb", buffering=0) as file:
+            file.seek(info.start)
+            return file.read(min(num_bytes, info.num_bytes))
+    except OSError as error:
+        message = f"reading the tensor `{info.name}`: {error}"
+        raise ModelRefusedError(message, code=CODE, where=str(info.path)) from error
 
 
 def read_tensor(info: TensorInfo) -> torch.Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 import torch
@@ -31,6 +32,7 @@ def write_tensors(
     path: Path,
     kinds: Kinds,
     make: Make,
+    metadata: Mapping[str, str] = MappingProxyType({}),
 ) -> int:
     """Write a file.
 
@@ -39,6 +41,7 @@ def write_tensors(
         kinds: Dtype and shape of each tensor by name. Wide dtypes come first, so that every tensor
             begins at a multiple of its item's size.
         make: Makes a tensor when its turn comes.
+        metadata: What the file says of itself.
 
     Returns:
         The bytes of the tensors.
@@ -48,7 +51,7 @@ def write_tensors(
     """
     names = sorted(kinds, key=lambda name: (-kinds[name][0].itemsize, name))
     # PEFT and transformers write this mark too; older readers refuse files without it.
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, object] = {"__metadata__": {"format": "pt", **metadata}}
     end = 0
     for name in names:
         dtype, shape = kinds[name]
@@ -69,14 +72,18 @@ def write_tensors(
     return end
 
 
-def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+def save_tensors(
+    path: Path,
+    tensors: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Write tensors that are all there, on the CPU.
 
     Raises:
         OSError: The disk would not take it.
     """
     kinds = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
-    write_tensors(path, kinds, lambda name, _: tensors[name])
+    write_tensors(path, kinds, lambda name, _: tensors[name], metadata)
 
 
 def _write(file: BinaryIO, tensor: torch.Tensor) -> None:

@@ -130,12 +130,14 @@ class Weights:
         head_VD: The output head; the same tensor object as `embed_VD` when tied.
         final_norm_D: Weight of the norm after the last layer.
         layers: The layers, first to last.
+        fingerprint: That of the checkpoint they are from; None: from none.
     """
 
     embed_VD: torch.Tensor
     head_VD: torch.Tensor
     final_norm_D: torch.Tensor
     layers: tuple[LayerWeights, ...]
+    fingerprint: str | None = None
 
     @property
     def memory_bytes(self) -> int:

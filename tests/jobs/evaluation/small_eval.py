@@ -70,5 +70,7 @@ def make_adapter(model: Path, folder: Path, *, seed: int, strength: float = 0.5)
         if "lora_B" in name:
             tensor.data.normal_(0.0, strength, generator=generator)
     folder.mkdir(parents=True)
-    save_adapter(folder, spec, trainable.parameters, base_model_name_or_path="tiny")
+    save_adapter(
+        folder, spec, trainable.parameters, base_model_name_or_path="tiny", base_fingerprint=None
+    )
     return folder

@@ -36,7 +36,9 @@ def make_adapter(model: Path, folder: Path, *, scale: float = 0.15, seed: int = 
         name: torch.randn(tensor.shape, generator=generator) * scale
         for name, tensor in trainable.parameters.items()
     }
-    save_adapter(folder, SPEC, parameters, base_model_name_or_path=str(model))
+    save_adapter(
+        folder, SPEC, parameters, base_model_name_or_path=str(model), base_fingerprint=None
+    )
     return folder
 
 

@@ -17,9 +17,10 @@ from fam_engine.jobs.scoring.sources import check_adapter
 from fam_engine.model.adapter_consumers import CONSUMERS, Objection, objections, vllm_rank
 from fam_engine.model.adapter_files import CONFIG_FILE, TENSORS_FILE
 from fam_engine.model.config import ModelConfig
+from fam_engine.model.fingerprint import fingerprint
 from fam_engine.model.loading import resolve_model
 from fam_engine.model.lora import CODE, load_adapter
-from fam_engine.model.safetensors_files import TensorInfo, read_header
+from fam_engine.model.safetensors_files import TensorInfo, list_tensors, read_header
 
 _SECTION: Final = "adapter"
 _ACCEPTED: Final = {
@@ -75,6 +76,7 @@ def _own_check(adapter: Path, model: str | None) -> Check:
         found = "not tried: whether it fits is a question of the model, see --model"
         return Check(_SECTION, "fam-engine", "ok", found)
     folder, _ = resolve_model(model, download=False)
-    loaded = load_adapter(adapter, ModelConfig.from_folder(folder))
+    base = fingerprint(list_tensors(folder))
+    loaded = load_adapter(adapter, ModelConfig.from_folder(folder), base=base)
     found = f"accepts it: {len(loaded.matrices)} matrices of this model are changed"
     return Check(_SECTION, "fam-engine", "ok", found)

@@ -14,8 +14,10 @@ from typing import Final
 from fam_engine.errors import UsageError
 from fam_engine.jobs.scoring.sources import check_adapter
 from fam_engine.model.config import ModelConfig
+from fam_engine.model.fingerprint import fingerprint
 from fam_engine.model.loading import hash_model
 from fam_engine.model.lora import load_adapter
+from fam_engine.model.safetensors_files import list_tensors
 
 BASE: Final = "base"
 # What `train` calls the folder of every adapter; the one above it says which.
@@ -38,13 +40,13 @@ class Candidate:
 
 
 def find_candidates(
-    adapters: Sequence[Path], config: ModelConfig, *, with_base: bool
+    adapters: Sequence[Path], model: Path, *, with_base: bool
 ) -> tuple[Candidate, ...]:
     """Resolve what is to be compared, the base model first, and check that all of it loads.
 
     Args:
         adapters: Adapter folders.
-        config: Shape of the base model.
+        model: Folder of the base model.
         with_base: Whether the base model takes part.
 
     Raises:
@@ -58,10 +60,11 @@ def find_candidates(
             hint="add --adapter DIR",
         )
     found = [Candidate(BASE, None, BASE)] if with_base else []
+    config, base = ModelConfig.from_folder(model), fingerprint(list_tensors(model))
     for name, folder in zip(name_adapters(adapters), adapters, strict=True):
         check_adapter(folder)
         # Better refused now than after an hour with the others.
-        load_adapter(folder, config)
+        load_adapter(folder, config, base=base)
         found.append(Candidate(name, folder, hash_model(folder)))
     return tuple(found)
 

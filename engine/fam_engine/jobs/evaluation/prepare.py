@@ -80,7 +80,7 @@ def prepared(
     sampling = sampling_of(config, config.stop)
     sources = find_sources(config, config.data, None)
     model = ModelConfig.from_folder(sources.model)
-    candidates = find_candidates(config.adapter, model, with_base=config.base)
+    candidates = find_candidates(config.adapter, sources.model, with_base=config.base)
     find_files(config.train)  # a name mistyped should be said now
     plan = _ingest_plan(config, model)
     encoder = TextEncoder(

@@ -230,7 +230,13 @@ def _write_outputs(
         parameters = parts.checkpoints.parameters(state.best_step)
 
     def write(folder: Path) -> None:
-        save_adapter(folder, parts.model.spec, parameters, base_model_name_or_path=config.model)
+        save_adapter(
+            folder,
+            parts.model.spec,
+            parameters,
+            base_model_name_or_path=config.model,
+            base_fingerprint=parts.decoder.weights.fingerprint,
+        )
         (folder / CARD).write_text(model_card(summary), encoding="utf-8")
         (folder / METADATA).write_text(metadata(summary), encoding="utf-8")
 

@@ -273,7 +273,13 @@ class TrainingLoop:
     def _write_adapter(self, folder: Path) -> None:
         model = self._parts.model
         name = self._parts.config.model
-        save_adapter(folder, model.spec, model.parameters, base_model_name_or_path=name)
+        save_adapter(
+            folder,
+            model.spec,
+            model.parameters,
+            base_model_name_or_path=name,
+            base_fingerprint=self._parts.decoder.weights.fingerprint,
+        )
 
     # -- telling ---------------------------------------------------------------------------------
 
