@@ -14,6 +14,7 @@ import select
 import signal
 import subprocess
 import sys
+import weakref
 from typing import Any
 
 _WORDS = {
@@ -47,6 +48,8 @@ class JsonChild:
 
     def __init__(self, module: str, *arguments: object) -> None:
         self._process = start_child(module, *arguments)
+        # Whoever forgets to close leaves no process behind.
+        weakref.finalize(self, _stop, self._process)
 
     def ask(self, request: dict[str, Any], seconds: float) -> Any:  # noqa: ANN401 - any JSON value
         """Send a request and wait so long; None if the child died or kept silent."""
@@ -64,14 +67,18 @@ class JsonChild:
 
     def close(self) -> int:
         """Stop the child; give its exit code, or minus the signal it died of. May be called again."""
-        self._process.kill()
-        code = self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe:
-                # What a dead child has not read is still to be flushed, and cannot be.
-                with contextlib.suppress(BrokenPipeError):
-                    pipe.close()
-        return code
+        return _stop(self._process)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> int:
+    process.kill()
+    code = process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe:
+            # What a dead child has not read is still to be flushed, and cannot be.
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+    return code
 
 
 def become_child(memory_bytes: int) -> None:
