@@ -25,12 +25,12 @@ pub const PREFIX: usize = 8 + 32 + 8 + 8;
 #[must_use]
 pub fn to_bytes(definition: &Definition, source: &[u8; 32]) -> Option<Vec<u8>> {
     let Definition { header, vocabulary, merges, joins } = definition;
-    let (bytes, ends) = vocabulary.tokens().parts();
+    let (text, ends) = vocabulary.tokens().parts();
     let triples: Vec<u32> =
         merges.iter().flat_map(|merge| [merge.left, merge.right, merge.merged]).collect();
     let mut payload = Vec::new();
     push_bytes(&mut payload, &serde_json::to_vec(header).ok()?)?;
-    push_bytes(&mut payload, bytes)?;
+    push_bytes(&mut payload, text.as_bytes())?;
     push_numbers(&mut payload, ends)?;
     push_numbers(&mut payload, vocabulary.ids())?;
     push_numbers(&mut payload, &triples)?;
@@ -70,18 +70,12 @@ pub fn from_bytes(bytes: &[u8], source: &[u8; 32]) -> Option<Definition> {
     let ends = reader.numbers()?;
     let ids = reader.numbers()?;
     let triples = reader.numbers()?;
-    let tokens = Strings::from_parts(text, ends).filter(are_utf8)?;
+    let tokens = Strings::from_parts(text, ends)?;
     let vocabulary = Vocabulary::new(tokens, ids)?;
     let merges = to_merges(&triples, &vocabulary)?;
     let joins = Joins::from_parts(reader.numbers()?, reader.numbers()?)?;
     let definition = Definition { header, vocabulary, merges, joins };
     reader.0.is_empty().then_some(definition)
-}
-
-fn are_utf8(tokens: &Strings) -> bool {
-    let (bytes, ends) = tokens.parts();
-    let text = std::str::from_utf8(bytes);
-    text.is_ok_and(|text| ends.iter().all(|&end| text.is_char_boundary(end as usize)))
 }
 
 fn to_merges(triples: &[u32], vocabulary: &Vocabulary) -> Option<Vec<Merge>> {

@@ -145,19 +145,19 @@ impl Definition {
 
 /// Merges of texts to merges of ids; None if a text is no token or empty.
 fn resolve(parts: &Strings, vocabulary: &Vocabulary) -> Option<Vec<Merge>> {
-    let mut merged = Vec::new();
+    let mut merged = String::new();
     let pairs = (0..parts.len() / 2).map(|number| {
         let (left, right) = (parts.get(2 * number), parts.get(2 * number + 1));
         if left.is_empty() || right.is_empty() {
             return None;
         }
         merged.clear();
-        merged.extend_from_slice(left);
-        merged.extend_from_slice(right);
+        merged.push_str(left);
+        merged.push_str(right);
         Some(Merge {
-            left: vocabulary.id_of(left)?,
-            right: vocabulary.id_of(right)?,
-            merged: vocabulary.id_of(&merged)?,
+            left: vocabulary.id_of(left.as_bytes())?,
+            right: vocabulary.id_of(right.as_bytes())?,
+            merged: vocabulary.id_of(merged.as_bytes())?,
         })
     });
     pairs.collect()
@@ -182,7 +182,7 @@ impl Visitor<'_> for Push<'_> {
     }
 
     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<(), E> {
-        if self.0.push(text.as_bytes()) { Ok(()) } else { Err(E::custom("too much text")) }
+        if self.0.push(text) { Ok(()) } else { Err(E::custom("too much text")) }
     }
 }
 
@@ -282,7 +282,7 @@ impl<'de> Visitor<'de> for PushMerge<'_> {
         }
         let parts = line.split_once(' ').filter(|(_, right)| !right.contains(' '));
         let (left, right) = parts.ok_or_else(|| E::custom("a merge of other than two parts"))?;
-        if self.0.push(left.as_bytes()) && self.0.push(right.as_bytes()) {
+        if self.0.push(left) && self.0.push(right) {
             Ok(Spelling::Line)
         } else {
             Err(E::custom("too much text"))

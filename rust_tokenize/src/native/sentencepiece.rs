@@ -132,9 +132,12 @@ impl Cuts {
             let apart = !only_blanks && left.is_ascii() && right.is_ascii();
             before[pair(left, right)] = u8::from(word_ends || apart);
         }
+        let tokens = vocabulary.tokens().iter().map(str::chars);
+        let borders: Vec<_> = tokens.map(|mut it| (it.clone().next(), it.next_back())).collect();
         for merge in merges {
-            let last = vocabulary.token_of(merge.left)?.chars().next_back()?;
-            let first = vocabulary.token_of(merge.right)?.chars().next()?;
+            let (_, last) = borders[vocabulary.number_of(merge.left)?];
+            let (first, _) = borders[vocabulary.number_of(merge.right)?];
+            let (last, first) = (last?, first?);
             if first == BLANK && last != BLANK {
                 return None;
             }

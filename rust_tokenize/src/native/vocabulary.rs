@@ -21,7 +21,7 @@ impl Vocabulary {
         }
         let (tokens, ids) = if rises(&ids) { (tokens, ids) } else { sorted(&tokens, &ids)? };
         let index = rises(&ids).then(|| Index::build(&tokens))??;
-        let longest = tokens.iter().map(<[u8]>::len).max().unwrap_or(0);
+        let longest = tokens.iter().map(str::len).max().unwrap_or(0);
         Some(Self { tokens, ids, index, longest })
     }
 
@@ -55,10 +55,9 @@ impl Vocabulary {
         &self.ids
     }
 
-    /// Tokens and ids. All tokens are UTF-8.
+    /// Tokens and ids.
     pub fn iter(&self) -> impl Iterator<Item = (&str, u32)> {
-        let texts = self.tokens.iter().map(|token| std::str::from_utf8(token).unwrap_or_default());
-        texts.zip(self.ids.iter().copied())
+        self.tokens.iter().zip(self.ids.iter().copied())
     }
 
     /// The id of a token.
@@ -70,8 +69,7 @@ impl Vocabulary {
     /// The token of an id.
     #[must_use]
     pub fn token_of(&self, id: u32) -> Option<&str> {
-        let number = self.number_of(id)?;
-        std::str::from_utf8(self.tokens.get(number)).ok()
+        self.number_of(id).map(|number| self.tokens.get(number))
     }
 
     /// Whether there is a token of this id.
@@ -80,7 +78,9 @@ impl Vocabulary {
         self.number_of(id).is_some()
     }
 
-    fn number_of(&self, id: u32) -> Option<usize> {
+    /// Which of the tokens has this id.
+    #[must_use]
+    pub fn number_of(&self, id: u32) -> Option<usize> {
         let direct = id as usize; // nearly always
         if self.ids.get(direct) == Some(&id) {
             return Some(direct);
