@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import resource
 import select
 import signal
 import subprocess
 import sys
+import threading
+import time
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 _WORDS = {
@@ -36,6 +40,21 @@ def start_child(
         # Signals are for the job: a child that died of one would leave records out.
         start_new_session=True,
     )
+
+
+def stop_children(children: Sequence[subprocess.Popen[bytes]], seconds: float) -> None:
+    """Close the standard input of children, which tells them to end; kill those that have not after so long."""
+    for child in children:
+        assert child.stdin is not None
+        with contextlib.suppress(OSError):
+            child.stdin.close()
+    deadline = time.monotonic() + seconds
+    for child in children:
+        try:
+            child.wait(max(deadline - time.monotonic(), 0.0))
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
 
 
 class JsonChild:
@@ -79,6 +98,18 @@ def _stop(process: subprocess.Popen[bytes]) -> int:
             with contextlib.suppress(BrokenPipeError):
                 pipe.close()
     return code
+
+
+def end_with_parent() -> None:
+    """Have this process terminated once its standard input is closed, as it is when its parent dies."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    # Not through `sys.stdin`, whose lock the end of the interpreter would wait for.
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def become_child(memory_bytes: int) -> None:

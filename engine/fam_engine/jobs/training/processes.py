@@ -15,7 +15,6 @@ import queue
 import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ import torch
 
 from fam_engine import errors
 from fam_engine.config import TrainConfig
-from fam_engine.data.children import how_it_ended, start_child
+from fam_engine.data.children import how_it_ended, start_child, stop_children
 from fam_engine.errors import DeviceError, UsageError
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.training.loop import TrainProgress
@@ -113,21 +112,7 @@ def _started(config: TrainConfig, group: Path) -> Iterator[Sequence[Child]]:
                 child.stdin.flush()
         yield children
     finally:
-        _stop(children)
-
-
-def _stop(children: Sequence[Child]) -> None:
-    for child in children:
-        assert child.stdin is not None
-        with contextlib.suppress(OSError):
-            child.stdin.close()
-    deadline = time.monotonic() + _SECONDS_TO_STOP
-    for child in children:
-        try:
-            child.wait(max(deadline - time.monotonic(), 0.0))
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+        stop_children(children, _SECONDS_TO_STOP)
 
 
 def _listen(rank: int, child: Child, told: queue.SimpleQueue[tuple[int, bytes]]) -> None:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
-import threading
 import traceback
 
 import torch
 import torch.distributed as dist
 
 from fam_engine.config import TrainConfig
+from fam_engine.data.children import end_with_parent
 from fam_engine.errors import EXIT_BUG, FamEngineError
 from fam_engine.jobs.interrupts import Interrupted
 from fam_engine.jobs.training.job import run_train
@@ -29,7 +28,7 @@ def main() -> None:
     rank, size, threads, file = sys.argv[1:]
     torch.set_num_threads(int(threads))
     config = TrainConfig.model_validate_json(sys.stdin.buffer.readline())
-    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    end_with_parent()
     parent = _Parent()
     try:
         _join(config, int(rank), int(size), file)
@@ -89,13 +88,6 @@ def _leave(code: int) -> None:
     """End at once: in good order a group would wait for processes that are no more."""
     sys.stderr.flush()
     os._exit(code)
-
-
-def _stop_with_parent() -> None:
-    # Not through `sys.stdin`, whose lock the end of the interpreter would wait for.
-    while os.read(0, 1):
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from fam_engine.config import ScoreConfig
-from fam_engine.data.children import how_it_ended, start_child
+from fam_engine.data.children import how_it_ended, start_child, stop_children
 from fam_engine.errors import FamEngineError, UsageError
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.outcome import JobOutcome
@@ -108,29 +108,16 @@ def _started(config: ScoreConfig, num_workers: int) -> Iterator[Sequence[Child]]
             child.stdin.flush()
         yield children
     finally:
-        _stop(children)
+        stop_children(children, _SECONDS_TO_STOP)
+        for child in children:
+            assert child.stdout is not None
+            child.stdout.close()
 
 
 def _gpu_name(number: int) -> str:
     """Give what the number-th GPU this process sees is called in CUDA_VISIBLE_DEVICES."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return visible.split(",")[number] if visible else str(number)
-
-
-def _stop(children: Sequence[Child]) -> None:
-    for child in children:
-        assert child.stdin is not None
-        with contextlib.suppress(OSError):
-            child.stdin.close()
-    deadline = time.monotonic() + _SECONDS_TO_STOP
-    for child in children:
-        try:
-            child.wait(max(deadline - time.monotonic(), 0.0))
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-        assert child.stdout is not None
-        child.stdout.close()
 
 
 def _failure(child: Child) -> FamEngineError:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import signal
 import sys
-import threading
 
 import torch
 
 from fam_engine.config import ScoreConfig
+from fam_engine.data.children import end_with_parent
 from fam_engine.errors import FamEngineError
 from fam_engine.jobs.interrupts import Interrupted
 from fam_engine.jobs.running import Nobody
@@ -29,7 +28,7 @@ def main() -> None:
     if gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # CUDA has not been looked for yet
     config = ScoreConfig.model_validate(json.loads(sys.stdin.buffer.readline()))
-    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    end_with_parent()
     try:
         run_shard(config, Nobody())
     except FamEngineError as error:
@@ -37,13 +36,6 @@ def main() -> None:
         sys.exit(error.exit_code)
     except Interrupted as stop:
         sys.exit(stop.exit_code)
-
-
-def _stop_with_parent() -> None:
-    # Not through `sys.stdin`, whose lock the end of the interpreter would wait for.
-    while os.read(0, 1):
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":
