@@ -36,6 +36,22 @@ def test_what_is_committed_is_kept_and_what_fails_is_not(tmp_path: Path) -> None
         assert journal.db.execute("SELECT name FROM things").fetchall() == [("kept",)]
 
 
+def test_a_job_that_has_lost_a_file_is_finished_only_once_that_is_said_again(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "table"
+    with Journal(tmp_path, KEY, SCHEMA) as journal:
+        assert journal.finished([file]) is None
+        with journal.commit():
+            journal.put("finished", {"n": 1})
+        file.touch()
+        assert journal.finished([file]) == {"n": 1}
+        file.unlink()
+        assert journal.finished([file]) is None
+        file.touch()  # the rest of what a run wrote that died before it said so
+        assert journal.finished([file]) is None
+
+
 def test_another_job_is_refused_and_the_difference_named(tmp_path: Path) -> None:
     Journal(tmp_path, KEY, SCHEMA).__exit__(None, None, None)
     with pytest.raises(UsageError, match="seed = 0, this one has 1"):

@@ -43,10 +43,11 @@ def write_folder_whole(path: Path, write: Callable[[Path], None]) -> None:
         write: Writes the files into the folder it is given.
 
     Raises:
-        OSError: The disk would not take it; what was there before is still there.
+        OSError: The disk would not take it, and what was there before is still there; or the new one is, and only
+            what it replaced could not be removed, which the next one does.
     """
     temporary, old = (path.with_name(f".{path.name}.{end}") for end in ("partial", "old"))
-    shutil.rmtree(temporary, ignore_errors=True)
+    _remove(temporary)
     try:
         temporary.mkdir()
         write(temporary)
@@ -54,7 +55,7 @@ def write_folder_whole(path: Path, write: Callable[[Path], None]) -> None:
             _sync(file)
         _sync(temporary)
         # A folder cannot be renamed onto a full one; a crash between the two leaves no folder.
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
         if path.exists():
             path.rename(old)
         temporary.rename(path)
@@ -64,7 +65,7 @@ def write_folder_whole(path: Path, write: Callable[[Path], None]) -> None:
             old.rename(path)
         raise
     _sync(path.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
 
 
 def write_text_whole(path: Path, text: str) -> None:
@@ -74,6 +75,11 @@ def write_text_whole(path: Path, text: str) -> None:
 
 def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
 def _sync(path: Path) -> None:

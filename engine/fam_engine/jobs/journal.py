@@ -95,6 +95,19 @@ class Journal:
         """Keep a JSON value under a name; inside `commit` as part of it."""
         self.db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, json.dumps(value)))
 
+    def finished(self, outputs: Iterable[Path]) -> Any:  # noqa: ANN401 - any JSON value
+        """Give what is kept under `finished` if all files are still there; else None.
+
+        A job that has lost one is no longer finished, so that it ends only when all are written again and the
+        temporary ones of a run that died at it are gone.
+        """
+        value = self.get("finished")
+        if value is not None and not all(path.is_file() for path in outputs):
+            with self.commit():
+                self.put("finished", None)
+            return None
+        return value
+
     # -- quarantine ------------------------------------------------------------------------------
 
     def quarantine(self, rows: Iterable[tuple[str, int, int | None, str, str]]) -> None:

@@ -36,10 +36,9 @@ def finished_summary(
     journal: Journal, out: Path, outputs: Sequence[str], told: _Told
 ) -> dict[str, Any] | None:
     """Give the summary of a job that is finished and whose files are still there; else None."""
-    summary: dict[str, Any] | None = journal.get("finished")
-    if summary is None or not all((out / name).is_file() for name in outputs):
-        return None
-    told.note(f"{out} is complete already")
+    summary: dict[str, Any] | None = journal.finished(out / name for name in outputs)
+    if summary is not None:
+        told.note(f"{out} is complete already")
     return summary
 
 

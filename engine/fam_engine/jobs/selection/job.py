@@ -79,7 +79,7 @@ def run_select(
         if not dry_run:
             progress.start("writing", int(summary["records"]["selected"]), "records")
             with _claimed(config, records) as journal:
-                if journal.get("finished") is not None and _is_complete(config.out):
+                if journal.finished(config.out / name for name in OUTPUTS):
                     progress.note(f"{config.out} is complete already")
                     return summary
                 _write(config, records, joined, scores, selection, advance)
@@ -87,10 +87,6 @@ def run_select(
                 with journal.commit():
                     journal.put("finished", True)
     return summary
-
-
-def _is_complete(out: Path) -> bool:
-    return all((out / name).is_file() for name in OUTPUTS)
 
 
 @contextlib.contextmanager
