@@ -50,6 +50,7 @@ MADE = {
     "bench-tokenize-threads.md": lambda: benchmarks.tokenize("tokenize_cpu_2_threads"),
     "bench-records.md": benchmarks.records,
     "bench-packing.md": benchmarks.packing,
+    "bench-lm-eval.md": benchmarks.lm_eval,
     "compatibility.md": benchmarks.compatibility,
     "notebook.md": notebook.page,
     "tokenizer.rst": stubs.tokenizer,

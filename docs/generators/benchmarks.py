@@ -107,6 +107,25 @@ def packing() -> str:
     return _table(heads, rows) + _about(result, "packing_cpu")
 
 
+def lm_eval() -> str:
+    """Give the table of lm-evaluation-harness, a row a task."""
+    result = _read("lm_eval_cpu")
+    rows = [
+        [
+            name,
+            f"{row['requests']:,}",
+            f"{row['seconds']['fam-engine']:.2f}",
+            f"{row['seconds']['hf']:.2f}, batch size {row['hf_batch_size']}",
+            f"{row['ratio']:.2f}",
+            f"{row['largest_logprob_difference']:.1e}",
+        ]
+        for name, row in result.items()
+        if isinstance(row, dict) and "requests" in row
+    ]
+    heads = ["task", "continuations", "fam-engine, s", "hf, s", "ratio", "largest difference"]
+    return _table(heads, rows) + _about(result, "lm_eval_cpu")
+
+
 def compatibility() -> str:
     """Give the matrix of versions, a column a run."""
     columns = json.loads((ROOT / "docs" / "compatibility.json").read_text(encoding="utf-8"))
@@ -134,7 +153,16 @@ def _read(name: str) -> dict[str, Any]:
 
 def _about(result: dict[str, Any], name: str) -> str:
     about = result["environment"]
-    shown = ("fam-engine", "torch", "transformers", "tokenizers", "bitsandbytes", "trl", "axolotl")
+    shown = (
+        "fam-engine",
+        "torch",
+        "transformers",
+        "tokenizers",
+        "bitsandbytes",
+        "lm_eval",
+        "trl",
+        "axolotl",
+    )
     versions = ", ".join(f"{n} {about['versions'][n]}" for n in shown if n in about["versions"])
     where = f"{about['device'].strip()}, {about['date']}, commit {about['commit']}, {versions}"
     return f"\n{where}. [{name}.json](../benchmarks/results/{name}.json)\n"

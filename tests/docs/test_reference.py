@@ -70,6 +70,7 @@ def test_tables_of_benchmarks_hold_every_row() -> None:
         assert len(table) == len(rows) + 2
         assert f"{rows[0]['engines']['fam-engine']['warm']:.0f} (" in table[2]
     assert benchmarks.packing().count("fam-engine") > 10
+    assert benchmarks.lm_eval().count("batch size") == 2
     assert "| L8 | nf4 | 1,007 | 355 | 2.84 |" in benchmarks.score()
 
 
