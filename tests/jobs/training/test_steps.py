@@ -3,7 +3,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -122,16 +121,20 @@ def test_memory_that_runs_out_halves_the_micro_batch(
         assert torch.equal(leaf.grad, expected[name])
 
 
-def test_a_record_that_never_fits_is_named(
-    tiny_model: Path, examples: Examples, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("num_entries", [1, 10])
+def test_memory_that_never_suffices_ends_the_run(
+    tiny_model: Path, examples: Examples, monkeypatch: pytest.MonkeyPatch, num_entries: int
 ) -> None:
+    least = micro_batches(examples, examples.entries, 64)
+    assert any(len(batch) > 1 for batch in least)  # which no smaller budget cuts further
+
     def never(*_: object) -> torch.Tensor:
         raise torch.OutOfMemoryError("injected")
 
     monkeypatch.setattr(GradientMaker, "_micro_batch", never)
     maker = GradientMaker(model(tiny_model), examples, LossSettings(), seed=5)
-    with pytest.raises(DeviceError, match=r"step 1.*single record"):
-        maker.step(0, np.array([2], np.int64), 4096)
+    with pytest.raises(DeviceError, match=r"step 1.*smallest micro-batch"):
+        maker.step(0, examples.entries[:num_entries], 4096)
 
 
 def test_answers_to_one_question_share_a_micro_batch_and_its_prompt(examples: Examples) -> None:

@@ -80,21 +80,21 @@ class GradientMaker:
             What was found, and the budget that fitted in memory: halved as often as need be.
 
         Raises:
-            DeviceError: One entry alone does not fit.
+            DeviceError: One entry alone does not fit, or several tiny ones at the least budget.
         """
         while True:
             batches = shared_out(self._examples, entries, max_tokens, self._peers.size)
             found = self._try(step, entries, batches)
             if found is not None:
                 return found, max_tokens
-            if all(len(batch) == 1 for batch in batches):
+            if max_tokens <= _TOKENS_APART or all(len(batch) == 1 for batch in batches):
                 raise DeviceError(
-                    "a single record does not fit in memory",
+                    "the smallest micro-batch does not fit in memory",
                     code="E_OOM_RECORD",
                     where=f"step {step + 1}",
                     hint="lower --max-length or --rank",
                 )
-            max_tokens = max(64, max_tokens // 2)
+            max_tokens = max(_TOKENS_APART, max_tokens // 2)
 
     def _try(self, step: int, entries: Entries, batches: list[Entries]) -> StepLoss | None:
         """Compute a step; None if some process ran out of memory, and then no gradient is left."""
