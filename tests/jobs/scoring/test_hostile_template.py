@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,19 @@ import pytest
 
 from fam_engine.config import ScoreConfig
 from fam_engine.data import rendering
+from fam_engine.data.children import JsonChild
 from fam_engine.data.rendering import Renderer
 from fam_engine.jobs.running import Nobody
 from fam_engine.jobs.scoring.job import run_score
 
-# Endless in C, where no signal of Python's is heard; more memory than there is. More of them in tests/data.
+# Endless in C, where no signal of Python's is heard: two lists of two lists of two lists ... are compared. More memory
+# than there is. More of them in tests/data.
 FAULTS = {
-    "power": "{% set n = m.content | length + 4 %}{{ n ** (n ** n) }}",
+    "compare": (
+        "{% set two = namespace(a=0, b=0) %}{% for _ in range(60) %}"
+        "{% set two.a = [two.a, two.a] %}{% set two.b = [two.b, two.b] %}{% endfor %}"
+        "{{ two.a == two.b }}"
+    ),
     "memory": "{{ (m.content * 9999999) * 9999 }}",
 }
 TEMPLATE = (
@@ -55,6 +62,8 @@ def test_it_costs_the_records_it_fails_at(
         return ask(self, request)
 
     monkeypatch.setattr(Renderer, "_ask", dying)
+    codes, close = [], JsonChild.close
+    monkeypatch.setattr(JsonChild, "close", lambda child: codes.append(close(child)))
     (tmp_path / "hostile.jinja").write_text(TEMPLATE)
     bad = [*FAULTS, DIES]
     prompts = ["a", *(word for name in bad for word in (name, f"after {name}"))]
@@ -62,4 +71,7 @@ def test_it_costs_the_records_it_fails_at(
     assert {prompts[line - 1] for line in quarantine} == set(bad)
     assert {row["code"] for row in quarantine.values()} == {"E_TEMPLATE", "E_TEMPLATE_LIMIT"}
     good = [prompt for prompt in prompts if prompt not in bad]
+    assert (
+        -signal.SIGXCPU in codes
+    )  # by the kernel's clock of computing, long before patience is over
     assert score(tiny_model, tmp_path, good) == ({}, rows)
