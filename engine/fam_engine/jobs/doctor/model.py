@@ -63,8 +63,11 @@ def _model_checks(model: str, device: Device) -> Iterator[Check]:
     folder, _ = resolve_model(model, download=False)
     config = ModelConfig.from_folder(folder)
     quantized = ", quantized to NF4 already" if config.quantization else ""
-    shape = f"{config.num_layers} layers of width {config.hidden_size}"
-    yield Check("model", "config", "ok", f"{shape}, {config.vocab_size:,} tokens{quantized}")
+    shape = (
+        f"{config.num_layers} layers of width {config.hidden_size}, "
+        f"a vocabulary of {config.vocab_size:,}, contexts of {config.max_position_embeddings:,} tokens"
+    )
+    yield Check("model", "config", "ok", f"{shape}{quantized}")
     place = choose_device(device)
     dtype = choose_compute_dtype("auto", precision=_PRECISION, device=place)
     CheckpointReader(
