@@ -64,6 +64,8 @@ def _faults(keyword: str, value: Any, schema: Any, root: Any, at: str) -> list[s
         case "anyOf":
             options = [faults(value, option, root, at) for option in wanted]
             return min(options, key=len)
+        case "allOf":
+            return [fault for part in wanted for fault in faults(value, part, root, at)]
         case "type":
             is_bool = isinstance(value, bool) and wanted in ("integer", "number")
             return [] if isinstance(value, TYPES[wanted]) and not is_bool else [f"{at}: {wanted}"]

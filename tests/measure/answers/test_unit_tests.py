@@ -295,7 +295,12 @@ def test_raw_system_calls_are_refused_too() -> None:
 
 
 def test_the_surroundings_are_empty() -> None:
-    code = "import os, sys\ndef f(): return os.listdir('.'), dict(os.environ), [p for p in sys.path if 'site-' in p]"
+    code = """
+        import os, sys
+        def f():
+            packages = [p for p in sys.path if "site-" in p and not p.endswith("/answers/confined")]
+            return os.listdir("."), dict(os.environ), packages
+    """
     result = run(code, "assert f() == ([], {}, []), f()")
     assert result.passed is True, result.reason
 

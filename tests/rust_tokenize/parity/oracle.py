@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import metadata
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,6 +40,8 @@ READINGS = [
     for add in (False, True)
 ]
 
+
+_IS_OLD = int(metadata.version("tokenizers").split(".")[1]) < 23
 
 # Texts compared so far, by tokenizer and engine; printed when the tests are over.
 COMPARED: Counter[tuple[str, str]] = Counter()
@@ -132,8 +135,14 @@ class Pair:
         return " ".join(f"{number}:{self.ours.id_to_token(number)!a}" for number in ids[:60])
 
     def compare_decoding(self, texts: list[str], reading: Reading) -> int:
-        """Compare the decoded ids of `texts`; ids are the reference's."""
+        """Compare the decoded ids of `texts`; ids are the reference's.
+
+        Before 0.23 the reference gave added tokens that are normalized as they were written: there these are left out.
+        """
+        normalized = {t["id"] for t in self.definition["added_tokens"] if t["normalized"]}
         for ids in self.their_ids(texts, reading):
+            if _IS_OLD and normalized.intersection(ids):
+                continue
             for skip in (False, True):
                 ours = self.ours.decode(ids, skip_special_tokens=skip)
                 theirs = self._theirs[False].decode(ids, skip_special_tokens=skip)
