@@ -16,6 +16,7 @@ help: ## List the targets
 
 $(STAMP): $(SOURCES)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo 'installing into $(VENV), which takes minutes the first time'
 	@cmp -s pyproject.toml $(VENV)/.pyproject || $(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	@cp pyproject.toml $(VENV)/.pyproject && touch $@
