@@ -1,8 +1,9 @@
 """The server from its settings to its end.
 
-In: a `ServeConfig`. Out: an exit code: 0 once a first SIGINT or SIGTERM has come and everything in flight is answered;
-130 or 143 if a second one did not let it. The address is taken before the model is loaded, so that a port in use is
-told at once, and answers when the model is there.
+In: a `ServeConfig`. Out: exit code 0 once a first SIGINT or SIGTERM has come and everything in flight is answered; a
+second one ends the process there and then, with 130 or 143: nothing is kept that could be left half written, and an
+interpreter that shuts down while a thread computes in torch aborts. The address is taken before the model is loaded, so
+that a port in use is told at once, and answers when the model is there.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _MAX_HEAD_BYTES: Final = 65536
 
 
 def run_server(config: ServeConfig, tell: Callable[[str], None]) -> int:
-    """Serve until a signal comes.
+    """Serve until a signal comes; what SIGINT and SIGTERM do stays changed.
 
     Args:
         config: The settings.
@@ -81,8 +82,6 @@ def _serve(service: Service, listener: socket.socket, ready: Callable[[], None])
     service.start()
     ready()
     server.run(sockets=[listener])
-    if server.cut_short_by is not None:
-        return 128 + server.cut_short_by
     service.stop()
     return EXIT_OK
 
@@ -91,24 +90,20 @@ class _Server(uvicorn.Server):  # type: ignore[misc]  # an extra
     """Uvicorn with signals of ours: its own end the process by the signal after a clean shutdown."""
 
     should_exit: bool
-    cut_short_by: int | None = None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Take the first signal as a wish to end, the second as an order."""
+        """Take the first signal as a wish to end, the second as an order, also after serving."""
 
         def take(number: int, _: FrameType | None) -> None:
             if self.should_exit:
-                self.cut_short_by = number
-                self.force_exit = True
+                # The signal's own default would not end the first process of a container.
+                os._exit(128 + number)
             self.should_exit = True
 
-        before = {number: signal.signal(number, take) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, take)
+        yield
 
 
 def read_token(file: Path | None) -> str | None:
