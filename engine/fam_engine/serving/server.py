@@ -1,8 +1,8 @@
 """The server from its settings to its end.
 
 In: a `ServeConfig`. Out: exit code 0 once a first SIGINT or SIGTERM has come and everything in flight is answered; a
-second one ends the process there and then, with 130 or 143: nothing is kept that could be left half written, and an
-interpreter that shuts down while a thread computes in torch aborts. The address is taken before the model is loaded, so
+second one kills the process there and then: nothing is kept that could be left half written, and an interpreter that
+shuts down while a thread computes in torch aborts. The address is taken before the model is loaded, so
 that a port in use is told at once, and answers when the model is there.
 """
 
@@ -12,7 +12,7 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -79,6 +79,8 @@ def _serve(service: Service, listener: socket.socket, ready: Callable[[], None])
         h11_max_incomplete_event_size=_MAX_HEAD_BYTES,
     )
     server = _Server(settings)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, server.take)
     service.start()
     ready()
     server.run(sockets=[listener])
@@ -87,23 +89,21 @@ def _serve(service: Service, listener: socket.socket, ready: Callable[[], None])
 
 
 class _Server(uvicorn.Server):  # type: ignore[misc]  # an extra
-    """Uvicorn with signals of ours: its own end the process by the signal after a clean shutdown."""
+    """Uvicorn without signals of its own: they come late, and end the process after a clean shutdown."""
 
     should_exit: bool
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Take the first signal as a wish to end, the second as an order, also after serving."""
+    def capture_signals(self) -> contextlib.AbstractContextManager[None]:
+        """Leave signals as they are."""
+        return contextlib.nullcontext()
 
-        def take(number: int, _: FrameType | None) -> None:
-            if self.should_exit:
-                # The signal's own default would not end the first process of a container.
-                os._exit(128 + number)
-            self.should_exit = True
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, take)
-        yield
+    def take(self, number: int, _: FrameType | None) -> None:
+        """Take the first signal as a wish to end, the second as an order."""
+        if self.should_exit:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+            os._exit(128 + number)  # the first process of a container survives that
+        self.should_exit = True
 
 
 def read_token(file: Path | None) -> str | None:
