@@ -2,8 +2,8 @@
 
 In: a `ServeConfig`. Out: exit code 0 once a first SIGINT or SIGTERM has come and everything in flight is answered; a
 second one kills the process there and then: nothing is kept that could be left half written, and an interpreter that
-shuts down while a thread computes in torch aborts. The address is taken before the model is loaded, so
-that a port in use is told at once, and answers when the model is there.
+shuts down while a thread computes in torch aborts. The address is taken before the model is loaded, so that a port in
+use is told at once, and answers when the model is there.
 """
 
 from __future__ import annotations
