@@ -58,10 +58,18 @@ def ask(port: int, answers: list[tuple[int, dict[str, object]]], **fields: objec
         answers.append((response.status, json.loads(response.read())))
 
 
-def in_flight(port: int) -> bool:
+def metrics(port: int) -> str:
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as client:
         client.request("GET", "/metrics")
-        return b"fam_engine_requests_in_flight 1" in client.getresponse().read()
+        return client.getresponse().read().decode()
+
+
+def in_flight(port: int) -> bool:
+    return "fam_engine_requests_in_flight 1\n" in metrics(port)
+
+
+def writes(port: int) -> bool:
+    return re.search(r"^fam_engine_generated_tokens_total [1-9]", metrics(port), re.M) is not None
 
 
 def test_sigterm_lets_what_is_in_flight_finish(start: Start) -> None:
@@ -82,6 +90,15 @@ def test_sigterm_lets_what_is_in_flight_finish(start: Start) -> None:
         socket.create_connection(("127.0.0.1", port))
 
 
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_taken_as_soon_as_it_serves(start: Start, sent: signal.Signals) -> None:
+    server, _ = start()
+    server.send_signal(sent)
+    assert server.wait(60) == 0
+    assert server.stderr is not None
+    assert server.stderr.read() == ""
+
+
 def test_a_second_signal_does_not_wait(start: Start) -> None:
     server, port = start()
     # A body that never comes: its request would be in flight for half a minute.
@@ -94,7 +111,29 @@ def test_a_second_signal_does_not_wait(start: Start) -> None:
         with pytest.raises(subprocess.TimeoutExpired):
             server.wait(1)
         server.send_signal(signal.SIGTERM)
-        assert server.wait(20) == 143
+        assert server.wait(20) == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_does_not_wait_for_what_is_computed(
+    start: Start, sent: signal.Signals
+) -> None:
+    server, port = start()
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        # As much as one request may ask for: far more than is computed in a second.
+        asked = {"model": "tiny", "prompt": ["a"] * 16, "n": 64, "max_tokens": 250}
+        body = json.dumps(asked)
+        head = "POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+        connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+        while not writes(port):
+            pass
+        server.send_signal(sent)
+        with pytest.raises(subprocess.TimeoutExpired):
+            server.wait(0.5)
+        server.send_signal(sent)
+        assert server.wait(20) == -sent
+    assert server.stderr is not None
+    assert server.stderr.read() == ""
 
 
 def test_the_token_comes_from_the_environment(start: Start) -> None:

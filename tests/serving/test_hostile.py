@@ -136,6 +136,12 @@ def test_a_missing_parameter_is_named(post: Post) -> None:
         assert "missing" in message
 
 
+@pytest.mark.parametrize("n", [None, 1, 2])
+def test_more_texts_than_are_kept_are_refused(post: Post, n: int | None) -> None:
+    message = refused(post, "/v1/completions", {**GOOD, "n": n, "best_of": 3}, 400, "best_of")
+    assert message == "`best_of` is 3, expected the same as `n`, 1 by default"
+
+
 def test_a_mistyped_name_gets_the_nearest_one(post: Post) -> None:
     message = refused(post, "/v1/completions", {**GOOD, "max_token": 5}, 400, "max_token")
     assert "did you mean `max_tokens`?" in message
@@ -146,11 +152,11 @@ def test_a_mistyped_name_gets_the_nearest_one(post: Post) -> None:
     [
         ({"prompt": "a", "responses": []}, "responses"),
         ({"prompt": "a", "responses": "b"}, "responses"),
-        ({"prompt": "a", "responses": ["b", ""]}, "responses"),
+        ({"prompt": "a", "responses": ["b", ""]}, "responses[1]"),
         ({"prompt": "a", "responses": ["b", 5]}, "responses"),
         ({"prompt": "a", "responses": [[5]]}, "responses"),
         ({"prompt": [5], "responses": ["a"]}, "responses"),
-        ({"prompt": [5], "responses": [[5], []]}, "responses"),
+        ({"prompt": [5], "responses": [[5], [6], []]}, "responses[2]"),
         ({"prompt": [5], "responses": [[258]]}, "responses"),
         ({"prompt": [258], "responses": [[5]]}, "prompt"),
         ({"prompt": [], "responses": [[5]]}, "prompt"),
@@ -165,7 +171,8 @@ def test_a_mistyped_name_gets_the_nearest_one(post: Post) -> None:
     ],
 )
 def test_a_score_that_cannot_be_had(post: Post, fields: dict[str, Any], param: str) -> None:
-    refused(post, "/v1/score", fields, 400, param)
+    message = refused(post, "/v1/score", fields, 400, param)
+    assert f"`{param}`" in message or "request asks" in message
 
 
 def test_a_body_too_large_is_not_read_to_its_end(post: Post) -> None:
@@ -192,6 +199,7 @@ def test_unknown_paths_and_methods(service: Any) -> None:  # noqa: ANN401
         if "models" not in path:
             assert f"no {method} {path}, expected" in response.json()["error"]["message"]
             assert "POST /v1/completions" in response.json()["error"]["message"]
+            assert "GET /v1/models/NAME," in response.json()["error"]["message"]
     form = client.post("/v1/completions", data={"prompt": "a"})
     assert form.status_code == 415
     assert "application/json" in form.json()["error"]["message"]

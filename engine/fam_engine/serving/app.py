@@ -248,11 +248,11 @@ def _refusal(error: RequestError) -> JSONResponse:
 
 def _not_found(request: Request, error: HTTPException) -> JSONResponse:
     code = "not_found" if error.status_code == 404 else "method_not_allowed"
-    paths = [
+    known = ", ".join(
         f"{'/'.join(sorted(route.methods - {'HEAD'}))} {route.path}" for route in request.app.routes
-    ]
+    ).replace("{name:path}", "NAME")
     asked = f"{request.method} {request.url.path[:80]}"
-    message = f"there is no {asked}, expected one of {', '.join(paths)}"
+    message = f"there is no {asked}, expected one of {known}"
     return _refusal(RequestError(message, status=error.status_code, code=code))
 
 

@@ -12,9 +12,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Final, Literal, Self, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from fam_engine.config import nearest
 
@@ -102,7 +109,7 @@ class CompletionRequest(_Request):
     # Known, and not done.
     stream: Literal[False] | None = Field(default=None, description="false: no streaming here")
     stream_options: None = Field(default=None, description="null: no streaming here")
-    best_of: int | None = Field(default=None, description="the same as n")
+    best_of: int | None = Field(default=None, description="the same as `n`, 1 by default")
     suffix: None = Field(default=None, description="null: not supported")
     presence_penalty: _Zero | None = Field(default=None, description="0: not supported")
     frequency_penalty: _Zero | None = Field(default=None, description="0: not supported")
@@ -110,11 +117,12 @@ class CompletionRequest(_Request):
         default=None, description="empty: not supported"
     )
 
-    @model_validator(mode="after")
-    def _all_is_kept(self) -> Self:
-        if self.best_of is not None and self.best_of != (self.n or 1):
-            raise ValueError("best_of")
-        return self
+    @field_validator("best_of")
+    @classmethod
+    def _all_is_kept(cls, best_of: int | None, others: ValidationInfo) -> int | None:
+        if best_of is not None and best_of != (others.data.get("n") or 1):
+            raise ValueError
+        return best_of
 
 
 class Turn(BaseModel):
@@ -134,7 +142,7 @@ class ScoreRequest(_Request):
         default=None, description="a list of {role, content}"
     )
     responses: (
-        Annotated[list[str], Field(min_length=1)] | Annotated[list[_Ids], Field(min_length=1)]
+        Annotated[list[str], Field(min_length=1)] | Annotated[list[list[int]], Field(min_length=1)]
     ) = Field(description="a list of texts, or of lists of token ids where `prompt` is one")
     tokens: bool | None = Field(default=None, description="true or false")
 
@@ -158,12 +166,9 @@ def _first_problem(kind: type[_Request], error: ValidationError) -> RequestError
     problem = error.errors(include_url=False, include_context=False)[0]
     if problem["type"] == "json_invalid":
         return RequestError(f"the body is not JSON: {problem['msg']}", code="invalid_json")
-    if not problem["loc"] and problem["type"] == "value_error":
-        param = "best_of"  # the one thing that takes two parameters to check
-    elif problem["loc"]:
-        param = str(problem["loc"][0])
-    else:
+    if not problem["loc"]:
         return RequestError("the body is not a JSON object", code="invalid_json")
+    param = str(problem["loc"][0])
     field = kind.model_fields.get(param)
     if field is None:
         hint = nearest(param, list(kind.model_fields))
@@ -172,7 +177,7 @@ def _first_problem(kind: type[_Request], error: ValidationError) -> RequestError
         return RequestError(f"`{param}` is missing, expected {field.description}", param=param)
     # Numbers in the place of an error count members of a list, names tell alternatives apart.
     is_member = any(isinstance(part, int) for part in problem["loc"])
-    found = _shown(problem["input"]) if param != "best_of" else "not n"
+    found = _shown(problem["input"])
     verb = "holds" if is_member else "is"
     return RequestError(f"`{param}` {verb} {found}, expected {field.description}", param=param)
 

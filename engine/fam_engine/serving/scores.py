@@ -66,6 +66,7 @@ def plan_score(body: bytes, served: Served) -> ScorePlan:
     if has_ids != isinstance(asked.responses[0], list):
         message = "`prompt` and `responses` are ids and text, expected both of one kind"
         raise RequestError(message, param="responses")
+    _check_responses(asked.responses)
     encoded = _ids(asked, served) if has_ids else _texts(asked, served)
     # The last target is predicted, never fed.
     longest = max(
@@ -76,6 +77,15 @@ def plan_score(body: bytes, served: Served) -> ScorePlan:
     served.check_size(0, num_tokens, "responses")
     sizes = [None if has_ids else len(str(one).encode()) for one in asked.responses]
     return ScorePlan(asked, encoded, sizes)
+
+
+def _check_responses(responses: Sequence[str | list[int]]) -> None:
+    """Refuse an empty one by its place among up to a thousand."""
+    for index, response in enumerate(responses):
+        if not response:
+            param = f"responses[{index}]"
+            message = f"`{param}` is empty, expected at least one token"
+            raise RequestError(message, param=param, code="E_EMPTY_RESPONSE")
 
 
 def _ids(asked: ScoreRequest, served: Served) -> list[Encoded]:

@@ -1,8 +1,9 @@
 """The server from its settings to its end.
 
-In: a `ServeConfig`. Out: an exit code: 0 once a first SIGINT or SIGTERM has come and everything in flight is answered;
-130 or 143 if a second one did not let it. The address is taken before the model is loaded, so that a port in use is
-told at once, and answers when the model is there.
+In: a `ServeConfig`. Out: exit code 0 once a first SIGINT or SIGTERM has come and everything in flight is answered; a
+second one kills the process there and then: nothing is kept that could be left half written, and an interpreter that
+shuts down while a thread computes in torch aborts. The address is taken before the model is loaded, so that a port in
+use is told at once, and answers when the model is there.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -31,7 +32,7 @@ _MAX_HEAD_BYTES: Final = 65536
 
 
 def run_server(config: ServeConfig, tell: Callable[[str], None]) -> int:
-    """Serve until a signal comes.
+    """Serve until a signal comes; what SIGINT and SIGTERM do stays changed.
 
     Args:
         config: The settings.
@@ -78,37 +79,31 @@ def _serve(service: Service, listener: socket.socket, ready: Callable[[], None])
         h11_max_incomplete_event_size=_MAX_HEAD_BYTES,
     )
     server = _Server(settings)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, server.take)
     service.start()
     ready()
     server.run(sockets=[listener])
-    if server.cut_short_by is not None:
-        return 128 + server.cut_short_by
     service.stop()
     return EXIT_OK
 
 
 class _Server(uvicorn.Server):  # type: ignore[misc]  # an extra
-    """Uvicorn with signals of ours: its own end the process by the signal after a clean shutdown."""
+    """Uvicorn without signals of its own: they come late, and end the process after a clean shutdown."""
 
     should_exit: bool
-    cut_short_by: int | None = None
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
+    def capture_signals(self) -> contextlib.AbstractContextManager[None]:
+        """Leave signals as they are."""
+        return contextlib.nullcontext()
+
+    def take(self, number: int, _: FrameType | None) -> None:
         """Take the first signal as a wish to end, the second as an order."""
-
-        def take(number: int, _: FrameType | None) -> None:
-            if self.should_exit:
-                self.cut_short_by = number
-                self.force_exit = True
-            self.should_exit = True
-
-        before = {number: signal.signal(number, take) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        if self.should_exit:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+            os._exit(128 + number)  # the first process of a container survives that
+        self.should_exit = True
 
 
 def read_token(file: Path | None) -> str | None:
