@@ -196,6 +196,7 @@ def test_unknown_paths_and_methods(service: Any) -> None:  # noqa: ANN401
         response = client.request(method, path)
         assert response.status_code == status, path
         assert response.json()["error"]["type"] == "invalid_request_error"
+        assert response.headers.get("Allow") == ("POST" if status == 405 else None)
         if "models" not in path:
             assert f"no {method} {path}, expected" in response.json()["error"]["message"]
             assert "POST /v1/completions" in response.json()["error"]["message"]

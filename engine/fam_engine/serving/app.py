@@ -253,7 +253,9 @@ def _not_found(request: Request, error: HTTPException) -> JSONResponse:
     ).replace("{name:path}", "NAME")
     asked = f"{request.method} {request.url.path[:80]}"
     message = f"there is no {asked}, expected one of {known}"
-    return _refusal(RequestError(message, status=error.status_code, code=code))
+    refusal = _refusal(RequestError(message, status=error.status_code, code=code))
+    refusal.headers.update(error.headers or {})  # `Allow` with 405
+    return refusal
 
 
 # -- requests that only ask ----------------------------------------------------------------------
