@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fam_engine.errors import CorruptStateError, LockedError, StorageError, UsageError
+from fam_engine.errors import CorruptStateError, InputError, LockedError, StorageError, UsageError
 from fam_engine.jobs.journal import DEATHS_TO_BLAME, STATE_FOLDER, Journal
 
 KEY = {"model": "a", "seed": 0}
@@ -50,6 +50,23 @@ def test_a_job_that_has_lost_a_file_is_finished_only_once_that_is_said_again(
         assert journal.finished([file]) is None
         file.touch()  # the rest of what a run wrote that died before it said so
         assert journal.finished([file]) is None
+
+
+def refuse(journal: Journal) -> None:
+    with journal.reading():
+        raise InputError("no", code="E_INPUT_UNUSABLE")
+
+
+def test_input_that_is_refused_frees_the_folder_unless_it_was_read_before(tmp_path: Path) -> None:
+    with Journal(tmp_path, KEY, SCHEMA) as journal, pytest.raises(InputError):
+        refuse(journal)
+    with Journal(tmp_path, {**KEY, "seed": 1}, SCHEMA) as journal, journal.commit() as db:
+        journal.put("ingested", 1)
+        db.execute("INSERT INTO things VALUES ('computed')")
+    with Journal(tmp_path, {**KEY, "seed": 1}, SCHEMA) as journal, pytest.raises(InputError):
+        refuse(journal)
+    with Journal(tmp_path, {**KEY, "seed": 1}, SCHEMA) as journal:
+        assert journal.db.execute("SELECT name FROM things").fetchall() == [("computed",)]
 
 
 def test_another_job_is_refused_and_the_difference_named(tmp_path: Path) -> None:

@@ -24,9 +24,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fam_engine.errors import CorruptStateError, LockedError, StorageError, UsageError
+from fam_engine.errors import (
+    CorruptStateError,
+    InputError,
+    LockedError,
+    StorageError,
+    UsageError,
+)
 
 STATE_FOLDER = ".fam-engine"
+_DATABASE = "journal.sqlite"
 # A record is blamed only after it was alone in this many dead processes: one kill -9 proves nothing.
 DEATHS_TO_BLAME = 3
 _LOOKS, _SECONDS_A_LOOK = 50, 0.01
@@ -63,7 +70,7 @@ class Journal:
             self._lock = _take_lock(self.folder / "lock", out)
         try:
             with storage_errors(out):
-                self.db = _open(self.folder / "journal.sqlite", _SCHEMA + schema)
+                self.db = _open(self.folder / _DATABASE, _SCHEMA + schema)
                 self._check_key(key, out)
         except BaseException:
             self._lock.close()
@@ -77,6 +84,23 @@ class Journal:
         """Close the file and let the folder go."""
         self.db.close()
         self._lock.close()
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Read the input; if it is refused before it was ever read whole, the folder is free for another job.
+
+        Nothing is computed before that, so nothing is lost. A job that has read its input keeps what it has,
+        whatever is refused when it goes on.
+        """
+        has_read = self.get("ingested") is not None
+        try:
+            yield
+        except InputError:
+            if not has_read:
+                self.db.close()
+                for end in ("", "-wal", "-shm"):
+                    (self.folder / f"{_DATABASE}{end}").unlink(missing_ok=True)
+            raise
 
     @contextlib.contextmanager
     def commit(self) -> Iterator[sqlite3.Connection]:
