@@ -77,6 +77,35 @@ def test_another_job_is_refused_and_the_difference_named(tmp_path: Path) -> None
     Journal(tmp_path, KEY, SCHEMA).__exit__(None, None, None)
 
 
+HASHES = ["a" * 64, "b" * 64, "c" * 64]
+NAMES = [[f"part-{number}.jsonl", 1000 + number] for number in range(9)]
+
+
+@pytest.mark.parametrize(
+    ("kept", "now", "said"),
+    [
+        (HASHES, ["a" * 64, "d" * 64, "e" * 64], "with other contents of file 2 of 3 in data ("),
+        (HASHES[:1], HASHES[1:2], "with other contents of the file in data ("),
+        (HASHES[:1], HASHES[:2], 'data = ["aaaaaaaaaaaa"], this one has ["aaaaaaaaaaaa", "bbbb'),
+        (HASHES[0], HASHES[1], 'data = "aaaaaaaaaaaa", this one has "bbbbbbbbbbbb"'),
+        ({}, {"prompt": "q"}, 'data = {}, this one has {"prompt": "q"}'),
+        (
+            NAMES,
+            [*NAMES[:6], ["part-6.jsonl", 7], *NAMES[7:]],
+            'data = ...], ["part-6.jsonl", 1006], ["part-7.jsonl", 1007], ["part-8...., '
+            'this one has ...], ["part-6.jsonl", 7], ["part-7.jsonl", 1007], ["part-8.jso...',
+        ),
+    ],
+)
+def test_of_two_long_values_is_shown_where_they_differ(
+    kept: object, now: object, said: str, tmp_path: Path
+) -> None:
+    Journal(tmp_path, {"data": kept}, SCHEMA).__exit__(None, None, None)
+    with pytest.raises(UsageError) as refused:
+        Journal(tmp_path, {"data": now}, SCHEMA)
+    assert said in str(refused.value)
+
+
 def test_a_second_process_is_locked_out_and_told_by_whom(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from fam_engine.jobs.journal import Journal\n"

@@ -22,7 +22,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from fam_engine.errors import (
     CorruptStateError,
@@ -36,6 +36,9 @@ STATE_FOLDER = ".fam-engine"
 _DATABASE = "journal.sqlite"
 # A record is blamed only after it was alone in this many dead processes: one kill -9 proves nothing.
 DEATHS_TO_BLAME = 3
+# Of a value that differs so much is shown, beginning a little before the difference; of a hash its first digits.
+_LONGEST_SHOWN, _SHOWN_BEFORE = 60, 20
+_HASH = re.compile(r'("[0-9a-f]{12})[0-9a-f]{52}"')
 _LOOKS, _SECONDS_A_LOOK = 50, 0.01
 
 _SCHEMA = """
@@ -209,8 +212,7 @@ def check_same_job(kept: dict[str, Any], key: dict[str, Any], out: Path) -> None
     for name in sorted(kept.keys() | now.keys()):
         if kept.get(name) != now.get(name):
             raise UsageError(
-                f"holds a job with {name} = {_short(kept.get(name))}, "
-                f"this one has {_short(now.get(name))}",
+                f"holds a job with {_difference(name, kept.get(name), now.get(name))}",
                 code="E_RESUME_MISMATCH",
                 where=str(out),
                 hint="choose another --out, or repeat the earlier settings",
@@ -222,9 +224,25 @@ def _most_deaths(db: sqlite3.Connection, entries: Sequence[int]) -> int:
     return int(row[0]) if row else 0
 
 
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _difference(name: str, kept: object, now: object) -> str:
+    """Say where two values differ: which file of a list of hashes, else both, from where they part."""
+    if _are_hashes(kept) and _are_hashes(now) and len(kept) == len(now):
+        place = next(i for i, pair in enumerate(zip(kept, now, strict=True)) if len(set(pair)) > 1)
+        which = f"file {place + 1} of {len(now)}" if len(now) > 1 else "the file"
+        return f"other contents of {which} in {name}"
+    texts = [_HASH.sub(r'\1"', json.dumps(value)) for value in (kept, now)]
+    same = len(os.path.commonprefix(texts)) if max(map(len, texts)) > _LONGEST_SHOWN else 0
+    before, after = (_short(text, max(same - _SHOWN_BEFORE, 0)) for text in texts)
+    return f"{name} = {before}, this one has {after}"
+
+
+def _are_hashes(value: object) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and all(_HASH.fullmatch(json.dumps(item)) for item in value)
+
+
+def _short(text: str, start: int) -> str:
+    end = start + _LONGEST_SHOWN
+    return f"{'...' * (start > 0)}{text[start:end]}{'...' * (len(text) > end)}"
 
 
 def _take_lock(path: Path, out: Path) -> Any:  # noqa: ANN401 - an open file
