@@ -21,7 +21,7 @@ from fam_engine.jobs.scoring import prepare as scoring
 from fam_engine.jobs.status.job import read_status
 from fam_engine.jobs.training import prepare as training
 
-COMMANDS = {
+COMMANDS: dict[str, tuple[Any, Callable[..., AbstractContextManager[Any]]]] = {
     "score": (ScoreConfig, scoring.prepared),
     "generate": (GenerateConfig, generation.prepared),
     "rewrite": (RewriteConfig, rewriting.prepared),
@@ -37,8 +37,6 @@ def begin(tiny_model: Path, tmp_path: Path) -> Callable[..., None]:
     """Begin a job: `begin("score", record, ...)` reads the input and computes nothing."""
 
     def run(command: str, record: dict[str, str], **settings: Any) -> None:  # noqa: ANN401
-        make: Any
-        prepared: Callable[..., AbstractContextManager[Any]]
         make, prepared = COMMANDS[command]
         data = tmp_path / "data.jsonl"
         data.write_text(json.dumps(record) + "\n")
@@ -84,7 +82,7 @@ def test_a_refused_validation_file_leaves_the_folder_free(
         begin("train", GOOD, validation_share=0.5)
     validation = tmp_path / "validation.jsonl"
     validation.write_text(json.dumps(BAD) + "\n")
-    with pytest.raises(InputError, match="validation.jsonl:1: not one record is usable"):
+    with pytest.raises(InputError, match=r"validation\.jsonl:1: not one record is usable"):
         begin("train", GOOD, validation=str(validation))
     validation.write_text(json.dumps(GOOD) + "\n")
     begin("train", GOOD, validation=str(validation))

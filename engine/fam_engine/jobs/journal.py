@@ -231,8 +231,10 @@ def _difference(name: str, kept: object, now: object) -> str:
         which = f"file {place + 1} of {len(now)}" if len(now) > 1 else "the file"
         return f"other contents of {which} in {name}"
     texts = [_HASH.sub(r'\1"', json.dumps(value)) for value in (kept, now)]
-    same = len(os.path.commonprefix(texts)) if max(map(len, texts)) > _LONGEST_SHOWN else 0
-    before, after = (_short(text, max(same - _SHOWN_BEFORE, 0)) for text in texts)
+    is_long = max(map(len, texts)) > _LONGEST_SHOWN
+    same = next((i for i, pair in enumerate(zip(*texts, strict=False)) if len(set(pair)) > 1), 0)
+    start = max(same - _SHOWN_BEFORE, 0) if is_long else 0
+    before, after = (_short(text, start) for text in texts)
     return f"{name} = {before}, this one has {after}"
 
 
