@@ -81,7 +81,8 @@ def test_a_gold_answer_may_be_true_or_false() -> None:
         ({"messages": [{"role": "user"}]}, "E_RECORD_FIELD", "`content`"),
         ({"messages": ["Hi"]}, "E_RECORD_TYPE", "messages[0]"),
         ({"prompt": "P", "response": "\ud800"}, "E_RECORD_TEXT", "surrogate"),
-        ({"text": "T"}, "E_RECORD_FORM", "`text`"),
+        ({"text": "T"}, "E_RECORD_FORM", "found `text`, expected"),
+        ({"text": "T", "response": None}, "E_RECORD_FORM", "found `text`, `response` (null), "),
     ],
 )
 def test_what_is_wrong_is_named(row: dict[str, Any], code: str, named: str) -> None:

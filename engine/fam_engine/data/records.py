@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 from fam_engine.errors import RecordError
@@ -87,11 +88,16 @@ def detect_form(row: Mapping[str, Any]) -> RecordForm:
     if form is not None:
         return form
     known = ", ".join("/".join(form.columns) for form in FORMS)
-    found = ", ".join(f"`{name}`" for name in list(row)[:8]) or "no columns"
     raise RecordError(
         "E_RECORD_FORM",
-        f"found {found}, expected one of {known} (name other columns with --map field=column)",
+        f"found {found_columns(row)}, expected one of {known} (name other columns with --map field=column)",
     )
+
+
+def found_columns(row: Mapping[str, Any]) -> str:
+    """Name the columns of a row, and which hold nothing: a --map may name some that are not there."""
+    names = (f"`{name}`{' (null)' * (value is None)}" for name, value in islice(row.items(), 8))
+    return ", ".join(names) or "no columns"
 
 
 def _form_of(row: Mapping[str, Any]) -> RecordForm | None:

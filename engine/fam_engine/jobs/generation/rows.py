@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fam_engine.data.records import found_columns
 from fam_engine.errors import RecordError
 
 # Kept beside the prompt, if there.
@@ -36,10 +37,9 @@ def find_kind(row: Mapping[str, Any]) -> str:
     if kind is not None:
         return kind
     known = ", ".join(RESPONSE_COLUMNS)
-    found = ", ".join(f"`{name}`" for name in list(row)[:8]) or "no columns"
     raise RecordError(
         "E_RECORD_FORM",
-        f"found {found}, expected one of {known} (name other columns with --map field=column)",
+        f"found {found_columns(row)}, expected one of {known} (name other columns with --map field=column)",
     )
 
 
