@@ -462,7 +462,7 @@ def read_config(kind: type[ConfigT], flags: dict[str, Any], file: Path | None) -
             raise UsageError(
                 f"unknown setting `{name}`{nearest(str(name), known)}",
                 code="E_CONFIG_NAME",
-                where=str(file),
+                where=str(file) if file else None,
             )
     try:
         return kind.model_validate(values)

@@ -61,6 +61,7 @@ def test_a_task_runs_and_leaves_lm_evals_own_files(
     [
         (("--model_args", "pretrained=nowhere"), 10, "error[E_MODEL_NOT_FOUND]", "nowhere"),
         (("--model_args", "pretrained=embedded,dtype=x"), 2, "error[E_LM_EVAL_ARGS]", "precision"),
+        ((), 2, "error[E_LM_EVAL_ARGS]", "give --model_args pretrained=MODEL"),
         (("--model", "nothing"), 2, "error[E_LM_EVAL]", "nothing"),
     ],
 )

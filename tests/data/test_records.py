@@ -68,7 +68,12 @@ def test_a_gold_answer_may_be_true_or_false() -> None:
         ({"prompt": "P", "response": ""}, "E_EMPTY_RESPONSE", "empty"),
         ({"prompt": 3, "response": "R"}, "E_RECORD_TYPE", "`prompt`"),
         ({"prompt": "P", "response": ["R"]}, "E_RECORD_TYPE", "`response`"),
-        ({"prompt": "P", "response": "R", "correct": "yes"}, "E_RECORD_TYPE", "`correct`"),
+        (
+            {"prompt": "P", "response": "R", "correct": "true"},
+            "E_RECORD_TYPE",
+            "is a text, expected true",
+        ),
+        ({"messages": [None]}, "E_RECORD_TYPE", "is null, expected an object"),
         ({"prompt": "P", "response": "R", "source": {}}, "E_RECORD_TYPE", "`source`"),
         ({"messages": CHAT[:1]}, "E_RECORD_ROLE", "assistant"),
         ({"messages": "Hi"}, "E_RECORD_TYPE", "`messages`"),
@@ -76,7 +81,8 @@ def test_a_gold_answer_may_be_true_or_false() -> None:
         ({"messages": [{"role": "user"}]}, "E_RECORD_FIELD", "`content`"),
         ({"messages": ["Hi"]}, "E_RECORD_TYPE", "messages[0]"),
         ({"prompt": "P", "response": "\ud800"}, "E_RECORD_TEXT", "surrogate"),
-        ({"text": "T"}, "E_RECORD_FORM", "`text`"),
+        ({"text": "T"}, "E_RECORD_FORM", "found `text`, expected"),
+        ({"text": "T", "response": None}, "E_RECORD_FORM", "found `text`, `response` (null), "),
     ],
 )
 def test_what_is_wrong_is_named(row: dict[str, Any], code: str, named: str) -> None:
@@ -96,4 +102,15 @@ def test_a_row_of_another_form_than_its_file_is_refused() -> None:
     form = detect_form({"prompt": "P", "response": "R"})
     with pytest.raises(RecordError) as caught:
         read_record({"question": "Q", "answer": "A"}, form, file="f", line=1, stem="f")
-    assert caught.value.code == "E_RECORD_FIELD"
+    assert (caught.value.code, caught.value.reason) == (
+        "E_RECORD_FIELD",
+        "field `prompt` is missing or null, expected text: the file's first record is of the form "
+        "prompt and response, this one of question and answer",
+    )
+
+
+def test_a_row_of_no_form_says_what_its_file_needs() -> None:
+    form = detect_form({"messages": CHAT})
+    with pytest.raises(RecordError) as caught:
+        read_record({"text": "T"}, form, file="f", line=1, stem="f")
+    assert caught.value.reason == "field `messages` is missing or null, expected a list of turns"

@@ -68,6 +68,8 @@ def test_other_names_of_columns(mapper: FamiliarityMapper, tiny_model: Path, row
     assert scored(renamed, other, 3)["nll_sum"][:] == scored(rows, mapper, 3)["nll_sum"][:]
     with pytest.raises(InputError, match="`text`, expected one of"):
         mapper(renamed[:2])
+    with pytest.raises(InputError, match="no column `text`, which `columns` names for `response`"):
+        other(rows[:2])
 
 
 def test_instructions_keep_their_input(mapper: FamiliarityMapper) -> None:

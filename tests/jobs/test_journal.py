@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fam_engine.errors import CorruptStateError, LockedError, StorageError, UsageError
+from fam_engine.errors import CorruptStateError, InputError, LockedError, StorageError, UsageError
 from fam_engine.jobs.journal import DEATHS_TO_BLAME, STATE_FOLDER, Journal
 
 KEY = {"model": "a", "seed": 0}
@@ -52,12 +52,58 @@ def test_a_job_that_has_lost_a_file_is_finished_only_once_that_is_said_again(
         assert journal.finished([file]) is None
 
 
+def refuse(journal: Journal) -> None:
+    with journal.reading():
+        raise InputError("no", code="E_INPUT_UNUSABLE")
+
+
+def test_input_that_is_refused_frees_the_folder_unless_it_was_read_before(tmp_path: Path) -> None:
+    with Journal(tmp_path, KEY, SCHEMA) as journal, pytest.raises(InputError):
+        refuse(journal)
+    with Journal(tmp_path, {**KEY, "seed": 1}, SCHEMA) as journal, journal.commit() as db:
+        journal.put("ingested", 1)
+        db.execute("INSERT INTO things VALUES ('computed')")
+    with Journal(tmp_path, {**KEY, "seed": 1}, SCHEMA) as journal, pytest.raises(InputError):
+        refuse(journal)
+    with Journal(tmp_path, {**KEY, "seed": 1}, SCHEMA) as journal:
+        assert journal.db.execute("SELECT name FROM things").fetchall() == [("computed",)]
+
+
 def test_another_job_is_refused_and_the_difference_named(tmp_path: Path) -> None:
     Journal(tmp_path, KEY, SCHEMA).__exit__(None, None, None)
     with pytest.raises(UsageError, match="seed = 0, this one has 1"):
         Journal(tmp_path, {**KEY, "seed": 1}, SCHEMA)
     # The refusal must not keep the folder locked.
     Journal(tmp_path, KEY, SCHEMA).__exit__(None, None, None)
+
+
+HASHES = ["a" * 64, "b" * 64, "c" * 64]
+NAMES = [[f"part-{number}.jsonl", 1000 + number] for number in range(9)]
+
+
+@pytest.mark.parametrize(
+    ("kept", "now", "said"),
+    [
+        (HASHES, ["a" * 64, "d" * 64, "e" * 64], "with other contents of file 2 of 3 in data ("),
+        (HASHES[:1], HASHES[1:2], "with other contents of the file in data ("),
+        (HASHES[:1], HASHES[:2], 'data = ["aaaaaaaaaaaa"], this one has ["aaaaaaaaaaaa", "bbbb'),
+        (HASHES[0], HASHES[1], 'data = "aaaaaaaaaaaa", this one has "bbbbbbbbbbbb"'),
+        ({}, {"prompt": "q"}, 'data = {}, this one has {"prompt": "q"}'),
+        (
+            NAMES,
+            [*NAMES[:6], ["part-6.jsonl", 7], *NAMES[7:]],
+            'data = ...], ["part-6.jsonl", 1006], ["part-7.jsonl", 1007], ["part-8...., '
+            'this one has ...], ["part-6.jsonl", 7], ["part-7.jsonl", 1007], ["part-8.jso...',
+        ),
+    ],
+)
+def test_of_two_long_values_is_shown_where_they_differ(
+    kept: object, now: object, said: str, tmp_path: Path
+) -> None:
+    Journal(tmp_path, {"data": kept}, SCHEMA).__exit__(None, None, None)
+    with pytest.raises(UsageError) as refused:
+        Journal(tmp_path, {"data": now}, SCHEMA)
+    assert said in str(refused.value)
 
 
 def test_a_second_process_is_locked_out_and_told_by_whom(tmp_path: Path) -> None:

@@ -40,6 +40,24 @@ def test_load_model_gives_a_decoder(tiny_checkpoint: TinyCheckpoint) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ({"precision": "int8"}, "precision is 'int8', expected one of nf4, bf16, fp32"),
+        ({"compute_dtype": "fp16"}, "compute_dtype is 'fp16', expected one of auto, bf16"),
+        ({"device": "gpu"}, "device is 'gpu', expected one of auto, cpu, cuda"),
+    ],
+)
+def test_a_choice_there_is_not_is_refused(choice: dict[str, Any], expected: str) -> None:
+    with pytest.raises(UsageError, match=expected):
+        load_model("embedded", **choice)
+
+
+def test_the_embedded_model_mistyped_is_suggested() -> None:
+    with pytest.raises(ModelRefusedError, match="did you mean `embedded`"):
+        load_model("embeded")
+
+
 def test_nothing_is_looked_up_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     def snapshot_download(*args: object, **kwargs: object) -> None:
         raise AssertionError("asked the hub")

@@ -16,7 +16,14 @@ from safetensors.torch import load_file, save_file
 from fam_engine.errors import ModelRefusedError
 from fam_engine.model.checkpoint import load_weights
 from fam_engine.model.config import ModelConfig
-from fam_engine.model.lora import HARMLESS, SOURCES, Adapter, attach_adapter, load_adapter
+from fam_engine.model.lora import (
+    HARMLESS,
+    SOURCES,
+    Adapter,
+    attach_adapter,
+    find_config,
+    load_adapter,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,6 +60,15 @@ def load(base: Path, adapter: Path) -> Weights:
     config = ModelConfig.from_folder(base)
     weights = load_weights(base, config, precision="fp32", compute_dtype=torch.float32, device=CPU)
     return attach_adapter(weights, load_adapter(adapter, config, base=None), config, device=CPU)
+
+
+def test_of_a_training_the_adapter_in_it_is_suggested(tmp_path: Path) -> None:
+    (tmp_path / "out" / "adapter").mkdir(parents=True)
+    (tmp_path / "out" / "adapter" / CONFIG).write_text("{}")
+    with pytest.raises(ModelRefusedError, match=r"out/adapter_config\.json.*mean .*out/adapter\?"):
+        find_config(tmp_path / "out")
+    with pytest.raises(ModelRefusedError, match="E_ADAPTER_NOT_FOUND"):
+        find_config(tmp_path / "nowhere")
 
 
 def merged(linear: Linear) -> torch.Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 from fam_engine.errors import RecordError
@@ -83,15 +84,28 @@ def detect_form(row: Mapping[str, Any]) -> RecordForm:
     Raises:
         RecordError: No known form has its columns here.
     """
-    for form in FORMS:
-        if all(row.get(column) is not None for column in form.columns):
-            return form
+    form = _form_of(row)
+    if form is not None:
+        return form
     known = ", ".join("/".join(form.columns) for form in FORMS)
-    found = ", ".join(f"`{name}`" for name in list(row)[:8]) or "no columns"
     raise RecordError(
         "E_RECORD_FORM",
-        f"found {found}, expected one of {known} (name other columns with --map field=column)",
+        f"found {found_columns(row)}, expected one of {known} (name other columns with --map field=column)",
     )
+
+
+def found_columns(row: Mapping[str, Any]) -> str:
+    """Name the columns of a row, and which hold nothing: a --map may name some that are not there."""
+    names = (f"`{name}`{' (null)' * (value is None)}" for name, value in islice(row.items(), 8))
+    return ", ".join(names) or "no columns"
+
+
+def _form_of(row: Mapping[str, Any]) -> RecordForm | None:
+    return next((form for form in FORMS if not _missing(row, form)), None)
+
+
+def _missing(row: Mapping[str, Any], form: RecordForm) -> list[str]:
+    return [column for column in form.columns if row.get(column) is None]
 
 
 def map_columns(row: Mapping[str, Any], columns: Mapping[str, str]) -> Mapping[str, Any]:
@@ -126,6 +140,8 @@ def read_record(
     Raises:
         RecordError: A field is missing, of a wrong type, or empty.
     """
+    if missing := _missing(row, form):
+        raise _missing_field(missing[0], row, form)
     context, verbatim, response = form.read(row)
     if not response:
         raise RecordError("E_EMPTY_RESPONSE", "the response is empty, expected some text")
@@ -146,6 +162,14 @@ def read_record(
         correct=_flag(row, "correct"),
         task=_label(row, "task"),
     )
+
+
+def _missing_field(name: str, row: Mapping[str, Any], form: RecordForm) -> RecordError:
+    expected = "a list of turns" if name in ("messages", "conversations") else "text"
+    reason = f"field `{name}` is missing or null, expected {expected}"
+    if other := _form_of(row):
+        reason += f": the file's first record is of the form {form.name}, this one of {other.name}"
+    return RecordError("E_RECORD_FIELD", reason)
 
 
 def gold_answer(row: Mapping[str, Any]) -> str | None:
@@ -199,6 +223,7 @@ def _flag(row: Mapping[str, Any], name: str) -> bool | None:
 
 def _type_name(value: object) -> str:
     names = {bool: "true/false", int: "a number", float: "a number", list: "a list"}
+    names |= {str: "a text", type(None): "null"}
     return names.get(type(value), "an object" if isinstance(value, Mapping) else "no text")
 
 

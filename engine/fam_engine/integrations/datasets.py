@@ -95,7 +95,7 @@ class FamiliarityMapper:
             Score name -> values; null, and `error` says why, where a row could not be scored.
 
         Raises:
-            InputError: The columns are of no known form.
+            InputError: The columns are of no known form, or one that was named is not there.
             UsageError: A single row came instead of a batch.
         """
         rows = self._rows(batch)
@@ -104,6 +104,13 @@ class FamiliarityMapper:
 
     def _rows(self, batch: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
         """Give the texts of a batch and nothing else: other columns may hold what JSON cannot."""
+        for field, column in self._columns.items():
+            if column not in batch:
+                found = ", ".join(f"`{name}`" for name in batch)
+                raise InputError(
+                    f"there is no column `{column}`, which `columns` names for `{field}`; found {found}",
+                    code="E_RECORD_FORM",
+                )
         mapped = map_columns(batch, self._columns)
         try:
             form = detect_form(mapped)

@@ -93,7 +93,7 @@ class FamEngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is an extra
 
     def __init__(
         self,
-        pretrained: str,
+        pretrained: str | None = None,
         *,
         peft: str | None = None,
         precision: Precision = "nf4",
@@ -114,6 +114,10 @@ class FamEngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is an extra
             ours = _HUGGING_FACE_NAMES.get(name)
             close = f"; its name here is `{ours}`" if ours else nearest(name, _OPTIONS)
             raise UsageError(f"model argument `{name}` is unknown{close}", code="E_LM_EVAL_ARGS")
+        if pretrained is None:  # lm-eval's own word for it would be a TypeError
+            message = "model argument `pretrained` is missing, a model folder or `embedded`"
+            hint = "give --model_args pretrained=MODEL"
+            raise UsageError(message, code="E_LM_EVAL_ARGS", hint=hint)
         self.pretrained = str(pretrained)
         self._model = ResidentModel(
             pretrained,

@@ -22,13 +22,23 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-from fam_engine.errors import CorruptStateError, LockedError, StorageError, UsageError
+from fam_engine.errors import (
+    CorruptStateError,
+    InputError,
+    LockedError,
+    StorageError,
+    UsageError,
+)
 
 STATE_FOLDER = ".fam-engine"
+_DATABASE = "journal.sqlite"
 # A record is blamed only after it was alone in this many dead processes: one kill -9 proves nothing.
 DEATHS_TO_BLAME = 3
+# Of a value that differs so much is shown, beginning a little before the difference; of a hash its first digits.
+_LONGEST_SHOWN, _SHOWN_BEFORE = 60, 20
+_HASH = re.compile(r'("[0-9a-f]{12})[0-9a-f]{52}"')
 _LOOKS, _SECONDS_A_LOOK = 50, 0.01
 
 _SCHEMA = """
@@ -63,7 +73,7 @@ class Journal:
             self._lock = _take_lock(self.folder / "lock", out)
         try:
             with storage_errors(out):
-                self.db = _open(self.folder / "journal.sqlite", _SCHEMA + schema)
+                self.db = _open(self.folder / _DATABASE, _SCHEMA + schema)
                 self._check_key(key, out)
         except BaseException:
             self._lock.close()
@@ -77,6 +87,23 @@ class Journal:
         """Close the file and let the folder go."""
         self.db.close()
         self._lock.close()
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Read the input; if it is refused before it was ever read whole, the folder is free for another job.
+
+        Nothing is computed before that, so nothing is lost. A job that has read its input keeps what it has,
+        whatever is refused when it goes on.
+        """
+        has_read = self.get("ingested") is not None
+        try:
+            yield
+        except InputError:
+            if not has_read:
+                self.db.close()
+                for end in ("", "-wal", "-shm"):
+                    (self.folder / f"{_DATABASE}{end}").unlink(missing_ok=True)
+            raise
 
     @contextlib.contextmanager
     def commit(self) -> Iterator[sqlite3.Connection]:
@@ -185,8 +212,7 @@ def check_same_job(kept: dict[str, Any], key: dict[str, Any], out: Path) -> None
     for name in sorted(kept.keys() | now.keys()):
         if kept.get(name) != now.get(name):
             raise UsageError(
-                f"holds a job with {name} = {_short(kept.get(name))}, "
-                f"this one has {_short(now.get(name))}",
+                f"holds a job with {_difference(name, kept.get(name), now.get(name))}",
                 code="E_RESUME_MISMATCH",
                 where=str(out),
                 hint="choose another --out, or repeat the earlier settings",
@@ -198,9 +224,27 @@ def _most_deaths(db: sqlite3.Connection, entries: Sequence[int]) -> int:
     return int(row[0]) if row else 0
 
 
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _difference(name: str, kept: object, now: object) -> str:
+    """Say where two values differ: which file of a list of hashes, else both, from where they part."""
+    if _are_hashes(kept) and _are_hashes(now) and len(kept) == len(now):
+        place = next(i for i, pair in enumerate(zip(kept, now, strict=True)) if len(set(pair)) > 1)
+        which = f"file {place + 1} of {len(now)}" if len(now) > 1 else "the file"
+        return f"other contents of {which} in {name}"
+    texts = [_HASH.sub(r'\1"', json.dumps(value)) for value in (kept, now)]
+    is_long = max(map(len, texts)) > _LONGEST_SHOWN
+    same = next((i for i, pair in enumerate(zip(*texts, strict=False)) if len(set(pair)) > 1), 0)
+    start = max(same - _SHOWN_BEFORE, 0) if is_long else 0
+    before, after = (_short(text, start) for text in texts)
+    return f"{name} = {before}, this one has {after}"
+
+
+def _are_hashes(value: object) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and all(_HASH.fullmatch(json.dumps(item)) for item in value)
+
+
+def _short(text: str, start: int) -> str:
+    end = start + _LONGEST_SHOWN
+    return f"{'...' * (start > 0)}{text[start:end]}{'...' * (len(text) > end)}"
 
 
 def _take_lock(path: Path, out: Path) -> Any:  # noqa: ANN401 - an open file

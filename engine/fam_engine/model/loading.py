@@ -15,10 +15,11 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import torch
 
+from fam_engine.config import nearest
 from fam_engine.data.plain_files import may_open, plain_file, read_json_object
 from fam_engine.errors import DeviceError, ModelRefusedError, StorageError, UsageError
 from fam_engine.model.checkpoint import Precision, load_weights
@@ -59,8 +60,11 @@ def load_model(
     Raises:
         ModelRefusedError: The model or adapter is not there, unsafe, incomplete or not understood.
         DeviceError: The device is not there.
-        UsageError: Precision fp32 multiplied in bf16.
+        UsageError: A choice there is not, or precision fp32 multiplied in bf16.
     """
+    _check_choice("precision", precision, get_args(Precision))
+    _check_choice("compute_dtype", compute_dtype, get_args(ComputeDtype))
+    _check_choice("device", device, get_args(Device))
     folder, _ = resolve_model(model, download=False)
     place = choose_device(device)
     dtype = choose_compute_dtype(compute_dtype, precision=precision, device=place)
@@ -70,6 +74,12 @@ def load_model(
         loaded = load_adapter(Path(adapter), config, base=weights.fingerprint)
         weights = attach_adapter(weights, loaded, config, device=place)
     return Decoder(config, weights, compute_dtype=dtype, device=place, precision=precision)
+
+
+def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        message = f"{name} is {value!r}, expected one of {', '.join(known)}"
+        raise UsageError(message, code="E_CONFIG_VALUE")
 
 
 def _with_generation_ends(config: ModelConfig, folder: Path) -> ModelConfig:
@@ -131,7 +141,7 @@ def resolve_model(model: str | Path, *, download: bool) -> tuple[Path, str | Non
     is_hub_id = _HUB_ID.fullmatch(str(model)) is not None
     if download and is_hub_id:
         return _download(str(model))
-    message = f"`{model}` is not a folder"
+    message = f"`{model}` is not a folder{nearest(str(model), [EMBEDDED])}"
     hint = "add --download to fetch it from the hub" if is_hub_id else "check the path"
     raise ModelRefusedError(message, code="E_MODEL_NOT_FOUND", hint=hint)
 

@@ -20,7 +20,7 @@ import torch
 
 from fam_engine.data.plain_files import plain_file, read_json_object
 from fam_engine.errors import ModelRefusedError, UsageError
-from fam_engine.model.adapter_files import TENSORS_FILE
+from fam_engine.model.adapter_files import CONFIG_FILE, TENSORS_FILE
 from fam_engine.model.checkpoint import linear_shapes
 from fam_engine.model.fields import Fields
 from fam_engine.model.fingerprint import check_base
@@ -174,6 +174,25 @@ class Adapter:
     matrices: dict[str, tuple[torch.Tensor, torch.Tensor]]
 
 
+def find_config(folder: Path) -> Path:
+    """Give the configuration of an adapter's folder.
+
+    Raises:
+        ModelRefusedError: There is none; if the folder is what `train` left, the message names the adapter in it.
+    """
+    if not folder.is_dir():
+        raise ModelRefusedError(
+            "is not a folder, expected a PEFT LoRA adapter",
+            code="E_ADAPTER_NOT_FOUND",
+            where=str(folder),
+        )
+    path, inner = folder / CONFIG_FILE, folder / "adapter"
+    if not path.exists() and (inner / CONFIG_FILE).is_file():
+        hint = f"did you mean {inner}?"
+        raise ModelRefusedError("no such file", code=CODE, where=str(path), hint=hint)
+    return plain_file(folder, CONFIG_FILE, code=CODE)
+
+
 def load_adapter(folder: Path, config: ModelConfig, *, base: str | None) -> Adapter:
     """Read and check an adapter.
 
@@ -187,7 +206,7 @@ def load_adapter(folder: Path, config: ModelConfig, *, base: str | None) -> Adap
             configuration names, in shape, dtype or by a value that is not finite; or it was trained
             over another model, and says so.
     """
-    path = plain_file(folder, "adapter_config.json", code=CODE)
+    path = find_config(folder)
     fields = Fields(read_json_object(path, code=CODE), where=str(path), code=CODE)
     fields.get("peft_type")
     fields.only("peft_type", ["LORA"])

@@ -205,6 +205,7 @@ def test_bad_records_are_left_out_and_named(tiny_model: Path, tmp_path: Path) ->
         '{"prompt": 7}',
         json.dumps({"prompt": "long " * 60}),
         '{"other": 1}',
+        '{"question": "one?"}',
         '{"prompt": "two?\\n", "choices": "abc"}',
         '{"prompt": "two?\\n"}',
     ]
@@ -218,11 +219,13 @@ def test_bad_records_are_left_out_and_named(tiny_model: Path, tmp_path: Path) ->
         (3, "E_RECORD_TYPE"),
         (4, "E_TOO_LONG"),
         (5, "E_RECORD_FIELD"),
-        (6, "E_RECORD_TYPE"),
+        (6, "E_RECORD_FIELD"),
+        (7, "E_RECORD_TYPE"),
     ]
-    assert list(texts_in(tmp_path / "out")) == [f"{file}:1#0", f"{file}:7#0"]
-    assert outcome.num_quarantined == 5
-    assert outcome.summary["records"]["read"] == 7
+    assert bad[4]["reason"].endswith("this one with `question`")
+    assert list(texts_in(tmp_path / "out")) == [f"{file}:1#0", f"{file}:8#0"]
+    assert outcome.num_quarantined == 6
+    assert outcome.summary["records"]["read"] == 8
 
 
 def test_long_prompts_are_cut_from_the_left_if_asked(tiny_model: Path, tmp_path: Path) -> None:

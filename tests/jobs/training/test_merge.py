@@ -51,6 +51,7 @@ def test_what_is_not_there_is_named_before_any_work(
     out = tmp_path / "merged"
     with pytest.raises(ModelRefusedError, match="E_ADAPTER_NOT_FOUND"):
         run_merge(MergeConfig(model=settings["model"], adapter=tmp_path / "no", out=out), notes)
+    (tmp_path / "adapter_config.json").write_text("{}")
     config = MergeConfig(
         model=settings["model"], adapter=tmp_path, out=out, data=("nowhere.jsonl",)
     )

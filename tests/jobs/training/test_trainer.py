@@ -21,7 +21,7 @@ def test_records_in_memory_train_the_adapter_of_a_file(
     assert (outcome.adapter / name).read_bytes() == (train().adapter / name).read_bytes()
     # The same records again: nothing is repeated.
     assert trainer.train(make_records(12), tmp_path / "own").summary == outcome.summary
-    with pytest.raises(UsageError, match="data ="):
+    with pytest.raises(UsageError, match="contents of the file in data"):
         trainer.train(make_records(10), tmp_path / "own")
 
 
@@ -34,3 +34,5 @@ def test_validation_records(settings: dict[str, Any], tmp_path: Path) -> None:
 def test_a_setting_that_is_wrong_is_named_at_once(tiny_model: Path) -> None:
     with pytest.raises(UsageError, match="did you mean `learning_rate`"):
         fam_engine.Trainer(tiny_model, learning_rat=1.0)
+    with pytest.raises(UsageError, match=r"`precision`.*'int8'"):
+        fam_engine.Trainer(tiny_model, precision="int8")

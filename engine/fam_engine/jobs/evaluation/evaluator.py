@@ -6,7 +6,6 @@ writes the records beside the job's progress and runs the very same job; the bas
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from fam_engine.config import EvalConfig, read_config
 from fam_engine.data.files import write_text_whole
 from fam_engine.jobs.evaluation.job import run_eval
+from fam_engine.jobs.given_records import record_lines
 from fam_engine.jobs.journal import storage_errors
 from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.running import Nobody
@@ -71,8 +71,7 @@ class Evaluator:
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             data = folder / "records.jsonl"
-            lines = (json.dumps(dict(record)) + "\n" for record in records)
-            write_text_whole(data, "".join(lines))
+            write_text_whole(data, "".join(record_lines(records)))
         config = self._config(Path(out), str(data), **settings)
         return run_eval(config, Nobody(), decoder=self._decoder)
 

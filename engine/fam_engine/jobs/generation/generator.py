@@ -6,7 +6,6 @@ job's own passes in a temporary folder, so that there is one way to generate and
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from fam_engine.jobs.generation.files import Origin, generated_records
 from fam_engine.jobs.generation.ingest import IngestPlan, ingest_questions
 from fam_engine.jobs.generation.judging import judge_texts
 from fam_engine.jobs.generation.texts import SCHEMA, TextMaker
+from fam_engine.jobs.given_records import record_lines
 from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.scoring.ingest import DataFile
 from fam_engine.model.generation import generator
@@ -110,7 +110,7 @@ class Generator:
         with tempfile.TemporaryDirectory(prefix="fam-engine-") as folder:
             data = Path(folder) / "records.jsonl"
             with data.open("w", encoding="utf-8") as file:
-                file.writelines(json.dumps(dict(record)) + "\n" for record in records)
+                file.writelines(record_lines(records))
             plan = IngestPlan(
                 max_length=self._max_length,
                 max_new_tokens=sampling.max_new_tokens,

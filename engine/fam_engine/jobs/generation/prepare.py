@@ -84,7 +84,7 @@ def prepared(
         key = _run_key(config, sources, encoder)
         with Journal(out, key, SCHEMA) as journal:
             progress.start("reading", None, "records")
-            with storage_errors(out):
+            with storage_errors(out), journal.reading():
                 ingest_questions(journal, encoder, plan, sources.files, advance)
             progress.note(f"the first prompt: {_clipped(journal.get('example'))}")
             yield Prepared(journal, encoder, sources, model, sampling)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fam_engine.data.records import found_columns
 from fam_engine.errors import RecordError
 
 # Kept beside the prompt, if there.
@@ -32,15 +33,18 @@ def find_kind(row: Mapping[str, Any]) -> str:
     Raises:
         RecordError: There is none.
     """
-    for kind in RESPONSE_COLUMNS:
-        if row.get(kind) is not None:
-            return kind
+    kind = _kind_of(row)
+    if kind is not None:
+        return kind
     known = ", ".join(RESPONSE_COLUMNS)
-    found = ", ".join(f"`{name}`" for name in list(row)[:8]) or "no columns"
     raise RecordError(
         "E_RECORD_FORM",
-        f"found {found}, expected one of {known} (name other columns with --map field=column)",
+        f"found {found_columns(row)}, expected one of {known} (name other columns with --map field=column)",
     )
+
+
+def _kind_of(row: Mapping[str, Any]) -> str | None:
+    return next((kind for kind in RESPONSE_COLUMNS if row.get(kind) is not None), None)
 
 
 def as_question(row: Mapping[str, Any], kind: str) -> dict[str, Any]:
@@ -55,7 +59,11 @@ def as_question(row: Mapping[str, Any], kind: str) -> dict[str, Any]:
         RecordError: The row does not ask with that column.
     """
     if row.get(kind) is None:
-        raise RecordError("E_RECORD_FIELD", f"field `{kind}` is missing or null, expected a prompt")
+        other = _kind_of(row)
+        why = f": the file's first record asks with it, this one with `{other}`" if other else ""
+        raise RecordError(
+            "E_RECORD_FIELD", f"field `{kind}` is missing or null, expected a prompt{why}"
+        )
     labels = {name: row[name] for name in _LABELS if row.get(name) is not None}
     prompt = {kind: row.get(kind)}
     if kind in ("messages", "conversations"):

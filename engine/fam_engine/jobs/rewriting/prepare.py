@@ -91,7 +91,7 @@ def prepared(
         key = _run_key(config, sources, encoder, asked)
         with Journal(out, key, SCHEMA) as journal:
             progress.start("reading", None, "records")
-            with storage_errors(out):
+            with storage_errors(out), journal.reading():
                 ingest_records(
                     journal,
                     encoder,

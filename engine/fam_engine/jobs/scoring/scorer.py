@@ -8,7 +8,6 @@ equal to it.
 from __future__ import annotations
 
 import contextlib
-import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ import pyarrow as pa
 from fam_engine.config import ComputeDtype, Device, Precision
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.errors import InputError
+from fam_engine.jobs.given_records import record_lines
 from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.scoring.entries import SCHEMA, EntryScorer
 from fam_engine.jobs.scoring.files import score_rows, scores_schema
@@ -163,8 +163,8 @@ def _written(records: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Journal, Pa
         data = Path(folder) / "records.jsonl"
         count = 0
         with data.open("w", encoding="utf-8") as file:
-            for count, record in enumerate(records, start=1):  # noqa: B007 - their number
-                file.write(json.dumps(dict(record)) + "\n")
+            for count, line in enumerate(record_lines(records), start=1):  # noqa: B007 - their number
+                file.write(line)
         with Journal(Path(folder) / "state", {}, SCHEMA) as journal:
             yield journal, data, count
 

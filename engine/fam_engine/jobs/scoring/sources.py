@@ -20,11 +20,11 @@ from fam_engine.data.reading import check_file, hash_file
 from fam_engine.data.templates import TEMPLATE_DATE
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.embedded import DEMO_RECORDS
-from fam_engine.errors import ModelRefusedError
 from fam_engine.jobs.scoring.ingest import DataFile, IngestPlan
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.loading import hash_model, load_model, resolve_model
+from fam_engine.model.lora import find_config
 from fam_engine.model.memory import default_tokens_per_batch
 from fam_engine.version import __version__
 
@@ -57,17 +57,13 @@ def find_sources(config: BaseModelSettings, data: Sequence[str], adapter: Path |
 
 
 def check_adapter(adapter: Path | None) -> None:
-    """Make sure that an adapter, where there is one, is a folder.
+    """Make sure that an adapter, where there is one, is a folder of one.
 
     Raises:
         ModelRefusedError: It is not.
     """
-    if adapter is not None and not adapter.is_dir():
-        raise ModelRefusedError(
-            "is not a folder, expected a PEFT LoRA adapter",
-            code="E_ADAPTER_NOT_FOUND",
-            where=str(adapter),
-        )
+    if adapter is not None:
+        find_config(adapter)
 
 
 def find_files(names: Sequence[str]) -> tuple[DataFile, ...]:

@@ -6,13 +6,13 @@ records beside the job's progress and runs the very same job, so there is one wa
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from fam_engine.config import TrainConfig, read_config
 from fam_engine.data.files import write_text_whole
+from fam_engine.jobs.given_records import record_lines
 from fam_engine.jobs.journal import storage_errors
 from fam_engine.jobs.running import Nobody
 from fam_engine.jobs.training.job import TrainOutcome, run_train
@@ -74,5 +74,5 @@ class Trainer:
 
 
 def _write(path: Path, records: Iterable[Mapping[str, Any]]) -> str:
-    write_text_whole(path, "".join(json.dumps(dict(record)) + "\n" for record in records))
+    write_text_whole(path, "".join(record_lines(records)))
     return str(path)

@@ -1,0 +1,39 @@
+"""Records that another program gives in memory, as lines of a file: from there on they go the way of every file.
+
+In: dicts of the forms files may have. Out: a line of JSON each, or an error that names the one that is none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from fam_engine.errors import InputError
+
+
+def record_lines(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Give each record as a line of JSON.
+
+    Raises:
+        InputError: One is no dict, or holds what JSON cannot; the message names it, counted from 1.
+    """
+    if isinstance(records, Mapping):
+        raise InputError("a dict was given, expected a list of dicts", code="E_RECORDS")
+    for number, record in enumerate(records, start=1):
+        if not isinstance(record, Mapping):
+            raise _refused(number, f"is of type {type(record).__name__}, expected a dict")
+        try:
+            line = json.dumps(dict(record))
+        except (TypeError, ValueError) as error:
+            raise _refused(number, f"holds what JSON cannot: {error}") from None
+        yield f"{line}\n"
+
+
+def _refused(number: int, message: str) -> InputError:
+    return InputError(
+        message,
+        code="E_RECORDS",
+        where=f"record {number}",
+        hint='a record is a dict such as {"prompt": "2 + 3?", "response": "5"}',
+    )
