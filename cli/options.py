@@ -6,7 +6,6 @@ In: nothing. Out: annotated types for the arguments of the commands, `settings_g
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -130,7 +129,7 @@ _NOT_SETTINGS = ("config", "dry_run", "as_json", "quiet", "map_")
 
 
 def settings_given(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Turn a command's arguments into settings: those of the run itself left out, --map read; a dry run needs no --out.
+    """Turn a command's arguments into settings: those of the run itself left out, --map read.
 
     Raises:
         UsageError: A --map that is no field=column.
@@ -143,8 +142,6 @@ def settings_given(arguments: dict[str, Any]) -> dict[str, Any]:
     }
     if arguments.get("map_"):
         settings["map"] = _columns(arguments["map_"])
-    if arguments.get("dry_run") and arguments.get("out") is None:
-        settings["out"] = pathlib.Path(os.devnull)  # it writes nothing
     return settings
 
 

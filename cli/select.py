@@ -111,7 +111,7 @@ def run(
     """
     given = options.settings_given(locals())
     if replay is not None:
-        _replay({**given, "out": out}, config, as_json=as_json)
+        _replay(given, config, as_json=as_json)
         return
     if quota:
         given["quota"] = _quotas(quota)

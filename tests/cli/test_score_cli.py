@@ -34,11 +34,11 @@ def test_a_job_prints_a_table_and_leaves_its_files(
 def test_json_is_all_of_standard_output(
     run: Run, tiny_model: Path, data: Path, tmp_path: Path
 ) -> None:
-    arguments = ("score", "--model", tiny_model, "--data", data, "--json")
-    code, printed, _ = run(*arguments, "--dry-run")  # which writes nothing, so needs no --out
+    arguments = ("score", "--model", tiny_model, "--data", data, "--out", tmp_path / "out")
+    code, printed, _ = run(*arguments, "--json", "--dry-run")
     assert code == 0
     assert json.loads(printed)["num_records"] == 2
-    code, printed, _ = run(*arguments, "--out", tmp_path / "out")
+    code, printed, _ = run(*arguments, "--json")
     assert json.loads(printed)["records"]["scored"] == 2
 
 
