@@ -103,8 +103,8 @@ agreement: $(STAMP) ## Log-probs of the same records in every tool; builds llama
 	$(BIN)/python benchmarks/agreement.py --models $(AGREEMENT_MODELS) --peers .venv-peers/bin/python \
 		--out benchmarks/results/agreement_cpu.json --markdown docs/agreement.md
 
-bench-memory: $(STAMP) ## Peak memory of scoring 100 MB, 1 GB and 10 GB
-	$(BIN)/python benchmarks/bench_memory.py --megabytes 100 1000 10000
+bench-memory: $(STAMP) ## Peak memory of scoring 100 MB, 1 GB and 10 GB (half an hour, 20 GB of disk)
+	$(BIN)/python benchmarks/bench_memory.py --megabytes 100 1000 10000 --out benchmarks/results/memory_cpu.json
 
 soak: $(STAMP) ## An hour of scoring with kills, full disks and little memory
 	$(BIN)/python benchmarks/soak.py --seconds 3600 --out benchmarks/results/soak_cpu.json

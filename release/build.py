@@ -50,8 +50,10 @@ def has_standard_library(target: str) -> bool:
 
 
 def maturin(*arguments: str) -> None:
-    """Run maturin; stop here if it fails."""
-    subprocess.run((sys.executable, "-m", "maturin", *arguments), cwd=ROOT, check=True)
+    """Run maturin, which looks for zig in the first Python on the path; stop here if it fails."""
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    command = (sys.executable, "-m", "maturin", *arguments)
+    subprocess.run(command, cwd=ROOT, check=True, env=os.environ | {"PATH": path})
 
 
 def main() -> None:
