@@ -55,10 +55,9 @@ audit: ## Licences, sources and versions of the Rust dependencies, offline (buil
 test-faults: $(STAMP) ## Kill jobs at random moments and compare their results
 	$(PYTEST) -m faults
 
-RAY_TESTS ?= tests
 test-ray: $(STAMP) ## Share jobs on a real Ray with four logical GPUs (installs Ray, 240 MB)
 	$(BIN)/pip install --quiet 'ray>=2.50'
-	$(PYTEST) -m ray $(RAY_TESTS)
+	$(PYTEST) -m ray
 
 faults-all: $(STAMP) ## Every fault at every call that changes the folder of a small job (hours; goes on where it stopped)
 	$(PYTEST) tests/faults/every_call.py
