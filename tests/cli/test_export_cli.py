@@ -120,6 +120,7 @@ def test_flags_that_do_not_go_together_are_refused(
     run: Run, data: Path, tmp_path: Path, flags: tuple[str, ...], named: str
 ) -> None:
     (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "adapter_config.json").write_text("{}")
     here = [str(tmp_path / "a") if flag == "a" else flag for flag in flags]
     code, _, err = run("export", data, *here, "--quiet")
     assert code == 2

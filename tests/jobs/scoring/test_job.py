@@ -293,7 +293,7 @@ def test_a_finished_job_is_not_repeated_and_another_one_refused(
             with pytest.raises(UsageError, match="template_sha256"):
                 score(tiny_model, data, tmp_path / "templated", **settings)
     write(data, make_records(24, seed=9))
-    with pytest.raises(UsageError, match="data ="):
+    with pytest.raises(UsageError, match="other contents of the file in data"):
         score(tiny_model, data, tmp_path / "out")
 
 
