@@ -2,7 +2,9 @@
 //!
 //! In: texts. Out: flat ids and offsets, the same for any number of threads.
 
+use std::mem::take;
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, Result, guard};
 use crate::threads;
@@ -152,23 +154,43 @@ fn encode_runs<T: AsRef<str> + Sync>(
         })?;
         Ok((ids, lengths))
     })?;
-    join_runs(runs, texts.len())
+    join_runs(runs, texts.len(), num_threads)
 }
 
-fn join_runs(runs: Vec<Run>, num_texts: usize) -> Result<Ragged> {
-    let mut joined = Ragged { ids: Vec::new(), offsets: Vec::with_capacity(num_texts + 1) };
+fn join_runs(runs: Vec<Run>, num_texts: usize, num_threads: Option<usize>) -> Result<Ragged> {
+    let mut offsets = Vec::with_capacity(num_texts + 1);
     let mut end = 0_i64;
-    joined.offsets.push(end);
-    for (ids, lengths) in runs {
-        for length in lengths {
-            end += i64::try_from(length).map_err(|_| Error::Argument("too many ids".to_owned()))?;
-            joined.offsets.push(end);
-        }
-        if joined.ids.is_empty() {
-            joined.ids = ids; // with one thread there is nothing to copy
-        } else {
-            joined.ids.extend_from_slice(&ids);
-        }
+    offsets.push(end);
+    for length in runs.iter().flat_map(|(_, lengths)| lengths) {
+        end += i64::try_from(*length).map_err(|_| Error::Argument("too many ids".to_owned()))?;
+        offsets.push(end);
     }
+    let ids = join_ids(runs.into_iter().map(|(ids, _)| ids).collect(), num_threads)?;
+    Ok(Ragged { ids, offsets })
+}
+
+/// Copies parts one behind the other, on several threads: new memory costs more than the copy.
+fn join_ids(mut parts: Vec<Vec<i32>>, num_threads: Option<usize>) -> Result<Vec<i32>> {
+    if parts.len() == 1 {
+        return Ok(parts.swap_remove(0)); // with one thread there is nothing to copy
+    }
+    let sizes: Vec<usize> = parts.iter().map(|part| size_of_val(part.as_slice())).collect();
+    let mut joined = vec![0; parts.iter().map(Vec::len).sum()];
+    let mut rest = joined.as_mut_slice();
+    let mut places = Vec::with_capacity(parts.len());
+    for part in parts {
+        let (place, after) = rest.split_at_mut(part.len());
+        places.push(Mutex::new((place, part)));
+        rest = after;
+    }
+    threads::in_order(&sizes, num_threads, |run| {
+        for place in &places[run] {
+            let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
+            let part = take(&mut place.1);
+            place.0.copy_from_slice(&part);
+        }
+        Ok(())
+    })?;
+    drop(places);
     Ok(joined)
 }
