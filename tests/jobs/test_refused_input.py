@@ -15,6 +15,7 @@ from fam_engine.errors import InputError, UsageError
 from fam_engine.jobs.evaluation import prepare as evaluation
 from fam_engine.jobs.generation import prepare as generation
 from fam_engine.jobs.interrupts import Interrupts
+from fam_engine.jobs.journal import STATE_FOLDER
 from fam_engine.jobs.rewriting import prepare as rewriting
 from fam_engine.jobs.running import Nobody
 from fam_engine.jobs.scoring import prepare as scoring
@@ -84,5 +85,6 @@ def test_a_refused_validation_file_leaves_the_folder_free(
     validation.write_text(json.dumps(BAD) + "\n")
     with pytest.raises(InputError, match=r"validation\.jsonl:1: not one record is usable"):
         begin("train", GOOD, validation=str(validation))
+    assert [path.name for path in (tmp_path / "out" / STATE_FOLDER).iterdir()] == ["lock"]
     validation.write_text(json.dumps(GOOD) + "\n")
     begin("train", GOOD, validation=str(validation))

@@ -17,6 +17,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import socket
 import sqlite3
 import time
@@ -100,10 +101,18 @@ class Journal:
             yield
         except InputError:
             if not has_read:
-                self.db.close()
-                for end in ("", "-wal", "-shm"):
-                    (self.folder / f"{_DATABASE}{end}").unlink(missing_ok=True)
+                self.forget()
             raise
+
+    def forget(self) -> None:
+        """Give the folder back to any other job: nothing of this one is left but its lock, held until the end."""
+        self.db.close()
+        # This first: without it, whatever else a death here leaves belongs to nobody.
+        for end in ("", "-wal", "-shm"):
+            (self.folder / f"{_DATABASE}{end}").unlink(missing_ok=True)
+        for path in self.folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
 
     @contextlib.contextmanager
     def commit(self) -> Iterator[sqlite3.Connection]:

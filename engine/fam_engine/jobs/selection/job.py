@@ -100,8 +100,7 @@ def _claimed(config: SelectConfig, records: RecordColumns) -> Iterator[Journal]:
         try:
             yield journal
         except BaseException:
-            with journal.commit() as db:
-                db.execute("DELETE FROM meta")
+            journal.forget()
             raise
 
 

@@ -20,8 +20,6 @@ from fam_engine.jobs.scoring import ingest
 from fam_engine.jobs.training.examples import Examples
 from fam_engine.jobs.training.peers import PeerLostError
 
-VALIDATION = "validation"
-
 
 class CrashWatch:
     """Notes what is computed, and looks at what a dead process was at.
@@ -118,4 +116,4 @@ class CrashWatch:
 
 def open_validation(journal: Journal) -> Journal:
     """Open what is kept of the validation file, in a folder of a job's own."""
-    return Journal(journal.folder / VALIDATION, journal.get("key"), ingest.SCHEMA)
+    return Journal(journal.folder / "validation", journal.get("key"), ingest.SCHEMA)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from fam_engine.jobs.scoring import ingest
 from fam_engine.jobs.scoring.ingest import DataFile, IngestPlan, ingest_records
 from fam_engine.jobs.scoring.prepare import Progress, shown_form
 from fam_engine.jobs.scoring.sources import Sources, find_files, find_sources, input_key
-from fam_engine.jobs.training.crashes import VALIDATION, open_validation
+from fam_engine.jobs.training.crashes import open_validation
 from fam_engine.jobs.training.examples import (
     Examples,
     assistant_turns,
@@ -122,8 +121,6 @@ class _Reader:
     def examples(self, journal: Journal) -> tuple[Examples, Examples | None]:
         """Give what to train on and what to judge by."""
         config = self._config
-        if journal.get("ingested") is None:  # what is there is of a job whose input was refused
-            shutil.rmtree(journal.folder / VALIDATION, ignore_errors=True)
         train = self._read(journal, self._sources.files, limit=config.limit)
         validation: Examples | None = None
         if config.validation_share is not None:
