@@ -98,9 +98,8 @@ class Run:
     def __init__(self, line: Sequence[str], folder: Path, prepare: Prepare | None = None) -> None:
         folder.mkdir(exist_ok=True)
         for name in (_PRINTED, _ERRORS, _CALLS):
-            (folder / name).unlink(
-                missing_ok=True
-            )  # those of an earlier run, or links to another's
+            # Those of an earlier run, or links to another's.
+            (folder / name).unlink(missing_ok=True)
         self._folder = folder
         self._process: ForkServerProcess = _SERVER.Process(
             target=_work, args=(line, folder, prepare), daemon=True
@@ -137,11 +136,13 @@ class Run:
             self._process.join()
         code = self._process.exitcode
         assert code is not None
-        printed, errors, calls = (
-            (self._folder / name).read_text(errors="replace")
-            for name in (_PRINTED, _ERRORS, _CALLS)
-        )
+        printed, errors, calls = map(self._read, (_PRINTED, _ERRORS, _CALLS))
         return Ended(code, printed, errors, int(calls or 0))
+
+    def _read(self, name: str) -> str:
+        """Read what it wrote; a run that was killed at once has made no file."""
+        path = self._folder / name
+        return path.read_text(errors="replace") if path.exists() else ""
 
 
 def run(line: Sequence[str], folder: Path, prepare: Prepare | None = None) -> Ended:
