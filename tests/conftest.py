@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+
+if not torch.cuda.is_available():
+    # Before anything imports Triton, which asks once.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 import fam_engine.model  # noqa: F401 - says how matrices are multiplied, before any are
 

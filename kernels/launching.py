@@ -1,0 +1,115 @@
+"""How Triton kernels are launched, as data: block sizes come from tables, never from tuning at run time.
+
+A kernel's file gives a `Launch` for shapes, dtype and GPU, launches with it, and lists as `Variant`s what it launches
+for the models it is made for. The same variants are compiled without a GPU for every capability
+(tests/kernels/offline.py), so what is measured there is what runs.
+
+Rules for all kernels here. Values are brought to float32 when loaded. `enable_fp_fusion` is said, not left to Triton,
+whose default changed between versions. Sizes known with the model (D, N, K, V) are constexpr; counts of a batch (T, R)
+are not specialized. Sums across programs go through partial results and a second kernel, in a fixed order; no atomics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import torch
+import triton
+
+# Compute capabilities compiled for: A100; 3090; 4090; H100, H200; B200; 5090.
+CAPABILITIES: Final = (80, 86, 89, 90, 100, 120)
+# Bytes of shared memory a block may have there (CUDA C programming guide, table of technical specifications).
+SHARED_LIMIT: Final = {
+    80: 166_912,
+    86: 101_376,
+    89: 101_376,
+    90: 232_448,
+    100: 232_448,
+    120: 101_376,
+}
+# Triton's interpreter, on CPU tensors: it is wrong for bf16 arithmetic, and has no inline assembly.
+INTERPRETED: Final = bool(triton.knobs.runtime.interpret)
+# How Triton names a pointer to each dtype.
+POINTER: Final = {
+    torch.bfloat16: "*bf16",
+    torch.float16: "*fp16",
+    torch.float32: "*fp32",
+    torch.float64: "*fp64",
+    torch.uint8: "*u8",
+    torch.int32: "*i32",
+    torch.int64: "*i64",
+}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What a kernel is compiled with.
+
+    Attributes:
+        constants: Its constexpr arguments by name.
+        num_warps: Warps a program.
+        num_stages: Stages of the software pipeline.
+        enable_fp_fusion: Whether a product and a sum may become one rounding.
+    """
+
+    constants: Mapping[str, Any]
+    num_warps: int = 4
+    num_stages: int = 2
+    enable_fp_fusion: bool = True
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Return what the compiler takes beside the arguments."""
+        return {
+            "num_warps": self.num_warps,
+            "num_stages": self.num_stages,
+            "enable_fp_fusion": self.enable_fp_fusion,
+        }
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """Return the keywords of a launch: `kernel[grid](*arguments, **launch.keywords)`."""
+        return {**self.constants, **self.options}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One kernel as it is shipped for one capability.
+
+    Attributes:
+        name: Kernel and what sets its shape, such as "nf4_dequantize bf16 4096x4096".
+        kernel: What `triton.jit` gives.
+        arguments: Types of the arguments that are not constexpr, by name: "*bf16", "i32", "fp32". Pointers are
+            taken to be multiples of 16 bytes, as torch's are.
+        launch: What it is launched with.
+        divisible: Integer arguments that are always multiples of 16, which `triton.jit` then specializes.
+        uses_matrix_units: Whether the GPU's matrix instructions must appear in it.
+        values: Values a program makes, for counting instructions a value; None: not counted.
+    """
+
+    name: str
+    kernel: Any
+    arguments: Mapping[str, str]
+    launch: Launch
+    divisible: frozenset[str] = field(default_factory=frozenset)
+    uses_matrix_units: bool = False
+    values: int | None = None
+
+
+def capability_of(device: torch.device) -> int:
+    """Give the capability a device is launched for: its own, or the nearest older one known here.
+
+    The interpreter is taken to be the oldest.
+
+    Raises:
+        ValueError: The GPU is older than all of them.
+    """
+    if device.type != "cuda":
+        return CAPABILITIES[0]
+    major, minor = torch.cuda.get_device_capability(device)
+    known = [capability for capability in CAPABILITIES if capability <= 10 * major + minor]
+    if not known:
+        raise ValueError(f"the GPU has compute capability {major}.{minor}, the kernels need 8.0")
+    return known[-1]

@@ -1,0 +1,203 @@
+"""Compile every shipped kernel for every GPU known, without one, and hold it against what is recorded.
+
+    python -m tests.kernels.offline            compare with tests/kernels/budgets/triton-VERSION.json
+    python -m tests.kernels.offline --write    record
+
+In: the `variants(capability)` of every `kernels/*_triton.py`. Measured of each: registers, bytes spilled to memory,
+bytes of shared memory, instructions (and for a value made, where a kernel counts them), and whether it uses matrix
+instructions.
+Budgets hold for one version of Triton: another one compiles otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from fam_engine.kernels.launching import CAPABILITIES, SHARED_LIMIT, Variant
+
+_KERNELS = Path(__file__).parents[2] / "kernels"
+BUDGETS = Path(__file__).with_name("budgets") / f"triton-{triton.__version__}.json"
+_TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+# Matrix instructions of PTX by capability.
+_MATRIX = {
+    80: "mma.sync",
+    86: "mma.sync",
+    89: "mma.sync",
+    90: "wgmma",
+    100: "tcgen05",
+    120: "mma.sync",
+}
+# Compilers order instructions anew at every release of ours; more than this is a change of the code.
+_SLACK = 1.05
+_NUM_PROCESSES = 2
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the compiler made of a variant.
+
+    Attributes:
+        registers: A thread.
+        spilled: Bytes a thread keeps in memory for want of registers.
+        shared: Bytes of shared memory a program.
+        instructions: Machine instructions of the kernel, whole.
+        per_value: Instructions a thread executes for a value it makes, were there no loop; None: not counted.
+        has_matrix: Whether it uses the GPU's matrix instructions.
+    """
+
+    registers: int
+    spilled: int
+    shared: int
+    instructions: int
+    per_value: float | None
+    has_matrix: bool
+
+
+def modules() -> list[str]:
+    """Give the names of the modules with Triton kernels."""
+    return [f"fam_engine.kernels.{path.stem}" for path in sorted(_KERNELS.glob("*_triton.py"))]
+
+
+def variants(capability: int) -> Iterator[Variant]:
+    """Yield all shipped variants for a capability."""
+    for name in modules():
+        yield from importlib.import_module(name).variants(capability)
+
+
+def measure(capability: int) -> dict[str, dict[str, Any]]:
+    """Compile and measure all variants for a capability, by name."""
+    found = {}
+    for variant in variants(capability):
+        assert variant.name not in found, f"two variants are named {variant.name}"
+        found[variant.name] = asdict(_measure(variant, capability))
+    return found
+
+
+def complaints(found: dict[str, dict[str, Any]], capability: int) -> list[str]:
+    """Say what no recorded budget may allow."""
+    limit = SHARED_LIMIT[capability]
+    matrix = {variant.name: variant.uses_matrix_units for variant in variants(capability)}
+    said = []
+    for name, one in found.items():
+        if one["spilled"]:
+            said.append(f"{name} on sm_{capability} spills {one['spilled']} bytes")
+        if one["shared"] > limit:
+            said.append(f"{name} on sm_{capability} needs {one['shared']} of {limit} bytes shared")
+        if matrix[name] and not one["has_matrix"]:
+            said.append(f"{name} on sm_{capability} uses no {_MATRIX[capability]}")
+    return said
+
+
+def changes(found: dict[str, dict[str, Any]], recorded: dict[str, dict[str, Any]]) -> list[str]:
+    """Say where a measurement is worse than what is recorded, or either is missing."""
+    said = [f"{name} is recorded and no longer shipped" for name in recorded.keys() - found.keys()]
+    for name, now in found.items():
+        if name not in recorded:
+            said.append(f"{name} is not recorded")
+            continue
+        before = recorded[name]
+        said += [
+            f"{name}: {what} {before[what]} -> {now[what]}"
+            for what in ("registers", "shared", "instructions")
+            if now[what] > before[what] * _SLACK
+        ]
+    return said
+
+
+def _measure(variant: Variant, capability: int) -> Measured:
+    compiled = triton.compile(
+        _source(variant), target=GPUTarget("cuda", capability, 32), options=variant.launch.options
+    )
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        usage = _cuobjdump("--dump-resource-usage", file.name)
+        code = _cuobjdump("-sass", file.name)
+    instructions = len(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s", code, re.MULTILINE))
+    threads = 32 * variant.launch.num_warps
+    per_value = instructions * threads / variant.values if variant.values else None
+    return Measured(
+        registers=_number(usage, "REG"),
+        spilled=_number(usage, "LOCAL") + _number(usage, "STACK"),
+        shared=compiled.metadata.shared,
+        instructions=instructions,
+        per_value=round(per_value, 2) if per_value else None,
+        has_matrix=_MATRIX[capability] in compiled.asm["ptx"],
+    )
+
+
+def _source(variant: Variant) -> ASTSource:
+    constants = dict(variant.launch.constants)
+    names = variant.kernel.arg_names
+    missing = [name for name in names if name not in variant.arguments and name not in constants]
+    assert not missing, f"{variant.name} says nothing of {missing}"
+    aligned = {
+        name
+        for name, kind in variant.arguments.items()
+        if kind.startswith("*") or name in variant.divisible
+    }
+    return ASTSource(
+        fn=variant.kernel,
+        signature={name: variant.arguments.get(name, "constexpr") for name in names},
+        constexprs={(names.index(name),): value for name, value in constants.items()},
+        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
+    )
+
+
+def _cuobjdump(what: str, file: str) -> str:
+    command = [str(_TOOLS / "cuobjdump"), what, file]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+def _number(usage: str, name: str) -> int:
+    match = re.search(rf"\b{name}:(\d+)", usage)
+    assert match, usage
+    return int(match[1])
+
+
+def measure_all() -> dict[str, dict[str, dict[str, Any]]]:
+    """Give all measurements, by capability and name; compiles anew, whatever Triton has kept."""
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["TRITON_CACHE_DIR"] = cache
+        with ProcessPoolExecutor(_NUM_PROCESSES) as pool:
+            results = list(pool.map(measure, CAPABILITIES))
+    return {str(capability): one for capability, one in zip(CAPABILITIES, results, strict=True)}
+
+
+def main() -> int:
+    """Record, or compare and say what is wrong."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--write", action="store_true", help="record what is measured")
+    found, write = measure_all(), parser.parse_args().write
+    said = [line for key, one in found.items() for line in complaints(one, int(key))]
+    if write:
+        BUDGETS.parent.mkdir(exist_ok=True)
+        BUDGETS.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+    elif BUDGETS.exists():
+        recorded = json.loads(BUDGETS.read_text())
+        for key, one in found.items():
+            said += [f"sm_{key}: {line}" for line in changes(one, recorded.get(key, {}))]
+    else:
+        said.append(f"nothing is recorded for triton {triton.__version__}")
+    print("\n".join(said) or f"{sum(map(len, found.values()))} kernels are as recorded")
+    return int(bool(said))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
