@@ -1,4 +1,4 @@
-# mypy: allow-untyped-defs, allow-incomplete-defs
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 """The gated activation of the MLP, as a Triton kernel.
 
 Equation, dimensions and dtypes as in `swiglu.py`, its reference: arithmetic in fp32, one rounding.
