@@ -28,7 +28,7 @@ demo: $(STAMP) ## Score 1,000 real answers with the embedded model
 
 test: $(STAMP) ## Run all tests
 	cargo test --quiet --manifest-path rust_tokenize/Cargo.toml
-	$(PYTEST) -m 'not faults and not ray'
+	$(PYTEST) --numprocesses 2 -m 'not faults and not ray'
 
 check: $(STAMP) ## Lint, types, layers
 	$(BIN)/ruff format --check .
