@@ -4,8 +4,9 @@
 Equations, dimensions, dtypes, rounding and memory traffic as in `qk_norm_rope.py`, their reference.
 
 One program takes several heads of one token, as two tiles: the first halves of the heads and the
-second, so that a turn needs no exchange between threads. Tables and norm weights are read once a
-program. The tile is set by the width of heads alone, so a head's bits depend on that head and its row
+second, so that a turn needs no exchange between threads. Tables and norm weights are loaded for every
+head of the tile: they come from the L1 cache, and as one row they would have another layout and reach
+the tile through shared memory, with 3 barriers, with norms 7. The tile is set by the width of heads alone, so a head's bits depend on that head and its row
 of the tables, and not on which other heads, if any, it is given with.
 
 Products and sums are rounded one by one (`enable_fp_fusion` off): without norms, results have the bits
@@ -33,17 +34,12 @@ _SHIPPED_NORMS = (128,)
 
 
 @triton.jit
-def _place(token, head, token_stride, head_stride, column):
-    """Give offsets of the first halves of a token's heads."""
-    return token * token_stride + head[:, None] * head_stride + column[None]
-
-
-@triton.jit
-def _weights(q_norm, k_norm, head, column, in_half, num_queries):
-    """Give the norm weights of each head at some columns, in fp32."""
-    query = tl.load(q_norm + column, mask=in_half, other=0.0).to(tl.float32)
-    key = tl.load(k_norm + column, mask=in_half, other=0.0).to(tl.float32)
-    return tl.where((head < num_queries)[:, None], query[None], key[None])
+def _weights(q_norm, k_norm, head, column, inside, num_queries):
+    """Give the norm weights of each head, [heads, half], in fp32."""
+    places = head * 0 + column
+    query = tl.load(q_norm + places, mask=inside, other=0.0)
+    key = tl.load(k_norm + places, mask=inside, other=0.0)
+    return tl.where(head < num_queries, query, key).to(tl.float32)
 
 
 @triton.jit
@@ -61,24 +57,23 @@ def _qk_norm_rope(
     HALF: tl.constexpr, BLOCK_HEADS: tl.constexpr, BLOCK_HALF: tl.constexpr,
 ):  # fmt: skip
     token = tl.program_id(0).to(tl.int64)
-    head = tl.program_id(1) * BLOCK_HEADS + tl.arange(0, BLOCK_HEADS)
-    column = tl.arange(0, BLOCK_HALF)
-    in_half = column < HALF
-    inside = (head < num_heads)[:, None] & in_half[None]
-    places = x + _place(token, head, x_token_stride, x_head_stride, column)
+    head = tl.program_id(1) * BLOCK_HEADS + tl.arange(0, BLOCK_HEADS)[:, None]
+    column = tl.arange(0, BLOCK_HALF)[None]
+    inside = (head < num_heads) & (column < HALF)
+    places = x + token * x_token_stride + head * x_head_stride + column
     a = tl.load(places, mask=inside, other=0.0).to(tl.float32)
     b = tl.load(places + HALF, mask=inside, other=0.0).to(tl.float32)
     if q_norm is not None:
         scale = _inverse_rms(a, b, eps, HALF)
-        a = a * scale * _weights(q_norm, k_norm, head, column, in_half, num_queries)
-        b = b * scale * _weights(q_norm + HALF, k_norm + HALF, head, column, in_half, num_queries)
+        a = a * scale * _weights(q_norm, k_norm, head, column, inside, num_queries)
+        b = b * scale * _weights(q_norm + HALF, k_norm + HALF, head, column, inside, num_queries)
         a = a.to(x.dtype.element_ty).to(tl.float32)
         b = b.to(x.dtype.element_ty).to(tl.float32)
 
-    turn = token * HALF + column
-    c = tl.load(cos + turn, mask=in_half, other=0.0)[None]
-    s = tl.load(sin + turn, mask=in_half, other=0.0)[None]
-    places = out + _place(token, head, out_token_stride, out_head_stride, column)
+    turn = token * HALF + head * 0 + column
+    c = tl.load(cos + turn, mask=inside, other=0.0)
+    s = tl.load(sin + turn, mask=inside, other=0.0)
+    places = out + token * out_token_stride + head * out_head_stride + column
     tl.store(places, (a * c - b * s).to(out.dtype.element_ty), mask=inside)
     tl.store(places + HALF, (b * c + a * s).to(out.dtype.element_ty), mask=inside)
 
@@ -91,28 +86,27 @@ def _qk_norm_rope_backward(
     HALF: tl.constexpr, BLOCK_HEADS: tl.constexpr, BLOCK_HALF: tl.constexpr,
 ):  # fmt: skip
     token = tl.program_id(0).to(tl.int64)
-    head = tl.program_id(1) * BLOCK_HEADS + tl.arange(0, BLOCK_HEADS)
-    column = tl.arange(0, BLOCK_HALF)
-    in_half = column < HALF
-    inside = (head < num_heads)[:, None] & in_half[None]
-    places = grad + _place(token, head, grad_token_stride, grad_head_stride, column)
+    head = tl.program_id(1) * BLOCK_HEADS + tl.arange(0, BLOCK_HEADS)[:, None]
+    column = tl.arange(0, BLOCK_HALF)[None]
+    inside = (head < num_heads) & (column < HALF)
+    places = grad + token * grad_token_stride + head * grad_head_stride + column
     grad_a = tl.load(places, mask=inside, other=0.0).to(tl.float32)
     grad_b = tl.load(places + HALF, mask=inside, other=0.0).to(tl.float32)
-    turn = token * HALF + column
-    c = tl.load(cos + turn, mask=in_half, other=0.0)[None]
-    s = tl.load(sin + turn, mask=in_half, other=0.0)[None]
+    turn = token * HALF + head * 0 + column
+    c = tl.load(cos + turn, mask=inside, other=0.0)
+    s = tl.load(sin + turn, mask=inside, other=0.0)
     back_a = grad_a * c + grad_b * s
     back_b = grad_b * c - grad_a * s
 
     if q_norm is not None:
-        before = x + _place(token, head, x_token_stride, x_head_stride, column)
+        before = x + token * x_token_stride + head * x_head_stride + column
         a = tl.load(before, mask=inside, other=0.0).to(tl.float32)
         b = tl.load(before + HALF, mask=inside, other=0.0).to(tl.float32)
         scale = _inverse_rms(a, b, eps, HALF)
         a *= scale
         b *= scale
-        back_a *= _weights(q_norm, k_norm, head, column, in_half, num_queries)
-        back_b *= _weights(q_norm + HALF, k_norm + HALF, head, column, in_half, num_queries)
+        back_a *= _weights(q_norm, k_norm, head, column, inside, num_queries)
+        back_b *= _weights(q_norm + HALF, k_norm + HALF, head, column, inside, num_queries)
         along = tl.sum(back_a * a, axis=1) + tl.sum(back_b * b, axis=1)
         along = (along / (2 * HALF))[:, None]
         back_a = (back_a - a * along) * scale

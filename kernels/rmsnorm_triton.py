@@ -34,16 +34,17 @@ def _rmsnorm(
     HEADS: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     # Row r is head r % HEADS of token r // HEADS.
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    column = tl.arange(0, BLOCK)
-    inside = (row < num_rows)[:, None] & (column < D)[None]
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+    column = tl.arange(0, BLOCK)[None]
+    inside = (row < num_rows) & (column < D)
     start = (row // HEADS).to(tl.int64) * token_stride + (row % HEADS) * head_stride
-    values = tl.load(x + start[:, None] + column, mask=inside, other=0.0).to(tl.float32)
+    values = tl.load(x + start + column, mask=inside, other=0.0).to(tl.float32)
     scale = tl.rsqrt(tl.sum(values * values, axis=1) / D + eps)
 
-    weights = tl.load(weight + column, mask=column < D, other=0.0).to(tl.float32)
+    # Loaded for every row: as one row they would reach the others through shared memory.
+    weights = tl.load(weight + row * 0 + column, mask=inside, other=0.0).to(tl.float32)
     normed = values * scale[:, None] * weights
-    place = row.to(tl.int64)[:, None] * D + column
+    place = row.to(tl.int64) * D + column
     tl.store(out + place, normed.to(out.dtype.element_ty), mask=inside)
 
 
