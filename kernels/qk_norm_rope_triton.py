@@ -36,7 +36,7 @@ _SHIPPED_NORMS = (128,)
 @triton.jit
 def _weights(q_norm, k_norm, head, column, inside, num_queries):
     """Give the norm weights of each head, [heads, half], in fp32."""
-    places = head * 0 + column
+    places = tl.broadcast_to(column, inside.shape)
     query = tl.load(q_norm + places, mask=inside, other=0.0)
     key = tl.load(k_norm + places, mask=inside, other=0.0)
     return tl.where(head < num_queries, query, key).to(tl.float32)
@@ -70,7 +70,7 @@ def _qk_norm_rope(
         a = a.to(x.dtype.element_ty).to(tl.float32)
         b = b.to(x.dtype.element_ty).to(tl.float32)
 
-    turn = token * HALF + head * 0 + column
+    turn = token * HALF + tl.broadcast_to(column, inside.shape)
     c = tl.load(cos + turn, mask=inside, other=0.0)
     s = tl.load(sin + turn, mask=inside, other=0.0)
     places = out + token * out_token_stride + head * out_head_stride + column
@@ -92,7 +92,7 @@ def _qk_norm_rope_backward(
     places = grad + token * grad_token_stride + head * grad_head_stride + column
     grad_a = tl.load(places, mask=inside, other=0.0).to(tl.float32)
     grad_b = tl.load(places + HALF, mask=inside, other=0.0).to(tl.float32)
-    turn = token * HALF + head * 0 + column
+    turn = token * HALF + tl.broadcast_to(column, inside.shape)
     c = tl.load(cos + turn, mask=inside, other=0.0)
     s = tl.load(sin + turn, mask=inside, other=0.0)
     back_a = grad_a * c + grad_b * s

@@ -42,7 +42,9 @@ def _rmsnorm(
     scale = tl.rsqrt(tl.sum(values * values, axis=1) / D + eps)
 
     # Loaded for every row: as one row they would reach the others through shared memory.
-    weights = tl.load(weight + row * 0 + column, mask=inside, other=0.0).to(tl.float32)
+    weights = tl.load(weight + tl.broadcast_to(column, inside.shape), mask=inside, other=0.0).to(
+        tl.float32
+    )
     normed = values * scale[:, None] * weights
     place = row.to(tl.int64) * D + column
     tl.store(out + place, normed.to(out.dtype.element_ty), mask=inside)
