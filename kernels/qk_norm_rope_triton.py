@@ -6,8 +6,9 @@ Equations, dimensions, dtypes, rounding and memory traffic as in `qk_norm_rope.p
 One program takes several heads of one token, as two tiles: the first halves of the heads and the
 second, so that a turn needs no exchange between threads. Tables and norm weights are loaded for every
 head of the tile: they come from the L1 cache, and as one row they would have another layout and reach
-the tile through shared memory, with 3 barriers, with norms 7. The tile is set by the width of heads alone, so a head's bits depend on that head and its row
-of the tables, and not on which other heads, if any, it is given with.
+the tile through shared memory, with 3 barriers, with norms 7. The tile is set by the width of heads
+alone, so a head's bits depend on that head and its row of the tables, and not on which other heads, if
+any, it is given with. Numbers of heads are no constants: one kernel serves queries, keys and both.
 
 Products and sums are rounded one by one (`enable_fp_fusion` off): without norms, results have the bits
 of the CPU's. With them the sum of squares runs in another order.
