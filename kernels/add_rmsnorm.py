@@ -10,7 +10,9 @@ Dimensions: T tokens, D hidden size; the rows of each tensor may be any distance
 products with LoRA are [T, D + r], the last r columns made by another).
 Dtypes: bf16, fp32 or fp64; arithmetic in fp32 (fp64 for fp64); one rounding a value written.
 Saved for backward: the rounded sum, and `rstd` (4 bytes a token).
-Memory traffic: forward 2D values in, 2D out; backward 3D in, D out.
+Memory traffic: forward 2D values in, 2D out, beside 5D for an addition and a norm; backward 3D in, D out.
+A product that adds itself to the residual (`addmm`) and then this without delta moves only 3D, and
+rounds once less; delta is for products that cannot: with a bias, or into a residual of another dtype.
 """
 
 from __future__ import annotations
