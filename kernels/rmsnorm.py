@@ -1,6 +1,8 @@
 """Root-mean-square norm over the last dimension: torch reference and CPU path.
 
 Equation: out = x / sqrt(mean(x^2) + eps) * weight (Zhang and Sennrich 2019, arXiv 1910.07467).
+With n = x / sqrt(mean(x^2) + eps) and g = grad * weight, the gradient of x is
+(g - n * mean(g * n)) / sqrt(mean(x^2) + eps). Weights are frozen: they have none.
 
 Dimensions: x [..., D], weight [D].
 Dtypes: x in bf16, fp32 or fp64; all arithmetic in fp32 (fp64 for fp64); one rounding, to x's dtype.
@@ -36,6 +38,26 @@ def rmsnorm(x: torch.Tensor, weight: torch.Tensor, *, eps: float) -> torch.Tenso
     step = max(1, CHUNK_VALUES // x[0].numel())
     for start in range(0, x.shape[0], step):
         rows = x[start : start + step].to(wide)
-        scale = (rows * rows).mean(-1, keepdim=True).add_(eps).rsqrt_()
-        out[start : start + step] = (rows * scale).mul_(weight)
+        out[start : start + step] = (rows * inverse_rms(rows, eps=eps)).mul_(weight)
     return out
+
+
+def inverse_rms(x: torch.Tensor, *, eps: float) -> torch.Tensor:
+    """Give 1 / sqrt(mean(x^2) + eps) of each row, [..., 1], in x's dtype: fp32 or fp64."""
+    return (x * x).mean(-1, keepdim=True).add_(eps).rsqrt_()
+
+
+def rmsnorm_backward(
+    grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, *, rstd: torch.Tensor
+) -> torch.Tensor:
+    """Give the gradient of x, all in one dtype: fp32 or fp64.
+
+    Args:
+        grad: Of the norm, [..., D].
+        x: What was normed, [..., D].
+        weight: [D].
+        rstd: `inverse_rms` of x, [..., 1].
+    """
+    normed = x * rstd
+    grad = grad * weight
+    return (grad - normed * (grad * normed).mean(-1, keepdim=True)) * rstd

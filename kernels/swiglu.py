@@ -2,10 +2,18 @@
 
 Equation: out = silu(gate) * up = gate / (1 + exp(-gate)) * up (Shazeer 2020, arXiv 2002.05202).
 
+Backward, with s = 1 / (1 + exp(-gate)):
+
+    grad_up = grad * gate * s        grad_gate = grad * up * (s + gate * s * (1 - s))
+
+It makes out anew, which the gradient of an adapter of the next matrix needs, so that the forward
+pass need not keep it: of a layer's activations it would be half of gate and up again.
+
 Dimensions: T rows, F intermediate size; gate and up lie side by side, [T, 2F], as the merged matrix
 product leaves them.
 Dtypes: bf16, fp32 or fp64 in; arithmetic in fp32 (fp64 for fp64); one rounding out.
-Memory traffic: 2F values in, F out; the wide copy of the gate stays in the L2 cache.
+Memory traffic: 2F values in, F out; the wide copy of the gate stays in the L2 cache. Backward 3F in,
+3F out, in place.
 
 Why silu runs on a whole buffer of fixed size: on CPU its vector loop and its scalar tail differ in
 the last bit (150 of 4,000 random fp32 values), and where a thread's tail falls depends on the
@@ -47,3 +55,22 @@ def swiglu(gate_up: torch.Tensor, *, out: torch.Tensor) -> None:
         gate.copy_(rows[:, :width])
         silu(buffer, inplace=True)
         out[start : start + step] = gate.mul_(rows[:, width:])
+
+
+def swiglu_backward(grad: torch.Tensor, gate_up: torch.Tensor, *, out: torch.Tensor) -> None:
+    """Write the gradients of gate and up in their place, and silu(gate) * up.
+
+    Args:
+        grad: Gradient of silu(gate) * up, [T, F], rows contiguous.
+        gate_up: [T, 2F] of the same dtype, rows contiguous: gate and up on entry, on return their
+            gradients.
+        out: [T, F] of the same dtype, what `swiglu` writes; may be `grad` itself.
+    """
+    wide = torch.promote_types(grad.dtype, torch.float32)
+    gate, up = gate_up.to(wide).chunk(2, dim=1)
+    sigmoid = 1 / (1 + (-gate).exp())
+    silu = gate * sigmoid
+    grad_up = grad * silu
+    grad_gate = grad * up * (sigmoid + silu * (1 - sigmoid))
+    swiglu(gate_up, out=out)
+    gate_up.copy_(torch.cat((grad_gate, grad_up), dim=1))
