@@ -204,7 +204,7 @@ def _add(
 
 
 def _padded(rank: int) -> int:
-    return max(16, triton.next_power_of_2(rank))
+    return 1 << max(4, (rank - 1).bit_length())
 
 
 def _making(width: int, rank: int, dtype: torch.dtype, capability: int) -> Launch:
