@@ -24,10 +24,7 @@ _BLOCK = 1024
 # Parameters of adapters of all seven matrices of a layer: model, rank, P. A rank adds K + N a matrix.
 ADAPTER_SIZES: Final = {
     "Llama-3.2-1B r16": 11_272_192,
-    "Llama-3.2-1B r64": 45_088_768,
     "Llama-3.2-3B r16": 24_313_856,
-    "Llama-3.2-3B r64": 97_255_424,
-    "Llama-3.1-8B r16": 41_943_040,
     "Llama-3.1-8B r64": 167_772_160,
 }
 
