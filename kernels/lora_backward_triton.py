@@ -29,7 +29,7 @@ import torch
 import triton
 import triton.language as tl
 
-from fam_engine.kernels.launching import POINTER, Launch, Variant, capability_of
+from fam_engine.kernels.launching import POINTER, Launch, Variant
 from fam_engine.kernels.mm_fp32 import mm_fp32
 
 # The largest rank that is worth it, see above.
@@ -177,7 +177,7 @@ def _by_shares(
     grad_B_NR: torch.Tensor,
 ) -> None:
     width, rank = lora_B_NR.shape
-    making = _making(width, rank, grad_TN.dtype, capability_of(grad_TN.device))
+    making = _making(width, rank, grad_TN.dtype)
     num_blocks = triton.cdiv(width, making.constants["BN"])
     size = min(_CHUNK, grad_TN.shape[0])
     num_splits = triton.cdiv(size, making.constants["SPLIT"])
@@ -208,7 +208,7 @@ def _padded(rank: int) -> int:
     return 1 << max(4, (rank - 1).bit_length())
 
 
-def _making(width: int, rank: int, dtype: torch.dtype, capability: int) -> Launch:
+def _making(width: int, rank: int, dtype: torch.dtype) -> Launch:
     padded = _padded(rank)
     # Large matrices have programs enough for blocks that write fewer shares; at rank 64 B would fill shared memory.
     columns = 512 if width >= 8192 and padded <= 32 else 256
@@ -226,6 +226,7 @@ def _adding(rank: int, *, is_added: bool) -> Launch:
 
 def variants(capability: int) -> Iterator[Variant]:
     """Yield what is shipped for a capability."""
+    del capability  # the same for all
     bf16, fp32 = POINTER[torch.bfloat16], POINTER[torch.float32]
     for rank in (16, 64):
         for width in _SHIPPED:
@@ -237,7 +238,7 @@ def variants(capability: int) -> Iterator[Variant]:
                     **dict.fromkeys(("inner_shares", "B_shares"), fp32),
                     **dict.fromkeys(("num_rows", "grad_stride", "inner_stride"), "i32"),
                 },
-                launch=_making(width, rank, torch.bfloat16, capability),
+                launch=_making(width, rank, torch.bfloat16),
                 divisible=frozenset({"grad_stride", "inner_stride"}),
                 uses_matrix_units=True,
             )
