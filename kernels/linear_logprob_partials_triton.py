@@ -48,7 +48,7 @@ _SHIPPED_PARTS = (32, 19)
 
 
 @triton.jit
-def add_logits(z, is_other, target_logit, m, s, w, n):
+def add_logits(z, is_other, target_logit, m, s, w, n) -> tuple:
     """Give the four values a row [R] with a tile of logits [R, C] taken up; `is_other` says which count."""
     z = tl.where(is_other, z, float("-inf"))
     top = tl.maximum(m, tl.max(z, 1))
@@ -63,7 +63,7 @@ def add_logits(z, is_other, target_logit, m, s, w, n):
 
 
 @triton.jit
-def store_part(partials, part, row, inside, m, s, w, n, num_rows, NUM_PARTS: tl.constexpr):
+def store_part(partials, part, row, inside, m, s, w, n, num_rows, NUM_PARTS: tl.constexpr) -> None:
     """Store the four values of a part [R] in partials [4, S, R]."""
     step = tl.cast(num_rows, tl.int64) * NUM_PARTS
     at = partials + tl.cast(part, tl.int64) * num_rows + row
@@ -124,7 +124,7 @@ def _merge(
 
 @triton.jit
 def _log1p(y):
-    """Give log(1 + y) for y in [0, 1]; the factor undoes the rounding of 1 + y (Kahan 1984; Goldberg 1991, theorem 4)."""
+    """Give log(1 + y) for y in [0, 1]; the factor undoes the rounding of 1 + y (Goldberg 1991, theorem 4)."""
     u = 1 + y
     return tl.where(u == 1, y, tl.log(u) * (y / tl.where(u == 1, 1.0, u - 1)))
 
@@ -158,9 +158,7 @@ def merge(parts: Parts) -> LinearLogprobs:
     grid = (triton.cdiv(num_rows, _MERGE_ROWS),)
     arguments = (parts.values_4SR, parts.target_logit_R, facts, ranks, num_rows)
     _merge[grid](*arguments, **_launch(num_parts).keywords)
-    return LinearLogprobs(
-        logprob_R=facts[0], rank_R=ranks, entropy_R=facts[1], margin_R=facts[2]
-    )
+    return LinearLogprobs(logprob_R=facts[0], rank_R=ranks, entropy_R=facts[1], margin_R=facts[2])
 
 
 def _launch(num_parts: int) -> Launch:

@@ -1,22 +1,22 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
-"""Log-prob, rank, entropy and margin of given tokens from hidden states: cuBLAS makes tiles of logits, Triton reads them.
+"""Log-prob, rank, entropy and margin of given tokens from hidden states: tiles by cuBLAS, read by a Triton kernel.
 
-Equations, and the values of which a part of the vocabulary is left, as in `linear_logprob_partials_triton`; the reference
-is `linear_logprob`. The alternative to `linear_logprob_triton` where cuBLAS multiplies that much faster.
+Equations, and the values that are left of a part of the vocabulary, as in `linear_logprob_partials_triton`; the
+reference is `linear_logprob`. The alternative to `linear_logprob_triton` where cuBLAS multiplies that much faster.
 
-Dimensions: R rows, D hidden size, V vocabulary, C columns of a tile, at most 8192. Dtypes: hidden and head in bf16, fp16
-or fp32; logits in fp32, by `torch.mm(..., out_dtype=torch.float32)`, which CPUs don't have: there the operands are
+Dimensions: R rows, D hidden size, V vocabulary, C columns of a tile, at most 8192. Dtypes: hidden and head in bf16,
+fp16 or fp32; logits in fp32, by `torch.mm(..., out_dtype=torch.float32)`, which CPUs don't have: there the operands are
 brought to fp32 (for tests; `linear_logprob` is the CPU path). No bf16 logits.
 Memory: one tile of 1024 x C logits, 32 MiB at most, so that it may stay in the L2 cache of larger GPUs, and C x D of
 the head for the targets' logits. Traffic: the head once every 1024 rows, 8 bytes a logit.
 
-Every product has the same shape: rows are filled up to 1024, and the last tile goes back to begin C columns before the
-end, where the columns seen already are left out. So cuBLAS uses one kernel for all, a row's bits depend neither on R nor
-on its neighbours, and the logits of the targets, which come first, out of a product of that shape with their rows of
-the head, have the bits they have in their tile: a token of equal weights never counts as larger. Not yet measured on a GPU: that
-cuBLAS does so, and the time.
-Rejected: tiles of another shape at the end, for which cuBLAS may choose another order of sums; a smaller product for the
-targets, for the same reason.
+Every product has the same shape: rows are filled up to 1024, and the last tile begins C columns before the end, where
+the columns seen already are left out. So cuBLAS uses one kernel for all, and a row's bits depend neither on R nor on
+its neighbours. The targets' logits, which come first, are the diagonal of a product of that shape with their rows of
+the head: so they have the bits that their tile will give them, and a token of equal weights never counts as larger.
+That cuBLAS does so is a test on a GPU; not yet run on one, nor measured.
+Rejected: tiles of another shape at the end and a smaller product for the targets, for which cuBLAS may choose another
+order of sums.
 
 One program takes up one row of a tile, all of it in registers.
 """

@@ -1,8 +1,8 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 """Log-prob, rank, entropy and margin of given tokens from hidden states, as a Triton kernel that keeps no logits.
 
-Equations, and the values of which a part of the vocabulary is left, as in `linear_logprob_partials_triton`; the reference
-is `linear_logprob`.
+Equations, and the values that are left of a part of the vocabulary, as in `linear_logprob_partials_triton`; the
+reference is `linear_logprob`.
 
 Dimensions: R rows, D hidden size, V vocabulary. Dtypes: hidden and head in bf16, fp16 or fp32; logits in fp32 with fp32
 accumulation (no TF32); results fp64.
@@ -11,16 +11,16 @@ once for every tile of the vocabulary, from the cache too; at most 512 bytes of 
 
 Tiles of rows x at most 32 parts of the vocabulary are the grid: 1024 rows make 256 programs, and one tile of rows still
 makes 32. A program walks through the tiles of its part; a tile's logits live in registers and are taken up by running
-values (the online softmax of Milakov and Gimelshein 2018, arXiv 1805.02867). A row's bits depend on that row alone: where
-parts begin depends on V and the GPU, never on R, and nothing is added atomically.
+values (the online softmax of Milakov and Gimelshein 2018, arXiv 1805.02867). A row's bits depend on that row alone:
+where parts begin depends on V and the GPU, never on R, and nothing is added atomically.
 
 The targets' logits come first, to count larger ones. Their rows of the head are gathered and multiplied like a tile of
-the vocabulary, by the same code in the same blocks, and the diagonal is kept: so they have the bits that their tile will
-give them, and a token of equal weights never counts as larger. (Products with one row each would round differently.)
+the vocabulary, by the same code in the same blocks, and the diagonal is kept: so they have the bits that their tile
+will give them, and a token of equal weights never counts as larger. (Products with one row each would round
+differently.)
 Rejected: doing that at the start of each program, which saves a launch and costs each part one tile more of about 32.
 
-Not yet measured on a GPU. Triton's products are known to fall short of cuBLAS' on compute capability 9.0; see
-`linear_logprob_gpu` for who is asked there.
+Not yet measured on a GPU. `linear_logprob_gpu` says where this one is taken.
 """
 
 from __future__ import annotations
@@ -52,10 +52,11 @@ class _Blocks(NamedTuple):
     num_stages: int
 
 
-# The largest tiles that spill nothing in bf16 as Triton 3.9 compiles them. Registers a thread and bytes of shared memory:
-# 8.x 232 and 98,304; 9.0 128 and 98,304; 10.0 128 and 98,320; 12.0 230 and 98,304. On 9.0 and 10.0 two programs fit a
-# multiprocessor so, and one multiplies while the other takes up logits; 128 x 256 x 64 there: 254 registers and 147,456
-# bytes, one program (9.0), or spills (10.0). Elsewhere that spills 152 bytes and more, and so does 128 x 128 with 4 warps.
+# The largest tiles that spill nothing in bf16 as Triton 3.9 compiles them. Registers a thread and bytes of shared
+# memory: 8.x 232 and 98,304; 9.0 128 and 98,304; 10.0 128 and 98,320; 12.0 230 and 98,304. On 9.0 and 10.0 two programs
+# fit a multiprocessor so, and one multiplies while the other takes up logits; 128 x 256 x 64 there: 254 registers and
+# 147,456 bytes, one program (9.0), or spills (10.0). Elsewhere it spills 144 bytes and more; 128 x 128 with 4 warps
+# spills everywhere but on 9.0.
 _BLOCKS = {
     80: _Blocks(128, 128, 64, 8, 4),
     86: _Blocks(128, 128, 64, 8, 4),
@@ -65,7 +66,7 @@ _BLOCKS = {
     120: _Blocks(128, 128, 64, 8, 4),
 }
 # For fp32, without matrix units. Not made for speed.
-_BLOCKS_FP32 = _Blocks(64, 64, 32, 4, 2)
+_BLOCKS_FP32 = _Blocks(64, 64, 32, 8, 2)
 # Parts of the vocabulary, at most.
 _MAX_PARTS = 32
 # [D, V] of Qwen2.5-0.5B, Llama-3.2 1B and 3B, Llama-3.1 8B, Qwen3 8B.
@@ -182,7 +183,8 @@ def linear_logprob(
     """
     num_rows, width = hidden_RD.shape
     assert hidden_RD.dtype == head_VD.dtype
-    assert hidden_RD.is_contiguous() and head_VD.is_contiguous()
+    assert hidden_RD.is_contiguous()
+    assert head_VD.is_contiguous()
     blocks = _blocks(capability_of(hidden_RD.device), hidden_RD.dtype)
     launch = _launch(blocks, width)
     vocab_launch = _vocab_launch(blocks, width, head_VD.shape[0])
