@@ -39,7 +39,7 @@ from fam_engine.kernels.linear_logprob import MAX_RANK, LinearLogprobs
 
 # The largest logit of no logits. Finite, so that differences with it are never NaN.
 LOWEST: Final = tl.constexpr(torch.finfo(torch.float32).min / 2)
-# exp of this is 0, in fp64 too. Distances from the maximum are cut there where 0 times infinity would be NaN.
+# exp of this is 0. Distances from the maximum are cut there where 0 times infinity would be NaN.
 _FARTHEST = tl.constexpr(-1000.0)
 _MAX_RANK = tl.constexpr(MAX_RANK)
 _MERGE_ROWS = 64
@@ -99,8 +99,8 @@ def _merge(
         part_w = tl.load(at + 2 * step, mask=inside, other=0.0).to(tl.float64)
         n += tl.load(at + 3 * step, mask=inside, other=0.0).to(tl.float64)
         top = tl.maximum(m, part_m)
-        shift = tl.maximum(m - top, _FARTHEST)
-        part_shift = tl.maximum(part_m - top, _FARTHEST)
+        shift = m - top
+        part_shift = part_m - top
         shrink = tl.exp(shift)
         part_shrink = tl.exp(part_shift)
         w = (w + s * shift) * shrink + (part_w + part_s * part_shift) * part_shrink

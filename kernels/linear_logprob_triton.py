@@ -32,6 +32,7 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from fam_engine.kernels.launching import POINTER, Launch, Variant, capability_of
 from fam_engine.kernels.linear_logprob import LinearLogprobs
@@ -50,20 +51,22 @@ class _Blocks(NamedTuple):
     depth: int
     num_warps: int
     num_stages: int
+    has_tma: bool = False
 
 
-# The largest tiles that spill nothing in bf16 as Triton 3.9 compiles them. Registers a thread and bytes of shared
-# memory: 8.x 232 and 98,304; 9.0 128 and 98,304; 10.0 128 and 98,320; 12.0 230 and 98,304. On 9.0 and 10.0 two programs
-# fit a multiprocessor so, and one multiplies while the other takes up logits; 128 x 256 x 64 there: 254 registers and
-# 147,456 bytes, one program (9.0), or spills (10.0). Elsewhere it spills 144 bytes and more; 128 x 128 with 4 warps
-# spills everywhere but on 9.0.
+# As Triton 3.9 compiles them for bf16, spilling nothing. Registers a thread and bytes of shared memory: 8.x 232 and
+# 98,304; 9.0 106 and 98,328; 10.0 127 and 98,352; 12.0 186 and 98,328. On 9.0 and 10.0 two programs fit a
+# multiprocessor so, and one multiplies while the other takes up logits. 128 x 256 x 64 is one program on 9.0, with 230
+# registers and 196,640 bytes in 4 stages; without TMA it spills everywhere else. So does 128 x 128 with 4 warps.
+# Loads through descriptors (TMA, from 9.0 on) save registers and addresses: without them 128, 128 and 230 registers. On
+# 8.x they would be loads without a pipeline.
 _BLOCKS = {
     80: _Blocks(128, 128, 64, 8, 4),
     86: _Blocks(128, 128, 64, 8, 4),
     89: _Blocks(128, 128, 64, 8, 4),
-    90: _Blocks(128, 128, 64, 8, 3),
-    100: _Blocks(128, 128, 64, 8, 3),
-    120: _Blocks(128, 128, 64, 8, 4),
+    90: _Blocks(128, 128, 64, 8, 3, has_tma=True),
+    100: _Blocks(128, 128, 64, 8, 3, has_tma=True),
+    120: _Blocks(128, 128, 64, 8, 4, has_tma=True),
 }
 # For fp32, without matrix units. Not made for speed.
 _BLOCKS_FP32 = _Blocks(64, 64, 32, 8, 2)
@@ -76,32 +79,42 @@ _SHIPPED = ((896, 151_936), (2048, 128_256), (3072, 128_256), (4096, 128_256), (
 @triton.jit
 def _product(
     hidden,
-    last_row,
+    first_row,
+    num_rows,
     head,
-    last_token,
+    first_token,
+    num_tokens,
     D: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_V: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    HAS_TMA: tl.constexpr,
 ):
-    """Give logits [BLOCK_R, BLOCK_V] of the rows at `hidden` and `head`. Past the last one, that one stands in."""
-    row = tl.minimum(tl.arange(0, BLOCK_R), last_row)
-    token = tl.minimum(tl.arange(0, BLOCK_V), last_token)
-    depth = tl.arange(0, BLOCK_D)
-    hidden += row[:, None] * D + depth[None, :]
-    head += token[None, :] * D + depth[:, None]
+    """Give a tile of logits [BLOCK_R, BLOCK_V]; what is past the last row or token is of no use."""
     z = tl.zeros([BLOCK_R, BLOCK_V], tl.float32)
-    for start in range(0, D, BLOCK_D):
-        if D % BLOCK_D == 0:
-            hidden_tile = tl.load(hidden)
-            head_tile = tl.load(head)
-        else:
-            inside = start + depth < D
-            hidden_tile = tl.load(hidden, mask=inside[None, :], other=0.0)
-            head_tile = tl.load(head, mask=inside[:, None], other=0.0)
-        z = tl.dot(hidden_tile, head_tile, z, input_precision="ieee")
-        hidden += BLOCK_D
-        head += BLOCK_D
+    if HAS_TMA:
+        for start in range(0, D, BLOCK_D):
+            hidden_tile = hidden.load([first_row, start])
+            head_tile = head.load([first_token, start]).T
+            z = tl.dot(hidden_tile, head_tile, z, input_precision="ieee")
+    else:
+        # The last row stands in for those past it, which costs less than a mask for every load.
+        row = tl.minimum(tl.arange(0, BLOCK_R), num_rows - 1 - first_row)
+        token = tl.minimum(tl.arange(0, BLOCK_V), num_tokens - 1 - first_token)
+        depth = tl.arange(0, BLOCK_D)
+        hidden += tl.cast(first_row, tl.int64) * D + (row[:, None] * D + depth[None, :])
+        head += tl.cast(first_token, tl.int64) * D + (token[None, :] * D + depth[:, None])
+        for start in range(0, D, BLOCK_D):
+            if D % BLOCK_D == 0:
+                hidden_tile = tl.load(hidden)
+                head_tile = tl.load(head)
+            else:
+                inside = start + depth < D
+                hidden_tile = tl.load(hidden, mask=inside[None, :], other=0.0)
+                head_tile = tl.load(head, mask=inside[:, None], other=0.0)
+            z = tl.dot(hidden_tile, head_tile, z, input_precision="ieee")
+            hidden += BLOCK_D
+            head += BLOCK_D
     return z
 
 
@@ -115,14 +128,16 @@ def _target_logits(
     BLOCK_R: tl.constexpr,
     BLOCK_V: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    HAS_TMA: tl.constexpr,
 ):
-    first = tl.program_id(0).to(tl.int64) * BLOCK_R
-    last = (num_rows - 1 - first).to(tl.int32)
-    row = tl.arange(0, BLOCK_R)
-    z = _product(hidden + first * D, last, wanted + first * D, last, D, BLOCK_R, BLOCK_V, BLOCK_D)
-    is_own = row[:, None] == tl.arange(0, BLOCK_V)[None, :]
+    first = tl.program_id(0) * BLOCK_R
+    z = _product(
+        hidden, first, num_rows, wanted, first, num_rows, D, BLOCK_R, BLOCK_V, BLOCK_D, HAS_TMA
+    )
+    is_own = tl.arange(0, BLOCK_R)[:, None] == tl.arange(0, BLOCK_V)[None, :]
     own = tl.sum(tl.where(is_own, z, 0.0), 1)
-    tl.store(target_logits + first + row, own, mask=row <= last)
+    row = first + tl.arange(0, BLOCK_R)
+    tl.store(target_logits + row, own, mask=row < num_rows)
 
 
 @triton.jit(do_not_specialize=["num_rows"])
@@ -140,15 +155,14 @@ def _parts(
     BLOCK_R: tl.constexpr,
     BLOCK_V: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    HAS_TMA: tl.constexpr,
 ):
-    first = tl.program_id(0).to(tl.int64) * BLOCK_R
+    first = tl.program_id(0) * BLOCK_R
     part = tl.program_id(1)
-    last = (num_rows - 1 - first).to(tl.int32)
     row = first + tl.arange(0, BLOCK_R)
     inside = row < num_rows
     target = tl.load(targets + row, mask=inside, other=0).to(tl.int32)
     target_logit = tl.load(target_logits + row, mask=inside, other=0.0)
-    hidden += first * D
     m = tl.full([BLOCK_R], LOWEST, tl.float32)
     s = tl.zeros([BLOCK_R], tl.float32)
     w = tl.zeros([BLOCK_R], tl.float32)
@@ -156,8 +170,7 @@ def _parts(
 
     begin = part * (TILES_PER_PART * BLOCK_V)
     for token in range(begin, min(V, begin + TILES_PER_PART * BLOCK_V), BLOCK_V):
-        tile = head + tl.cast(token, tl.int64) * D
-        z = _product(hidden, last, tile, V - 1 - token, D, BLOCK_R, BLOCK_V, BLOCK_D)
+        z = _product(hidden, first, num_rows, head, token, V, D, BLOCK_R, BLOCK_V, BLOCK_D, HAS_TMA)
         column = token + tl.arange(0, BLOCK_V)[None, :]
         is_other = (column < V) & (column != target[:, None])
         m, s, w, n = add_logits(z, is_other, target_logit, m, s, w, n)
@@ -171,7 +184,8 @@ def linear_logprob(
     """Compute the facts of one target a row.
 
     Args:
-        hidden_RD: [R, D] in bf16, fp16 or fp32, contiguous. A row's bits are independent of the others.
+        hidden_RD: [R, D] in bf16, fp16 or fp32, contiguous; rows a multiple of 16 bytes. A row's bits are
+            independent of the others.
         head_VD: [V, D] of the same dtype, contiguous.
         targets_R: int64[R], ids below V.
 
@@ -194,10 +208,19 @@ def linear_logprob(
 
     wanted_RD = head_VD.index_select(0, targets_R)
     own = parts.target_logit_R
-    _target_logits[(num_tiles,)](hidden_RD, wanted_RD, own, num_rows, **launch.keywords)
-    arguments = (hidden_RD, head_VD, targets_R, own, parts.values_4SR, num_rows)
+    hidden = _operand(hidden_RD, blocks, blocks.rows)
+    wanted, head = (_operand(matrix, blocks, blocks.tokens) for matrix in (wanted_RD, head_VD))
+    _target_logits[(num_tiles,)](hidden, wanted, own, num_rows, **launch.keywords)
+    arguments = (hidden, head, targets_R, own, parts.values_4SR, num_rows)
     _parts[(num_tiles, num_parts)](*arguments, **vocab_launch.keywords)
     return merge(parts)
+
+
+def _operand(matrix: torch.Tensor, blocks: _Blocks, rows: int) -> torch.Tensor | TensorDescriptor:
+    """Give what a kernel takes for a matrix: itself, or a descriptor of its blocks."""
+    if not blocks.has_tma:
+        return matrix
+    return TensorDescriptor.from_tensor(matrix, [rows, blocks.depth])
 
 
 def _blocks(capability: int, dtype: torch.dtype) -> _Blocks:
@@ -213,6 +236,7 @@ def _launch(blocks: _Blocks, width: int) -> Launch:
         "BLOCK_R": blocks.rows,
         "BLOCK_V": blocks.tokens,
         "BLOCK_D": blocks.depth,
+        "HAS_TMA": blocks.has_tma,
     }
     return Launch(constants, num_warps=blocks.num_warps, num_stages=blocks.num_stages)
 
@@ -241,34 +265,41 @@ def variants(capability: int) -> Iterator[Variant]:
 
 
 def _target_variant(capability: int, dtype: torch.dtype, width: int) -> Variant:
-    matrix = POINTER[dtype]
+    blocks = _blocks(capability, dtype)
     return Variant(
-        name=f"linear_logprob targets {matrix[1:]} {width}",
+        name=f"linear_logprob targets {POINTER[dtype][1:]} {width}",
         kernel=_target_logits,
         arguments={
-            "hidden": matrix,
-            "wanted": matrix,
+            "hidden": _kind(dtype, blocks, blocks.rows),
+            "wanted": _kind(dtype, blocks, blocks.tokens),
             "target_logits": POINTER[torch.float32],
             "num_rows": "i32",
         },
-        launch=_launch(_blocks(capability, dtype), width),
+        launch=_launch(blocks, width),
         uses_matrix_units=dtype != torch.float32,
     )
 
 
 def _variant(capability: int, dtype: torch.dtype, width: int, vocab_size: int) -> Variant:
-    matrix = POINTER[dtype]
+    blocks = _blocks(capability, dtype)
     return Variant(
-        name=f"linear_logprob {matrix[1:]} {width}x{vocab_size}",
+        name=f"linear_logprob {POINTER[dtype][1:]} {width}x{vocab_size}",
         kernel=_parts,
         arguments={
-            "hidden": matrix,
-            "head": matrix,
+            "hidden": _kind(dtype, blocks, blocks.rows),
+            "head": _kind(dtype, blocks, blocks.tokens),
             "targets": POINTER[torch.int64],
             "target_logits": POINTER[torch.float32],
             "partials": POINTER[torch.float32],
             "num_rows": "i32",
         },
-        launch=_vocab_launch(_blocks(capability, dtype), width, vocab_size),
+        launch=_vocab_launch(blocks, width, vocab_size),
         uses_matrix_units=dtype != torch.float32,
     )
+
+
+def _kind(dtype: torch.dtype, blocks: _Blocks, rows: int) -> str:
+    """Give the type of `_operand`'s result."""
+    if not blocks.has_tma:
+        return POINTER[dtype]
+    return f"tensordesc<{POINTER[dtype][1:]}[{rows}, {blocks.depth}]>"

@@ -20,14 +20,18 @@ NAMES = ("logprob_R", "rank_R", "entropy_R", "margin_R")
 FLOATS = ("logprob_R", "entropy_R", "margin_R")
 
 
-@pytest.fixture(params=[fused, tiles], ids=["fused", "tiles"])
+@pytest.fixture(params=["pointers", "tma", "tiles"])
 def facts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Facts:
-    """One of the two; where they are interpreted, with tiles and parts so small that there are several of each."""
+    """One of the two, the first in both its ways; interpreted, with tiles and parts so small that there are several."""
     if DEVICE.type == "cpu":
         monkeypatch.setattr(fused, "_MAX_PARTS", 2)
         monkeypatch.setattr(tiles, "ROW_TILE", 16)
         monkeypatch.setattr(tiles, "VOCAB_TILE", 256)
-    return request.param.linear_logprob
+    if request.param == "tiles":
+        return tiles.linear_logprob
+    shipped, has_tma = fused._blocks, request.param == "tma"
+    monkeypatch.setattr(fused, "_blocks", lambda *of: shipped(*of)._replace(has_tma=has_tma))
+    return fused.linear_logprob
 
 
 def make(
@@ -60,7 +64,7 @@ def size_of(hidden_RD: torch.Tensor, head_VD: torch.Tensor) -> float:
 
 
 # [R, D, V]. R: one row, a few, a second tile of 128. D: less than a block of 64, one, two. V: a tile of 128, two, five.
-SHAPES = [(1, 16, 7), (5, 48, 130), (33, 64, 600), (64, 20, 130), (130, 128, 7)]
+SHAPES = [(1, 16, 7), (5, 48, 130), (33, 64, 600), (64, 24, 130), (130, 128, 7)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -115,12 +119,13 @@ def test_logits_that_are_all_equal(facts: Facts) -> None:
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
 @pytest.mark.parametrize("low", [-1e30, -1e8])
 def test_tokens_far_below_have_no_weight(facts: Facts, low: float) -> None:
-    """Logits of -inf and of -1e38, in the first tile and in later ones."""
+    """Logits of -inf and of -1e38, in tiles and parts before likely ones and after."""
     hidden_RD, head_VD, targets_R = make(5, 16, 600)
     hidden_RD[:, 0], head_VD[:, 0] = 1e30, 0.0
-    likely = torch.arange(600, device=DEVICE) % 400 >= 380
-    targets_R = 380 + targets_R % 20
-    expected = dense(hidden_RD, head_VD[likely], targets_R - 380)
+    token = torch.arange(600, device=DEVICE)
+    likely = (token % 400 >= 100) & (token % 400 < 120)
+    targets_R = 100 + targets_R % 20
+    expected = dense(hidden_RD, head_VD[likely], targets_R - 100)
     head_VD[~likely, 0] = low
     ours = facts(hidden_RD, head_VD, targets_R)
     assert torch.equal(ours.rank_R, expected.rank_R)
@@ -140,7 +145,7 @@ def test_ranks_end_at_100(facts: Facts) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_tokens_with_equal_weights_do_not_count_as_larger(facts: Facts, dtype: torch.dtype) -> None:
     """In a target's own tile, in another one and in another part."""
-    hidden_RD, head_VD, _ = make(11, 172, 600, dtype)
+    hidden_RD, head_VD, _ = make(11, 168, 600, dtype)
     head_VD[:] = head_VD[:1]
     targets_R = torch.arange(11, device=DEVICE) * 59
     ours = facts(hidden_RD, head_VD, targets_R)
@@ -175,6 +180,17 @@ def test_a_row_that_is_not_finite_spoils_no_other(facts: Facts, value: float) ->
         assert getattr(ours, name)[5].isnan(), name
     for name in NAMES:
         assert torch.equal(getattr(ours, name)[others], getattr(clean, name)[others]), name
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+@pytest.mark.parametrize("value", [1e30, -1e30])
+def test_a_target_beyond_float32_has_no_facts(facts: Facts, value: float) -> None:
+    hidden_RD, head_VD, targets_R = make(5, 48, 300)
+    hidden_RD[2, 0], head_VD[:, 0], targets_R[2] = 1e30, 0.0, 7
+    head_VD[7, 0] = value
+    ours = facts(hidden_RD, head_VD, targets_R)
+    for name in FLOATS:
+        assert getattr(ours, name).isnan().tolist() == [False, False, True, False, False], name
 
 
 def test_a_token_whose_weights_are_not_numbers_spoils_every_row(facts: Facts) -> None:
