@@ -48,7 +48,7 @@ _SHIPPED_PARTS = (32, 19)
 
 
 @triton.jit
-def add_logits(z, is_other, target_logit, m, s, w, n) -> tuple:
+def add_logits(z, is_other, target_logit, m, s, w, n) -> tuple[tl.tensor, ...]:
     """Give the four values a row [R] with a tile of logits [R, C] taken up; `is_other` says which count."""
     z = tl.where(is_other, z, float("-inf"))
     top = tl.maximum(m, tl.max(z, 1))

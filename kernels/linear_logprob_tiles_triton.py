@@ -121,9 +121,9 @@ def linear_logprob(
 
 def _columns(vocab_size: int) -> int:
     """Give C, the same for all tiles of a vocabulary and so that few columns are made twice."""
-    num_tiles = triton.cdiv(vocab_size, VOCAB_TILE)
-    share = triton.cdiv(vocab_size, num_tiles)
-    return min(vocab_size, triton.cdiv(share, _COLUMN_GRID) * _COLUMN_GRID)
+    num_tiles = -(-vocab_size // VOCAB_TILE)
+    share = -(-vocab_size // num_tiles)
+    return min(vocab_size, -(-share // _COLUMN_GRID) * _COLUMN_GRID)
 
 
 def _filled_up(hidden: torch.Tensor) -> torch.Tensor:
