@@ -1,5 +1,42 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
-"""The product of few rows with an NF4 matrix that never becomes a dense one, as Triton kernels.
+"""The product of few rows with an NF4 matrix that is never written to memory as a dense one, as Triton kernels.
+
+Equation, dimensions and dtypes as in `nf4_linear.py`, its reference; bf16, fp16 and fp32. Weights have the bits
+`nf4_dequantize` gives; products are summed in fp32.
+
+1. `_nf4_partial`: sums over `COLUMNS` of the K columns (a split), for 64 or 128 rows of W and 16 or 32 rows of x.
+2. `_lora_partial`, with an adapter: x @ A^T over the same columns.
+3. `_finish`: adds the splits in order, then scaling * (x @ A^T) @ B^T and the bias, and rounds once.
+
+Splits fill the GPU where N alone does not: N / 64 * splits >= 384 programs of two warps, as long as a split keeps 256
+columns. They depend on N and K alone, and every kernel gives an element its products in the same order of steps of 16,
+so that a row's bits depend on that row alone, and not on M either. (So it is in the interpreter; on a GPU it
+rests on the matrix instruction, the same m16n8k16 for either number of rows, doing the same for every element.)
+
+Memory traffic: W once, 0.516 byte a weight (half a byte, and 1 + 4 / 256 bytes a block of 64); x and y, M * (K + N)
+values; sums of splits, 8 * splits * M * N bytes, mostly in the L2 cache. With S splits, a token of M costs at least
+
+    0.516 * N * K / M + size(dtype) * (K + N) + 8 * S * N bytes.
+
+For N = K = 4096 in bf16, S = 8: 8.66 MB of W and 0.28 MB a row. W is 97 % of the traffic at M = 1, 66 % at M = 16, 33 % at
+M = 64, where W comes a second time from the L2 cache. For more than 16 rows W is unpacked once for every 32 rows.
+
+Instructions set the limit on a big GPU: one byte a clock and SM leaves 16 weights about 8 instructions each at the H100's
+rates, so they are what was counted, by compiling. A weight takes 3.4 to look up, scale and round to bf16; the loop
+of 16 rows has 5.0 (sm_80) and 5.3 (sm_90) instructions a weight, of 32 rows 5.6 and 5.9. Not yet measured on a GPU.
+
+Why so:
+- A word of eight indices is loaded as it lies. Index j of every word makes a product of its own with the columns
+  j, j + 8, ... of x, so that no weight ever changes places between threads; x, which is small, is rearranged instead.
+- W is the right operand. Loaded with 16 bytes a thread, it then is in the places the matrix instruction wants it
+  (with W on the left: 6.2 to 6.6 instructions, and every weight through shared memory).
+- The table of 16 values lies in the lanes of a warp and a shuffle looks up: an instruction instead of a mask, two
+  for the address and a load (6.1 to 6.6 instead of 8.5 to 9.4), and no conflicts. Selecting by the four bits takes 19.
+- No multiply-and-reduce for M = 1: rounded weights have to be unpacked to be multiplied in fp32, two more instructions a
+  weight than the matrix instruction, whose 15 idle rows cost nothing; and bits at M = 1 would be others.
+- Only the next indices are loaded ahead, in registers. With scales and x loaded ahead too the compiler finds other
+  layouts, and 6.8 instructions.
+- wgmma and tcgen05 want 64 rows of x: not used.
 """
 
 from __future__ import annotations
@@ -7,7 +44,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 import torch
 import triton
@@ -17,15 +54,38 @@ from fam_engine.kernels.launching import INTERPRETED, POINTER, Launch, Variant
 from fam_engine.kernels.nf4_dequantize import NF4_CODE
 from fam_engine.kernels.nf4_linear import Lora, check_shape
 
-# Columns of a step: 64 bytes of indices a row, which four neighbouring threads load 16 each.
+# Columns of a step: 64 bytes of indices a row, 16 for each of four neighbouring threads.
 _STEP: Final = 128
-# Ranks of an adapter a program takes at a time.
-_RANKS: Final = 16
-# Threads blocks' worth of ... see `_split`.
+# Two programs for each of an H100's 132 SMs, and room for a power of two.
 _MIN_PROGRAMS: Final = 384
+# A split of two steps still hides the second one's load.
 _MIN_COLUMNS: Final = 256
+# The side of a tile of x @ A^T, and the columns of its steps.
+_LORA_BLOCK: Final = 16
+_LORA_STEP: Final = 64
+# A tile of y.
+_FINISH_BLOCK: Final = (16, 64)
 
-# Value $1 & 15 of the table at $2: lane i of a warp holds value i & 15, and a shuffle, which regards five bits, asks for it.
+
+@dataclass(frozen=True)
+class _Tile:
+    """A program of `_nf4_partial`: rows of x, rows of W, warps. A warp has 32 rows of W."""
+
+    block_m: int
+    block_n: int
+    num_warps: int
+
+
+# For at most 16 rows, and for more. 64 rows in one program do not fit into the registers.
+_FEW: Final = _Tile(16, 64, 2)
+_MORE: Final = _Tile(32, 128, 4)
+
+# (N, K) of Llama-3.2 1B (q and o; gate and up), 3B (down), Llama-3.1 8B (k and v; gate and up; down).
+_SHIPPED: Final = ((2048, 2048), (8192, 2048), (3072, 8192), (1024, 4096), (14336, 4096), (4096, 14336))
+# Rank of the adapters shipped for.
+_RANK: Final = 16
+
+# Value $1 & 15 of the 16 at address $2. Lane i holds value i & 15; of the lane asked for, a shuffle regards five bits.
 _LOOK_UP = tl.constexpr("""{
     .reg .b32 lane, value;
     .reg .b64 address;
@@ -60,7 +120,7 @@ def _columns(x, WORDS: tl.constexpr):
     return x0, x1, x2, x3, x4, x5, x6, x7
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])
 def _nf4_partial(
     x,
     packed,
@@ -102,11 +162,11 @@ def _nf4_partial(
     for first in range(start, stop, STEP):
         after = first + STEP
         next_words = tl.load(packed + after // 8, mask=after + 8 * word < stop, other=0)
-        x_tile = tl.load(x + first, mask=(m < M) if WHOLE else (m < M) & (first + k < stop), other=0.0)
+        x_tile = tl.load(x + first, mask=(m < M) & (WHOLE | (first + k < stop)), other=0.0)
         at = row * (K // 64) + first // 64 + block
-        inside = None if WHOLE else first + 64 * block < stop
-        scale = tl.load(code2 + tl.load(absmax + at, mask=inside).to(tl.int32))
-        scale = scale * tl.load(absmax2 + (at >> 8), mask=inside) + mean
+        inside = WHOLE | (first + 64 * block < stop)
+        scale = tl.load(code2 + tl.load(absmax + at, mask=inside, other=0).to(tl.int32))
+        scale = scale * tl.load(absmax2 + (at >> 8), mask=inside, other=0.0) + mean
         scale = tl.broadcast_to(scale[:, None, :], (BLOCKS, 8, BLOCK_N))
         scale = tl.reshape(scale, (WORDS, BLOCK_N))
         columns = _columns(x_tile, WORDS)
@@ -120,7 +180,7 @@ def _nf4_partial(
     tl.store(partial + n, total, mask=(m < M) & (n < N))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])
 def _lora_partial(
     x,
     lora_A,
@@ -159,7 +219,7 @@ def _add_splits(partial, M, mask, WIDTH: tl.constexpr, SPLITS: tl.constexpr):
     return total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])
 def _finish(
     partial,
     lora_partial,
@@ -195,3 +255,172 @@ def _finish(
         total += tl.load(bias + n, mask=n < N, other=0.0).to(tl.float32)
     out += m.to(tl.int64) * out_stride + n
     tl.store(out, total.to(out.dtype.element_ty), mask=inside)
+
+
+def nf4_linear(
+    x: torch.Tensor,
+    packed: torch.Tensor,
+    absmax: torch.Tensor,
+    absmax2: torch.Tensor,
+    offset: torch.Tensor,
+    code2: torch.Tensor,
+    *,
+    out: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    lora: Lora | None = None,
+) -> None:
+    """Write x @ W^T + scaling * (x @ A^T) @ B^T + bias, of one NF4 matrix W [N, K].
+
+    Args:
+        x: [M, K] in bf16, fp16 or fp32, rows contiguous, any row stride; M at most `MAX_ROWS`, K a multiple of 64.
+        packed: uint8[N * K / 2]; this and the next four as in `nf4_dequantize`.
+        absmax: uint8[N * K / 64].
+        absmax2: float32[ceil(num_blocks / 256)].
+        offset: float32[].
+        code2: float32[256].
+        out: [M, N] of x's dtype, rows contiguous, any row stride: where to write.
+        bias: [N] of x's dtype.
+        lora: The adapter.
+
+    Raises:
+        ValueError: M or K is not supported.
+    """
+    check_shape(x)
+    (num_rows, num_columns), num_features = x.shape, out.shape[1]
+    assert out.shape[0] == num_rows
+    assert (out.dtype, x.stride(1), out.stride(1)) == (x.dtype, 1, 1)
+    assert packed.numel() * 2 == absmax.numel() * 64 == num_features * num_columns
+    rank = 0 if lora is None else lora.lora_A.shape[0]
+    num_splits = triton.cdiv(num_columns, _split(num_features, num_columns))
+
+    def partial_sums(width: int) -> torch.Tensor:
+        return torch.empty((num_splits, num_rows, width), dtype=torch.float32, device=x.device)
+
+    partial = partial_sums(num_features)
+    tile = _FEW if num_rows <= _FEW.block_m else _MORE
+    grid = (
+        triton.cdiv(num_rows, tile.block_m),
+        triton.cdiv(num_features, tile.block_n),
+        num_splits,
+    )
+    _nf4_partial[grid](
+        x,
+        packed.view(-1).view(torch.int32),
+        absmax,
+        absmax2,
+        offset,
+        code2,
+        _codes(x.device),
+        partial,
+        num_rows,
+        x.stride(0),
+        **_partial_launch(num_features, num_columns, tile).keywords,
+    )
+    lora_partial = lora_B = partial  # not looked at without an adapter
+    if lora is not None:
+        assert lora.lora_A.is_contiguous()
+        assert lora.lora_B.is_contiguous()
+        lora_partial, lora_B = partial_sums(rank), lora.lora_B
+        grid = (triton.cdiv(num_rows, _LORA_BLOCK), triton.cdiv(rank, _LORA_BLOCK), num_splits)
+        launch = _lora_launch(num_features, num_columns, rank)
+        _lora_partial[grid](x, lora.lora_A, lora_partial, num_rows, x.stride(0), **launch.keywords)
+    grid = (triton.cdiv(num_rows, _FINISH_BLOCK[0]), triton.cdiv(num_features, _FINISH_BLOCK[1]))
+    _finish[grid](
+        partial,
+        lora_partial,
+        lora_B,
+        0.0 if lora is None else lora.scaling,
+        partial if bias is None else bias,
+        out,
+        num_rows,
+        out.stride(0),
+        **_finish_launch(num_features, num_columns, rank, has_bias=bias is not None).keywords,
+    )
+
+
+def _split(num_features: int, num_columns: int) -> int:
+    """Give the columns of a split: whole steps, whatever the number of rows."""
+    blocks = triton.cdiv(num_features, _FEW.block_n)
+    num_splits = triton.next_power_of_2(triton.cdiv(_MIN_PROGRAMS, blocks))
+    return max(triton.cdiv(triton.cdiv(num_columns, num_splits), _STEP) * _STEP, _MIN_COLUMNS)
+
+
+@lru_cache(maxsize=8)
+def _codes(device: torch.device) -> torch.Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(NF4_CODE, dtype=torch.float32, device=device)
+
+
+def _partial_launch(num_features: int, num_columns: int, tile: _Tile) -> Launch:
+    constants = {
+        "N": num_features,
+        "K": num_columns,
+        "COLUMNS": _split(num_features, num_columns),
+        "BLOCK_M": tile.block_m,
+        "BLOCK_N": tile.block_n,
+        "STEP": _STEP,
+        "INTERPRET": INTERPRETED,
+    }
+    # Without fusion a scale has the bits of `nf4_scales`.
+    return Launch(constants, num_warps=tile.num_warps, num_stages=1, enable_fp_fusion=False)
+
+
+def _lora_launch(num_features: int, num_columns: int, rank: int) -> Launch:
+    constants = {
+        "K": num_columns,
+        "R": rank,
+        "COLUMNS": _split(num_features, num_columns),
+        "BLOCK_M": _LORA_BLOCK,
+        "BLOCK_R": _LORA_BLOCK,
+        "STEP": _LORA_STEP,
+    }
+    return Launch(constants, num_stages=1)
+
+
+def _finish_launch(num_features: int, num_columns: int, rank: int, *, has_bias: bool) -> Launch:
+    constants = {
+        "N": num_features,
+        "R": rank,
+        "SPLITS": triton.cdiv(num_columns, _split(num_features, num_columns)),
+        "HAS_BIAS": has_bias,
+        "BLOCK_M": _FINISH_BLOCK[0],
+        "BLOCK_N": _FINISH_BLOCK[1],
+        "BLOCK_R": _LORA_BLOCK,
+    }
+    return Launch(constants, num_stages=1)
+
+
+def variants(capability: int) -> Iterator[Variant]:
+    """Yield what is shipped for a capability."""
+    value, fp32 = POINTER[torch.bfloat16], POINTER[torch.float32]
+    rows = {"x": value, "partial": fp32, "M": "i32", "x_stride": "i32"}
+    scales = {"absmax": "*u8"} | dict.fromkeys(("absmax2", "offset", "code2", "codes"), fp32)
+    for num_features, num_columns in _SHIPPED:
+        shape = f"bf16 {num_features}x{num_columns}"
+        for tile in (_FEW, _MORE):
+            yield Variant(
+                name=f"nf4_linear {shape} {tile.block_m} rows",
+                kernel=_nf4_partial,
+                arguments=rows | scales | {"packed": "*i32"},
+                launch=_partial_launch(num_features, num_columns, tile),
+                divisible=frozenset({"x_stride"}),
+                # mma.sync everywhere, also where the gate looks for wgmma or tcgen05.
+                uses_matrix_units=capability not in (90, 100),
+                values=tile.block_n * _STEP,
+            )
+        yield Variant(
+            name=f"nf4_linear {shape} lora",
+            kernel=_lora_partial,
+            arguments=rows | {"lora_A": fp32},
+            launch=_lora_launch(num_features, num_columns, _RANK),
+            divisible=frozenset({"x_stride"}),
+        )
+        for rank in (0, _RANK):
+            yield Variant(
+                name=f"nf4_linear {shape} finish rank {rank}",
+                kernel=_finish,
+                arguments=dict.fromkeys(("partial", "lora_partial", "lora_B"), fp32)
+                | {"scaling": "fp32", "bias": value, "out": value, "M": "i32", "out_stride": "i32"},
+                launch=_finish_launch(num_features, num_columns, rank, has_bias=False),
+                divisible=frozenset({"out_stride"}),
+            )
