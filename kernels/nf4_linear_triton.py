@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
-"""The product of few rows with an NF4 matrix that is never written to memory as a dense one, as Triton kernels.
+"""The product of few rows with an NF4 matrix, unpacked in registers, as Triton kernels.
 
 Equation, dimensions and dtypes as in `nf4_linear.py`, its reference; bf16, fp16 and fp32. Weights have the bits
 `nf4_dequantize` gives; products are summed in fp32.
@@ -14,16 +14,17 @@ so that a row's bits depend on that row alone, and not on M either. (So it is in
 rests on the matrix instruction, the same m16n8k16 for either number of rows, doing the same for every element.)
 
 Memory traffic: W once, 0.516 byte a weight (half a byte, and 1 + 4 / 256 bytes a block of 64); x and y, M * (K + N)
-values; sums of splits, 8 * splits * M * N bytes, mostly in the L2 cache. With S splits, a token of M costs at least
+values; sums of S splits, written and read, mostly in the L2 cache. One row of M costs at least
 
     0.516 * N * K / M + size(dtype) * (K + N) + 8 * S * N bytes.
 
-For N = K = 4096 in bf16, S = 8: 8.66 MB of W and 0.28 MB a row. W is 97 % of the traffic at M = 1, 66 % at M = 16, 33 % at
-M = 64, where W comes a second time from the L2 cache. For more than 16 rows W is unpacked once for every 32 rows.
+N = K = 4096 in bf16, S = 8: 8.66 MB for W, 0.28 MB a row. W is 97 % of that at M = 1, 66 % at M = 16, 33 % at M = 64. More
+than 16 rows unpack W once for every 32, the second time out of the L2 cache.
 
-Instructions set the limit on a big GPU: one byte a clock and SM leaves 16 weights about 8 instructions each at the H100's
-rates, so they are what was counted, by compiling. A weight takes 3.4 to look up, scale and round to bf16; the loop
-of 16 rows has 5.0 (sm_80) and 5.3 (sm_90) instructions a weight, of 32 rows 5.6 and 5.9. Not yet measured on a GPU.
+Memory is not the only limit: 132 SMs issue at most 132 * 128 instructions of a thread a clock. At 1.7 GHz and 5.3
+instructions a weight these are 5.4e12 weights or 2.8 TB a second, less than the memory of an H200 (4.8 TB/s) or H100 (3.35)
+gives; smaller GPUs are bound by memory. So instructions were counted, in the loop, by compiling for sm_80 and sm_90: 5.0 and 5.3 a
+weight for 16 rows, 5.6 and 5.9 for 32; 3.4 of them look up, scale and round. Not yet measured on a GPU.
 
 Why so:
 - A word of eight indices is loaded as it lies. Index j of every word makes a product of its own with the columns
@@ -34,9 +35,9 @@ Why so:
   for the address and a load (6.1 to 6.6 instead of 8.5 to 9.4), and no conflicts. Selecting by the four bits takes 19.
 - No multiply-and-reduce for M = 1: rounded weights have to be unpacked to be multiplied in fp32, two more instructions a
   weight than the matrix instruction, whose 15 idle rows cost nothing; and bits at M = 1 would be others.
-- Only the next indices are loaded ahead, in registers. With scales and x loaded ahead too the compiler finds other
-  layouts, and 6.8 instructions.
-- wgmma and tcgen05 want 64 rows of x: not used.
+- Only the next indices are loaded ahead, in registers. With scales and x ahead too the compiler chose other layouts,
+  6.8 instructions.
+- wgmma and tcgen05 take 64 rows and more, so they are not used.
 """
 
 from __future__ import annotations
@@ -60,9 +61,8 @@ _STEP: Final = 128
 _MIN_PROGRAMS: Final = 384
 # A split of two steps still hides the second one's load.
 _MIN_COLUMNS: Final = 256
-# The side of a tile of x @ A^T, and the columns of its steps.
+# The side of a tile of x @ A^T.
 _LORA_BLOCK: Final = 16
-_LORA_STEP: Final = 64
 # A tile of y.
 _FINISH_BLOCK: Final = (16, 64)
 
@@ -81,8 +81,16 @@ _FEW: Final = _Tile(16, 64, 2)
 _MORE: Final = _Tile(32, 128, 4)
 
 # (N, K) of Llama-3.2 1B (q and o; gate and up), 3B (down), Llama-3.1 8B (k and v; gate and up; down).
-_SHIPPED: Final = ((2048, 2048), (8192, 2048), (3072, 8192), (1024, 4096), (14336, 4096), (4096, 14336))
-# Rank of the adapters shipped for.
+_SHIPPED: Final = (
+    (2048, 2048),
+    (8192, 2048),
+    (3072, 8192),
+    (1024, 4096),
+    (14336, 4096),
+    (4096, 14336),
+)
+# Of these with an adapter, of this rank.
+_SHIPPED_LORA: Final = ((1024, 4096), (4096, 14336))
 _RANK: Final = 16
 
 # Value $1 & 15 of the 16 at address $2. Lane i holds value i & 15; of the lane asked for, a shuffle regards five bits.
@@ -198,14 +206,15 @@ def _lora_partial(
     r = tl.program_id(1) * BLOCK_R + tl.arange(0, BLOCK_R)[None, :]
     split = tl.program_id(2)
     start = split * COLUMNS
+    stop = tl.minimum(start + COLUMNS, K)
     k = tl.arange(0, STEP)
     x += m.to(tl.int64) * x_stride + k[None, :]
     lora_A += r * K + k[:, None]
     total = tl.zeros((BLOCK_M, BLOCK_R), dtype=tl.float32)
-    # K is a multiple of STEP.
-    for first in range(start, tl.minimum(start + COLUMNS, K), STEP):
-        x_tile = tl.load(x + first, mask=m < M, other=0.0).to(tl.float32)
-        a = tl.load(lora_A + first, mask=r < R, other=0.0)
+    for first in range(start, stop, STEP):
+        inside = (K % STEP == 0) | (first + k < stop)
+        x_tile = tl.load(x + first, mask=(m < M) & inside[None, :], other=0.0).to(tl.float32)
+        a = tl.load(lora_A + first, mask=(r < R) & inside[:, None], other=0.0)
         total = tl.dot(x_tile, a, total, input_precision="ieee")
     partial += (split * M + m).to(tl.int64) * R
     tl.store(partial + r, total, mask=(m < M) & (r < R))
@@ -297,7 +306,9 @@ def nf4_linear(
         return torch.empty((num_splits, num_rows, width), dtype=torch.float32, device=x.device)
 
     partial = partial_sums(num_features)
-    tile = _FEW if num_rows <= _FEW.block_m else _MORE
+    # In fp32 a program of 32 rows would not fit into the registers.
+    is_few = num_rows <= _FEW.block_m or x.dtype == torch.float32
+    tile = _FEW if is_few else _MORE
     grid = (
         triton.cdiv(num_rows, tile.block_m),
         triton.cdiv(num_features, tile.block_n),
@@ -372,7 +383,7 @@ def _lora_launch(num_features: int, num_columns: int, rank: int) -> Launch:
         "COLUMNS": _split(num_features, num_columns),
         "BLOCK_M": _LORA_BLOCK,
         "BLOCK_R": _LORA_BLOCK,
-        "STEP": _LORA_STEP,
+        "STEP": _STEP,
     }
     return Launch(constants, num_stages=1)
 
@@ -396,10 +407,9 @@ def variants(capability: int) -> Iterator[Variant]:
     rows = {"x": value, "partial": fp32, "M": "i32", "x_stride": "i32"}
     scales = {"absmax": "*u8"} | dict.fromkeys(("absmax2", "offset", "code2", "codes"), fp32)
     for num_features, num_columns in _SHIPPED:
-        shape = f"bf16 {num_features}x{num_columns}"
         for tile in (_FEW, _MORE):
             yield Variant(
-                name=f"nf4_linear {shape} {tile.block_m} rows",
+                name=f"nf4_linear bf16 {num_features}x{num_columns} {tile.block_m} rows",
                 kernel=_nf4_partial,
                 arguments=rows | scales | {"packed": "*i32"},
                 launch=_partial_launch(num_features, num_columns, tile),
@@ -408,8 +418,9 @@ def variants(capability: int) -> Iterator[Variant]:
                 uses_matrix_units=capability not in (90, 100),
                 values=tile.block_n * _STEP,
             )
+    for num_features, num_columns in _SHIPPED_LORA:
         yield Variant(
-            name=f"nf4_linear {shape} lora",
+            name=f"nf4_linear bf16 {num_features}x{num_columns} lora rank {_RANK}",
             kernel=_lora_partial,
             arguments=rows | {"lora_A": fp32},
             launch=_lora_launch(num_features, num_columns, _RANK),
@@ -417,7 +428,7 @@ def variants(capability: int) -> Iterator[Variant]:
         )
         for rank in (0, _RANK):
             yield Variant(
-                name=f"nf4_linear {shape} finish rank {rank}",
+                name=f"nf4_linear bf16 {num_features}x{num_columns} finish rank {rank}",
                 kernel=_finish,
                 arguments=dict.fromkeys(("partial", "lora_partial", "lora_B"), fp32)
                 | {"scaling": "fp32", "bias": value, "out": value, "M": "i32", "out_stride": "i32"},
