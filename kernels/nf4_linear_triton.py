@@ -18,23 +18,24 @@ values; sums of S splits, written and read, mostly in the L2 cache. One row of M
 
     0.516 * N * K / M + size(dtype) * (K + N) + 8 * S * N bytes.
 
-N = K = 4096 in bf16, S = 8: 8.66 MB for W, 0.28 MB a row. W is 97 % of that at M = 1, 66 % at M = 16, 33 % at M = 64. More
-than 16 rows unpack W once for every 32, the second time out of the L2 cache.
+N = K = 4096 in bf16, S = 8: 8.66 MB for W, 0.28 MB a row. W is 97 % of that at M = 1, 66 % at M = 16, 33 % at M = 64.
+More than 16 rows unpack W once for every 32, the second time out of the L2 cache.
 
 Memory is not the only limit: 132 SMs issue at most 132 * 128 instructions of a thread a clock. At 1.7 GHz and 5.3
-instructions a weight these are 5.4e12 weights or 2.8 TB a second, less than the memory of an H200 (4.8 TB/s) or H100 (3.35)
-gives; smaller GPUs are bound by memory. So instructions were counted, in the loop, by compiling for sm_80 and sm_90: 5.0 and 5.3 a
-weight for 16 rows, 5.6 and 5.9 for 32; 3.4 of them look up, scale and round. Not yet measured on a GPU.
+instructions a weight these are 5.4e12 weights or 2.8 TB a second, less than the memory of an H200 (4.8 TB/s) or H100
+(3.35) gives; a 4090 (1.0) is bound by memory. So instructions were counted, in the loop, by compiling for sm_80 and
+sm_90: 5.0 and 5.3 a weight for 16 rows, 5.6 and 5.9 for 32; 3.4 of them look up, scale and round. Not yet measured on
+a GPU.
 
 Why so:
 - A word of eight indices is loaded as it lies. Index j of every word makes a product of its own with the columns
   j, j + 8, ... of x, so that no weight ever changes places between threads; x, which is small, is rearranged instead.
 - W is the right operand. Loaded with 16 bytes a thread, it then is in the places the matrix instruction wants it
   (with W on the left: 6.2 to 6.6 instructions, and every weight through shared memory).
-- The table of 16 values lies in the lanes of a warp and a shuffle looks up: an instruction instead of a mask, two
-  for the address and a load (6.1 to 6.6 instead of 8.5 to 9.4), and no conflicts. Selecting by the four bits takes 19.
-- No multiply-and-reduce for M = 1: rounded weights have to be unpacked to be multiplied in fp32, two more instructions a
-  weight than the matrix instruction, whose 15 idle rows cost nothing; and bits at M = 1 would be others.
+- The table of 16 values lies in the lanes of a warp and a shuffle looks up: an instruction instead of a mask, two for
+  the address and a load (6.1 to 6.6 instead of 8.4 to 8.9), and no conflicts. Selecting by the four bits takes 19.
+- M = 1 is not multiplied and reduced: 7.2 instructions, for unpacking the rounded weights and for products that the
+  matrix instruction, whose 15 idle rows cost nothing, does not need; and bits at M = 1 would be others.
 - Only the next indices are loaded ahead, in registers. With scales and x ahead too the compiler chose other layouts,
   6.8 instructions.
 - wgmma and tcgen05 take 64 rows and more, so they are not used.
