@@ -307,9 +307,7 @@ def nf4_linear(
         return torch.empty((num_splits, num_rows, width), dtype=torch.float32, device=x.device)
 
     partial = partial_sums(num_features)
-    # In fp32 a program of 32 rows would not fit into the registers.
-    is_few = num_rows <= _FEW.block_m or x.dtype == torch.float32
-    tile = _FEW if is_few else _MORE
+    tile = _FEW if num_rows <= _FEW.block_m else _MORE
     grid = (
         triton.cdiv(num_rows, tile.block_m),
         triton.cdiv(num_features, tile.block_n),
