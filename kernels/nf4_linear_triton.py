@@ -334,8 +334,8 @@ def nf4_linear(
         grid = (triton.cdiv(num_rows, _LORA_BLOCK), triton.cdiv(rank, _LORA_BLOCK), num_splits)
         launch = _lora_launch(num_features, num_columns, rank)
         _lora_partial[grid](x, lora.lora_A, lora_partial, num_rows, x.stride(0), **launch.keywords)
-    grid = (triton.cdiv(num_rows, _FINISH_BLOCK[0]), triton.cdiv(num_features, _FINISH_BLOCK[1]))
-    _finish[grid](
+    tiles = (triton.cdiv(num_rows, _FINISH_BLOCK[0]), triton.cdiv(num_features, _FINISH_BLOCK[1]))
+    _finish[tiles](
         partial,
         lora_partial,
         lora_B,
@@ -352,7 +352,8 @@ def _split(num_features: int, num_columns: int) -> int:
     """Give the columns of a split: whole steps, whatever the number of rows."""
     blocks = triton.cdiv(num_features, _FEW.block_n)
     num_splits = triton.next_power_of_2(triton.cdiv(_MIN_PROGRAMS, blocks))
-    return max(triton.cdiv(triton.cdiv(num_columns, num_splits), _STEP) * _STEP, _MIN_COLUMNS)
+    num_steps: int = triton.cdiv(num_columns, num_splits * _STEP)
+    return max(num_steps * _STEP, _MIN_COLUMNS)
 
 
 @lru_cache(maxsize=8)
