@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fam_engine.kernels.nf4_dequantize import nf4_dequantize
+from fam_engine.kernels.nf4_linear import Lora, nf4_linear
+from tests.kernels.on import rounding
+
+# What the reference does on a CPU: no interpreter, so bf16 and fp64 too.
+FORMATS = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
+
+
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+@pytest.mark.parametrize("num_rows", [1, 17, 64])
+def test_equals_float64_rounded_once(num_rows: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    num_blocks = 37 * 5
+    packed = torch.randint(256, (num_blocks * 32,), dtype=torch.uint8)
+    absmax = torch.randint(256, (num_blocks,), dtype=torch.uint8)
+    weight = (packed, absmax, torch.rand(1) * 0.1, torch.tensor(0.2), torch.rand(256) * 2 - 1)
+    lora = Lora(torch.randn(8, 320), torch.randn(37, 8), scaling=0.5)
+    x, bias = torch.randn(num_rows, 320).to(dtype), torch.randn(37).to(dtype)
+    room = torch.full((num_rows, 50), torch.nan, dtype=dtype)
+    nf4_linear(x, *weight, out=room[:, 9:46], bias=bias, lora=lora)
+    dense = nf4_dequantize(*weight, shape=(37, 320), dtype=dtype).double()
+    update = x.double() @ lora.lora_A.double().t() @ lora.lora_B.double().t()
+    truth = x.double() @ dense.t() + lora.scaling * update + bias.double()
+    tolerance = rounding(dtype) if dtype != torch.float64 else 1e-15
+    small = 1e-13 if dtype == torch.float64 else 1e-4
+    assert ((room[:, 9:46].double() - truth).abs() <= tolerance * truth.abs() + small).all()
+    assert room[:, :9].isnan().all()
+    assert room[:, 46:].isnan().all()
