@@ -1,0 +1,235 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
+"""NF4 to floating point, as one Triton kernel.
+
+Equation and bits as in `nf4_dequantize.py`, its reference, for rows of whole blocks (K % 64 == 0). Every product and
+sum is rounded on its own: compiled without fused multiply-adds. An adapter's product is a sum of products in float32 by
+tensor cores (each factor as two TF32 numbers), added before the only rounding.
+
+Dimensions: N rows, K columns, R rank of the adapter.
+Dtypes: uint8 in, scales in fp32; bf16, fp16 or fp32 out.
+Memory traffic a weight: 0.516 byte in and one value out, in one launch. bitsandbytes (0.50) undoes the double
+quantization in two launches of its own, through memory. With an adapter a program also reads its parts of A and B,
+8 R values each for 64 x 128 weights, from the L2 cache.
+
+One program makes `ROWS` x 64 `BLOCKS` weights, 8192 by default: a scale for each of its 128 threads, which a block's
+eight words then share. Packed bytes are loaded as 32-bit words, 16 bytes a thread, and change hands through shared memory
+so that a thread stores 16 bytes beside its neighbour's.
+
+The 16 values lie in shared memory, in 16 different banks: a warp looks up 32 weights at once, without conflict. Compiled
+for sm_90 and K = 4096 that is 6.6 instructions a weight, 4.5 of them the least this way (shift, mask, look up, multiply,
+half a conversion). Rejected, by the same count:
+
+- the table in global memory (L1): 8.5, for an address takes two more instructions;
+- a tree of selects: 18;
+- `tl.gather` over a row of 64, which is shuffles: 19;
+- packed bytes loaded as bytes, 7.6, or as 64-bit words, 8.0;
+- half as many weights a thread: 8.5, with 32 registers instead of 80;
+- a table of 256 pairs in shared memory would take 3, but two half warps at random in 2 KB meet in the same banks about
+  three times each; not tried.
+
+Nothing of this has been measured on a GPU yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Final
+
+import torch
+import triton
+import triton.language as tl
+
+from fam_engine.kernels.launching import POINTER, Launch, Variant
+from fam_engine.kernels.nf4_dequantize import BLOCK_SIZE, NF4_CODE, LoraFactors
+
+# Blocks a program: one scale a thread.
+_NUM_BLOCKS: Final = 128
+# Of them in a row where an adapter is merged: 64 x 128 weights, a shape for matrix instructions.
+_MERGED_ROW_BLOCKS: Final = 2
+_DTYPES: Final = (torch.bfloat16, torch.float16, torch.float32)
+# Columns of Qwen2.5-0.5B, Llama-3.2 1B and 3B, Llama-3.1 8B (rows do not change what is compiled).
+_SHIPPED: Final = (896, 2048, 3072, 4096, 8192, 14336)
+_SHIPPED_MERGED: Final = (4096, 14336)
+
+
+@triton.jit(do_not_specialize=["N"])
+def _nf4_dequantize(
+    packed,
+    absmax,
+    absmax2,
+    offset,
+    code2,
+    code,
+    lora_A,
+    lora_B,
+    out,
+    N,
+    out_stride,
+    scaling,
+    K: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    R: tl.constexpr,
+):
+    # ---- which weights: blocks of this program, row by row
+    NUM_BLOCKS: tl.constexpr = ROWS * BLOCKS
+    ROW_BLOCKS: tl.constexpr = K // 64
+    tile = tl.program_id(0)
+    first_row = (tile // (ROW_BLOCKS // BLOCKS) * ROWS).to(tl.int64)
+    first_column = tile % (ROW_BLOCKS // BLOCKS) * BLOCKS * 64
+    row = first_row + tl.arange(0, NUM_BLOCKS) // BLOCKS
+    column = first_column + tl.arange(0, NUM_BLOCKS) % BLOCKS * 64
+    block = row * ROW_BLOCKS + column // 64
+    inside = row < N
+    # ---- the adapter's product, first: it needs most registers
+    delta = tl.zeros((ROWS, BLOCKS * 64), tl.float32)
+    if R > 0:
+        row_B = first_row + tl.arange(0, ROWS)[:, None]
+        column_A = first_column + tl.arange(0, BLOCKS * 64)[None, :]
+        for first in range(0, R, 16):
+            rank = first + tl.arange(0, 16)
+            part_B = row_B * R + rank[None, :]
+            part_B = tl.load(lora_B + part_B, mask=(row_B < N) & (rank < R)[None, :], other=0.0)
+            part_A = rank[:, None] * K + column_A
+            part_A = tl.load(lora_A + part_A, mask=(rank < R)[:, None], other=0.0)
+            delta = tl.dot(
+                part_B.to(tl.float32) * scaling,
+                part_A.to(tl.float32),
+                delta,
+                input_precision="tf32x3",
+            )
+    # ---- scales
+    level = tl.load(code2 + tl.load(absmax + block, mask=inside, other=0).to(tl.int32))
+    scale = level * tl.load(absmax2 + (block >> 8), mask=inside, other=0.0) + tl.load(offset)
+    # ---- weights: eight words a block, eight weights a word, the high half of a byte first
+    word = tl.arange(0, 8)
+    nibble = tl.arange(0, 8)[None, None, :]
+    words = packed.to(tl.pointer_type(tl.uint32)) + block[:, None] * 8 + word[None, :]
+    words = tl.load(words, mask=inside[:, None], other=0)
+    index = (words[:, :, None] >> ((nibble ^ 1) * 4)) & 15
+    index = tl.reshape(index.to(tl.int32), (NUM_BLOCKS * 64,))
+    weight = tl.gather(tl.load(code + tl.arange(0, 16)), index, axis=0)
+    weight = tl.reshape(weight, (NUM_BLOCKS, 8, 8)) * scale[:, None, None]
+    if R > 0:
+        weight += tl.reshape(delta, (NUM_BLOCKS, 8, 8))
+    # ---- store
+    place = (row * out_stride + column)[:, None, None] + word[None, :, None] * 8 + nibble
+    tl.store(out + place, weight.to(out.dtype.element_ty), mask=inside[:, None, None])
+
+
+def nf4_dequantize(
+    packed: torch.Tensor,
+    absmax: torch.Tensor,
+    absmax2: torch.Tensor,
+    offset: torch.Tensor,
+    code2: torch.Tensor,
+    *,
+    shape: tuple[int, int],
+    dtype: torch.dtype,
+    out: torch.Tensor | None = None,
+    lora: LoraFactors | None = None,
+) -> torch.Tensor:
+    """Dequantize one NF4 matrix of shape (N, K), with an adapter merged if one is given.
+
+    Args:
+        packed: uint8[N * K / 2], the first value of a pair in the high half of the byte.
+        absmax: uint8[N * K / 64], indices into `code2`.
+        absmax2: float32[ceil(num_blocks / 256)].
+        offset: float32[].
+        code2: float32[256].
+        shape: (N, K).
+        dtype: Dtype of the result: bf16, fp16 or fp32.
+        out: [N, K] of that dtype on the same device, rows contiguous, any row stride: where to
+            write. A new tensor by default.
+        lora: An adapter to add, in float32, before the only rounding.
+
+    Returns:
+        [N, K] in `dtype`; `out` itself when given.
+
+    Raises:
+        ValueError: K is not a multiple of 64, or another dtype.
+    """
+    num_rows, num_columns = shape
+    if num_columns % BLOCK_SIZE:
+        raise ValueError(f"the kernel needs a multiple of {BLOCK_SIZE} columns; found K = {num_columns}")
+    if dtype not in _DTYPES:
+        raise ValueError(f"the kernel writes bfloat16, float16 or float32; asked for {dtype}")
+    if out is None:
+        out = torch.empty(shape, dtype=dtype, device=packed.device)
+    assert (out.shape, out.dtype) == (shape, dtype)
+    assert out.stride(1) == 1
+    assert packed.numel() * 2 == absmax.numel() * BLOCK_SIZE == num_rows * num_columns
+    assert packed.data_ptr() % 4 == 0
+    assert packed.is_contiguous()
+    assert absmax.is_contiguous()
+    if lora is not None:
+        assert lora.lora_A.shape[1] == num_columns
+        assert lora.lora_B.shape == (num_rows, lora.lora_A.shape[0])
+        assert lora.lora_A.is_contiguous()
+        assert lora.lora_B.is_contiguous()
+    code = _code(packed.device)
+    launch = _launch(num_columns, lora.lora_A.shape[0] if lora else 0)
+    tile_rows, tile_blocks = launch.constants["ROWS"], launch.constants["BLOCKS"]
+    grid = (triton.cdiv(num_rows, tile_rows) * (num_columns // BLOCK_SIZE // tile_blocks),)
+    _nf4_dequantize[grid](
+        packed,
+        absmax,
+        absmax2,
+        offset,
+        code2,
+        code,
+        lora.lora_A if lora else code,
+        lora.lora_B if lora else code,
+        out,
+        num_rows,
+        out.stride(0),
+        lora.scaling if lora else 0.0,
+        **launch.keywords,
+    )
+    return out
+
+
+def _launch(num_columns: int, rank: int) -> Launch:
+    """Take as many blocks of a row as divide it, and rows to make up the number of blocks."""
+    num_blocks = num_columns // BLOCK_SIZE
+    blocks = min(num_blocks & -num_blocks, _MERGED_ROW_BLOCKS if rank else _NUM_BLOCKS)
+    constants = {"K": num_columns, "ROWS": _NUM_BLOCKS // blocks, "BLOCKS": blocks, "R": rank}
+    return Launch(constants, enable_fp_fusion=False)
+
+
+@lru_cache(maxsize=8)
+def _code(device: torch.device) -> torch.Tensor:
+    """Give the table on a device, made outside inference mode, for it outlives the call."""
+    with torch.inference_mode(False):
+        return torch.tensor(NF4_CODE, dtype=torch.float32, device=device)
+
+
+def variants(capability: int) -> Iterator[Variant]:
+    """Yield what is shipped for a capability."""
+    del capability  # the same for all
+    for num_columns, rank in [(K, 0) for K in _SHIPPED] + [(K, 16) for K in _SHIPPED_MERGED]:
+        byte, wide = POINTER[torch.uint8], POINTER[torch.float32]
+        arguments = {
+            "packed": byte,
+            "absmax": byte,
+            "absmax2": wide,
+            "offset": wide,
+            "code2": wide,
+            "code": wide,
+            "lora_A": wide,
+            "lora_B": wide,
+            "out": POINTER[torch.bfloat16],
+            "N": "i32",
+            "out_stride": "i32",
+            "scaling": "fp32",
+        }
+        yield Variant(
+            name=f"nf4_dequantize bf16 {num_columns}" + f" rank {rank}" * bool(rank),
+            kernel=_nf4_dequantize,
+            arguments=arguments,
+            launch=_launch(num_columns, rank),
+            divisible=frozenset({"out_stride"}),
+            uses_matrix_units=bool(rank),
+            values=_NUM_BLOCKS * BLOCK_SIZE,
+        )
