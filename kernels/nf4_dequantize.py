@@ -9,13 +9,14 @@ Every product and sum is rounded to float32 on its own (a fused multiply-add wou
 the last rounding goes to the output dtype. This is what bitsandbytes computes, bit for bit. Any
 shape: blocks straddle rows where K % 64 != 0.
 
-An adapter may be merged on the way: weight + scaling * B @ A, in float32 or wider, rounded once.
-
 In: uint8 pairs of indices and the two levels of scales. Out: the matrix, into scratch memory when
-given, whose rows may be far apart. Memory traffic: 0.5 byte in and one value out per weight. A byte is looked up whole: a table
+given. Memory traffic: 0.5 byte in and one value out per weight. A byte is looked up whole: a table
 of 256 pairs, each pair read as one 64-bit word, is 2.5 to 5 times faster than fancy indexing.
 Chunks keep the float32 values before scaling in the cache: 0.55 ns a value on one core (AVX-512),
 against 0.78 (to fp32) and 4.4 (to bf16) in one piece; bitsandbytes' C++ takes 0.2.
+
+Rows far apart, and a merged adapter (weight + scaling * B @ A, added before the last rounding), take
+a detour through chunks of rows in float32: here they are a reference more than a path.
 """
 
 from __future__ import annotations

@@ -1,32 +1,35 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 """NF4 to floating point, as one Triton kernel.
 
-Equation and bits as in `nf4_dequantize.py`, its reference, for rows of whole blocks (K % 64 == 0). Every product and
-sum is rounded on its own: compiled without fused multiply-adds. An adapter's product is a sum of products in float32 by
-tensor cores (each factor as two TF32 numbers), added before the only rounding.
+Equation and bits as in `nf4_dequantize.py`, its reference, for rows of whole blocks (K % 64 == 0).
+Every product and sum is rounded on its own: compiled without fused multiply-adds. An adapter's
+product comes from tensor cores, each factor as a sum of two TF32 numbers, which is about float32,
+and is added before the only rounding.
 
 Dimensions: N rows, K columns, R rank of the adapter.
 Dtypes: uint8 in, scales in fp32; bf16, fp16 or fp32 out.
-Memory traffic a weight: 0.516 byte in and one value out, in one launch. bitsandbytes (0.50) undoes the double
-quantization in two launches of its own, through memory. With an adapter a program also reads its parts of A and B,
-8 R values each for 64 x 128 weights, from the L2 cache.
+Memory traffic a weight: 0.516 byte in and one value out, in one launch. bitsandbytes (0.50) undoes
+the double quantization in two launches of their own, through memory. With an adapter a program also
+reads its parts of A and B, for 64 x 128 weights 192 R values, from the L2 cache.
 
-One program makes `ROWS` x 64 `BLOCKS` weights, 8192 by default: a scale for each of its 128 threads, which a block's
-eight words then share. Packed bytes are loaded as 32-bit words, 16 bytes a thread, and change hands through shared memory
-so that a thread stores 16 bytes beside its neighbour's.
+One program makes 128 blocks of 64 weights, `ROWS` by `BLOCKS`: a scale for each of its 128 threads,
+handed on to where the block's weights are made. Packed bytes are loaded as 32-bit words, 16 bytes a
+thread, and change hands in shared memory, so that every store is of 16 bytes beside the neighbour's.
 
-The 16 values lie in shared memory, in 16 different banks: a warp looks up 32 weights at once, without conflict. Compiled
-for sm_90 and K = 4096 that is 6.6 instructions a weight, 4.5 of them the least this way (shift, mask, look up, multiply,
-half a conversion). Rejected, by the same count:
+The 16 values lie in shared memory, in 16 different banks: a warp looks up 32 weights at once. That
+is 6.4 to 8.1 instructions a weight for all K and GPUs compiled for, 4.5 of them the least this way
+(shift, mask, look-up, product, half a conversion). Rejected, by the same count for sm_90 and
+K = 4096, where the kernel has 6.75 and 76 registers:
 
-- the table in global memory (L1): 8.5, for an address takes two more instructions;
+- the table in global memory (L1): 8.5, an address takes two instructions more;
 - a tree of selects: 18;
-- `tl.gather` over a row of 64, which is shuffles: 19;
-- packed bytes loaded as bytes, 7.6, or as 64-bit words, 8.0;
-- half as many weights a thread: 8.5, with 32 registers instead of 80;
-- a table of 256 pairs in shared memory would take 3, but two half warps at random in 2 KB meet in the same banks about
-  three times each; not tried.
+- `tl.gather` from a table a block, which becomes shuffles: 19;
+- packed bytes loaded as bytes, 7.6, or as 64-bit words, 7.9;
+- half the weights a thread: 8.5, with 32 registers; twice: 5.9, with 152;
+- a table of all 256 pairs in shared memory: 3 would be the least instead of 4.5, but half a warp
+  that reads 8 bytes each out of 2 KB meets in the same banks; not tried.
 
+With an adapter of rank 16: 18 to 19, and 16 more in its place without tensor cores.
 Nothing of this has been measured on a GPU yet.
 """
 
@@ -152,7 +155,9 @@ def nf4_dequantize(
     """
     num_rows, num_columns = shape
     if num_columns % BLOCK_SIZE:
-        raise ValueError(f"the kernel needs a multiple of {BLOCK_SIZE} columns; found K = {num_columns}")
+        raise ValueError(
+            f"the kernel needs a multiple of {BLOCK_SIZE} columns; found K = {num_columns}"
+        )
     if dtype not in _DTYPES:
         raise ValueError(f"the kernel writes bfloat16, float16 or float32; asked for {dtype}")
     if out is None:

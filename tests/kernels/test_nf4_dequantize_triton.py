@@ -170,6 +170,10 @@ for variant in nf4_dequantize_triton.variants({capability}):
 """
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     ended = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert (ended.returncode, ended.stdout) == (0, "seen\n"), ended.stderr
