@@ -19,17 +19,17 @@ thread, and change hands in shared memory, so that every store is of 16 bytes be
 The 16 values lie in shared memory, in 16 different banks: a warp looks up 32 weights at once. That
 is 6.4 to 8.1 instructions a weight for all K and GPUs compiled for, 4.5 of them the least this way
 (shift, mask, look-up, product, half a conversion). Rejected, by the same count for sm_90 and
-K = 4096, where the kernel has 6.75 and 76 registers:
+K = 4096, where the kernel has 6.8, and 76 registers:
 
-- the table in global memory (L1): 8.5, an address takes two instructions more;
-- a tree of selects: 18;
-- `tl.gather` from a table a block, which becomes shuffles: 19;
-- packed bytes loaded as bytes, 7.6, or as 64-bit words, 7.9;
-- half the weights a thread: 8.5, with 32 registers; twice: 5.9, with 152;
-- a table of all 256 pairs in shared memory: 3 would be the least instead of 4.5, but half a warp
-  that reads 8 bytes each out of 2 KB meets in the same banks; not tried.
+- the table in global memory (L1): 10.4, for an address there takes two instructions more;
+- a tree of selects: 17.9;
+- `tl.gather` from a table a block, which becomes shuffles: 19.3;
+- packed bytes loaded as bytes, 7.6, or as 64-bit words, 8.0;
+- half the weights a thread: 9.5, with 32 registers; twice: 6.0, with 151;
+- a table of all 256 pairs in shared memory: 5.3, but 16 threads that read 8 bytes each at random
+  meet 2.9 deep in the same bank: 5.8 cycles for 64 weights, where all instructions take 3.4 here.
 
-With an adapter of rank 16: 18 to 19, and 16 more in its place without tensor cores.
+With an adapter of rank 16 it is 17.6 to 18.9, and would be 29 by multiply-adds of float32.
 Nothing of this has been measured on a GPU yet.
 """
 
@@ -106,19 +106,18 @@ def _nf4_dequantize(
     level = tl.load(code2 + tl.load(absmax + block, mask=inside, other=0).to(tl.int32))
     scale = level * tl.load(absmax2 + (block >> 8), mask=inside, other=0.0) + tl.load(offset)
     # ---- weights: eight words a block, eight weights a word, the high half of a byte first
-    word = tl.arange(0, 8)
-    nibble = tl.arange(0, 8)[None, None, :]
-    words = packed.to(tl.pointer_type(tl.uint32)) + block[:, None] * 8 + word[None, :]
+    word = tl.arange(0, 8)[None, :]
+    words = packed.to(tl.pointer_type(tl.uint32)) + block[:, None] * 8 + word
     words = tl.load(words, mask=inside[:, None], other=0)
-    index = (words[:, :, None] >> ((nibble ^ 1) * 4)) & 15
-    index = tl.reshape(index.to(tl.int32), (NUM_BLOCKS * 64,))
+    shift = (tl.arange(0, 8) ^ 1)[None, None, :] * 4
+    index = tl.reshape((words[:, :, None] >> shift) & 15, (NUM_BLOCKS * 64,)).to(tl.int32)
     weight = tl.gather(tl.load(code + tl.arange(0, 16)), index, axis=0)
-    weight = tl.reshape(weight, (NUM_BLOCKS, 8, 8)) * scale[:, None, None]
+    weight = tl.reshape(weight, (NUM_BLOCKS, 64)) * scale[:, None]
     if R > 0:
-        weight += tl.reshape(delta, (NUM_BLOCKS, 8, 8))
+        weight += tl.reshape(delta, (NUM_BLOCKS, 64))
     # ---- store
-    place = (row * out_stride + column)[:, None, None] + word[None, :, None] * 8 + nibble
-    tl.store(out + place, weight.to(out.dtype.element_ty), mask=inside[:, None, None])
+    place = (row * out_stride + column)[:, None] + tl.arange(0, 64)[None, :]
+    tl.store(out + place, weight.to(out.dtype.element_ty), mask=inside[:, None])
 
 
 def nf4_dequantize(

@@ -111,9 +111,9 @@ def test_adapter_is_rounded_once(shape: tuple[int, int], rank: int, dtype: torch
     weight, lora = random_weight(shape), random_lora(shape, rank)
     got = nf4_dequantize(*parts(weight), shape=shape, dtype=dtype, lora=lora)
     exact = reference.nf4_dequantize(*parts(weight), shape=shape, dtype=torch.float64, lora=lora)
-    # Of the sum one rounding, of its parts those of float32.
+    # Of the sum one rounding, of its parts those of float32, or of two TF32 numbers (22 bits).
     size = lora.lora_B.double().abs() @ lora.lora_A.double().abs() * lora.scaling
-    allowed = rounding(dtype) * exact.abs() + 2**-20 * size
+    allowed = rounding(dtype) * exact.abs() + 2**-19 * size
     assert ((got.double() - exact).abs() <= allowed).all()
 
 
@@ -147,30 +147,36 @@ def test_refuses_rows_of_broken_blocks_and_float64() -> None:
         nf4_dequantize(*parts(random_weight((2, 64))), shape=(2, 64), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("capability", [80, 90])
-def test_compiled_without_fused_multiply_adds_and_with_wide_loads(capability: int) -> None:
-    program = f"""
+PROGRAM = """
+import re
 import tempfile
 import triton
 from triton.backends.compiler import GPUTarget
 from fam_engine.kernels import nf4_dequantize_triton
 from tests.kernels import offline
 
-for variant in nf4_dequantize_triton.variants({capability}):
-    if variant.launch.constants["K"] == 4096 and not variant.launch.constants["R"]:
-        target = GPUTarget("cuda", {capability}, 32)
-        compiled = triton.compile(offline._source(variant), target=target, options=variant.launch.options)
+for variant in nf4_dequantize_triton.variants(80):
+    if variant.name == "nf4_dequantize bf16 4096":
+        target = GPUTarget("cuda", 80, 32)
+        made = triton.compile(offline._source(variant), target, options=variant.launch.options).asm
         with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-            file.write(compiled.asm["cubin"])
+            file.write(made["cubin"])
             file.flush()
             code = offline._cuobjdump("-sass", file.name)
         assert "FMUL" in code and "FADD" in code and "FFMA" not in code, code
         assert "LDG.E.128" in code and "STG.E.128" in code, code
+        layout = re.search("tt.store.*(#blocked[0-9]*)>", made["ttgir"])[1]
+        layout = re.search(layout + " = (.*)", made["ttgir"])[1]
+        assert "sizePerThread = [1, 8], threadsPerWarp = [4, 8]" in layout, layout
         print("seen")
 """
+
+
+def test_compiled_without_fused_multiply_adds_and_with_wide_transfers() -> None:
+    # Eight threads store a block of 64 side by side, 16 bytes each.
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     ended = subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-c", PROGRAM],
         env=environment,
         capture_output=True,
         text=True,
