@@ -29,7 +29,7 @@ K = 4096, where the kernel has 6.8, and 76 registers:
 - a table of all 256 pairs in shared memory: 5.3, but 16 threads that read 8 bytes each at random
   meet 2.9 deep in the same bank: 5.8 cycles for 64 weights, where all instructions take 3.4 here.
 
-With an adapter of rank 16 it is 17.6 to 18.9, and would be 29 by multiply-adds of float32.
+With an adapter of rank 16 it is 17.8 to 18.9, and would be 29 by multiply-adds of float32.
 Nothing of this has been measured on a GPU yet.
 """
 

@@ -117,6 +117,22 @@ def test_adapter_is_rounded_once(shape: tuple[int, int], rank: int, dtype: torch
     assert ((got.double() - exact).abs() <= allowed).all()
 
 
+def test_nothing_beyond_the_factors_is_used() -> None:
+    shape, rank = (5, 192), 17
+    weight, lora = random_weight(shape), random_lora(shape, rank)
+    poisoned = []
+    for factor in (lora.lora_A, lora.lora_B):
+        room = torch.full((factor.numel() + 16 * 192,), torch.nan, device=DEVICE)
+        room[: factor.numel()] = factor.view(-1)
+        poisoned.append(room[: factor.numel()].view(factor.shape))
+    beside = LoraFactors(lora_A=poisoned[0], lora_B=poisoned[1], scaling=lora.scaling)
+    got, expected = (
+        nf4_dequantize(*parts(weight), shape=shape, dtype=torch.float32, lora=factors)
+        for factors in (beside, lora)
+    )
+    assert torch.equal(got, expected)
+
+
 def test_adapter_of_lower_precision_is_brought_to_float32() -> None:
     weight, lora = random_weight((5, 128)), random_lora((5, 128), 4)
     low = LoraFactors(lora_A=lora.lora_A.half(), lora_B=lora.lora_B.half(), scaling=lora.scaling)
