@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fam_engine.errors import ModelRefusedError
-from fam_engine.kernels.nf4_dequantize import NF4_CODE, nf4_dequantize
+from fam_engine.kernels.nf4_dequantize import NF4_CODE, LoraFactors, nf4_dequantize
 from fam_engine.model import nf4
 from fam_engine.model.nf4 import NF4Weight, bitsandbytes_functional, from_checkpoint, quantize
 
@@ -109,6 +109,33 @@ def test_dequantize_writes_into_rows_of_scratch() -> None:
     assert torch.equal(scratch[2:8], dequantize(weight, torch.float32))
     assert scratch[:2].isnan().all()
     assert scratch[8:].isnan().all()
+
+
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+@pytest.mark.parametrize("shape", [(1, 65), (130, 64), (131, 4098), (300, 1792)], ids=str)
+def test_rows_may_be_far_apart(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    weight = quantize(torch.randn(shape) * torch.logspace(-3, 1, shape[0])[:, None])
+    room = torch.full((shape[0], shape[1] + 3), 7.0, dtype=dtype)
+    out = dequantize(weight, dtype, out=room[:, : shape[1]])
+    assert out.data_ptr() == room.data_ptr()
+    assert torch.equal(out, dequantize(weight, dtype))
+    assert (room[:, shape[1] :] == 7).all()
+
+
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+@pytest.mark.parametrize("shape", [(3, 5), (130, 64), (300, 1792)], ids=str)
+def test_an_adapter_is_merged_with_one_rounding(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    weight = quantize(torch.randn(shape))
+    lora = LoraFactors(
+        lora_A=torch.randn(7, shape[1]), lora_B=torch.randn(shape[0], 7), scaling=0.3
+    )
+    delta = lora.lora_B.double() @ lora.lora_A.double() * lora.scaling
+    exact = dequantize(weight, torch.float64) + delta
+    torch.testing.assert_close(dequantize(weight, torch.float64, lora=lora), exact)
+    rounding = torch.finfo(dtype).eps * 0.51
+    size = lora.lora_B.double().abs() @ lora.lora_A.double().abs() * lora.scaling
+    got = dequantize(weight, dtype, lora=lora).double()
+    assert ((got - exact).abs() <= rounding * exact.abs() + 2**-21 * (size + 1)).all()
 
 
 def test_float64_holds_the_float32_values() -> None:
