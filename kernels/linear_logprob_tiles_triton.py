@@ -38,6 +38,7 @@ from fam_engine.kernels.linear_logprob_partials_triton import (
     merge,
     store_part,
 )
+from fam_engine.kernels.mm_fp32 import mm_fp32
 
 # Rows of a product: enough for it to be bound by arithmetic, not by reading the head, on every GPU known here.
 ROW_TILE = 1024
@@ -103,7 +104,7 @@ def linear_logprob(
         _write_target_logits(hidden, head_VD, targets_R[first : first + ROW_TILE], logits, out=own)
         for part, seen in enumerate(range(0, vocab_size, columns)):
             begin = min(seen, vocab_size - columns)
-            _write_product(hidden, head_VD[begin : begin + columns], out=logits)
+            mm_fp32(hidden, head_VD[begin : begin + columns].t(), out=logits)
             _fold[(own.shape[0],)](
                 logits,
                 targets_R,
@@ -148,18 +149,8 @@ def _write_target_logits(
     wanted = head_VD.new_zeros((columns, head_VD.shape[1]))
     for first, some in zip(range(0, ROW_TILE, columns), targets.split(columns), strict=False):
         wanted[: some.shape[0]] = head_VD.index_select(0, some)
-        _write_product(hidden, wanted, out=logits)
+        mm_fp32(hidden, wanted.t(), out=logits)
         out[first : first + columns] = logits[first:].diagonal()[: some.shape[0]]
-
-
-def _write_product(hidden: torch.Tensor, head: torch.Tensor, *, out: torch.Tensor) -> None:
-    """Write hidden @ head^T in fp32."""
-    if hidden.dtype == torch.float32:
-        torch.mm(hidden, head.t(), out=out)
-    elif hidden.device.type == "cuda":
-        torch.mm(hidden, head.t(), out_dtype=torch.float32, out=out)
-    else:
-        torch.mm(hidden.float(), head.float().t(), out=out)
 
 
 def _launch(vocab_size: int) -> Launch:

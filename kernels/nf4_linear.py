@@ -14,30 +14,14 @@ may change with M here, as those of torch's products do; there they do not.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 import torch
 
-from fam_engine.kernels.nf4_dequantize import BLOCK_SIZE, nf4_dequantize
+from fam_engine.kernels.nf4_dequantize import BLOCK_SIZE, LoraFactors, nf4_dequantize
 
 # Above, a matrix brought to the compute dtype once serves enough rows to pay for its way through memory.
 MAX_ROWS: Final = 64
-
-
-@dataclass(frozen=True)
-class Lora:
-    """The adapter of one matrix.
-
-    Attributes:
-        lora_A: float32[R, K], contiguous.
-        lora_B: float32[N, R], contiguous.
-        scaling: Factor of B @ A.
-    """
-
-    lora_A: torch.Tensor
-    lora_B: torch.Tensor
-    scaling: float
 
 
 def nf4_linear(
@@ -50,7 +34,7 @@ def nf4_linear(
     *,
     out: torch.Tensor,
     bias: torch.Tensor | None = None,
-    lora: Lora | None = None,
+    lora: LoraFactors | None = None,
 ) -> None:
     """Write x @ W^T + scaling * (x @ A^T) @ B^T + bias, of one NF4 matrix W [N, K].
 
@@ -63,7 +47,7 @@ def nf4_linear(
         code2: float32[256].
         out: [M, N] of x's dtype, rows contiguous, any row stride: where to write.
         bias: [N] of x's dtype.
-        lora: The adapter.
+        lora: The adapter, both of its factors contiguous float32.
 
     Raises:
         ValueError: M or K is not supported.

@@ -53,8 +53,8 @@ import triton
 import triton.language as tl
 
 from fam_engine.kernels.launching import INTERPRETED, POINTER, Launch, Variant
-from fam_engine.kernels.nf4_dequantize import NF4_CODE
-from fam_engine.kernels.nf4_linear import Lora, check_shape
+from fam_engine.kernels.nf4_dequantize import NF4_CODE, LoraFactors
+from fam_engine.kernels.nf4_linear import check_shape
 
 # Columns of a step: 64 bytes of indices a row, 16 for each of four neighbouring threads.
 _STEP: Final = 128
@@ -277,7 +277,7 @@ def nf4_linear(
     *,
     out: torch.Tensor,
     bias: torch.Tensor | None = None,
-    lora: Lora | None = None,
+    lora: LoraFactors | None = None,
 ) -> None:
     """Write x @ W^T + scaling * (x @ A^T) @ B^T + bias, of one NF4 matrix W [N, K].
 
@@ -290,7 +290,7 @@ def nf4_linear(
         code2: float32[256].
         out: [M, N] of x's dtype, rows contiguous, any row stride: where to write.
         bias: [N] of x's dtype.
-        lora: The adapter.
+        lora: The adapter, both of its factors contiguous float32.
 
     Raises:
         ValueError: M or K is not supported.

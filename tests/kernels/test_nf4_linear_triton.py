@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fam_engine.kernels.nf4_dequantize import nf4_dequantize
-from fam_engine.kernels.nf4_linear import Lora
+from fam_engine.kernels.nf4_dequantize import LoraFactors, nf4_dequantize
 from fam_engine.kernels.nf4_linear import nf4_linear as reference
 from fam_engine.kernels.nf4_linear_triton import nf4_linear
 from tests.kernels.on import DEVICE, DTYPES, rounding
@@ -25,9 +24,9 @@ def random_nf4(num_features: int, num_columns: int) -> tuple[torch.Tensor, ...]:
     return tuple(part.to(DEVICE) for part in (packed, absmax, absmax2, torch.tensor(0.2), code2))
 
 
-def random_lora(num_features: int, num_columns: int, rank: int) -> Lora:
+def random_lora(num_features: int, num_columns: int, rank: int) -> LoraFactors:
     lora_A = torch.randn(rank, num_columns, device=DEVICE) / rank**0.5
-    return Lora(lora_A, torch.randn(num_features, rank, device=DEVICE), scaling=0.7)
+    return LoraFactors(lora_A, torch.randn(num_features, rank, device=DEVICE), scaling=0.7)
 
 
 def run(
@@ -44,7 +43,7 @@ def assert_near_truth(
     weight: tuple[torch.Tensor, ...],
     *,
     bias: torch.Tensor | None = None,
-    lora: Lora | None = None,
+    lora: LoraFactors | None = None,
 ) -> None:
     shape = (got.shape[1], x.shape[1])
     dense = nf4_dequantize(*weight, shape=shape, dtype=x.dtype).double()
@@ -134,7 +133,7 @@ def test_reads_and_writes_its_own_places_only(num_rows: int, num_columns: int) -
         *(among_nan(part) if part.dim() else part for part in weight),
         out=out,
         bias=among_nan(bias),
-        lora=Lora(lora.lora_A, lora.lora_B, lora.scaling),
+        lora=LoraFactors(lora.lora_A, lora.lora_B, lora.scaling),
     )
     assert torch.equal(out, expected)
     assert room_of_out[:, 37:].isnan().all()
