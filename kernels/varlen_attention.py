@@ -212,8 +212,8 @@ def _scores(query: torch.Tensor, key: torch.Tensor, window: int | None) -> torch
 
 def _wide(x: torch.Tensor, num_groups: int) -> torch.Tensor:
     """Give [rows, heads, d] as [rows, G, heads / G, d] in fp32 or wider."""
-    wide: torch.Tensor = x.to(torch.promote_types(x.dtype, torch.float32))
-    return wide.unflatten(1, (num_groups, -1))
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    return wide.view(x.shape[0], num_groups, -1, x.shape[2])
 
 
 def _forward_by_sequence(

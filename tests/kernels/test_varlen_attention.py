@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fam_engine.kernels.varlen_attention import (
     is_supported,
@@ -120,6 +121,31 @@ def test_sequences_know_nothing_of_each_other() -> None:
     others[queries] = False
     assert torch.equal(before[others], after[others])
     assert after[queries].isnan().all()
+
+
+@pytest.mark.parametrize("window", [None, 20])
+def test_torch_has_the_operations_with_these_arguments(window: int | None) -> None:
+    """Without a GPU: torch checks what its kernels would be given, and says what shapes they would give."""
+    with FakeTensorMode():
+        query, grad = (
+            torch.empty(96, 8, 64, device="cuda", dtype=torch.bfloat16) for _ in range(2)
+        )
+        kv = torch.empty(160, 4, 64, device="cuda", dtype=torch.bfloat16)
+        cu_seqlens = torch.empty(4, device="cuda", dtype=torch.int32)
+        tensors = (query, kv[:, :2], kv[:, 2:])
+        keywords = {
+            "cu_seqlens_q": cu_seqlens,
+            "cu_seqlens_k": cu_seqlens,
+            "max_seqlen_q": 64,
+            "max_seqlen_k": 128,
+            "window": window,
+        }
+        out, lse = varlen_attention(*tensors, **keywords)  # type: ignore[arg-type]
+        assert (out.shape, out.dtype) == (query.shape, torch.bfloat16)
+        assert (lse.shape, lse.dtype) == ((8, 96), torch.float32)
+        found = varlen_attention_backward(grad, *tensors, out, lse, **keywords)  # type: ignore[arg-type]
+        assert [x.shape for x in found] == [x.shape for x in tensors]
+    assert torch.get_deterministic_debug_mode() == 0
 
 
 def test_only_a_gpu_has_the_kernel() -> None:
