@@ -125,9 +125,17 @@ class Decoder:
         """Return the bytes `made_ready` takes beside the weights as they are."""
         return ops.num_unready(self.weights, dtype=self.compute_dtype) * self.compute_dtype.itemsize
 
+    def dense(self, linear: Linear) -> torch.Tensor:
+        """Give one of its matrices as it is multiplied, adapter merged; valid until it computes again."""
+        return self._scratch.dense(linear)
+
     @torch.inference_mode()
     def hidden_rows(
-        self, batch: PackedBatch, *, keep_kv: Callable[[int, torch.Tensor], None] | None = None
+        self,
+        batch: PackedBatch,
+        *,
+        keep_kv: Callable[[int, torch.Tensor], None] | None = None,
+        look: Callable[[torch.Tensor], None] | None = None,
     ) -> torch.Tensor:
         """Compute a batch.
 
@@ -135,6 +143,8 @@ class Decoder:
             batch: The batch; T and R are multiples of 64.
             keep_kv: Called with each layer's index and turned keys, then values [T, 2G, d], to copy
                 what it wants of them.
+            look: Called with what the embedding gives, then what each layer does: [T, D], after the last
+                layer [R, D].
 
         Returns:
             hidden_RD in the compute dtype, after the final norm, one row for each of `batch.rows`
@@ -148,6 +158,8 @@ class Decoder:
         longest = int(batch.position_ids.max(initial=0)) + 1
         tables = self._rope.look_up(given.position_ids, num_positions=longest)
         x_TD = self.weights.embed_VD[given.input_ids].to(self.compute_dtype)
+        if look:
+            look(x_TD)
         last = self.config.num_layers - 1
         for index, layer in enumerate(self.weights.layers):
             window, is_last = self.config.sliding_windows[index], index == last
@@ -155,6 +167,8 @@ class Decoder:
             if keep_kv:
                 attend = partial(_keep_and_attend, attend=attend, keep_kv=partial(keep_kv, index))
             x_TD = self._layer(layer, x_TD, tables, attend, given.rows if is_last else None)
+            if look:
+                look(x_TD)
         return ops.rmsnorm(x_TD, self.weights.final_norm_D, eps=self.config.rms_norm_eps)
 
     def _on_device(self, batch: PackedBatch) -> DeviceBatch:

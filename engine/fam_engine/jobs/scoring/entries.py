@@ -26,6 +26,7 @@ from fam_engine.measure.results import TokenFacts, TopTokens
 from fam_engine.measure.scores import Score
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.logprobs import token_facts, top_tokens
+from fam_engine.model.nonfinite import first_nonfinite
 
 METRICS = tuple(field.name for field in fields(Score))
 SCHEMA = f"""
@@ -174,13 +175,26 @@ class EntryScorer:
         """Compute and keep one batch."""
         self.journal.take_off(entries.tolist())
         facts = self.facts(entries)
+        nonfinite = self._nonfinite(entries, facts)
         with self.journal.commit() as db:
             for entry, one in zip(entries.tolist(), facts, strict=True):
-                if np.isfinite(one.logprobs).all():
-                    self._keep(db, entry, one)
+                if entry in nonfinite:
+                    self._refuse(db, entry, "E_NONFINITE", nonfinite[entry])
                 else:
-                    self._refuse(db, entry, "E_NONFINITE", "the model gives no finite log-prob")
+                    self._keep(db, entry, one)
             self.journal.land(entries.tolist())
+
+    def _nonfinite(self, entries: Entries, facts: list[TokenFacts]) -> dict[int, str]:
+        """Give the entries with a log-prob that is not finite, and where in the model that began."""
+        is_bad = [not np.isfinite(one.logprobs).all() for one in facts]
+        if not any(is_bad):
+            return {}
+        places = first_nonfinite(self.decoder, PackedBatch(**pack_batch(self.spool, entries)))
+        return {
+            entry: f"the model gives no finite log-prob: {place}"
+            for entry, place, bad in zip(entries.tolist(), places, is_bad, strict=True)
+            if bad
+        }
 
     def _keep(self, db: sqlite3.Connection, entry: int, facts: TokenFacts) -> None:
         db.execute(_INSERT_RESULT, self._result(entry, facts))
