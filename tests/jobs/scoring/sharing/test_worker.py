@@ -102,7 +102,7 @@ def test_the_last_process_computes_nothing_that_is_there(
     config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shards(config, "many", "1/2", "2/2")
-    monkeypatch.setattr(EntryScorer, "_batch", None)
+    monkeypatch.setattr(EntryScorer, "_launch", None)
     assert one_process(config, "many").summary["records"]["scored"] == 60
 
 
