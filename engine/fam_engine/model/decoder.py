@@ -5,10 +5,11 @@ Qwen3; where they differ, `ModelConfig` says so.
 
 Tensors are flat: T tokens of all segments, no batch dimension, no padding. Only attention knows of
 segments: in one call a layer where a GPU has the kernel for it (`varlen_plan`), else in a call a
-segment (`segments`). A quantized matrix is dequantized once a batch into scratch memory. The last layer makes
-keys and values for all tokens and everything else for the rows alone. There is no training here:
-activations live until the next layer has read them. Keys and values are kept for those who ask
-(`keep_kv`); `hidden_next` continues from what they kept.
+segment (`segments`). A quantized matrix is dequantized once a batch into scratch memory. The last
+layer makes keys and values for all tokens and everything else for the rows alone. There is no
+training here: activations live until the next layer has read them. Keys and values are kept for
+those who ask (`keep_kv`); `hidden_next` continues from what they kept. Between the copy of a batch
+to a GPU and the hidden states nothing waits for the GPU.
 
 Letters: T tokens, R rows, D hidden size, F intermediate size, H query heads, G key heads, d head
 width.
