@@ -172,6 +172,16 @@ def test_a_record_that_kills_is_found_by_halves(tmp_path: Path) -> None:
     assert deaths == 3 + DEATHS_TO_BLAME
 
 
+def test_what_flies_behind_a_batch_stays_noted(tmp_path: Path) -> None:
+    with Journal(tmp_path, {}, "") as journal:
+        journal.take_off([1, 2, 3])
+        with journal.commit():
+            journal.land([1], flying=[2, 3])
+    with Journal(tmp_path, {}, "") as journal:
+        assert journal.examine_crash() == []
+        assert journal.suspect_parties() == [[2], [3]]
+
+
 def test_an_orderly_end_blames_nobody(tmp_path: Path) -> None:
     with Journal(tmp_path, KEY, SCHEMA) as journal:
         journal.take_off([1])

@@ -160,9 +160,10 @@ class Journal:
             db.execute("DELETE FROM in_flight")
             db.executemany("INSERT INTO in_flight VALUES (?)", ((int(e),) for e in entries))
 
-    def land(self, entries: Sequence[int]) -> None:
-        """Note that they came through; inside the `commit` that keeps their results."""
+    def land(self, entries: Sequence[int], *, flying: Sequence[int] = ()) -> None:
+        """Note that they came through, others still fly; inside the `commit` that keeps their results."""
         self.db.execute("DELETE FROM in_flight")
+        self.db.executemany("INSERT INTO in_flight VALUES (?)", ((int(e),) for e in flying))
         self.db.executemany("DELETE FROM suspects WHERE entry = ?", ((int(e),) for e in entries))
 
     def examine_crash(self) -> list[int]:

@@ -4,10 +4,12 @@ In: a `PackedBatch`. Out: hidden_RD after the final norm. One class serves Llama
 Qwen3; where they differ, `ModelConfig` says so.
 
 Tensors are flat: T tokens of all segments, no batch dimension, no padding. Only attention knows of
-segments. A quantized matrix is dequantized once a batch into scratch memory. The last layer makes
-keys and values for all tokens and everything else for the rows alone. There is no training here:
-activations live until the next layer has read them. Keys and values are kept for those who ask
-(`keep_kv`); `hidden_next` continues from what they kept.
+segments: in one call a layer where a GPU has the kernel for it (`varlen_plan`), else in a call a
+segment (`segments`). A quantized matrix is dequantized once a batch into scratch memory. The last
+layer makes keys and values for all tokens and everything else for the rows alone. There is no
+training here: activations live until the next layer has read them. Keys and values are kept for
+those who ask (`keep_kv`); `hidden_next` continues from what they kept. Between the copy of a batch
+to a GPU and the hidden states nothing waits for the GPU.
 
 Letters: T tokens, R rows, D hidden size, F intermediate size, H query heads, G key heads, d head
 width.
@@ -26,7 +28,8 @@ from fam_engine.model import ops
 from fam_engine.model.checkpoint import Precision
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.rope import RopeTables
-from fam_engine.model.segments import AttentionPlan, SegmentRuns
+from fam_engine.model.segments import AttentionPlan
+from fam_engine.model.varlen_plan import DeviceBatch, on_device, send
 from fam_engine.model.weights import LayerWeights, Linear, Weights
 
 # cos and sin, each [T, d / 2].
@@ -123,9 +126,17 @@ class Decoder:
         """Return the bytes `made_ready` takes beside the weights as they are."""
         return ops.num_unready(self.weights, dtype=self.compute_dtype) * self.compute_dtype.itemsize
 
+    def dense(self, linear: Linear) -> torch.Tensor:
+        """Give one of its matrices as it is multiplied, adapter merged; valid until it computes again."""
+        return self._scratch.dense(linear)
+
     @torch.inference_mode()
     def hidden_rows(
-        self, batch: PackedBatch, *, keep_kv: Callable[[int, torch.Tensor], None] | None = None
+        self,
+        batch: PackedBatch,
+        *,
+        keep_kv: Callable[[int, torch.Tensor], None] | None = None,
+        look: Callable[[torch.Tensor], None] | None = None,
     ) -> torch.Tensor:
         """Compute a batch.
 
@@ -133,6 +144,8 @@ class Decoder:
             batch: The batch; T and R are multiples of 64.
             keep_kv: Called with each layer's index and turned keys, then values [T, 2G, d], to copy
                 what it wants of them.
+            look: Called with what the embedding gives, then what each layer does: [T, D], after the last
+                layer [R, D].
 
         Returns:
             hidden_RD in the compute dtype, after the final norm, one row for each of `batch.rows`
@@ -142,21 +155,30 @@ class Decoder:
             ModelRefusedError: A token that the model has no row for.
         """
         check_ids(batch, self.config)
-        ids_T = torch.from_numpy(batch.input_ids).to(self.device)
-        rows_R = torch.from_numpy(batch.rows).to(self.device)
-        tables = self._rope.look_up(torch.from_numpy(batch.position_ids).to(self.device))
-        x_TD = self.weights.embed_VD[ids_T].to(self.compute_dtype)
-        plan = AttentionPlan(batch, like=x_TD)
+        given = self._on_device(batch)
+        longest = int(batch.position_ids.max(initial=0)) + 1
+        tables = self._rope.look_up(given.position_ids, num_positions=longest)
+        x_TD = self.weights.embed_VD[given.input_ids].to(self.compute_dtype)
+        if look:
+            look(x_TD)
         last = self.config.num_layers - 1
         for index, layer in enumerate(self.weights.layers):
-            window = self.config.sliding_windows[index]
-            attend = partial(
-                self._attend,
-                calls=plan.calls(window=window, rows_only=index == last),
-                keep_kv=partial(keep_kv, index) if keep_kv else None,
-            )
-            x_TD = self._layer(layer, x_TD, tables, attend, rows_R if index == last else None)
+            window, is_last = self.config.sliding_windows[index], index == last
+            attend: Attend = partial(given.plan.attend, window=window, rows_only=is_last)
+            if keep_kv:
+                attend = partial(_keep_and_attend, attend=attend, keep_kv=partial(keep_kv, index))
+            x_TD = self._layer(layer, x_TD, tables, attend, given.rows if is_last else None)
+            if look:
+                look(x_TD)
         return ops.rmsnorm(x_TD, self.weights.final_norm_D, eps=self.config.rms_norm_eps)
+
+    def _on_device(self, batch: PackedBatch) -> DeviceBatch:
+        """Send a batch, with the attention calls of its device."""
+        if ops.has_varlen_attention(self.device, self.compute_dtype, self.config.head_dim):
+            return on_device(batch, self.device)
+        like = torch.empty(0, dtype=self.compute_dtype, device=self.device)
+        ids, positions, rows = send([batch.input_ids, batch.position_ids, batch.rows], self.device)
+        return DeviceBatch(ids, positions, rows, AttentionPlan(batch, like=like))
 
     @torch.inference_mode()
     def hidden_next(
@@ -176,7 +198,8 @@ class Decoder:
         Returns:
             hidden_RD as from `hidden_rows`.
         """
-        tables = self._rope.look_up(position_ids_R)
+        longest = int(position_ids_R.max()) + 1
+        tables = self._rope.look_up(position_ids_R, num_positions=longest)
         x_RD = self.weights.embed_VD[input_ids_R].to(self.compute_dtype)
         for index, layer in enumerate(self.weights.layers):
             x_RD = self._layer(layer, x_RD, tables, partial(attend, index), None)
@@ -238,31 +261,17 @@ class Decoder:
             if weight is not None:
                 heads.copy_(ops.rmsnorm(heads, weight, eps=self.config.rms_norm_eps))
 
-    def _attend(
-        self,
-        query_QHd: torch.Tensor,
-        kv_TG2d: torch.Tensor,
-        *,
-        calls: list[SegmentRuns],
-        keep_kv: Callable[[torch.Tensor], None] | None,
-    ) -> torch.Tensor:
-        """Give the mixed values [Q, H * d]; rows without a call (filling) are 0."""
-        if keep_kv:
-            keep_kv(kv_TG2d)
-        num_keys = self.config.num_key_value_heads
-        out_QHd = query_QHd.new_zeros(query_QHd.shape)
-        for segment in calls:
-            kv = segment.keys(kv_TG2d)
-            for run in segment.runs:
-                ops.attention(
-                    query_QHd[run.queries],
-                    kv[run.keys, :num_keys],
-                    kv[run.keys, num_keys:],
-                    out_QHd=out_QHd[run.queries],
-                    mask_QS=run.mask_QS,
-                    is_causal=run.is_causal,
-                )
-        return out_QHd.flatten(1)
+
+def _keep_and_attend(
+    query_QHd: torch.Tensor,
+    kv_TG2d: torch.Tensor,
+    *,
+    attend: Attend,
+    keep_kv: Callable[[torch.Tensor], None],
+) -> torch.Tensor:
+    """Show keys and values to who asked for them, then attend."""
+    keep_kv(kv_TG2d)
+    return attend(query_QHd, kv_TG2d)
 
 
 def _num_parameters(linear: Linear) -> int:

@@ -12,13 +12,45 @@ import torch
 from fam_engine.data.packing import ROW_GRID, Int32
 from fam_engine.measure.results import TokenFacts, TopTokens
 from fam_engine.model import ops
+from fam_engine.model.ops import LinearLogprobs
+from fam_engine.model.varlen_plan import send
 
 
-@torch.inference_mode()
+class PendingFacts:
+    """Facts that a GPU may still be computing.
+
+    Args:
+        result: Of all rows, on the device.
+        num_rows: How many of the rows are real.
+    """
+
+    def __init__(self, result: LinearLogprobs, *, num_rows: int) -> None:
+        columns = (result.logprob_R, result.rank_R, result.entropy_R, result.margin_R)
+        # To page-locked memory: the host goes on, and reads once the event has come.
+        self._columns = [x[:num_rows].to("cpu", non_blocking=True) for x in columns]
+        self._is_there = torch.cuda.Event() if result.logprob_R.is_cuda else None
+        if self._is_there is not None:
+            self._is_there.record()
+
+    def read(self) -> TokenFacts:
+        """Wait for them and give them."""
+        if self._is_there is not None:
+            self._is_there.synchronize()
+        return TokenFacts(*(column.numpy() for column in self._columns))
+
+
 def token_facts(
     hidden_RD: torch.Tensor, head_VD: torch.Tensor, targets_R: Int32, *, num_rows: int
 ) -> TokenFacts:
-    """Compute the facts of a batch's targets.
+    """Compute the facts of a batch's targets; see `launch_token_facts`."""
+    return launch_token_facts(hidden_RD, head_VD, targets_R, num_rows=num_rows).read()
+
+
+@torch.inference_mode()
+def launch_token_facts(
+    hidden_RD: torch.Tensor, head_VD: torch.Tensor, targets_R: Int32, *, num_rows: int
+) -> PendingFacts:
+    """Let the device compute the facts of a batch's targets.
 
     Args:
         hidden_RD: [R, D] from `Decoder.hidden_rows`; R a multiple of 64.
@@ -29,14 +61,9 @@ def token_facts(
     Returns:
         The facts of the real rows, in order.
     """
-    targets = torch.from_numpy(targets_R).to(hidden_RD.device, torch.int64)
-    result = ops.linear_logprob(hidden_RD, head_VD, targets)
-    return TokenFacts(
-        logprobs=result.logprob_R[:num_rows].cpu().numpy(),
-        ranks=result.rank_R[:num_rows].cpu().numpy(),
-        entropies=result.entropy_R[:num_rows].cpu().numpy(),
-        margins=result.margin_R[:num_rows].cpu().numpy(),
-    )
+    (targets,) = send([targets_R], hidden_RD.device)
+    result = ops.linear_logprob(hidden_RD, head_VD, targets.long())
+    return PendingFacts(result, num_rows=num_rows)
 
 
 @torch.inference_mode()

@@ -32,6 +32,8 @@ from fam_engine.kernels.nf4_dequantize import nf4_dequantize
 from fam_engine.kernels.rmsnorm import rmsnorm
 from fam_engine.kernels.rope import rope_
 from fam_engine.kernels.swiglu import swiglu
+from fam_engine.kernels.varlen_attention import is_supported as has_varlen_attention
+from fam_engine.kernels.varlen_attention import varlen_attention
 from fam_engine.model.nf4 import NF4Weight
 from fam_engine.model.weights import Linear, LoraPart, Weights
 
@@ -41,6 +43,7 @@ __all__ = [
     "attention",
     "cached_attention",
     "has_fused_logprob",
+    "has_varlen_attention",
     "head_logits",
     "linear",
     "linear_add_",
@@ -51,6 +54,7 @@ __all__ = [
     "num_unready",
     "rmsnorm",
     "rope_",
+    "varlen_attention",
     "visibility_mask",
 ]
 

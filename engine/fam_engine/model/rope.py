@@ -42,12 +42,13 @@ class RopeTables:
         self._device = device
         self._cos_Nd, self._sin_Nd = self._compute(_FIRST_LENGTH)
 
-    def look_up(self, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Give cos and sin [T, d / 2] of int positions [T]."""
-        longest = int(position_ids.max()) + 1
+    def look_up(
+        self, position_ids: torch.Tensor, *, num_positions: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give cos and sin [T, d / 2] of int positions [T], all below `num_positions`."""
         length = self._cos_Nd.shape[0]
-        if longest > length:
-            while length < longest:
+        if num_positions > length:
+            while length < num_positions:
                 length *= 2
             self._cos_Nd, self._sin_Nd = self._compute(length)
         return self._cos_Nd[position_ids], self._sin_Nd[position_ids]

@@ -8,7 +8,8 @@ queries and keys, where it is cut, its mask) follows from the lengths of prompt 
 never from the batch; so do the bits of its result. Runs longer than 512 queries are cut: it bounds
 the mask, and skips the keys a block of queries cannot see.
 
-Letters: T tokens, S segments, R rows; in shapes of calls Q queries, S keys.
+Letters: T tokens, S segments, R rows; in shapes of calls Q queries, S keys, H query heads, G key
+heads, d head width.
 """
 
 from __future__ import annotations
@@ -102,6 +103,40 @@ class AttentionPlan:
             spans = self._rows if rows_only else self._all
             self._plans[key] = [self._segment(span, window) for span in spans]
         return self._plans[key]
+
+    def attend(
+        self,
+        query_QHd: torch.Tensor,
+        kv_TG2d: torch.Tensor,
+        *,
+        window: int | None,
+        rows_only: bool,
+    ) -> torch.Tensor:
+        """Give the mixed values of a layer.
+
+        Args:
+            query_QHd: Turned queries.
+            kv_TG2d: Turned keys, then values.
+            window: As for `calls`.
+            rows_only: As for `calls`.
+
+        Returns:
+            [Q, H * d]; rows without a call (filling) are 0.
+        """
+        num_keys = kv_TG2d.shape[1] // 2
+        out_QHd = query_QHd.new_zeros(query_QHd.shape)
+        for segment in self.calls(window=window, rows_only=rows_only):
+            kv = segment.keys(kv_TG2d)
+            for run in segment.runs:
+                ops.attention(
+                    query_QHd[run.queries],
+                    kv[run.keys, :num_keys],
+                    kv[run.keys, num_keys:],
+                    out_QHd=out_QHd[run.queries],
+                    mask_QS=run.mask_QS,
+                    is_causal=run.is_causal,
+                )
+        return out_QHd.flatten(1)
 
     def _segment(self, span: Span, window: int | None) -> SegmentRuns:
         segment, first, count, start = span

@@ -254,17 +254,17 @@ def test_an_interrupted_job_goes_on_and_gives_the_same_bytes(
 ) -> None:
     settings: dict[str, Any] = {"max_tokens_per_batch": 128, "tokens": True}
     score(tiny_model, data, tmp_path / "whole", **settings)
-    whole = pass_two.EntryScorer._batch
+    whole = pass_two.EntryScorer.facts
     done: list[int] = []
 
-    def interrupted(self: pass_two.EntryScorer, entries: pass_two.Entries) -> None:
+    def interrupted(self: pass_two.EntryScorer, entries: pass_two.Entries) -> list[TokenFacts]:
         if len(done) == batches:
             raise Interrupted(15)
         done.append(len(entries))
-        whole(self, entries)
+        return whole(self, entries)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pass_two.EntryScorer, "_batch", interrupted)
+        patch.setattr(pass_two.EntryScorer, "facts", interrupted)
         with pytest.raises(Interrupted):
             score(tiny_model, data, tmp_path / "parts", **settings)
     assert not (tmp_path / "parts" / "scores.parquet").exists()

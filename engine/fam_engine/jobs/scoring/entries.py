@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections import deque
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from itertools import pairwise
 
 import numpy as np
@@ -25,7 +25,8 @@ from fam_engine.measure.metrics import score_record
 from fam_engine.measure.results import TokenFacts, TopTokens
 from fam_engine.measure.scores import Score
 from fam_engine.model.decoder import Decoder
-from fam_engine.model.logprobs import token_facts, top_tokens
+from fam_engine.model.logprobs import launch_token_facts, token_facts, top_tokens
+from fam_engine.model.nonfinite import first_nonfinite
 
 METRICS = tuple(field.name for field in fields(Score))
 SCHEMA = f"""
@@ -77,12 +78,47 @@ def entry_facts(
     return [(facts.slice(a, b), top.slice(a, b)) for a, b in bounds]
 
 
+def launch_entries(
+    decoder: Decoder, spool: Spool, entries: Entries
+) -> Callable[[], list[TokenFacts]]:
+    """Let the device compute entries of a spool as one batch.
+
+    Returns:
+        What waits for the facts of each entry's targets and gives them, in the order given.
+    """
+    batch = PackedBatch(**pack_batch(spool, entries))
+    if not batch.num_rows:
+        return lambda: [_NO_FACTS] * len(entries)
+    pending = launch_token_facts(
+        decoder.hidden_rows(batch), decoder.weights.head_VD, batch.targets, num_rows=batch.num_rows
+    )
+
+    def read() -> list[TokenFacts]:
+        facts = pending.read()
+        return [facts.slice(a, b) for a, b in pairwise(batch.entry_rows.tolist())]
+
+    return read
+
+
+def runs_ahead(decoder: Decoder) -> bool:
+    """Whether the next batch is launched before the results of one are read: a GPU then never waits."""
+    return decoder.device.type == "cuda"
+
+
 def remaining_entries(journal: Journal, spool: Spool) -> Entries:
     """Give the entries of a spool that have no result yet, int64, rising."""
     todo = np.ones(len(spool), bool)
     rows = journal.db.execute("SELECT entry FROM results")
     todo[np.fromiter((row[0] for row in rows), np.int64)] = False
     return np.flatnonzero(todo)
+
+
+@dataclass(frozen=True, eq=False)
+class _Flight:
+    """A batch that was launched; `read` waits for its results."""
+
+    entries: Entries
+    read: Callable[[], list[TokenFacts]]
 
 
 class EntryScorer:
@@ -108,6 +144,7 @@ class EntryScorer:
         self._num_eot = index["num_eot"]
         self._record = index["record"]
         self._variant = index["variant"]
+        self._suspects: set[int] = set()
 
     def run(
         self, max_tokens: int, advance: Callable[[int], None], within: Entries | None = None
@@ -122,13 +159,22 @@ class EntryScorer:
         for entry in self.journal.examine_crash():
             self._leave_out(entry, "E_CRASH", "the process died each time this record was computed")
         work = self._plan(max_tokens, within)
-        while work:
-            entries = work.popleft()
-            if self._batch_fits(entries):
-                advance(int(self._target_len[entries].sum()))
-            else:
+        ahead: _Flight | None = None
+        while work or ahead:
+            entries = work.popleft() if work else None
+            flight = None if entries is None else self._launch(entries, ahead)
+            if ahead is not None:
+                advance(self._land(ahead, flight, work))
+                ahead = None
+            if entries is None:
+                continue
+            if flight is None:
                 self._shrink(entries, work)
                 advance(0)
+            elif runs_ahead(self.decoder) and not self._suspects.intersection(entries.tolist()):
+                ahead = flight
+            else:
+                advance(self._land(flight, None, work))
 
     def remaining_tokens(self) -> int:
         """Give the number of target tokens still to be computed."""
@@ -140,7 +186,10 @@ class EntryScorer:
         remaining = remaining_entries(self.journal, self.spool)
         if within is not None:
             remaining = np.intersect1d(remaining, within)
-        for party in self.journal.suspect_parties():
+        parties = self.journal.suspect_parties()
+        # Those fly alone: if the process dies, it is of them.
+        self._suspects = {entry for party in parties for entry in party}
+        for party in parties:
             suspects = np.intersect1d(np.array(party, np.int64), remaining)
             work += self._batches(suspects, max_tokens)
             remaining = np.setdiff1d(remaining, suspects)
@@ -161,26 +210,61 @@ class EntryScorer:
         """
         return [facts for facts, _ in entry_facts(self.decoder, self.spool, entries)]
 
-    def _batch_fits(self, entries: Entries) -> bool:
-        """Compute and keep one batch, unless memory runs out."""
+    def _launch(self, entries: Entries, ahead: _Flight | None) -> _Flight | None:
+        """Launch one batch behind the one ahead of it; None if memory runs out."""
+        flying = [] if ahead is None else ahead.entries.tolist()
+        self.journal.take_off([*flying, *entries.tolist()])
         try:
-            self._batch(entries)
+            if runs_ahead(self.decoder):
+                return _Flight(entries, launch_entries(self.decoder, self.spool, entries))
+            facts = self.facts(entries)
         except torch.OutOfMemoryError:
             # What follows happens after this returns: a traceback would keep the tensors alive.
-            return False
-        return True
+            return None
+        return _Flight(entries, lambda: facts)
 
-    def _batch(self, entries: Entries) -> None:
-        """Compute and keep one batch."""
-        self.journal.take_off(entries.tolist())
-        facts = self.facts(entries)
+    def _land(self, flight: _Flight, behind: _Flight | None, work: deque[Entries]) -> int:
+        """Keep the results of a batch; give the number of target tokens, 0 where memory ran out.
+
+        Args:
+            flight: The batch.
+            behind: What was launched behind it.
+            work: Where its halves go if memory ran out.
+        """
+        read = self._read(flight)
+        if read is None:
+            self._shrink(flight.entries, work)
+            return 0
+        facts, nonfinite = read
+        entries = flight.entries.tolist()
         with self.journal.commit() as db:
-            for entry, one in zip(entries.tolist(), facts, strict=True):
-                if np.isfinite(one.logprobs).all():
-                    self._keep(db, entry, one)
+            for entry, one in zip(entries, facts, strict=True):
+                if entry in nonfinite:
+                    self._refuse(db, entry, "E_NONFINITE", nonfinite[entry])
                 else:
-                    self._refuse(db, entry, "E_NONFINITE", "the model gives no finite log-prob")
-            self.journal.land(entries.tolist())
+                    self._keep(db, entry, one)
+            self.journal.land(entries, flying=[] if behind is None else behind.entries.tolist())
+        return int(self._target_len[flight.entries].sum())
+
+    def _read(self, flight: _Flight) -> tuple[list[TokenFacts], dict[int, str]] | None:
+        """Give the facts of a batch, and what is wrong with some; None if memory runs out."""
+        try:
+            facts = flight.read()
+            return facts, self._nonfinite(flight.entries, facts)
+        except torch.OutOfMemoryError:
+            return None
+
+    def _nonfinite(self, entries: Entries, facts: list[TokenFacts]) -> dict[int, str]:
+        """Give the entries with a log-prob that is not finite, and where in the model that began."""
+        is_bad = [not np.isfinite(one.logprobs).all() for one in facts]
+        if not any(is_bad):
+            return {}
+        places = first_nonfinite(self.decoder, PackedBatch(**pack_batch(self.spool, entries)))
+        return {
+            entry: f"the model gives no finite log-prob: {place}"
+            for entry, place, bad in zip(entries.tolist(), places, is_bad, strict=True)
+            if bad
+        }
 
     def _keep(self, db: sqlite3.Connection, entry: int, facts: TokenFacts) -> None:
         db.execute(_INSERT_RESULT, self._result(entry, facts))

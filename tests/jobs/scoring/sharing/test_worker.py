@@ -102,7 +102,7 @@ def test_the_last_process_computes_nothing_that_is_there(
     config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shards(config, "many", "1/2", "2/2")
-    monkeypatch.setattr(EntryScorer, "_batch", None)
+    monkeypatch.setattr(EntryScorer, "_launch", None)
     assert one_process(config, "many").summary["records"]["scored"] == 60
 
 
@@ -139,16 +139,16 @@ def test_a_job_ended_too_early_computes_the_rest_itself(config: Make, tmp_path: 
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
     """Let a process compute some batches, and then be told to stop."""
-    whole = EntryScorer._batch
+    whole = EntryScorer.facts
     done: list[int] = []
 
-    def interrupted(self: EntryScorer, entries: pass_two.Entries) -> None:
+    def interrupted(self: EntryScorer, entries: pass_two.Entries) -> list[TokenFacts]:
         if len(done) == batches:
             raise Interrupted(15)
         done.append(len(entries))
-        whole(self, entries)
+        return whole(self, entries)
 
-    monkeypatch.setattr(EntryScorer, "_batch", interrupted)
+    monkeypatch.setattr(EntryScorer, "facts", interrupted)
 
 
 def test_from_one_process_to_many_and_back(
