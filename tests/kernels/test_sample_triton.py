@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -99,6 +101,14 @@ def test_top_k_and_top_p_cut_through_ties_from_the_first(
     numbers = (torch.arange(4, dtype=torch.float64, device=DEVICE) + 0.5) / 4
     tokens, _ = sample(logits, numbers, **way)
     assert tokens.tolist() == [kept[int((i + 0.5) / 4 * len(kept))] for i in range(4)]
+
+
+def test_top_p_reached_exactly_keeps_no_more() -> None:
+    logits = torch.tensor([[-1.0, 0.0, -1.0]], device=DEVICE)
+    numbers = torch.tensor([1 - 2.0**-53], dtype=torch.float64, device=DEVICE)
+    temperature = math.log2(math.e)  # so that the probabilities are 1/4, 1/2, 1/4
+    tokens, _ = sample(logits, numbers, temperature=temperature, top_p=0.5, top_k=0)
+    assert tokens.item() == 1
 
 
 def test_frequencies_are_the_probabilities() -> None:
