@@ -2,7 +2,8 @@
 
 Equation: out = softmax(q k^T / sqrt(d)) v, per head; query head h uses key head h // (H / G).
 
-Dimensions: S slots, C positions a slot has room for, H query heads, G key heads, d head width.
+Dimensions: S slots, C positions a slot has room for, E prompts kept for several slots, P positions
+a prompt has room for, H query heads, G key heads, d head width.
 Dtypes: q, k, v, out in bf16, fp32 or fp64; scores and softmax as scaled_dot_product_attention keeps
 them, in fp32 or wider.
 Memory traffic: the keys and values of each slot's length once. Query heads that share a key head are
@@ -11,29 +12,45 @@ given as rows of one query block, so that they read it once.
 On the CPU one call a slot: then the shapes, and so the bits, follow from the slot's own length. All
 slots in one masked call are 1.5 to 5 times as fast (64 slots of 400 or 50 keys, one core), but the
 bits of a slot then change with the longest of them and, with 2 threads, with their number (measured,
-torch 2.15). On a GPU a call a slot would be all launches, so there it is one masked call; masked
-keys come after the seen ones and weigh exactly 0.
+torch 2.15). On a GPU without kernels of our own a call a slot would be all launches, so there it is
+one masked call over all C positions; masked keys come after the seen ones and weigh exactly 0.
+
+The samples of one question may keep their prompt once (`Prompts`): n samples then take P + nC
+positions instead of n(P + C). Here what a slot sees is put together first, so its bits are those of
+a slot that has it all; that copies every prompt at every step: to compare with, not to run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from dataclasses import dataclass
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-# Keys of the masked call are a multiple of this: the kernels ask for aligned masks.
-KEY_GRID: Final = 64
+
+@dataclass(frozen=True, eq=False)
+class Prompts:
+    """What comes before the slots' own positions, kept once for all slots that share it.
+
+    Attributes:
+        kv_EPGd: [E, P, 2G, d], keys, then values.
+        entry_S: int32[S], the prompt of a slot.
+        lengths_S: int32[S], how many positions of it come before the slot's own; 0: none.
+    """
+
+    kv_EPGd: torch.Tensor
+    entry_S: torch.Tensor
+    lengths_S: torch.Tensor
 
 
 def cached_attention(
     query_SHd: torch.Tensor,
     kv_SCGd: torch.Tensor,
-    lengths: Sequence[int],
+    lengths_S: torch.Tensor,
     *,
     window: int | None,
     out_SHd: torch.Tensor,
+    prompts: Prompts | None = None,
 ) -> None:
     """Attend and write the result.
 
@@ -41,18 +58,22 @@ def cached_attention(
         query_SHd: [S, H, d], one query a slot, at the last of its positions.
         kv_SCGd: [S, C, 2G, d], keys, then values; G divides H. C is a multiple of 64, and what lies
             beyond a slot's length is finite.
-        lengths: S numbers of positions to see, from the first; 0 where a slot is empty.
+        lengths_S: int32[S], how many of a slot's own positions to see, from the first; 0 where a
+            slot is empty.
         window: How many positions a query sees at most, itself included; None: all.
         out_SHd: [S, H, d]. Rows of empty slots are left as they are or get finite values.
+        prompts: Positions before the slots' own.
     """
+    if prompts is not None:
+        kv_SCGd, lengths_S = _put_together(kv_SCGd, lengths_S, prompts)
     num_groups = kv_SCGd.shape[2] // 2
     query = query_SHd.unflatten(1, (num_groups, -1))  # [S, G, H / G, d]
     key, value = kv_SCGd.transpose(1, 2).split(num_groups, dim=1)  # [S, G, C, d]
     out = out_SHd.unflatten(1, (num_groups, -1))
     if query.device.type == "cuda":
-        out.copy_(one_masked_call(query, key, value, lengths, window=window))
+        out.copy_(one_masked_call(query, key, value, lengths_S, window=window))
         return
-    for slot, length in enumerate(lengths):
+    for slot, length in enumerate(lengths_S.tolist()):
         if length:
             one = slice(slot, slot + 1)
             seen = slice(0 if window is None else max(0, length - window), length)
@@ -61,11 +82,25 @@ def cached_attention(
             )
 
 
+def _put_together(
+    kv_SCGd: torch.Tensor, lengths_S: torch.Tensor, prompts: Prompts
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give each slot its prompt and what follows in one row, and the lengths of both."""
+    before_S = prompts.lengths_S.where(lengths_S > 0, 0)
+    room = prompts.kv_EPGd.shape[1] + kv_SCGd.shape[1]
+    whole = kv_SCGd.new_zeros((kv_SCGd.shape[0], room, *kv_SCGd.shape[2:]))
+    places = zip(prompts.entry_S.tolist(), before_S.tolist(), lengths_S.tolist(), strict=True)
+    for slot, (entry, before, length) in enumerate(places):
+        whole[slot, :before] = prompts.kv_EPGd[entry, :before]
+        whole[slot, before : before + length] = kv_SCGd[slot, :length]
+    return whole, before_S + lengths_S
+
+
 def one_masked_call(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    lengths: Sequence[int],
+    lengths_S: torch.Tensor,
     *,
     window: int | None,
 ) -> torch.Tensor:
@@ -75,28 +110,25 @@ def one_masked_call(
         query: [S, G, H / G, d].
         key: [S, G, C, d].
         value: Like `key`.
-        lengths: As for `cached_attention`.
+        lengths_S: As for `cached_attention`.
         window: As for `cached_attention`.
 
     Returns:
         [S, G, H / G, d]; rows of empty slots are finite.
     """
-    mask = _mask(lengths, window, like=query)
-    seen = slice(0, mask.shape[-1])
-    result: torch.Tensor = scaled_dot_product_attention(
-        query, key[:, :, seen], value[:, :, seen], attn_mask=mask
-    )
-    return result
+    mask = _mask(lengths_S, key.shape[2], window, dtype=query.dtype)
+    return scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
 
-def _mask(lengths: Sequence[int], window: int | None, *, like: torch.Tensor) -> torch.Tensor:
-    """Make [S, 1, 1, keys]: 0 where a slot sees a key, -inf elsewhere."""
+def _mask(
+    lengths_S: torch.Tensor, num_keys: int, window: int | None, *, dtype: torch.dtype
+) -> torch.Tensor:
+    """Make [S, 1, 1, C]: 0 where a slot sees a key, -inf elsewhere."""
     # An empty slot looks at its first position: a row without any key would be NaN.
-    length_S1 = torch.tensor(lengths, device=like.device).clamp_(min=1)[:, None]
-    num_keys = -(-max(*lengths, 1) // KEY_GRID) * KEY_GRID
-    key = torch.arange(num_keys, device=like.device)
+    length_S1 = lengths_S.clamp(min=1)[:, None]
+    key = torch.arange(num_keys, device=lengths_S.device)
     hidden = key >= length_S1
     if window is not None:
         hidden |= key < length_S1 - window
-    zeros = torch.zeros((len(lengths), num_keys), dtype=like.dtype, device=like.device)
+    zeros = torch.zeros(hidden.shape, dtype=dtype, device=lengths_S.device)
     return zeros.masked_fill_(hidden, -torch.inf)[:, None, None]

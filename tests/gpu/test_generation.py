@@ -85,13 +85,13 @@ def test_a_text_depends_on_its_request_alone(
 @pytest.mark.parametrize("window", [None, 20])
 def test_one_masked_call_equals_a_call_a_slot(dtype: torch.dtype, window: int | None) -> None:
     torch.manual_seed(0)
-    lengths = [1, 5, 0, 64, 37, 20, 130]
+    lengths = torch.tensor([1, 5, 0, 64, 37, 20, 130], dtype=torch.int32)
     query = torch.randn(len(lengths), 8, 64).to(dtype)
     kv = torch.randn(len(lengths), 192, 4, 64).to(dtype)
     found, exact = torch.zeros_like(query).cuda(), torch.zeros_like(query).double()
     cached_attention(query.double(), kv.double(), lengths, window=window, out_SHd=exact)
-    cached_attention(query.cuda(), kv.cuda(), lengths, window=window, out_SHd=found)
+    cached_attention(query.cuda(), kv.cuda(), lengths.cuda(), window=window, out_SHd=found)
     assert found.isfinite().all()
-    active = [slot for slot, length in enumerate(lengths) if length]
+    active = lengths > 0
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
     assert (found.cpu().double() - exact)[active].abs().max() <= tolerance

@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fam_engine.kernels.cached_attention import cached_attention, one_masked_call
+from fam_engine.kernels.cached_attention import Prompts, cached_attention, one_masked_call
+
+
+def int32(values: list[int]) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.int32)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -19,7 +23,7 @@ def test_equals_the_definition(
     query = torch.randn(len(lengths), heads, width).to(dtype)
     kv = torch.randn(len(lengths), 64, 2 * groups, width).to(dtype)
     out = torch.full_like(query, 7.0)
-    cached_attention(query, kv, lengths, window=window, out_SHd=out)
+    cached_attention(query, kv, int32(lengths), window=window, out_SHd=out)
     for slot, length in enumerate(lengths):
         if not length:
             assert (out[slot] == 7.0).all()
@@ -38,11 +42,11 @@ def test_a_slot_does_not_depend_on_the_others() -> None:
     query, kv = torch.randn(5, 4, 16), torch.randn(5, 128, 4, 16)
     lengths = [128, 3, 77, 64, 100]
     together = torch.zeros_like(query)
-    cached_attention(query, kv, lengths, window=None, out_SHd=together)
+    cached_attention(query, kv, int32(lengths), window=None, out_SHd=together)
     for slot in range(5):
         one = slice(slot, slot + 1)
         alone = torch.zeros_like(query[one])
-        cached_attention(query[one], kv[one, :], lengths[one], window=None, out_SHd=alone)
+        cached_attention(query[one], kv[one], int32(lengths[one]), window=None, out_SHd=alone)
         assert torch.equal(alone, together[one])
 
 
@@ -52,9 +56,33 @@ def test_one_masked_call_for_all_slots_gives_the_same(window: int | None) -> Non
     query, kv = torch.randn(6, 4, 16), torch.randn(6, 192, 4, 16)
     lengths = [1, 5, 0, 64, 37, 130]
     out = torch.zeros_like(query)
-    cached_attention(query, kv, lengths, window=window, out_SHd=out)
+    cached_attention(query, kv, int32(lengths), window=window, out_SHd=out)
     key, value = kv.transpose(1, 2).split(2, dim=1)
-    found = one_masked_call(query.unflatten(1, (2, 2)), key, value, lengths, window=window)
+    found = one_masked_call(query.unflatten(1, (2, 2)), key, value, int32(lengths), window=window)
     assert found.isfinite().all()
     active = [slot for slot, length in enumerate(lengths) if length]
     assert (found.flatten(1, 2) - out)[active].abs().max() <= 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("window", [None, 1, 20, 90])
+def test_a_shared_prompt_gives_the_bits_of_a_prompt_of_one_s_own(
+    dtype: torch.dtype, window: int | None
+) -> None:
+    torch.manual_seed(0)
+    entries, prompt_lengths, lengths = [1, 0, 1, 1, 0], [70, 0, 70, 70, 64], [1, 5, 0, 64, 37]
+    query = torch.randn(5, 4, 16).to(dtype)
+    prompt_kv, own = torch.randn(2, 128, 4, 16).to(dtype), torch.randn(5, 64, 4, 16).to(dtype)
+    whole = torch.zeros(5, 192, 4, 16, dtype=dtype)
+    totals = [0] * 5
+    for slot in (0, 1, 3, 4):
+        before, total = prompt_lengths[slot], prompt_lengths[slot] + lengths[slot]
+        whole[slot, :before] = prompt_kv[entries[slot], :before]
+        whole[slot, before:total] = own[slot, : lengths[slot]]
+        totals[slot] = total
+    expected = torch.zeros_like(query)
+    cached_attention(query, whole, int32(totals), window=window, out_SHd=expected)
+    prompts = Prompts(prompt_kv, int32(entries), int32(prompt_lengths))
+    found = torch.zeros_like(query)
+    cached_attention(query, own, int32(lengths), window=window, out_SHd=found, prompts=prompts)
+    assert torch.equal(found, expected)

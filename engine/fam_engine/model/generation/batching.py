@@ -29,7 +29,7 @@ from fam_engine.model.generation.cache import KVCache
 from fam_engine.model.generation.detokenizer import Detokenizer
 from fam_engine.model.generation.prompts import Prompt, compute_prompts
 from fam_engine.model.generation.requests import Completion, Request, Sampling
-from fam_engine.model.generation.sampling import choose_tokens, uniform
+from fam_engine.model.generation.sampling import choose_tokens, chosen_logprobs, uniform
 from fam_engine.model.generation.sequences import Ends, Sequence, StopStrings
 
 # Tokens of prompts computed ahead as one batch: wide enough for full matrix products, and little
@@ -204,10 +204,11 @@ class Run:
 
     def _choose(self, sequences: Rows[Sequence | None], hidden_RD: torch.Tensor) -> None:
         """Choose a token for each row that has a sequence; free the slots of those that end."""
-        tokens, is_finite = self._tokens(sequences, hidden_RD)
+        tokens, logprobs, is_finite = self._tokens(sequences, hidden_RD)
         rows = [(row, sequence) for row, sequence in enumerate(sequences) if sequence]
         for row, sequence in rows:
-            reason = sequence.add(tokens[row]) if is_finite[row] else "nonfinite"
+            is_token = is_finite[row]
+            reason = sequence.add(tokens[row], logprobs[row]) if is_token else "nonfinite"
             if reason:
                 self._slots[self._slots.index(sequence)] = None
                 self._done.append(sequence.completion(reason))
@@ -216,7 +217,8 @@ class Run:
     @torch.inference_mode()
     def _tokens(
         self, sequences: Rows[Sequence | None], hidden_RD: torch.Tensor
-    ) -> tuple[list[int], list[bool]]:
+    ) -> tuple[list[int], list[float], list[bool]]:
+        """Give a token a row, its log-prob, and whether the row has numbers to choose from."""
         count = len(sequences)
         logits_RV = ops.head_logits(hidden_RD, self._decoder.weights.head_VD)[:count]
         numbers = [
@@ -224,9 +226,10 @@ class Run:
             for sequence in sequences
         ]
         uniform_R = torch.tensor(numbers, dtype=torch.float64, device=hidden_RD.device)
-        tokens: list[int] = choose_tokens(logits_RV, uniform_R, self._sampling).tolist()
-        is_finite: list[bool] = hidden_RD[:count].isfinite().all(-1).tolist()
-        return tokens, is_finite
+        tokens_R = choose_tokens(logits_RV, uniform_R, self._sampling)
+        logprobs_R = chosen_logprobs(logits_RV, tokens_R)
+        is_finite_R = hidden_RD[:count].isfinite().all(-1)
+        return tokens_R.tolist(), logprobs_R.tolist(), is_finite_R.tolist()
 
 
 @contextlib.contextmanager
@@ -244,5 +247,8 @@ def _step_threads(decoder: Decoder) -> Iterator[None]:
 
 
 def _nothing(number: int, request: Request) -> list[Completion]:
-    none = np.empty(0, np.int32)
-    return [Completion(number, sample, none, "", "length") for sample in range(request.num_samples)]
+    ids, logprobs = np.empty(0, np.int32), np.empty(0)
+    return [
+        Completion(number, sample, ids, "", "length", logprobs=logprobs)
+        for sample in range(request.num_samples)
+    ]

@@ -56,7 +56,7 @@ class KVCache:
         self._device = device
         self._slots = torch.arange(num_slots, device=device)
         self._places = torch.zeros_like(self._slots)
-        self._seen = [0] * num_slots
+        self._seen = torch.zeros(num_slots, dtype=torch.int32, device=device)
         self.num_slots = num_slots
         self.capacity = capacity
         self.lengths = [0] * num_slots
@@ -77,7 +77,8 @@ class KVCache:
         pairs = list(zip(self.lengths, is_active, strict=True))
         places = [length if active else 0 for length, active in pairs]
         self.lengths = [length + active for length, active in pairs]
-        self._seen = [length + 1 if active else 0 for length, active in pairs]
+        seen = [length + 1 if active else 0 for length, active in pairs]
+        self._seen = torch.tensor(seen, dtype=torch.int32, device=self._device)
         self._places = torch.tensor(places, device=self._device)
         return places
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from fam_engine.data.packing import Int32
 from fam_engine.errors import UsageError
 
@@ -81,6 +84,10 @@ class Completion:
             out, a character that the length cut in two is left out.
         finish_reason: Why it ended.
         end_token_id: The end token the model wrote; None where something else ended the text.
+        logprobs: float64, of each of `token_ids` given the context and what is before it, in nats:
+            of the model itself, without temperature, top-k and top-p. As `fam-engine score` gives
+            for the same ids, to 1e-5 in fp32 (a row is computed among others there). None: not
+            computed.
     """
 
     request: int
@@ -89,3 +96,4 @@ class Completion:
     text: str
     finish_reason: FinishReason
     end_token_id: int | None = None
+    logprobs: npt.NDArray[np.float64] | None = None

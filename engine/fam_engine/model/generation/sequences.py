@@ -1,6 +1,6 @@
 """One text on its way: its ids so far, and whether it has ended.
 
-In: chosen tokens, one at a time. Out: a `Completion`. What ends texts (`Ends`) is the model's own
+In: chosen tokens and their log-probs, one at a time. Out: a `Completion`. What ends texts (`Ends`) is the model's own
 end tokens and the user's stop strings; a stop string is looked for in the text, so it is found
 however tokens cut it.
 """
@@ -99,6 +99,7 @@ class Sequence:
         self.sample = sample
         self.seed = seed
         self.token_ids: list[int] = []
+        self._logprobs: list[float] = []
         self._end_token_id: int | None = None
         self._limit = limit
         self._ends = ends
@@ -107,12 +108,13 @@ class Sequence:
         self._stream = TextStream(detokenizer)
         self._text = ""
 
-    def add(self, token_id: int) -> FinishReason | None:
+    def add(self, token_id: int, logprob: float) -> FinishReason | None:
         """Take the next token; give why the text has ended, if it has."""
         if token_id in self._ends.token_ids:
             self._end_token_id = token_id
             return "eos"
         self.token_ids.append(token_id)
+        self._logprobs.append(logprob)
         if self._stops and self._has_stopped(token_id):
             return "stop"
         return "length" if len(self.token_ids) >= self._limit else None
@@ -135,5 +137,11 @@ class Sequence:
             while kept and not text.startswith(self._detokenizer.text(kept)):
                 kept.pop()
         return Completion(
-            self.request, self.sample, np.array(kept, np.int32), text, reason, self._end_token_id
+            self.request,
+            self.sample,
+            np.array(kept, np.int32),
+            text,
+            reason,
+            self._end_token_id,
+            logprobs=np.array(self._logprobs[: len(kept)]),
         )
