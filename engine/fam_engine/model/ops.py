@@ -51,6 +51,7 @@ __all__ = [
     "num_unready",
     "rmsnorm",
     "rope_",
+    "swiglu",
     "visibility_mask",
 ]
 
