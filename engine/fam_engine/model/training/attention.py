@@ -111,7 +111,8 @@ def attend_backward(
 
 def _grouped(x_QHd: torch.Tensor, num_groups: int) -> torch.Tensor:
     """View [Q, H, d] as [G, H / G, Q, d]."""
-    return x_QHd.unflatten(1, (num_groups, -1)).permute(1, 2, 0, 3)
+    grouped: torch.Tensor = x_QHd.unflatten(1, (num_groups, -1))
+    return grouped.permute(1, 2, 0, 3)
 
 
 def _keys_and_values(kv_SG2d: torch.Tensor, num_heads: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -25,14 +25,12 @@ Letters: M rows, N output features, K input features, R ranks of all sources, fi
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from math import gcd
+from dataclasses import dataclass
 from typing import Final
 
 import torch
 
-from fam_engine.model import ops
-from fam_engine.model.nf4 import BLOCK_SIZE, NESTED_BLOCK_SIZE, NF4Weight
+from fam_engine.model.training.frozen_rows import write_rows
 from fam_engine.model.training.functions import Dropout
 from fam_engine.model.weights import Linear, LoraPart
 
@@ -40,8 +38,6 @@ from fam_engine.model.weights import Linear, LoraPart
 RANK_ALIGNMENT: Final = 16
 # Rows of which dA and dB are made at a time: [512, N] is what has to be brought to fp32.
 _PRODUCT_ROWS: Final = 512
-# Values dequantized at a time before they go to their place in wider rows: the L2 cache.
-_CHUNK_VALUES: Final = 2**19
 
 
 @dataclass(frozen=True)
@@ -190,7 +186,7 @@ class AugmentedLinear:
         """Give [W sB], [N, K + R], valid until the scratch memory is used again."""
         n, k, r = self.out_features, self.in_features, self.rank
         matrix = scratch[: n * (k + r)].view(n, k + r)
-        _write_rows(self._frozen, matrix[:, :k])
+        write_rows(self._frozen, matrix[:, :k])
         matrix[:, k:].zero_()
         for source in self._sources:
             matrix[source.rows, k:][:, source.ranks] = source.scaled_B(matrix.dtype)
@@ -200,7 +196,7 @@ class AugmentedLinear:
         """Give [W; A], [N + R, K], valid until the scratch memory is used again."""
         n, k, r = self.out_features, self.in_features, self.rank
         matrix = scratch[: (n + r) * k].view(n + r, k)
-        _write_rows(self._frozen, matrix[:n])
+        write_rows(self._frozen, matrix[:n])
         if self._sources:
             matrix[n:] = self._stacked_A(like)
         return matrix
@@ -261,47 +257,3 @@ def _sources(linear: Linear, first: int, stop: int) -> Iterable[Source]:
             rows = slice(part.row_start - first, part.row_stop - first)
             yield Source(part=part, rows=rows, ranks=ranks)
             rank = ranks.stop
-
-
-def _write_rows(linear: Linear, out: torch.Tensor) -> None:
-    """Write W to `out` [N, K], whose rows may be longer than they are wide."""
-    if isinstance(linear.weight, torch.Tensor):
-        out.copy_(linear.weight)
-        return
-    heights = [part.shape[0] for part in linear.weight]
-    for weight, rows in zip(linear.weight, out.split(heights), strict=True):
-        if rows.is_contiguous():
-            ops.dequantize(weight, dtype=out.dtype, out=rows)
-            continue
-        first = 0
-        for piece in _pieces(weight):
-            last = first + piece.shape[0]
-            rows[first:last] = ops.dequantize(piece, dtype=out.dtype)
-            first = last
-
-
-def _pieces(weight: NF4Weight) -> Iterable[NF4Weight]:
-    """Cut a matrix into pieces of rows small enough for a cache, where its blocks allow it."""
-    num_rows, num_columns = weight.shape
-    blocks, straddling = divmod(num_columns, BLOCK_SIZE)
-    if straddling:
-        yield weight
-        return
-    # A piece begins with a block whose scale is the first of its nested block.
-    unit = NESTED_BLOCK_SIZE // gcd(blocks, NESTED_BLOCK_SIZE)
-    step = max(1, _CHUNK_VALUES // (unit * num_columns)) * unit
-    for first in range(0, num_rows, step):
-        last = min(first + step, num_rows)
-        values = slice(first * num_columns // 2, last * num_columns // 2)
-        absmax = slice(first * blocks, last * blocks)
-        nested = slice(
-            absmax.start // NESTED_BLOCK_SIZE,
-            -(-absmax.stop // NESTED_BLOCK_SIZE),
-        )
-        yield replace(
-            weight,
-            packed=weight.packed[values],
-            absmax=weight.absmax[absmax],
-            absmax2=weight.absmax2[nested],
-            shape=(last - first, num_columns),
-        )

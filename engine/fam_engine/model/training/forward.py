@@ -41,7 +41,7 @@ from fam_engine.model.training.functions import (
 from fam_engine.model.weights import LayerWeights, Linear, Weights
 
 # A merged matrix's place in its layer, for the seeds of dropout.
-QKV, O, GATE_UP, DOWN = range(4)
+QKV, O_PROJ, GATE_UP, DOWN = range(4)
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class TrainingForward:
         )
         mixed = _attend(query, key, value, call).to(self._dtype)
         x_QD = x_TD if call.rows is None else choose_rows(x_TD, call.rows)
-        x_QD = x_QD + self._linear(mixed, layer.o, call.dropout.of(O))
+        x_QD = x_QD + self._linear(mixed, layer.o, call.dropout.of(O_PROJ))
         normed_QD = rmsnorm(x_QD, layer.post_norm_D, eps=eps)
         activated = swiglu(self._linear(normed_QD, layer.gate_up, call.dropout.of(GATE_UP)))
         return x_QD + self._linear(activated, layer.down, call.dropout.of(DOWN))

@@ -32,7 +32,7 @@ from fam_engine.model.training.elementwise import (
     rmsnorm_into,
     swiglu_backward_,
 )
-from fam_engine.model.training.forward import DOWN, GATE_UP, LayerCall, O
+from fam_engine.model.training.forward import DOWN, GATE_UP, O_PROJ, LayerCall
 from fam_engine.model.training.heads import Heads, Positions, QueryAndKV
 from fam_engine.model.weights import LayerWeights
 
@@ -169,7 +169,7 @@ class TrainingLayer:
         query, kv = self._ready(heads, positions, call)
         mixed = self._o.new_input(query.shape[0], x_TD)
         logsumexps = attend(query, kv, call.runs, out_QHd=self._mixed_heads(mixed))
-        self._o.write_inner(mixed, call.dropout.of(O))
+        self._o.write_inner(mixed, call.dropout.of(O_PROJ))
         residual = x_TD if call.rows is None else x_TD[torch.from_numpy(call.rows).to(x_TD.device)]
         x_QD = self._o.forward(mixed, scratch, residual=residual)
         normed = self._normed(x_QD, call)
@@ -191,7 +191,8 @@ class TrainingLayer:
         return query.to(self._attention_dtype), kv.to(self._attention_dtype)
 
     def _mixed_heads(self, mixed: torch.Tensor) -> torch.Tensor:
-        return mixed[:, : self._o.in_features].unflatten(1, self._head_shape)
+        heads: torch.Tensor = mixed[:, : self._o.in_features].unflatten(1, self._head_shape)
+        return heads
 
     def _gate_and_up(self, made: Activations) -> torch.Tensor:
         return made.gate_up[:, : self._gate_up.out_features]
@@ -228,7 +229,7 @@ class TrainingLayer:
         scratch: torch.Tensor,
     ) -> QueryAndKV:
         """Give the gradients of what attention read, in its dtype."""
-        dropout = call.dropout.of(O)
+        dropout = call.dropout.of(O_PROJ)
         dys = _beside_inner(self._o, dx_QD)
         self._o.add_gradients(made.mixed, dys, dropout)
         dmixed = self._o.input_gradient(dys, scratch, dropout).unflatten(1, self._head_shape)
