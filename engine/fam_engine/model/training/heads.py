@@ -117,13 +117,16 @@ class Heads:
             residual_QD: The gradient that went past attention, to be added to that of x. None: that
                 of x is not wanted.
         """
-        dquery, dkv = self._gradients_of_products(gradients, made, positions, call)
-        parts = [dquery, dkv] if len(self.linears) == 2 else [torch.cat((dquery, dkv), dim=1)]
-        dnormed = []
+        parts = self._gradients_of_products(gradients, made, positions, call)
+        groups = [parts] if len(self.linears) == 1 else [(part,) for part in parts]
         inputs = self._inputs(x_TD, call)
-        for linear, xs, part in zip(self.linears, inputs, parts, strict=True):
-            dys = linear.new_output(part.shape[0], x_TD)
-            dys[:, : linear.out_features] = part.flatten(1)
+        dnormed = []
+        for linear, xs, group in zip(self.linears, inputs, groups, strict=True):
+            dys = linear.new_output(xs.shape[0], x_TD)
+            widths = [part.shape[1] * self._width for part in group]
+            columns = dys[:, : linear.out_features].split(widths, dim=1)
+            for place, part in zip(columns, group, strict=True):
+                place.copy_(part.flatten(1))
             linear.write_inner_gradient(dys)
             linear.add_gradients(xs, dys, call.dropout.of(QKV))
             if residual_QD is not None:

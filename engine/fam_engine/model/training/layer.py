@@ -44,16 +44,16 @@ class Keep(Enum):
     INPUT = "input"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Activations:
-    """What the backward pass reads, beside the input.
+    """What the backward pass reads, beside the input; it gives up what it has done with.
 
     Attributes:
         heads: Products of q, k, v as `Heads.forward` gives them.
         mixed: [Q, H * d + ranks]: mixed values, and S of o beside them.
         logsumexps: Of their scores.
         x_QD: The stream between attention and MLP.
-        gate_up: [Q, 2F + ranks]: gate and up, with room for dS; overwritten by the backward pass.
+        gate_up: [Q, 2F + ranks]: gate and up, with room for dS; overwritten, then given up.
     """
 
     heads: QueryAndKV
@@ -216,6 +216,7 @@ class TrainingLayer:
         gate_up.write_inner_gradient(made.gate_up)
         gate_up.add_gradients(self._normed(made.x_QD, call), made.gate_up, dropout)
         dnormed = gate_up.input_gradient(made.gate_up, scratch, dropout)
+        del made.gate_up
         return rmsnorm_backward(
             dnormed, made.x_QD, self._post_norm_D, eps=self._eps, residual=dout_QD
         )
