@@ -177,7 +177,8 @@ def add_rows_(total: torch.Tensor, rows_R: Int32, x: torch.Tensor) -> None:
     for choice in _rounds(rows_R):
         places = torch.from_numpy(choice).to(x.device)
         rows = torch.from_numpy(rows_R[choice]).to(x.device)
-        total[rows] = total[rows] + x[places]  # each row once in a round: order is no matter
+        # Each row once in a round: order is no matter.
+        total.index_add_(0, rows, x[places].to(total.dtype))
 
 
 def _rounds(rows_R: Int32) -> list[np.ndarray[Any, np.dtype[np.int64]]]:

@@ -120,17 +120,14 @@ class Heads:
         parts = self._gradients_of_products(gradients, made, positions, call)
         groups = [parts] if len(self.linears) == 1 else [(part,) for part in parts]
         inputs = self._inputs(x_TD, call)
+        del gradients, parts
         dnormed = []
-        for linear, xs, group in zip(self.linears, inputs, groups, strict=True):
-            dys = linear.new_output(xs.shape[0], x_TD)
-            widths = [part.shape[1] * self._width for part in group]
-            columns = dys[:, : linear.out_features].split(widths, dim=1)
-            for place, part in zip(columns, group, strict=True):
-                place.copy_(part.flatten(1))
-            linear.write_inner_gradient(dys)
-            linear.add_gradients(xs, dys, call.dropout.of(QKV))
+        for linear in self.linears:
+            dys = self._beside_inner(linear, groups.pop(0), like=x_TD)
+            linear.add_gradients(inputs.pop(0), dys, call.dropout.of(QKV))
             if residual_QD is not None:
                 dnormed.append(linear.input_gradient(dys, scratch, call.dropout.of(QKV)))
+            del dys
         if residual_QD is None:
             return None
         if call.rows is None:
@@ -181,6 +178,19 @@ class Heads:
         keys = slice(self._num_keys)
         dkv[:, keys] = rmsnorm_backward(dkv[:, keys], made[1][:, keys], self._k_norm, eps=self._eps)
         return rmsnorm_backward(dquery, made[0], self._q_norm, eps=self._eps), dkv
+
+    def _beside_inner(
+        self, linear: AugmentedLinear, parts: tuple[torch.Tensor, ...], *, like: torch.Tensor
+    ) -> torch.Tensor:
+        """Give [dY dS], dY being gradients of heads side by side."""
+        dys = linear.new_output(parts[0].shape[0], like)
+        first = 0
+        for part in parts:
+            stop = first + part.shape[1] * self._width
+            dys[:, first:stop] = part.flatten(1)
+            first = stop
+        linear.write_inner_gradient(dys)
+        return dys
 
     def _norm_backward(
         self, dnormed: torch.Tensor, x_TD: torch.Tensor, residual: torch.Tensor

@@ -148,9 +148,8 @@ class TrainingLayer:
         """
         made = kept.activations or self._activations(kept.x_TD, positions, call, scratch)
         dx_QD = self._mlp_backward(dout_QD, made, call, scratch)
-        gradients = self._attention_backward(dx_QD, made, positions, call, scratch)
         return self._heads.backward(
-            gradients,
+            self._attention_backward(dx_QD, made, positions, call, scratch),
             made.heads,
             kept.x_TD,
             positions,

@@ -27,7 +27,7 @@ from fam_engine.model.lora import SOURCES, LoraSpec
 from fam_engine.model.training.augmented import RANK_ALIGNMENT
 
 # Tiles of logits and of the head in fp32, wide copies of chunks of rows.
-_CONSTANT_BYTES: Final = 64 << 20
+CONSTANT_BYTES: Final = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def activation_bytes(each: TokenBytes, *, num_layers: int, num_tokens: int, num_
     a_token = (
         num_layers * each.input + max(num_whole, 1) * each.whole + max(each.head, each.working)
     )
-    return _CONSTANT_BYTES + num_tokens * a_token
+    return CONSTANT_BYTES + num_tokens * a_token
 
 
 def whole_layers(each: TokenBytes, *, num_layers: int, num_tokens: int, free: int) -> int:
