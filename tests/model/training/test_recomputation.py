@@ -138,8 +138,9 @@ def test_what_a_step_holds(
     folder = tiny_checkpoint(model_type, num_hidden_layers=4, intermediate_size=256)
     decoder = load_model(folder, precision="nf4", compute_dtype=compute_dtype)
     model = trainable(decoder, spec_of())
-    # Nearly all tokens predict: the plan takes all for rows.
-    batch = pack_reference(random_entries(decoder.config.vocab_size, [(1, 256)] * 4))
+    # Nearly all tokens predict: the plan takes all for rows. Many segments: what a call of attention holds
+    # meanwhile is little.
+    batch = pack_reference(random_entries(decoder.config.vocab_size, [(1, 64)] * 16))
     num_tokens = len(batch.input_ids)
     each = recomputation.token_bytes(
         decoder.config, model.spec, dtype=decoder.compute_dtype, attention_dtype=torch.float32
@@ -150,6 +151,7 @@ def test_what_a_step_holds(
             model.forward_backward(batch, torch.ones_like, dropout_seed=None, num_whole=num_whole)
         peaks.append(peak.bytes)
         planned = activation_bytes(each, num_layers=4, num_tokens=num_tokens, num_whole=num_whole)
-        # Gradients of A and B, masks, rotary tables and the activation's buffer come on top.
-        assert 0.95 <= peak.bytes / (planned - recomputation.CONSTANT_BYTES) <= 1.2
+        # Gradients of A and B, masks, rotary tables and a call's own gradients come on top: in a model
+        # this narrow a fifth.
+        assert 0.95 <= peak.bytes / (planned - recomputation.CONSTANT_BYTES) <= 1.3
     assert peaks[2] - peaks[1] == num_tokens * each.whole
