@@ -108,7 +108,7 @@ class Heads:
         """Add to the adapters' gradients; give that of x.
 
         Args:
-            gradients: Of what attention read, in fp32 or wider; overwritten.
+            gradients: Of what attention read, in its dtype; overwritten.
             made: What `forward` gave.
             x_TD: What it was given.
             positions: As there.
