@@ -12,8 +12,7 @@ given as rows of one query block, so that they read it once.
 On the CPU one call a slot: then the shapes, and so the bits, follow from the slot's own length. All
 slots in one masked call are 1.5 to 5 times as fast (64 slots of 400 or 50 keys, one core), but the
 bits of a slot then change with the longest of them and, with 2 threads, with their number (measured,
-torch 2.15). On a GPU without kernels of our own a call a slot would be all launches, so there it is
-one masked call over all C positions; masked keys come after the seen ones and weigh exactly 0.
+torch 2.15).
 
 The samples of one question may keep their prompt once (`Prompts`): n samples then take P + nC
 positions instead of n(P + C). Here what a slot sees is put together first, so its bits are those of
@@ -70,9 +69,6 @@ def cached_attention(
     query = query_SHd.unflatten(1, (num_groups, -1))  # [S, G, H / G, d]
     key, value = kv_SCGd.transpose(1, 2).split(num_groups, dim=1)  # [S, G, C, d]
     out = out_SHd.unflatten(1, (num_groups, -1))
-    if query.device.type == "cuda":
-        out.copy_(one_masked_call(query, key, value, lengths_S, window=window))
-        return
     for slot, length in enumerate(lengths_S.tolist()):
         if length:
             one = slice(slot, slot + 1)
@@ -94,41 +90,3 @@ def _put_together(
         whole[slot, :before] = prompts.kv_EPGd[entry, :before]
         whole[slot, before : before + length] = kv_SCGd[slot, :length]
     return whole, before_S + lengths_S
-
-
-def one_masked_call(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    lengths_S: torch.Tensor,
-    *,
-    window: int | None,
-) -> torch.Tensor:
-    """Attend for all slots at once, as on a GPU.
-
-    Args:
-        query: [S, G, H / G, d].
-        key: [S, G, C, d].
-        value: Like `key`.
-        lengths_S: As for `cached_attention`.
-        window: As for `cached_attention`.
-
-    Returns:
-        [S, G, H / G, d]; rows of empty slots are finite.
-    """
-    mask = _mask(lengths_S, key.shape[2], window, dtype=query.dtype)
-    return scaled_dot_product_attention(query, key, value, attn_mask=mask)
-
-
-def _mask(
-    lengths_S: torch.Tensor, num_keys: int, window: int | None, *, dtype: torch.dtype
-) -> torch.Tensor:
-    """Make [S, 1, 1, C]: 0 where a slot sees a key, -inf elsewhere."""
-    # An empty slot looks at its first position: a row without any key would be NaN.
-    length_S1 = lengths_S.clamp(min=1)[:, None]
-    key = torch.arange(num_keys, device=lengths_S.device)
-    hidden = key >= length_S1
-    if window is not None:
-        hidden |= key < length_S1 - window
-    zeros = torch.zeros(hidden.shape, dtype=dtype, device=lengths_S.device)
-    return zeros.masked_fill_(hidden, -torch.inf)[:, None, None]

@@ -31,15 +31,6 @@ _TILES_FROM_WIDTH: Final = {
 }
 
 
-def is_supported(hidden_RD: torch.Tensor, head_VD: torch.Tensor) -> bool:
-    """Whether `linear_logprob` takes these tensors."""
-    return (
-        hidden_RD.device.type == "cuda"
-        and hidden_RD.dtype == head_VD.dtype
-        and hidden_RD.dtype in (torch.bfloat16, torch.float16, torch.float32)
-    )
-
-
 def choose(capability: int, width: int) -> ModuleType:
     """Give the module whose `linear_logprob` is taken for a hidden size D."""
     takes_tiles = width >= _TILES_FROM_WIDTH[capability]

@@ -12,6 +12,7 @@ from fam_engine.data.records import Message
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.embedded import DEMO_RECORDS
 from fam_engine.kernels.cached_attention import cached_attention
+from fam_engine.kernels.cached_attention_triton import cached_attention as cached_attention_triton
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.generation.generator import Generator
 from fam_engine.model.generation.requests import Request, Sampling
@@ -83,14 +84,16 @@ def test_a_text_depends_on_its_request_alone(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("window", [None, 20])
-def test_one_masked_call_equals_a_call_a_slot(dtype: torch.dtype, window: int | None) -> None:
+def test_attention_to_what_is_kept_equals_a_call_a_slot(
+    dtype: torch.dtype, window: int | None
+) -> None:
     torch.manual_seed(0)
     lengths = torch.tensor([1, 5, 0, 64, 37, 20, 130], dtype=torch.int32)
     query = torch.randn(len(lengths), 8, 64).to(dtype)
     kv = torch.randn(len(lengths), 192, 4, 64).to(dtype)
     found, exact = torch.zeros_like(query).cuda(), torch.zeros_like(query).double()
     cached_attention(query.double(), kv.double(), lengths, window=window, out_SHd=exact)
-    cached_attention(query.cuda(), kv.cuda(), lengths.cuda(), window=window, out_SHd=found)
+    cached_attention_triton(query.cuda(), kv.cuda(), lengths.cuda(), window=window, out_SHd=found)
     assert found.isfinite().all()
     active = lengths > 0
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2

@@ -1,17 +1,20 @@
 """Compile every shipped kernel for every GPU known, without one, and hold it against what is recorded.
 
     python -m tests.kernels.offline            compare with tests/kernels/budgets/triton-VERSION.json
+    python -m tests.kernels.offline --all      the same, and compile what has not changed too (ten minutes of a core)
     python -m tests.kernels.offline --write    record
 
 In: the `variants(capability)` of every `kernels/*_triton.py`. Measured of each: registers, bytes spilled to memory,
 bytes of shared memory, instructions (and for a value made, where a kernel counts them), and whether it uses matrix
 instructions.
-Budgets hold for one version of Triton: another one compiles otherwise.
+Budgets hold for one version of Triton: another one compiles otherwise. The same version makes the same of the same
+source, so a kernel whose source, arguments and options have the recorded hash is not compiled again.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib
 import json
 import os
@@ -53,6 +56,7 @@ class Measured:
     """What the compiler made of a variant.
 
     Attributes:
+        source: Hash of what was compiled.
         registers: A thread.
         spilled: Bytes a thread keeps in memory for want of registers.
         shared: Bytes of shared memory a program.
@@ -61,6 +65,7 @@ class Measured:
         has_matrix: Whether it uses the GPU's matrix instructions.
     """
 
+    source: str
     registers: int
     spilled: int
     shared: int
@@ -80,12 +85,14 @@ def variants(capability: int) -> Iterator[Variant]:
         yield from importlib.import_module(name).variants(capability)
 
 
-def measure(capability: int) -> dict[str, dict[str, Any]]:
-    """Compile and measure all variants for a capability, by name."""
-    found = {}
+def measure(capability: int, known: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Measure all variants for a capability, by name; what is known of the same source is taken over."""
+    found: dict[str, dict[str, Any]] = {}
     for variant in variants(capability):
         assert variant.name not in found, f"two variants are named {variant.name}"
-        found[variant.name] = asdict(_measure(variant, capability))
+        before = known.get(variant.name, {})
+        is_same = before.get("source") == _hash(variant, capability)
+        found[variant.name] = before if is_same else asdict(_measure(variant, capability))
     return found
 
 
@@ -133,6 +140,7 @@ def _measure(variant: Variant, capability: int) -> Measured:
     threads = 32 * variant.launch.num_warps
     per_value = instructions * threads / variant.values if variant.values else None
     return Measured(
+        source=_hash(variant, capability),
         registers=_number(usage, "REG"),
         spilled=_number(usage, "LOCAL") + _number(usage, "STACK"),
         shared=compiled.metadata.shared,
@@ -140,6 +148,11 @@ def _measure(variant: Variant, capability: int) -> Measured:
         per_value=round(per_value, 2) if per_value else None,
         has_matrix=_MATRIX[capability] in compiled.asm["ptx"],
     )
+
+
+def _hash(variant: Variant, capability: int) -> str:
+    compiled_from = (_source(variant).hash(), sorted(variant.launch.options.items()), capability)
+    return hashlib.sha256(repr(compiled_from).encode()).hexdigest()[:16]
 
 
 def _source(variant: Variant) -> ASTSource:
@@ -171,12 +184,13 @@ def _number(usage: str, name: str) -> int:
     return int(match[1])
 
 
-def measure_all() -> dict[str, dict[str, dict[str, Any]]]:
-    """Give all measurements, by capability and name; compiles anew, whatever Triton has kept."""
+def measure_all(known: dict[str, dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Give all measurements, by capability and name; Triton's own cache is left aside."""
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TRITON_CACHE_DIR"] = cache
+        each = [known.get(str(capability), {}) for capability in CAPABILITIES]
         with ProcessPoolExecutor(_NUM_PROCESSES) as pool:
-            results = list(pool.map(measure, CAPABILITIES))
+            results = list(pool.map(measure, CAPABILITIES, each))
     return {str(capability): one for capability, one in zip(CAPABILITIES, results, strict=True)}
 
 
@@ -184,17 +198,17 @@ def main() -> int:
     """Record, or compare and say what is wrong."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="record what is measured")
-    found, write = measure_all(), parser.parse_args().write
+    parser.add_argument("--all", action="store_true", help="compile what has not changed too")
+    options = parser.parse_args()
+    recorded = json.loads(BUDGETS.read_text()) if BUDGETS.exists() else {}
+    found = measure_all({} if options.all else recorded)
     said = [line for key, one in found.items() for line in complaints(one, int(key))]
-    if write:
+    if options.write:
         BUDGETS.parent.mkdir(exist_ok=True)
         BUDGETS.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
-    elif BUDGETS.exists():
-        recorded = json.loads(BUDGETS.read_text())
+    else:
         for key, one in found.items():
             said += [f"sm_{key}: {line}" for line in changes(one, recorded.get(key, {}))]
-    else:
-        said.append(f"nothing is recorded for triton {triton.__version__}")
     print("\n".join(said) or f"{sum(map(len, found.values()))} kernels are as recorded")
     return int(bool(said))
 

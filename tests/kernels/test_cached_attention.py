@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fam_engine.kernels.cached_attention import Prompts, cached_attention, one_masked_call
+from fam_engine.kernels.cached_attention import Prompts, cached_attention
 
 
 def int32(values: list[int]) -> torch.Tensor:
@@ -48,20 +48,6 @@ def test_a_slot_does_not_depend_on_the_others() -> None:
         alone = torch.zeros_like(query[one])
         cached_attention(query[one], kv[one], int32(lengths[one]), window=None, out_SHd=alone)
         assert torch.equal(alone, together[one])
-
-
-@pytest.mark.parametrize("window", [None, 20])
-def test_one_masked_call_for_all_slots_gives_the_same(window: int | None) -> None:
-    torch.manual_seed(0)
-    query, kv = torch.randn(6, 4, 16), torch.randn(6, 192, 4, 16)
-    lengths = [1, 5, 0, 64, 37, 130]
-    out = torch.zeros_like(query)
-    cached_attention(query, kv, int32(lengths), window=window, out_SHd=out)
-    key, value = kv.transpose(1, 2).split(2, dim=1)
-    found = one_masked_call(query.unflatten(1, (2, 2)), key, value, int32(lengths), window=window)
-    assert found.isfinite().all()
-    active = [slot for slot, length in enumerate(lengths) if length]
-    assert (found.flatten(1, 2) - out)[active].abs().max() <= 1e-6
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

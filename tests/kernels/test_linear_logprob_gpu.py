@@ -23,11 +23,3 @@ def test_the_chosen_one_is_taken() -> None:
     ours, chosen = kernel.linear_logprob(*operands), fused.linear_logprob(*operands)
     for name in ("logprob_R", "rank_R", "entropy_R", "margin_R"):
         assert torch.equal(getattr(ours, name), getattr(chosen, name)), name
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_only_what_fits_is_said_to_be_supported(dtype: torch.dtype) -> None:
-    hidden_RD = torch.zeros(1, 16, dtype=dtype, device=DEVICE)
-    fits = DEVICE.type == "cuda" and dtype != torch.float64
-    assert kernel.is_supported(hidden_RD, hidden_RD) == fits
-    assert not kernel.is_supported(hidden_RD, hidden_RD.to(torch.float16))

@@ -19,7 +19,7 @@ def test_equals_float64_rounded_once(num_rows: int, dtype: torch.dtype) -> None:
     packed = torch.randint(256, (num_blocks * 32,), dtype=torch.uint8)
     absmax = torch.randint(256, (num_blocks,), dtype=torch.uint8)
     weight = (packed, absmax, torch.rand(1) * 0.1, torch.tensor(0.2), torch.rand(256) * 2 - 1)
-    lora = LoraFactors(torch.randn(8, 320), torch.randn(37, 8), scaling=0.5)
+    lora = LoraFactors(lora_A=torch.randn(8, 320), lora_B=torch.randn(37, 8), scaling=0.5)
     x, bias = torch.randn(num_rows, 320).to(dtype), torch.randn(37).to(dtype)
     room = torch.full((num_rows, 50), torch.nan, dtype=dtype)
     nf4_linear(x, *weight, out=room[:, 9:46], bias=bias, lora=lora)

@@ -26,7 +26,8 @@ def random_nf4(num_features: int, num_columns: int) -> tuple[torch.Tensor, ...]:
 
 def random_lora(num_features: int, num_columns: int, rank: int) -> LoraFactors:
     lora_A = torch.randn(rank, num_columns, device=DEVICE) / rank**0.5
-    return LoraFactors(lora_A, torch.randn(num_features, rank, device=DEVICE), scaling=0.7)
+    lora_B = torch.randn(num_features, rank, device=DEVICE)
+    return LoraFactors(lora_A=lora_A, lora_B=lora_B, scaling=0.7)
 
 
 def run(
@@ -133,7 +134,7 @@ def test_reads_and_writes_its_own_places_only(num_rows: int, num_columns: int) -
         *(among_nan(part) if part.dim() else part for part in weight),
         out=out,
         bias=among_nan(bias),
-        lora=LoraFactors(lora.lora_A, lora.lora_B, lora.scaling),
+        lora=lora,
     )
     assert torch.equal(out, expected)
     assert room_of_out[:, 37:].isnan().all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import peft
 import pytest
@@ -18,7 +19,7 @@ from fam_engine.model.loading import load_model
 from fam_engine.model.trainable import LoraSpec, TrainableModel
 from fam_engine.model.weights import Weights
 from tests.model.conftest import TinyCheckpoint
-from tests.model.packing_reference import pack_reference
+from tests.model.packing_reference import Entry, pack_reference
 from tests.model.plain import random_entries
 from tests.model.test_parity import load_double
 from tests.model.training.reference import (
@@ -38,22 +39,20 @@ def peft_model(model: torch.nn.Module, lora: peft.LoraConfig) -> torch.nn.Module
         return peft.get_peft_model(model, lora)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "qwen3"])
-@pytest.mark.parametrize("use_rslora", [False, True])
-def test_equals_transformers_with_peft(
-    tiny_checkpoint: TinyCheckpoint, model_type: str, use_rslora: bool
-) -> None:
-    """Their float64 has norms of float64 put in (tests/model/test_parity.py)."""
-    folder = tiny_checkpoint(model_type)
-    decoder = load_model(folder, precision="fp32", compute_dtype="fp64")
-    spec = spec_of(use_rslora=use_rslora)
-    model = trainable(decoder, spec)
+def loss_and_gradients_of_peft(
+    folder: Path, model: TrainableModel, entry: Entry
+) -> tuple[float, dict[str, torch.Tensor]]:
+    """Give their mean loss and gradients, in float64, of an adapter with our values.
+
+    Their float64 has norms of float64 put in (tests/model/test_parity.py).
+    """
+    spec = model.spec
     lora = peft.LoraConfig(
         task_type="CAUSAL_LM",
         r=spec.rank,
         lora_alpha=spec.alpha,  # type: ignore[arg-type]
         target_modules=list(spec.target_modules),
-        use_rslora=use_rslora,
+        use_rslora=spec.use_rslora,
     )
     theirs = peft_model(load_double(folder), lora).double()
     leaves = {
@@ -65,19 +64,30 @@ def test_equals_transformers_with_peft(
     with torch.no_grad():
         for name, leaf in leaves.items():
             leaf.copy_(model.parameters[name])
+    ids = torch.tensor([[*entry[0], *entry[1]]])
+    labels = ids.clone()
+    labels[:, : len(entry[0])] = -100
+    logits = theirs(ids).logits  # their own loss is made in fp32
+    loss = torch.nn.functional.cross_entropy(logits[0, :-1], labels[0, 1:])
+    loss.backward()
+    return loss.item(), {name: leaf.grad for name, leaf in leaves.items()}  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("use_rslora", [False, True])
+def test_equals_transformers_with_peft(
+    tiny_checkpoint: TinyCheckpoint, model_type: str, use_rslora: bool
+) -> None:
+    folder = tiny_checkpoint(model_type)
+    decoder = load_model(folder, precision="fp32", compute_dtype="fp64")
+    model = trainable(decoder, spec_of(use_rslora=use_rslora))
     (entry,) = random_entries(decoder.config.vocab_size, [(9, 40)])
     loss, gradients = loss_and_gradients(
         model, pack_reference([entry]), [torch.ones(40).double() / 40]
     )
-    ids = torch.tensor([[*entry[0], *entry[1]]])
-    labels = ids.clone()
-    labels[:, :9] = -100
-    logits = theirs(ids).logits  # their own loss is made in fp32
-    expected = torch.nn.functional.cross_entropy(logits[0, :-1], labels[0, 1:])
-    expected.backward()
-    assert abs(loss - expected.item()) <= 1e-9
-    found = {name: leaf.grad for name, leaf in leaves.items()}
-    assert largest_difference(gradients, found) <= 1e-9  # type: ignore[arg-type]
+    expected_loss, expected = loss_and_gradients_of_peft(folder, model, entry)
+    assert abs(loss - expected_loss) <= 1e-9
+    assert largest_difference(gradients, expected) <= 1e-9
 
 
 def test_an_adapter_begins_as_in_peft(tiny_checkpoint: TinyCheckpoint) -> None:

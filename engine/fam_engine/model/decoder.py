@@ -18,6 +18,7 @@ width.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -238,28 +239,28 @@ class Decoder:
         """
         heads, width = self.config.num_attention_heads, self.config.head_dim
         num_keys = self.config.num_key_value_heads
+        norms = self._head_norms(layer)
         cos_Td, sin_Td = tables
         if rows_R is None:
             qkv = ops.linear(normed_TD, layer.qkv, self._scratch).unflatten(1, (-1, width))
-            query, kv = qkv[:, :heads], qkv[:, heads:]
-            self._norm_heads_(layer, query, kv[:, :num_keys])
-            ops.rope_(qkv[:, : heads + num_keys], cos_Td, sin_Td)
-            return query, kv
+            ops.qk_norm_rope(qkv[:, : heads + num_keys], cos_Td, sin_Td, norms=norms)
+            return qkv[:, :heads], qkv[:, heads:]
         cut = heads * width
         query, kv = (
             ops.linear(x, layer.qkv, self._scratch, features=part).unflatten(1, (-1, width))
             for x, part in ((normed_TD[rows_R], slice(0, cut)), (normed_TD, slice(cut, None)))
         )
-        self._norm_heads_(layer, query, kv[:, :num_keys])
-        ops.rope_(query, cos_Td[rows_R], sin_Td[rows_R])
-        ops.rope_(kv[:, :num_keys], cos_Td, sin_Td)
+        ops.qk_norm_rope(query, cos_Td[rows_R], sin_Td[rows_R], norms=norms)
+        keys_only = norms and replace(norms, num_query_heads=0)
+        ops.qk_norm_rope(kv[:, :num_keys], cos_Td, sin_Td, norms=keys_only)
         return query, kv
 
-    def _norm_heads_(self, layer: LayerWeights, query: torch.Tensor, key: torch.Tensor) -> None:
-        """Norm queries and keys head by head, in place, where the model does (Qwen3)."""
-        for heads, weight in ((query, layer.q_norm), (key, layer.k_norm)):
-            if weight is not None:
-                heads.copy_(ops.rmsnorm(heads, weight, eps=self.config.rms_norm_eps))
+    def _head_norms(self, layer: LayerWeights) -> ops.HeadNorms | None:
+        """Say how heads are normed, where the model does it (Qwen3)."""
+        if layer.q_norm is None or layer.k_norm is None:
+            return None
+        heads, eps = self.config.num_attention_heads, self.config.rms_norm_eps
+        return ops.HeadNorms(layer.q_norm, layer.k_norm, heads, eps)
 
 
 def _keep_and_attend(

@@ -1,7 +1,8 @@
 """The operations the decoder is made of: the one module that imports `fam_engine.kernels`.
 
 In: tensors and `Linear` weights of any precision. Out: tensors in the compute dtype. The decoder
-above is the same code for every device and precision; which kernel serves them is decided here.
+above is the same code for every device and precision; which kernel serves them is decided here: on
+a GPU Triton's, elsewhere (and for fp64) torch's, which are the references of the same signature.
 
 Bits: every matrix product sees a number of rows that is a multiple of 64, and Intel's processors are
 told to keep the order of sums (`cpu_products`). Measured with torch 2.15 (oneDNN for bf16, MKL
@@ -16,8 +17,11 @@ Letters: M rows, N output features, K input features.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -25,19 +29,18 @@ from torch.nn import functional
 from fam_engine.kernels import linear_logprob as linear_logprob_torch
 from fam_engine.kernels import linear_logprob_avx512
 from fam_engine.kernels.attention import attention, visibility_mask
-from fam_engine.kernels.cached_attention import cached_attention
-from fam_engine.kernels.linear_cross_entropy import linear_cross_entropy
 from fam_engine.kernels.linear_logprob import LinearLogprobs
-from fam_engine.kernels.nf4_dequantize import nf4_dequantize
-from fam_engine.kernels.rmsnorm import rmsnorm
+from fam_engine.kernels.nf4_dequantize import BLOCK_SIZE, LoraFactors
+from fam_engine.kernels.nf4_linear import MAX_ROWS
+from fam_engine.kernels.qk_norm_rope import HeadNorms
 from fam_engine.kernels.rope import rope_
-from fam_engine.kernels.swiglu import swiglu
 from fam_engine.kernels.varlen_attention import is_supported as has_varlen_attention
 from fam_engine.kernels.varlen_attention import varlen_attention
 from fam_engine.model.nf4 import NF4Weight
 from fam_engine.model.weights import Linear, LoraPart, Weights
 
 __all__ = [
+    "HeadNorms",
     "LinearLogprobs",
     "Scratch",
     "attention",
@@ -52,8 +55,12 @@ __all__ = [
     "linear_swiglu",
     "made_ready",
     "num_unready",
+    "qk_norm_rope",
     "rmsnorm",
     "rope_",
+    "sample",
+    "swiglu",
+    "takes_triton",
     "varlen_attention",
     "visibility_mask",
 ]
@@ -62,6 +69,81 @@ __all__ = [
 _MLP_ROWS = 512
 # Columns of the head brought to fp32 at a time: 4 MB at a width of 1024.
 _HEAD_COLUMNS = 1024
+
+
+def takes_triton(x: torch.Tensor) -> bool:
+    """Whether Triton's kernels serve a tensor: on a GPU, but not in fp64, which is for reference."""
+    return x.is_cuda and x.dtype != torch.float64
+
+
+def _kernel(name: str, x: torch.Tensor) -> Any:  # noqa: ANN401 - a function of that name's signature
+    """Give the kernel that serves a tensor."""
+    return _find_kernel(name, is_triton=takes_triton(x))
+
+
+@cache
+def _find_kernel(name: str, *, is_triton: bool) -> Any:  # noqa: ANN401
+    # Late: Triton is on Linux only, and takes its time.
+    module = f"fam_engine.kernels.{name}{'_triton' if is_triton else ''}"
+    return getattr(importlib.import_module(module), name)
+
+
+def rmsnorm(x: torch.Tensor, weight: torch.Tensor, *, eps: float) -> torch.Tensor:
+    """Norm each row; see `fam_engine.kernels.rmsnorm`."""
+    normed: torch.Tensor = _kernel("rmsnorm", x)(x, weight, eps=eps)
+    return normed
+
+
+def qk_norm_rope(
+    x_TNd: torch.Tensor, cos_Td: torch.Tensor, sin_Td: torch.Tensor, *, norms: HeadNorms | None
+) -> None:
+    """Norm and turn heads in place; see `fam_engine.kernels.qk_norm_rope`."""
+    _kernel("qk_norm_rope", x_TNd)(x_TNd, cos_Td, sin_Td, norms=norms, out_TNd=x_TNd)
+
+
+def swiglu(gate_up: torch.Tensor, *, out: torch.Tensor) -> None:
+    """Write silu(gate) * up; see `fam_engine.kernels.swiglu`."""
+    _kernel("swiglu", out)(gate_up, out=out)
+
+
+def cached_attention(
+    query_SHd: torch.Tensor,
+    kv_SCGd: torch.Tensor,
+    lengths_S: torch.Tensor,
+    *,
+    window: int | None,
+    out_SHd: torch.Tensor,
+) -> None:
+    """Attend to what is kept; see `fam_engine.kernels.cached_attention`."""
+    kernel = _kernel("cached_attention", query_SHd)
+    kernel(query_SHd, kv_SCGd, lengths_S, window=window, out_SHd=out_SHd)
+
+
+def linear_cross_entropy(
+    hidden_RD: torch.Tensor, head_VD: torch.Tensor, targets_R: torch.Tensor, *, with_gradient: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Give losses and their gradient; see `fam_engine.kernels.linear_cross_entropy`."""
+    is_triton = takes_triton(hidden_RD) and hidden_RD.dtype == head_VD.dtype
+    kernel = _find_kernel("linear_cross_entropy", is_triton=is_triton)
+    losses: tuple[torch.Tensor, torch.Tensor | None] = kernel(
+        hidden_RD, head_VD, targets_R, with_gradient=with_gradient
+    )
+    return losses
+
+
+def sample(
+    logits_RV: torch.Tensor,
+    uniform_R: torch.Tensor,
+    *,
+    temperature: float,
+    top_p: float,
+    top_k: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Choose a token a row; see `fam_engine.kernels.sample`."""
+    chosen: tuple[torch.Tensor, torch.Tensor] = _kernel("sample", logits_RV)(
+        logits_RV, uniform_R, temperature=temperature, top_p=top_p, top_k=top_k
+    )
+    return chosen
 
 
 class Scratch:
@@ -137,26 +219,46 @@ def _is_ready(linear: Linear, dtype: torch.dtype) -> bool:
 
 def _write_dense(linear: Linear, out: torch.Tensor) -> None:
     """Write W + scaling * B @ A."""
-    _write_weight(linear, out)
-    for part in linear.lora.parts if linear.lora else ():
-        _add_lora_(out[part.row_start : part.row_stop], part)
-
-
-def _write_weight(linear: Linear, out: torch.Tensor) -> None:
-    if isinstance(linear.weight, torch.Tensor):
+    if not isinstance(linear.weight, tuple):
         out.copy_(linear.weight)
+        _add_adapter_(linear, out)
         return
-    for part, rows in zip(
-        linear.weight, out.split([part.shape[0] for part in linear.weight]), strict=True
-    ):
-        dequantize(part, dtype=out.dtype, out=rows)
+    # Where one launch writes both, the sum is made before anything is rounded.
+    in_one = takes_triton(out) and linear.in_features % BLOCK_SIZE == 0
+    for part, rows, factors in _sources(linear):
+        dequantize(part, dtype=out.dtype, out=out[rows], lora=factors if in_one else None)
+    if not in_one:
+        _add_adapter_(linear, out)
+
+
+def _sources(linear: Linear) -> Iterator[tuple[NF4Weight, slice, LoraFactors | None]]:
+    """Yield the NF4 matrices of a merged one, the rows they fill, and their adapters."""
+    assert isinstance(linear.weight, tuple)
+    adapters = {part.row_start: part for part in (linear.lora.parts if linear.lora else ())}
+    start = 0
+    for part in linear.weight:
+        found = adapters.get(start)
+        factors = found and LoraFactors(
+            lora_A=found.lora_A, lora_B=found.lora_B, scaling=found.scaling
+        )
+        yield part, slice(start, start + part.shape[0]), factors
+        start += part.shape[0]
 
 
 def dequantize(
-    weight: NF4Weight, *, dtype: torch.dtype, out: torch.Tensor | None = None
+    weight: NF4Weight,
+    *,
+    dtype: torch.dtype,
+    out: torch.Tensor | None = None,
+    lora: LoraFactors | None = None,
 ) -> torch.Tensor:
-    """Give an NF4 matrix as [N, K] in `dtype`; `out` itself, written, when given."""
-    return nf4_dequantize(
+    """Give an NF4 matrix, with its adapter or without, as [N, K] in `dtype`; `out` itself when given."""
+    out = (
+        torch.empty(weight.shape, dtype=dtype, device=weight.packed.device) if out is None else out
+    )
+    # Triton's kernel takes whole blocks a row; torch's takes any, with the same bits.
+    is_triton = takes_triton(out) and weight.shape[1] % BLOCK_SIZE == 0
+    dense: torch.Tensor = _find_kernel("nf4_dequantize", is_triton=is_triton)(
         weight.packed,
         weight.absmax,
         weight.absmax2,
@@ -165,7 +267,14 @@ def dequantize(
         shape=weight.shape,
         dtype=dtype,
         out=out,
+        lora=lora,
     )
+    return dense
+
+
+def _add_adapter_(linear: Linear, out: torch.Tensor) -> None:
+    for part in linear.lora.parts if linear.lora else ():
+        _add_lora_(out[part.row_start : part.row_stop], part)
 
 
 def _add_lora_(rows: torch.Tensor, part: LoraPart) -> None:
@@ -179,14 +288,19 @@ def linear_logprob(
     hidden_RD: torch.Tensor, head_VD: torch.Tensor, targets_R: torch.Tensor
 ) -> LinearLogprobs:
     """Compute log-prob, rank, entropy and margin of a target a row; R is a multiple of 64."""
-    if has_fused_logprob(hidden_RD, head_VD):
+    if linear_logprob_avx512.is_supported(hidden_RD, head_VD):
         return linear_logprob_avx512.linear_logprob(hidden_RD, head_VD, targets_R)
+    if has_fused_logprob(hidden_RD, head_VD):
+        from fam_engine.kernels import linear_logprob_gpu  # imports Triton
+
+        return linear_logprob_gpu.linear_logprob(hidden_RD, head_VD, targets_R)
     return linear_logprob_torch.linear_logprob(hidden_RD, head_VD, targets_R)
 
 
 def has_fused_logprob(hidden_RD: torch.Tensor, head_VD: torch.Tensor) -> bool:
     """Whether `linear_logprob` has a kernel of our own for these tensors, or leaves them to torch."""
-    return linear_logprob_avx512.is_supported(hidden_RD, head_VD)
+    on_gpu = takes_triton(hidden_RD) and hidden_RD.dtype == head_VD.dtype
+    return on_gpu or linear_logprob_avx512.is_supported(hidden_RD, head_VD)
 
 
 def linear(
@@ -200,6 +314,8 @@ def linear(
         scratch: Where it is made ready.
         features: Which output features to compute; all by default.
     """
+    if features == slice(None) and _are_few_rows(x, weight):
+        return _few_rows_linear(x, weight)
     bias = None if weight.bias is None else weight.bias[features]
     return functional.linear(x, scratch.dense(weight)[features], bias)
 
@@ -209,6 +325,9 @@ def linear_add_(residual: torch.Tensor, x: torch.Tensor, weight: Linear, scratch
 
     Without a bias the sum is made before the product is rounded.
     """
+    if _are_few_rows(x, weight):
+        residual.add_(_few_rows_linear(x, weight))
+        return
     dense = scratch.dense(weight)
     if weight.bias is None:
         residual.addmm_(x, dense.t())
@@ -218,10 +337,37 @@ def linear_add_(residual: torch.Tensor, x: torch.Tensor, weight: Linear, scratch
 
 def linear_swiglu(x: torch.Tensor, gate_up: Linear, scratch: Scratch) -> torch.Tensor:
     """Return silu(gate) * up as [M, N / 2], where gate and up are the halves of x @ W^T + bias."""
-    dense = scratch.dense(gate_up)
     out = x.new_empty((x.shape[0], gate_up.out_features // 2))
+    if _are_few_rows(x, gate_up):
+        swiglu(_few_rows_linear(x, gate_up), out=out)
+        return out
+    dense = scratch.dense(gate_up)
     for rows, out_rows in zip(x.split(_MLP_ROWS), out.split(_MLP_ROWS), strict=True):
         swiglu(functional.linear(rows, dense, gate_up.bias), out=out_rows)
+    return out
+
+
+def _are_few_rows(x: torch.Tensor, weight: Linear) -> bool:
+    """Whether a product reads an NF4 matrix only once if it is not made ready in memory before."""
+    fits = x.shape[0] <= MAX_ROWS and x.shape[1] % BLOCK_SIZE == 0
+    return takes_triton(x) and isinstance(weight.weight, tuple) and fits
+
+
+def _few_rows_linear(x: torch.Tensor, weight: Linear) -> torch.Tensor:
+    """Return x @ (W + scaling * B @ A)^T + bias without W in memory."""
+    out = x.new_empty((x.shape[0], weight.out_features))
+    for part, rows, factors in _sources(weight):
+        _kernel("nf4_linear", x)(
+            x,
+            part.packed,
+            part.absmax,
+            part.absmax2,
+            part.offset,
+            part.code2,
+            out=out[:, rows],
+            bias=None if weight.bias is None else weight.bias[rows],
+            lora=factors,
+        )
     return out
 
 

@@ -11,6 +11,7 @@ prompt's masks). The result is deterministic on one machine and thread count.
 from __future__ import annotations
 
 import math
+from functools import cached_property
 
 import torch
 
@@ -21,6 +22,7 @@ from fam_engine.model.decoder import Decoder
 from fam_engine.model.lora import Adapter, LoraSpec, attach_adapter, tensor_name
 from fam_engine.model.training.forward import TrainingForward
 from fam_engine.model.training.functions import Dropout, linear_nll
+from fam_engine.model.training.planned import PlannedTraining, Weigh
 from fam_engine.model.weights import Weights
 
 __all__ = ["LoraSpec", "TrainableModel"]
@@ -75,10 +77,29 @@ class TrainableModel:
             float64[num_rows], nats, in the order of `batch.targets`, with gradient unless torch is
             told to make none.
         """
-        dropout = _NO_DROPOUT
-        if dropout_seed is not None:
-            dropout = Dropout(self.spec.dropout, (dropout_seed,))
-        return self._nll(self._weights, batch, dropout)
+        return self._nll(self._weights, batch, self._dropout(dropout_seed))
+
+    def forward_backward(
+        self, batch: PackedBatch, weigh: Weigh, *, dropout_seed: int | None, num_whole: int
+    ) -> torch.Tensor:
+        """Add the gradients of sum(weight * nll) to the parameters', without autograd.
+
+        What `token_nll`, weighed and differentiated, gives, but for rounding.
+
+        Args:
+            batch: The batch.
+            weigh: Gives each token's weight [num_rows] from the losses; called once. No gradient
+                flows through it.
+            dropout_seed: As of `token_nll`.
+            num_whole: How many layers keep their activations, as
+                `fam_engine.model.training.recomputation` plans; it changes no bit of the result.
+
+        Returns:
+            float64[num_rows], nats, in the order of `batch.targets`, without gradient.
+        """
+        return self._planned.forward_backward(
+            batch, weigh, dropout=self._dropout(dropout_seed), num_whole=num_whole
+        )
 
     @torch.no_grad()
     def base_token_nll(self, batch: PackedBatch) -> torch.Tensor:
@@ -98,6 +119,17 @@ class TrainableModel:
             compute_dtype=self._decoder.compute_dtype,
             device=self._decoder.device,
         )
+
+    @cached_property
+    def _planned(self) -> PlannedTraining:
+        """Made when it is first asked for: it has scratch memory of its own."""
+        decoder = self._decoder
+        return PlannedTraining(
+            decoder.config, self._weights, dtype=decoder.compute_dtype, device=decoder.device
+        )
+
+    def _dropout(self, seed: int | None) -> Dropout:
+        return _NO_DROPOUT if seed is None else Dropout(self.spec.dropout, (seed,))
 
     def _nll(self, weights: Weights, batch: PackedBatch, dropout: Dropout) -> torch.Tensor:
         hidden_RD = self._forward.hidden_rows(weights, batch, dropout=dropout)

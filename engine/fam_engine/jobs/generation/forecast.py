@@ -95,7 +95,7 @@ def forecast_generate(config: GenerateConfig, progress: Progress) -> GenerateFor
             lengths=_lengths(counts),
             most_tokens=num_texts * config.max_new_tokens,
             memory_bytes=weight_bytes(model, config.precision, dtype)
-            + _ready_bytes(config, model, dtype)
+            + _ready_bytes(config, model, dtype, device)
             + num_slots * a_slot,
             seconds=speed.seconds(
                 num_prompt_tokens=int(counts.sum()),
@@ -110,8 +110,12 @@ def _first_prompts(journal: Journal) -> list[Ids]:
     return [np.frombuffer(context, np.int32) for (context,) in journal.db.execute(query)]
 
 
-def _ready_bytes(config: GenerateConfig, model: ModelConfig, dtype: torch.dtype) -> int:
+def _ready_bytes(
+    config: GenerateConfig, model: ModelConfig, dtype: torch.dtype, device: torch.device
+) -> int:
     """Give the bytes of matrices kept as they are multiplied, beside the stored ones."""
+    if (device.type, config.precision) == ("cuda", "nf4"):  # a GPU multiplies NF4
+        return 0
     stored = {"nf4": None, "bf16": torch.bfloat16, "fp32": torch.float32}[config.precision]
     if stored == dtype and config.adapter is None:
         return 0

@@ -29,7 +29,7 @@ from fam_engine.model.generation.cache import KVCache
 from fam_engine.model.generation.detokenizer import Detokenizer
 from fam_engine.model.generation.prompts import Prompt, compute_prompts
 from fam_engine.model.generation.requests import Completion, Request, Sampling
-from fam_engine.model.generation.sampling import choose_tokens, chosen_logprobs, uniform
+from fam_engine.model.generation.sampling import choose, uniform
 from fam_engine.model.generation.sequences import Ends, Sequence, StopStrings
 
 # Tokens of prompts computed ahead as one batch: wide enough for full matrix products, and little
@@ -226,8 +226,7 @@ class Run:
             for sequence in sequences
         ]
         uniform_R = torch.tensor(numbers, dtype=torch.float64, device=hidden_RD.device)
-        tokens_R = choose_tokens(logits_RV, uniform_R, self._sampling)
-        logprobs_R = chosen_logprobs(logits_RV, tokens_R)
+        tokens_R, logprobs_R = choose(logits_RV, uniform_R, self._sampling)
         is_finite_R = hidden_RD[:count].isfinite().all(-1)
         return tokens_R.tolist(), logprobs_R.tolist(), is_finite_R.tolist()
 

@@ -17,6 +17,7 @@ from typing import Final
 
 import torch
 
+from fam_engine.model import ops
 from fam_engine.model.generation.requests import Sampling
 
 # Candidates looked at for top-p; rows whose mass lies wider are sorted whole (10 times as slow for a
@@ -30,6 +31,22 @@ def uniform(seed: int, sample: int, step: int) -> float:
     """Give the random number in [0, 1) of one token, a multiple of 2^-53."""
     digest = hashlib.blake2b(f"{seed} {sample} {step}".encode(), digest_size=8).digest()
     return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
+
+
+def choose(
+    logits_RV: torch.Tensor, uniform_R: torch.Tensor, sampling: Sampling
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Choose a token a row, and give its log-prob as `chosen_logprobs` does; on a GPU by one kernel."""
+    if ops.takes_triton(logits_RV):
+        return ops.sample(
+            logits_RV,
+            uniform_R,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+        )
+    tokens_R = choose_tokens(logits_RV, uniform_R, sampling)
+    return tokens_R, chosen_logprobs(logits_RV, tokens_R)
 
 
 def choose_tokens(

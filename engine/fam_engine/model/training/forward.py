@@ -41,7 +41,7 @@ from fam_engine.model.training.functions import (
 from fam_engine.model.weights import LayerWeights, Linear, Weights
 
 # A merged matrix's place in its layer, for the seeds of dropout.
-_QKV, _O, _GATE_UP, _DOWN = range(4)
+QKV, O_PROJ, GATE_UP, DOWN = range(4)
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,29 @@ class LayerCall:
     runs: list[SegmentRuns]
     rows: Int32 | None
     dropout: Dropout
+
+
+def attention_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """Give what attention computes in where all else computes in `dtype`."""
+    # torch's backward pass of attention takes 6 times as long in bf16 as in fp32 for segments of
+    # 40 to 80 tokens on a CPU with AVX512-BF16, as long for 512, 0.75 of it for 1024.
+    return torch.promote_types(dtype, torch.float32) if device.type == "cpu" else dtype
+
+
+def layer_calls(
+    config: ModelConfig, batch: PackedBatch, plan: AttentionPlan, dropout: Dropout
+) -> list[LayerCall]:
+    """Give the call of every layer: the last has queries for the rows that predict only."""
+    last = config.num_layers - 1
+    return [
+        LayerCall(
+            segments=np.diff(batch.cu_seqlens).tolist(),
+            runs=plan.calls(window=window, rows_only=index == last),
+            rows=batch.rows[: batch.num_rows] if index == last else None,
+            dropout=dropout.of(index),
+        )
+        for index, window in enumerate(config.sliding_windows)
+    ]
 
 
 class TrainingForward:
@@ -79,9 +102,7 @@ class TrainingForward:
         self._device = device
         self._scratch = ops.Scratch(weights, dtype=dtype, device=device)
         wide = torch.promote_types(dtype, torch.float32)
-        # torch's backward pass of attention takes 6 times as long in bf16 as in fp32 for segments of
-        # 40 to 80 tokens on a CPU with AVX512-BF16, as long for 512, 0.75 of it for 1024.
-        self._attention_dtype = wide if device.type == "cpu" else dtype
+        self._attention_dtype = attention_dtype(dtype, device)
         self._rope = RopeTables(config.rope, config.head_dim, dtype=wide, device=device)
 
     def hidden_rows(
@@ -105,15 +126,8 @@ class TrainingForward:
         )
         x_TD = weights.embed_VD[ids_T].to(self._dtype)
         plan = AttentionPlan(batch, like=x_TD.new_empty(0, dtype=self._attention_dtype))
-        for index, layer in enumerate(weights.layers):
-            is_last = index == self._config.num_layers - 1
-            window = self._config.sliding_windows[index]
-            call = LayerCall(
-                segments=np.diff(batch.cu_seqlens).tolist(),
-                runs=plan.calls(window=window, rows_only=is_last),
-                rows=batch.rows[: batch.num_rows] if is_last else None,
-                dropout=dropout.of(index),
-            )
+        calls = layer_calls(self._config, batch, plan, dropout)
+        for layer, call in zip(weights.layers, calls, strict=True):
             # Dropout has generators of its own: torch's global one is neither saved nor touched.
             x_TD = checkpoint(
                 self._layer,
@@ -137,10 +151,10 @@ class TrainingForward:
         )
         mixed = _attend(query, key, value, call).to(self._dtype)
         x_QD = x_TD if call.rows is None else choose_rows(x_TD, call.rows)
-        x_QD = x_QD + self._linear(mixed, layer.o, call.dropout.of(_O))
+        x_QD = x_QD + self._linear(mixed, layer.o, call.dropout.of(O_PROJ))
         normed_QD = rmsnorm(x_QD, layer.post_norm_D, eps=eps)
-        activated = swiglu(self._linear(normed_QD, layer.gate_up, call.dropout.of(_GATE_UP)))
-        return x_QD + self._linear(activated, layer.down, call.dropout.of(_DOWN))
+        activated = swiglu(self._linear(normed_QD, layer.gate_up, call.dropout.of(GATE_UP)))
+        return x_QD + self._linear(activated, layer.down, call.dropout.of(DOWN))
 
     def _heads(
         self, layer: LayerWeights, normed_TD: torch.Tensor, tables: Tables, call: LayerCall
@@ -149,7 +163,7 @@ class TrainingForward:
         heads, width = self._config.num_attention_heads, self._config.head_dim
         keys = self._config.num_key_value_heads
         cos_Td, sin_Td = tables
-        dropout = call.dropout.of(_QKV)
+        dropout = call.dropout.of(QKV)
         if call.rows is None:
             qkv = self._linear(normed_TD, layer.qkv, dropout).unflatten(1, (-1, width))
             query, key, value = qkv.split((heads, keys, keys), dim=1)

@@ -168,11 +168,17 @@ class _ChooseRows(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Context, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         total = grad.new_zeros((ctx.num_rows, *grad.shape[1:]))
-        for choice in _rounds(ctx.rows):
-            places = torch.from_numpy(choice).to(grad.device)
-            rows = torch.from_numpy(ctx.rows[choice]).to(grad.device)
-            total[rows] = total[rows] + grad[places]  # each row once in a round: order is no matter
+        add_rows_(total, ctx.rows, grad)
         return total, None
+
+
+def add_rows_(total: torch.Tensor, rows_R: Int32, x: torch.Tensor) -> None:
+    """Add x [R, ...] to total[rows], in place; to a row chosen twice in a fixed order."""
+    for choice in _rounds(rows_R):
+        places = torch.from_numpy(choice).to(x.device)
+        rows = torch.from_numpy(rows_R[choice]).to(x.device)
+        # Each row once in a round: order is no matter.
+        total.index_add_(0, rows, x[places].to(total.dtype))
 
 
 def _rounds(rows_R: Int32) -> list[np.ndarray[Any, np.dtype[np.int64]]]:

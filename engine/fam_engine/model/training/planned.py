@@ -1,0 +1,118 @@
+"""Gradients of one micro-batch by walking the layers forward and back, without autograd.
+
+In: a batch, what each token's loss weighs. Out: the tokens' losses, and gradients added to the
+adapter's leaves. It computes what `TrainingForward`, `linear_nll` and torch's backward pass compute
+(`tests/model/training/test_planned.py` holds both together in float64), with less work: LoRA inside the
+matrix products, layers that fit in memory not computed twice, no product that no gradient asks for.
+
+The last `num_whole` layers keep everything, those before only their input: what the last ones keep is
+given back before the first ones compute again, so that both never need memory at once.
+
+Letters: T tokens, R rows that predict, D hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from fam_engine.data.packing import PackedBatch
+from fam_engine.model import ops
+from fam_engine.model.config import ModelConfig
+from fam_engine.model.decoder import Tables, check_ids
+from fam_engine.model.rope import RopeTables
+from fam_engine.model.segments import AttentionPlan
+from fam_engine.model.training.augmented import new_scratch
+from fam_engine.model.training.elementwise import rmsnorm_backward
+from fam_engine.model.training.forward import attention_dtype, layer_calls
+from fam_engine.model.training.functions import Dropout
+from fam_engine.model.training.heads import Positions
+from fam_engine.model.training.layer import Keep, TrainingLayer
+from fam_engine.model.weights import Weights
+
+# Losses of tokens, float64[R], nats -> what each weighs in the loss, [R].
+Weigh = Callable[[torch.Tensor], torch.Tensor]
+
+
+class PlannedTraining:
+    """Computes gradients of batches of one model.
+
+    Args:
+        config: Its shape.
+        weights: Its weights with the adapter's leaves; adapters in any of the matrices.
+        dtype: The compute dtype.
+        device: Where.
+    """
+
+    def __init__(
+        self, config: ModelConfig, weights: Weights, *, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self._config = config
+        self._weights = weights
+        self._dtype = dtype
+        self._device = device
+        self._attention_dtype = attention_dtype(dtype, device)
+        self._layers = [
+            TrainingLayer(config, layer, index=index, attention_dtype=self._attention_dtype)
+            for index, layer in enumerate(weights.layers)
+        ]
+        linears = (linear for layer in self._layers for linear in layer.linears)
+        self._scratch = new_scratch(linears, dtype=dtype, device=device)
+        wide = torch.promote_types(dtype, torch.float32)
+        self._rope = RopeTables(config.rope, config.head_dim, dtype=wide, device=device)
+
+    @torch.no_grad()
+    def forward_backward(
+        self, batch: PackedBatch, weigh: Weigh, *, dropout: Dropout, num_whole: int
+    ) -> torch.Tensor:
+        """Add the gradients of sum(weight * nll) to those of the leaves.
+
+        Args:
+            batch: The batch.
+            weigh: Called once with the tokens' losses; what it gives are constants to the gradient.
+            dropout: What to leave out of LoRA's inputs.
+            num_whole: How many layers keep their activations; see `recomputation.whole_layers`.
+
+        Returns:
+            float64[num_rows], nats, in the order of `batch.targets`.
+        """
+        check_ids(batch, self._config)
+        ids_T = torch.from_numpy(batch.input_ids).to(self._device)
+        x_TD = self._weights.embed_VD[ids_T].to(self._dtype)
+        positions = self._positions(batch)
+        plan = AttentionPlan(batch, like=x_TD.new_empty(0, dtype=self._attention_dtype))
+        calls = layer_calls(self._config, batch, plan, dropout)
+        kept = []
+        for index, (layer, call) in enumerate(zip(self._layers, calls, strict=True)):
+            keep = Keep.WHOLE if index >= len(self._layers) - num_whole else Keep.INPUT
+            x_TD, of_layer = layer.forward(x_TD, positions, call, self._scratch, keep=keep)
+            kept.append(of_layer)
+        nll_R, gradient = self._head(x_TD, batch, weigh)
+        del x_TD, of_layer
+        for layer, call in zip(reversed(self._layers), reversed(calls), strict=True):
+            assert gradient is not None
+            gradient = layer.backward(gradient, kept.pop(), positions, call, self._scratch)
+        return nll_R
+
+    def _positions(self, batch: PackedBatch) -> Positions:
+        cos_Td, sin_Td = self._rope.look_up(torch.from_numpy(batch.position_ids).to(self._device))
+        rows_R = torch.from_numpy(batch.rows[: batch.num_rows]).to(self._device)
+        tables: Tables = (cos_Td, sin_Td)
+        return Positions(all=tables, rows=(cos_Td[rows_R], sin_Td[rows_R]))
+
+    def _head(
+        self, x_RD: torch.Tensor, batch: PackedBatch, weigh: Weigh
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Give the tokens' losses, and the gradient of the last layer's output [R, D]."""
+        norm_D, eps = self._weights.final_norm_D, self._config.rms_norm_eps
+        targets_R = torch.from_numpy(batch.targets[: batch.num_rows])
+        nll_R, gradient_RD = ops.linear_cross_entropy(
+            ops.rmsnorm(x_RD, norm_D, eps=eps),
+            self._weights.head_VD,
+            targets_R.to(self._device, torch.int64),
+            with_gradient=True,
+        )
+        assert gradient_RD is not None
+        gradient_RD.mul_(weigh(nll_R).to(gradient_RD.dtype)[:, None])
+        return nll_R, rmsnorm_backward(gradient_RD, x_RD, norm_D, eps=eps)

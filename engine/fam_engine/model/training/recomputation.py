@@ -1,0 +1,125 @@
+"""How many layers can keep their activations: what memory a micro-batch takes, from shapes alone.
+
+In: the model's shape, the adapter's form, tokens, bytes that are free. Out: the number of layers that
+keep WHOLE (see `layer`). The same input gives the same number, on any machine.
+
+A value kept saves the same arithmetic in whichever layer it is kept, so there is nothing to choose but
+how many. At the peak every layer holds its input; k layers, or the one computed again, hold the rest;
+and either the head or one layer's backward pass has its working memory:
+
+    bytes = constant + T (L input + max(k, 1) whole + max(head, working))
+
+An upper bound as to rows: it counts the last layer and the head for all T tokens. It knows nothing of
+allocators that leave gaps; what is free should be given less a margin.
+
+Letters: T tokens, L layers, k whole ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from fam_engine.model.config import ModelConfig
+from fam_engine.model.lora import SOURCES, LoraSpec
+from fam_engine.model.training.augmented import RANK_ALIGNMENT
+
+# Tiles of logits and of the head in fp32, wide copies of chunks of rows.
+CONSTANT_BYTES: Final = 64 << 20
+
+
+@dataclass(frozen=True)
+class TokenBytes:
+    """What a token takes, bytes.
+
+    Attributes:
+        input: Of a layer that keeps its input only.
+        whole: Of a layer that keeps everything, beside its input.
+        working: Of the backward pass of one layer, beside what it kept.
+        head: Of losses and their gradient.
+    """
+
+    input: int
+    whole: int
+    working: int
+    head: int
+
+
+def token_bytes(
+    config: ModelConfig, spec: LoraSpec, *, dtype: torch.dtype, attention_dtype: torch.dtype
+) -> TokenBytes:
+    """Give what a token takes.
+
+    Args:
+        config: The model's shape.
+        spec: The adapter's form.
+        dtype: The compute dtype.
+        attention_dtype: What attention computes in (`forward.attention_dtype`).
+    """
+    c, size, wide = config, dtype.itemsize, torch.promote_types(dtype, torch.float32).itemsize
+    mixed, features = c.num_attention_heads * c.head_dim, c.intermediate_size
+    qkv = mixed + 2 * c.num_key_value_heads * c.head_dim
+    ranks = {name: _ranks(spec, sources) for name, sources in SOURCES.items()}
+    stream = c.hidden_size
+    gate_up = 2 * features + ranks["gate_up"]
+    whole = qkv + mixed + ranks["o"] + stream + gate_up
+    # Gradient of the output, it with dS beside it, gradient of the activation.
+    mlp = 2 * stream + features + 2 * ranks["down"]
+    # Gradient of the stream, it with dS, that of the mixed values; gradients of q, k, v; gate and up
+    # are given up by then.
+    attention = 2 * stream + ranks["o"] + mixed - gate_up
+    attention_bytes = size * attention + attention_dtype.itemsize * qkv
+    if attention_dtype != dtype:
+        attention_bytes += attention_dtype.itemsize * (qkv + 2 * mixed)
+    # The last three are gone when gradients of q, k, v are written beside their dS, and x is normed.
+    products = (
+        size * (3 * stream + qkv + 2 * ranks["qkv"] - gate_up) + attention_dtype.itemsize * qkv
+    )
+    return TokenBytes(
+        input=size * stream,
+        whole=size * whole + wide * c.num_attention_heads,
+        working=max(size * mlp, attention_bytes, products),
+        head=stream * (3 * size + 2 * wide),
+    )
+
+
+def activation_bytes(each: TokenBytes, *, num_layers: int, num_tokens: int, num_whole: int) -> int:
+    """Give the memory of a micro-batch at its peak.
+
+    Args:
+        each: What a token takes.
+        num_layers: The model's layers.
+        num_tokens: Of the micro-batch.
+        num_whole: Layers that keep everything.
+    """
+    a_token = (
+        num_layers * each.input + max(num_whole, 1) * each.whole + max(each.head, each.working)
+    )
+    return CONSTANT_BYTES + num_tokens * a_token
+
+
+def whole_layers(each: TokenBytes, *, num_layers: int, num_tokens: int, free: int) -> int:
+    """Give how many layers can keep everything.
+
+    Args:
+        each: What a token takes.
+        num_layers: The model's layers.
+        num_tokens: Of the micro-batch.
+        free: Bytes for activations: what is free beside weights, scratch memory, the adapter, its
+            gradients and the optimizer.
+
+    Returns:
+        0 to `num_layers`; 0 also where not even that fits.
+    """
+    one = activation_bytes(each, num_layers=num_layers, num_tokens=num_tokens, num_whole=1)
+    if free < one:
+        return 0
+    return min(num_layers, 1 + (free - one) // (num_tokens * each.whole))
+
+
+def _ranks(spec: LoraSpec, sources: tuple[str, ...]) -> int:
+    """Give the columns of S of a merged matrix."""
+    ranks = spec.rank * sum(source.split(".")[1] in spec.target_modules for source in sources)
+    return -(-ranks // RANK_ALIGNMENT) * RANK_ALIGNMENT

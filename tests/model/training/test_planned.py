@@ -1,0 +1,264 @@
+"""The walk without autograd against the path torch differentiates: losses and every gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from fam_engine.data.packing import PackedBatch
+from fam_engine.jobs.training.losses import LossSettings
+from fam_engine.jobs.training.losses import token_weights as token_weights_of
+from fam_engine.jobs.training.optim import AdamW, clip_grad_norm
+from fam_engine.model.checkpoint import Precision
+from fam_engine.model.loading import ComputeDtype, load_model
+from fam_engine.model.trainable import TrainableModel
+from tests.model.conftest import TinyCheckpoint, one_thread, tiny_checkpoint
+from tests.model.packing_reference import pack_reference
+from tests.model.plain import random_entries
+from tests.model.test_trainable_numerics import loss_and_gradients_of_peft
+from tests.model.training.reference import (
+    ALL,
+    entries_with_siblings,
+    spec_of,
+    take_gradients,
+    token_weights,
+    trainable,
+    true_loss_and_gradients,
+)
+
+__all__ = ["one_thread", "tiny_checkpoint"]
+
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {}),
+    "biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "one layer": ("llama", {"num_hidden_layers": 1}),
+    "window": ("mistral", {"sliding_window": 11}),
+    "qwen2": ("qwen2", {}),
+    "qwen3": ("qwen3", {"attention_bias": True, "tie_word_embeddings": True}),
+}
+SEED = 5
+
+Gradients = dict[str, torch.Tensor]
+
+
+def by_autograd(
+    model: TrainableModel, batch: PackedBatch, weights_R: torch.Tensor, *, seed: int | None = SEED
+) -> tuple[torch.Tensor, Gradients]:
+    nll_R = model.token_nll(batch, dropout_seed=seed)
+    (weights_R * nll_R).sum().backward()
+    return nll_R.detach(), take_gradients(model)
+
+
+def by_hand(
+    model: TrainableModel,
+    batch: PackedBatch,
+    weights_R: torch.Tensor,
+    *,
+    num_whole: int,
+    seed: int | None = SEED,
+) -> tuple[torch.Tensor, Gradients]:
+    nll_R = model.forward_backward(
+        batch, lambda _: weights_R, dropout_seed=seed, num_whole=num_whole
+    )
+    return nll_R, take_gradients(model)
+
+
+def largest_error(found: Gradients, expected: Gradients) -> float:
+    """Give the largest error of a gradient, relative to its own largest value."""
+    assert found.keys() == expected.keys()
+    return max(
+        ((found[name] - value).abs().max() / value.abs().max()).item()
+        for name, value in expected.items()
+    )
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("precision", ["nf4", "fp32"])
+@pytest.mark.parametrize("case", CASES)
+def test_float64_equals_autograd(
+    tiny_checkpoint: TinyCheckpoint, case: str, precision: Precision, dropout: float
+) -> None:
+    model_type, overrides = CASES[case]
+    decoder = load_model(
+        tiny_checkpoint(model_type, **overrides), precision=precision, compute_dtype="fp64"
+    )
+    model = trainable(decoder, spec_of(ALL, dropout=dropout))
+    entries = entries_with_siblings(decoder.config.vocab_size)
+    batch, weights_R = pack_reference(entries), torch.cat(token_weights(entries))
+    expected_R, expected = by_autograd(model, batch, weights_R)
+    for num_whole in (0, 1, decoder.config.num_layers):
+        nll_R, gradients = by_hand(model, batch, weights_R, num_whole=num_whole)
+        torch.testing.assert_close(nll_R, expected_R, rtol=1e-10, atol=0)
+        assert largest_error(gradients, expected) <= 1e-10
+
+
+@pytest.mark.parametrize("target_modules", [*[(name,) for name in ALL], ("v_proj", "up_proj")])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_any_of_the_matrices(
+    tiny_checkpoint: TinyCheckpoint, target_modules: tuple[str, ...], dropout: float
+) -> None:
+    folder = tiny_checkpoint("qwen2", num_hidden_layers=2)
+    decoder = load_model(folder, precision="fp32", compute_dtype="fp64")
+    model = trainable(decoder, spec_of(target_modules, dropout=dropout))
+    entries = random_entries(decoder.config.vocab_size, [(5, 9), (1, 3)])
+    batch, weights_R = pack_reference(entries), torch.cat(token_weights(entries))
+    expected_R, expected = by_autograd(model, batch, weights_R)
+    nll_R, gradients = by_hand(model, batch, weights_R, num_whole=1)
+    torch.testing.assert_close(nll_R, expected_R, rtol=1e-10, atol=0)
+    assert largest_error(gradients, expected) <= 1e-10
+
+
+def test_segments_longer_than_a_block_of_queries(tiny_checkpoint: TinyCheckpoint) -> None:
+    """A response of three runs with a window, whose keys begin in the prompt, and its sibling."""
+    folder = tiny_checkpoint(
+        "mistral", num_hidden_layers=2, sliding_window=700, max_position_embeddings=4096
+    )
+    decoder = load_model(folder, precision="fp32", compute_dtype="fp64")
+    model = trainable(decoder, spec_of(("k_proj", "v_proj", "down_proj")))
+    long, short = random_entries(decoder.config.vocab_size, [(600, 1100), (20, 30)])
+    entries = [long, short, (long[0], short[1])]
+    batch, weights_R = pack_reference(entries), torch.cat(token_weights(entries))
+    expected_R, expected = by_autograd(model, batch, weights_R)
+    nll_R, gradients = by_hand(model, batch, weights_R, num_whole=1)
+    torch.testing.assert_close(nll_R, expected_R, rtol=1e-10, atol=0)
+    assert largest_error(gradients, expected) <= 1e-10
+
+
+def test_micro_batches_add_up(tiny_checkpoint: TinyCheckpoint) -> None:
+    """Gradients are added to those there are, and of no token nothing is added."""
+    decoder = load_model(tiny_checkpoint("llama"), precision="nf4", compute_dtype="fp64")
+    model = trainable(decoder, spec_of())
+    entries = entries_with_siblings(decoder.config.vocab_size)
+    weights = token_weights(entries)
+    _, expected = by_autograd(model, pack_reference(entries), torch.cat(weights))
+    for a, b in ((0, 4), (4, 5), (5, 9)):
+        weights_R = torch.cat(weights[a:b])
+        model.forward_backward(
+            pack_reference(entries[a:b]),
+            lambda _, weights_R=weights_R: weights_R,  # type: ignore[misc]
+            dropout_seed=None,
+            num_whole=1,
+        )
+    assert largest_error(take_gradients(model), expected) <= 1e-10
+
+
+def test_twenty_steps(tiny_checkpoint: TinyCheckpoint) -> None:
+    """AdamW from a fresh adapter on weights that follow from the losses, in micro-batches."""
+    folder = tiny_checkpoint("qwen3")
+    decoder = load_model(folder, precision="nf4", compute_dtype="fp64")
+    entries = entries_with_siblings(decoder.config.vocab_size)
+    settings = LossSettings(loss="dft")
+    losses: dict[str, list[torch.Tensor]] = {"autograd": [], "hand": []}
+    models = {name: TrainableModel(decoder, spec_of(dropout=0.1), seed=1) for name in losses}
+    for name, model in models.items():
+        optimizer = AdamW("adamw", model.parameters, weight_decay=0.01)
+        for step in range(20):
+            for a, b in ((0, 5), (5, 9)):
+                batch = pack_reference(entries[a:b])
+                if name == "autograd":
+                    nll_R = model.token_nll(batch, dropout_seed=step)
+                    (token_weights_of(nll_R, None, settings) * nll_R).sum().backward()
+                else:
+                    nll_R = model.forward_backward(
+                        batch,
+                        lambda nll_R: token_weights_of(nll_R, None, settings),
+                        dropout_seed=step,
+                        num_whole=step % 4,
+                    )
+                losses[name].append(nll_R.detach())
+            clip_grad_norm(model.parameters, 1.0)
+            optimizer.step(1e-3)
+    for found, expected in zip(losses["hand"], losses["autograd"], strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
+    assert losses["hand"][-1].mean() < 0.999 * losses["hand"][1].mean()
+    for name, parameter in models["hand"].parameters.items():
+        torch.testing.assert_close(
+            parameter, models["autograd"].parameters[name], rtol=1e-8, atol=1e-9
+        )
+
+
+@pytest.mark.parametrize("compute_dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("model_type", ["llama", "qwen3"])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_the_policy_and_a_second_run_change_no_bit(
+    tiny_checkpoint: TinyCheckpoint, model_type: str, compute_dtype: ComputeDtype, dropout: float
+) -> None:
+    decoder = load_model(tiny_checkpoint(model_type), precision="nf4", compute_dtype=compute_dtype)
+    model = trainable(decoder, spec_of(dropout=dropout))
+    entries = entries_with_siblings(decoder.config.vocab_size)
+    batch, weights_R = pack_reference(entries), torch.cat(token_weights(entries))
+    torch.set_num_threads(2)
+    try:
+        first_R, first = by_hand(model, batch, weights_R, num_whole=3)
+        others = [by_hand(model, batch, weights_R, num_whole=n) for n in (3, 2, 1, 0)]
+    finally:
+        torch.set_num_threads(1)
+    for nll_R, gradients in others:
+        assert torch.equal(nll_R, first_R)
+        assert all(torch.equal(gradients[name], first[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("precision", "compute_dtype"),
+    [("nf4", "fp32"), ("fp32", "fp32"), ("nf4", "bf16"), ("bf16", "bf16")],
+)
+@pytest.mark.parametrize("model_type", ["llama", "qwen3"])
+def test_working_dtypes_are_as_near_the_truth_as_autograd(
+    tiny_checkpoint: TinyCheckpoint,
+    precision: Precision,
+    compute_dtype: ComputeDtype,
+    model_type: str,
+) -> None:
+    folder = tiny_checkpoint(model_type, initializer_range=0.03)
+    decoder = load_model(folder, precision=precision, compute_dtype=compute_dtype)
+    model = trainable(decoder, spec_of())
+    entries = entries_with_siblings(decoder.config.vocab_size)
+    weights = token_weights(entries)
+    batch, weights_R = pack_reference(entries), torch.cat(weights)
+    true_loss, truth = true_loss_and_gradients(decoder, model, entries, weights)
+    results = {
+        "autograd": by_autograd(model, batch, weights_R, seed=None),
+        "hand": by_hand(model, batch, weights_R, num_whole=1, seed=None),
+    }
+    losses, errors = {}, {}
+    for path, (nll_R, gradients) in results.items():
+        losses[path] = abs((nll_R * weights_R).sum().item() / true_loss - 1)
+        errors[path] = {
+            name: ((gradients[name] - value).norm() / value.norm()).item()
+            for name, value in truth.items()
+        }
+    eps = torch.finfo(decoder.compute_dtype).eps
+    assert losses["hand"] <= 2 * losses["autograd"] + eps
+    for name in truth:
+        assert results["hand"][1][name].dtype == torch.float32
+        assert errors["hand"][name] <= 3 * errors["autograd"][name] + 2 * eps, name
+
+
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "qwen3"])
+def test_equals_transformers_with_peft(tiny_checkpoint: TinyCheckpoint, model_type: str) -> None:
+    folder = tiny_checkpoint(model_type)
+    decoder = load_model(folder, precision="fp32", compute_dtype="fp64")
+    model = trainable(decoder, spec_of())
+    (entry,) = random_entries(decoder.config.vocab_size, [(9, 40)])
+    expected_loss, expected = loss_and_gradients_of_peft(folder, model, entry)
+    weights_R = torch.full((40,), 1 / 40, dtype=torch.float64)
+    nll_R, gradients = by_hand(model, pack_reference([entry]), weights_R, num_whole=1)
+    assert abs(nll_R.mean().item() - expected_loss) <= 1e-9
+    assert largest_error(gradients, expected) <= 1e-9
+
+
+def test_the_base_can_be_asked_in_between(tiny_checkpoint: TinyCheckpoint) -> None:
+    """Its forward pass has scratch memory of its own, and `weigh` may call it."""
+    decoder = load_model(tiny_checkpoint("llama"), precision="nf4", compute_dtype="fp64")
+    model = trainable(decoder, spec_of())
+    batch = pack_reference(entries_with_siblings(decoder.config.vocab_size))
+    weights_R = (model.base_token_nll(batch) < 5).double()
+    _, expected = by_autograd(model, batch, weights_R, seed=None)
+
+    def weigh(nll_R: torch.Tensor) -> torch.Tensor:
+        return (model.base_token_nll(batch) < 5).to(nll_R.dtype)
+
+    model.forward_backward(batch, weigh, dropout_seed=None, num_whole=2)
+    assert largest_error(take_gradients(model), expected) <= 1e-10
