@@ -9,7 +9,7 @@ SOURCES := pyproject.toml Cargo.toml Cargo.lock rust_tokenize/Cargo.toml rust_to
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check agreement docs examples audit test-faults faults-all test-ray test-wheel release test-matrix test-parity fuzz bench bench-memory bench-tokenize soak gpu-wheels gpu-check clean
+.PHONY: help install demo test check check-kernels agreement docs examples audit test-faults faults-all test-ray test-wheel release test-matrix test-parity fuzz bench bench-memory bench-tokenize soak gpu-wheels gpu-check clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -39,6 +39,9 @@ check: $(STAMP) ## Lint, types, layers
 	cargo fmt --all --check --manifest-path rust_tokenize/Cargo.toml
 	cargo clippy --quiet --all-targets --all-features --manifest-path rust_tokenize/Cargo.toml -- -D warnings
 	$(MAKE) docs
+
+check-kernels: $(STAMP) ## Compile every Triton kernel for every GPU known and compare with what is recorded (minutes)
+	$(BIN)/python -m tests.kernels.offline --all
 
 docs: $(STAMP) ## Build the documentation site into target/docs, warnings as errors, links checked
 	$(BIN)/python -m sphinx --fail-on-warning --quiet docs target/docs

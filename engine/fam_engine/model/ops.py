@@ -237,10 +237,10 @@ def _sources(linear: Linear) -> Iterator[tuple[NF4Weight, slice, LoraFactors | N
     adapters = {part.row_start: part for part in (linear.lora.parts if linear.lora else ())}
     start = 0
     for part in linear.weight:
-        found = adapters.get(start)
-        factors = found and LoraFactors(
-            lora_A=found.lora_A, lora_B=found.lora_B, scaling=found.scaling
-        )
+        lora = adapters.get(start)
+        factors = None
+        if lora is not None:
+            factors = LoraFactors(lora_A=lora.lora_A, lora_B=lora.lora_B, scaling=lora.scaling)
         yield part, slice(start, start + part.shape[0]), factors
         start += part.shape[0]
 

@@ -152,6 +152,6 @@ def test_what_a_step_holds(
         peaks.append(peak.bytes)
         planned = activation_bytes(each, num_layers=4, num_tokens=num_tokens, num_whole=num_whole)
         # Gradients of A and B, masks, rotary tables and a call's own gradients come on top: in a model
-        # this narrow a fifth.
-        assert 0.95 <= peak.bytes / (planned - recomputation.CONSTANT_BYTES) <= 1.3
+        # this narrow up to a third.
+        assert 0.95 <= peak.bytes / (planned - recomputation.CONSTANT_BYTES) <= 1.35
     assert peaks[2] - peaks[1] == num_tokens * each.whole

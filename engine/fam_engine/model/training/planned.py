@@ -96,7 +96,10 @@ class PlannedTraining:
         return nll_R
 
     def _positions(self, batch: PackedBatch) -> Positions:
-        cos_Td, sin_Td = self._rope.look_up(torch.from_numpy(batch.position_ids).to(self._device))
+        cos_Td, sin_Td = self._rope.look_up(
+            torch.from_numpy(batch.position_ids).to(self._device),
+            num_positions=int(batch.position_ids.max(initial=0)) + 1,
+        )
         rows_R = torch.from_numpy(batch.rows[: batch.num_rows]).to(self._device)
         tables: Tables = (cos_Td, sin_Td)
         return Positions(all=tables, rows=(cos_Td[rows_R], sin_Td[rows_R]))
