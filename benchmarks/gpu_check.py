@@ -21,7 +21,16 @@ ROOT = Path(__file__).parents[1]
 def run_tests() -> dict[str, Any]:
     """Run the tests for GPUs and those of every Triton kernel, which then run on the GPU."""
     kernels = sorted(str(path) for path in (ROOT / "tests" / "kernels").glob("test_*_triton.py"))
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/gpu", *kernels]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "tests/gpu",
+        *kernels,
+    ]
     start = time.perf_counter()
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return {

@@ -141,3 +141,15 @@ def test_an_adapter_that_is_refused_ends_with_10_and_others_are_still_told(
     assert checks["adapter/peft"]["level"] == "ok"
     assert "`use_dora`" in checks["adapter/refused"]["found"]
     assert examined(run, "--adapter", tmp_path / "none")[0] == 10
+
+
+def test_on_a_gpu_kernels_of_ours_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fam_engine.jobs.doctor import model
+    from fam_engine.model import ops
+
+    for has, named in ((True, "a batch in one call"), (False, "a record at a time")):
+        monkeypatch.setattr(ops, "has_varlen_attention", lambda *_, has=has, **__: has)
+        found = dict(model._paths_of_a_gpu(torch.empty(0)))
+        assert named in found["attention"]
+        assert "Triton" in found["log-probs"]
+        assert "Triton" in found["nf4"]

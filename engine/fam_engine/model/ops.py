@@ -63,6 +63,7 @@ __all__ = [
     "takes_triton",
     "varlen_attention",
     "visibility_mask",
+    "write_matrix",
 ]
 
 # Rows of a gate-and-up product before the activation: [512, 2F] is still in the L3 cache then.
@@ -219,16 +220,24 @@ def _is_ready(linear: Linear, dtype: torch.dtype) -> bool:
 
 def _write_dense(linear: Linear, out: torch.Tensor) -> None:
     """Write W + scaling * B @ A."""
-    if not isinstance(linear.weight, tuple):
-        out.copy_(linear.weight)
-        _add_adapter_(linear, out)
+    has_blocks = isinstance(linear.weight, tuple) and linear.in_features % BLOCK_SIZE == 0
+    if takes_triton(out) and has_blocks:
+        # One launch writes both, and the sum is made before anything is rounded.
+        for part, rows, factors in _sources(linear):
+            dequantize(part, dtype=out.dtype, out=out[rows], lora=factors)
         return
-    # Where one launch writes both, the sum is made before anything is rounded.
-    in_one = takes_triton(out) and linear.in_features % BLOCK_SIZE == 0
-    for part, rows, factors in _sources(linear):
-        dequantize(part, dtype=out.dtype, out=out[rows], lora=factors if in_one else None)
-    if not in_one:
-        _add_adapter_(linear, out)
+    write_matrix(linear, out)
+    for lora in linear.lora.parts if linear.lora else ():
+        _add_lora_(out[lora.row_start : lora.row_stop], lora)
+
+
+def write_matrix(linear: Linear, out: torch.Tensor) -> None:
+    """Write W, without its adapter, to `out` [N, K], whose rows may be longer than they are wide."""
+    if isinstance(linear.weight, torch.Tensor):
+        out.copy_(linear.weight)
+        return
+    for part, rows, _ in _sources(linear):
+        dequantize(part, dtype=out.dtype, out=out[rows])
 
 
 def _sources(linear: Linear) -> Iterator[tuple[NF4Weight, slice, LoraFactors | None]]:
@@ -270,11 +279,6 @@ def dequantize(
         lora=lora,
     )
     return dense
-
-
-def _add_adapter_(linear: Linear, out: torch.Tensor) -> None:
-    for part in linear.lora.parts if linear.lora else ():
-        _add_lora_(out[part.row_start : part.row_stop], part)
 
 
 def _add_lora_(rows: torch.Tensor, part: LoraPart) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fam_engine.kernels import nf4_dequantize
+from fam_engine.model import ops
 from fam_engine.model.nf4 import quantize
-from fam_engine.model.training import frozen_rows
 from fam_engine.model.training.augmented import RANK_ALIGNMENT, AugmentedLinear, new_scratch
 from fam_engine.model.training.functions import Dropout
 from fam_engine.model.weights import Linear, LoraDelta, LoraPart
@@ -106,7 +107,7 @@ def test_the_sum_of_matrix_and_adapter_is_rounded_once() -> None:
 @pytest.mark.parametrize(
     ("num_rows", "num_columns"),
     [
-        (700, 64),  # a nested block is 256 rows, a piece two of them
+        (700, 64),  # a nested block is 256 rows
         (300, 192),  # 3 blocks a row: 256 rows again
         (9, 128),  # less than a nested block
         (33, 96),  # blocks straddle rows
@@ -115,14 +116,14 @@ def test_the_sum_of_matrix_and_adapter_is_rounded_once() -> None:
 def test_rows_with_room_equal_rows_without(
     monkeypatch: pytest.MonkeyPatch, num_rows: int, num_columns: int, dtype: torch.dtype
 ) -> None:
-    monkeypatch.setattr(frozen_rows, "_CHUNK_VALUES", 512 * 64)
+    monkeypatch.setattr(nf4_dequantize, "BLOCKS_PER_CHUNK", 64)
     weight = Linear(
         weight=(quantize(torch.randn(num_rows, num_columns)), quantize(torch.randn(5, num_columns)))
     )
     plain = torch.empty(num_rows + 5, num_columns, dtype=dtype)
-    frozen_rows.write_rows(weight, plain)
+    ops.write_matrix(weight, plain)
     torch.testing.assert_close(plain.double(), dense(weight).to(dtype).double(), rtol=0, atol=0)
     roomy = torch.zeros(num_rows + 5, num_columns + 16, dtype=dtype)
-    frozen_rows.write_rows(weight, roomy[:, :num_columns])
+    ops.write_matrix(weight, roomy[:, :num_columns])
     assert torch.equal(roomy[:, :num_columns], plain)
     assert not roomy[:, num_columns:].any()

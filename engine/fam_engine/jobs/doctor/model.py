@@ -32,14 +32,26 @@ def check_paths(device: Device) -> Iterator[Check]:
     name = str(dtype).removeprefix("torch.")
     yield Check("paths", "compute", "ok", f"{name} on {place}")
     probe = torch.empty((64, 64), dtype=dtype, device=place)
+    for about, found in (_paths_of_a_gpu if place.type == "cuda" else _paths_of_a_cpu)(probe):
+        yield Check("paths", about, "ok", found)
+
+
+def _paths_of_a_cpu(probe: torch.Tensor) -> Iterator[tuple[str, str]]:
     own = ops.has_fused_logprob(probe, probe)
-    found = "our AVX512-BF16 kernel" if own else "torch, in tiles of the vocabulary"
-    yield Check("paths", "log-probs", "ok", found)
-    yield Check(
-        "paths", "attention", "ok", "torch's scaled_dot_product_attention, a record at a time"
-    )
-    yield Check(
-        "paths", "nf4", "ok", "a matrix at a time made dense by torch, then multiplied by torch"
+    yield "log-probs", "our AVX512-BF16 kernel" if own else "torch, in tiles of the vocabulary"
+    yield "attention", "torch's scaled_dot_product_attention, a record at a time"
+    yield "nf4", "a matrix at a time made dense by torch, then multiplied by torch"
+
+
+def _paths_of_a_gpu(probe: torch.Tensor) -> Iterator[tuple[str, str]]:
+    yield "log-probs", "our Triton kernels"
+    one_call = ops.has_varlen_attention(probe.device, probe.dtype, head_dim=64)
+    in_calls = "torch's scaled_dot_product_attention, a record at a time"
+    yield "attention", "torch's flash attention, a batch in one call" if one_call else in_calls
+    rows = "up to 64 rows multiplied as they are by our Triton kernel"
+    yield (
+        "nf4",
+        f"a matrix at a time made dense by our Triton kernel, then multiplied by torch; {rows}",
     )
 
 

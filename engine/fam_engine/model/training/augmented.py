@@ -30,7 +30,7 @@ from typing import Final
 
 import torch
 
-from fam_engine.model.training.frozen_rows import write_rows
+from fam_engine.model import ops
 from fam_engine.model.training.functions import Dropout
 from fam_engine.model.weights import Linear, LoraPart
 
@@ -186,7 +186,7 @@ class AugmentedLinear:
         """Give [W sB], [N, K + R], valid until the scratch memory is used again."""
         n, k, r = self.out_features, self.in_features, self.rank
         matrix = scratch[: n * (k + r)].view(n, k + r)
-        write_rows(self._frozen, matrix[:, :k])
+        ops.write_matrix(self._frozen, matrix[:, :k])
         matrix[:, k:].zero_()
         for source in self._sources:
             matrix[source.rows, k:][:, source.ranks] = source.scaled_B(matrix.dtype)
@@ -196,7 +196,7 @@ class AugmentedLinear:
         """Give [W; A], [N + R, K], valid until the scratch memory is used again."""
         n, k, r = self.out_features, self.in_features, self.rank
         matrix = scratch[: (n + r) * k].view(n + r, k)
-        write_rows(self._frozen, matrix[:n])
+        ops.write_matrix(self._frozen, matrix[:n])
         if self._sources:
             matrix[n:] = self._stacked_A(like)
         return matrix
