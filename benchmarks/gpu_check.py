@@ -1,4 +1,4 @@
-"""All that only a GPU can show, as one JSON file: tests first, then throughput, then the probe.
+"""All that only a GPU can show, as one JSON file: tests first, then kernels, throughput and the probe.
 
     python benchmarks/gpu_check.py --out results.json
 
@@ -63,11 +63,13 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("error[E_DEVICE]: no NVIDIA GPU that torch can use", file=sys.stderr)
         return 8
-    from gpu_probe import probe
+    from gpu_kernels import measure
+    from gpu_probe import milliseconds, probe
 
     answer: dict[str, Any] = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
     parts = {
         "tests": run_tests,
+        "kernels": lambda: measure(milliseconds),
         "throughput": lambda: run_throughput(options.out.with_suffix(".score.json"), options.scale),
         "probe": probe,
     }

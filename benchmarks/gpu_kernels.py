@@ -1,0 +1,355 @@
+"""Every kernel on its own: time, and the shares of the card's measured copy and matrix rates it reaches.
+
+In: the shapes of Llama-3.1-8B, random data. Out: a dictionary, a row a kernel. Bytes are those that must move at least
+(each input read once, each output written once), operations those of the products; a kernel near one of its shares is
+near the card's limit. Times are medians of CUDA events after warm-up. Inputs are larger than the L2 cache or close to
+it, but for single rows and the cache of few slots, where the weights and keys are what is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from fam_engine.kernels import (
+    add_rmsnorm_triton,
+    cached_attention_triton,
+    dropout_triton,
+    flat_adamw_triton,
+    grad_norm_triton,
+    linear_cross_entropy_triton,
+    linear_logprob_tiles_triton,
+    linear_logprob_triton,
+    lora_backward_triton,
+    nf4_dequantize_triton,
+    nf4_linear_triton,
+    qk_norm_rope_triton,
+    rmsnorm_triton,
+    sample_triton,
+    swiglu_triton,
+    varlen_attention,
+)
+from fam_engine.kernels.flat_adamw import step_scalars
+from fam_engine.kernels.nf4_dequantize import LoraFactors
+
+Milliseconds = Callable[[Callable[[], object]], float]
+_EPS = 1e-5
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What the kernels are given; by default a batch of Llama-3.1-8B.
+
+    Attributes:
+        num_tokens: T.
+        hidden: D.
+        intermediate: F.
+        heads: H.
+        groups: G, key heads.
+        width: d.
+        vocab: V.
+        rank: R of adapters.
+        num_rows: Rows with a target.
+        num_slots: Texts on their way.
+        length: Keys a slot sees; length of a document.
+        num_parameters: Of the adapter.
+        dtype: Compute dtype.
+        device: Where.
+    """
+
+    num_tokens: int = 16384
+    hidden: int = 4096
+    intermediate: int = 14336
+    heads: int = 32
+    groups: int = 8
+    width: int = 128
+    vocab: int = 128256
+    rank: int = 16
+    num_rows: int = 4096
+    num_slots: int = 64
+    length: int = 512
+    num_parameters: int = 41_943_040
+    dtype: torch.dtype = torch.bfloat16
+    device: str = "cuda"
+
+    def random(self, *shape: int) -> torch.Tensor:
+        """Give random values in the compute dtype."""
+        return torch.randn(shape, device=self.device).to(self.dtype)
+
+    def random_fp32(self, *shape: int) -> torch.Tensor:
+        """Give random values in fp32."""
+        return torch.randn(shape, device=self.device)
+
+    def random_ids(self, below: int, *shape: int) -> torch.Tensor:
+        """Give random numbers, int64."""
+        return torch.randint(below, shape, device=self.device)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kernel to time.
+
+    Attributes:
+        name: Which, and how.
+        call: Runs it.
+        num_bytes: That must move.
+        num_flops: Of its products.
+    """
+
+    name: str
+    call: Callable[[], object]
+    num_bytes: int
+    num_flops: int = 0
+
+
+def cases(s: Shapes) -> Iterator[Case]:
+    """Yield all cases; the data of one is freed before the next is made."""
+    for make in (_of_matrices, _of_rows, _of_the_head, _of_decoding, _of_training):
+        yield from make(s)
+
+
+def measure(milliseconds: Milliseconds) -> dict[str, Any]:
+    """Time all cases; one that fails is its own answer."""
+    copy_rate, matrix_rate = _rates(milliseconds)
+    found: dict[str, Any] = {"copy_bytes_per_s": copy_rate, "matrix_flops_per_s": matrix_rate}
+    for case in cases(Shapes()):
+        try:
+            seconds = milliseconds(case.call) / 1e3
+        except Exception as error:  # the other kernels are to be timed all the same
+            found[case.name] = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
+            continue
+        found[case.name] = {
+            "ms": seconds * 1e3,
+            "share_of_copy_rate": case.num_bytes / seconds / copy_rate,
+            "share_of_matrix_rate": case.num_flops / seconds / matrix_rate,
+        }
+    return found
+
+
+def _rates(milliseconds: Milliseconds) -> tuple[float, float]:
+    """Give the bytes a second of a copy, read and written, and the operations a second of a product."""
+    return _copy_rate(milliseconds), _matrix_rate(milliseconds)
+
+
+def _copy_rate(milliseconds: Milliseconds) -> float:
+    source = torch.randn(1 << 28, device="cuda")
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / milliseconds(lambda: target.copy_(source)) * 1e3
+
+
+def _matrix_rate(milliseconds: Milliseconds) -> float:
+    a, b = (torch.randn(8192, 8192, device="cuda").bfloat16() for _ in range(2))
+    return 2 * 8192**3 / milliseconds(lambda: a @ b) * 1e3
+
+
+def _nf4(s: Shapes, num_rows: int, num_columns: int) -> list[torch.Tensor]:
+    num_blocks = num_rows * num_columns // 64
+    return [
+        torch.randint(256, (num_blocks * 32,), dtype=torch.uint8, device=s.device),
+        torch.randint(256, (num_blocks,), dtype=torch.uint8, device=s.device),
+        torch.rand(-(-num_blocks // 256), device=s.device),
+        torch.tensor(0.1, device=s.device),
+        torch.randn(256, device=s.device).sort().values,
+    ]
+
+
+def _of_matrices(s: Shapes) -> Iterator[Case]:
+    for n, k in ((s.hidden, s.hidden), (s.intermediate, s.hidden), (s.hidden, s.intermediate)):
+        weight, out = _nf4(s, n, k), s.random(n, k)
+        lora = LoraFactors(
+            lora_A=s.random_fp32(s.rank, k), lora_B=s.random_fp32(n, s.rank), scaling=2.0
+        )
+        packed = sum(part.nbytes for part in weight)
+        for name, adapter in (("", None), (" with adapter", lora)):
+
+            def dense(weight=weight, out=out, lora=adapter) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+                shape = (out.shape[0], out.shape[1])
+                nf4_dequantize_triton.nf4_dequantize(
+                    *weight, shape=shape, dtype=out.dtype, out=out, lora=lora
+                )
+
+            yield Case(f"nf4_dequantize {n}x{k}{name}", dense, packed + out.nbytes)
+        for m in (1, 8, 64):
+            x, y = s.random(m, k), s.random(m, n)
+
+            def few(x=x, weight=weight, y=y) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+                nf4_linear_triton.nf4_linear(x, *weight, out=y)
+
+            yield Case(
+                f"nf4_linear {m} rows {n}x{k}", few, packed + x.nbytes + y.nbytes, 2 * m * n * k
+            )
+
+
+def _of_rows(s: Shapes) -> Iterator[Case]:
+    x, y, weight = (
+        s.random(s.num_tokens, s.hidden),
+        s.random(s.num_tokens, s.hidden),
+        s.random(s.hidden),
+    )
+    out, rstd = torch.empty_like(x), s.random_fp32(s.num_tokens)
+    yield Case("rmsnorm", lambda: rmsnorm_triton.rmsnorm(x, weight, eps=_EPS), 2 * x.nbytes)
+    yield Case(
+        "add_rmsnorm",
+        lambda: add_rmsnorm_triton.add_rmsnorm(x, y, weight, eps=_EPS, out=out, rstd=rstd),
+        4 * x.nbytes,
+    )
+    yield Case(
+        "add_rmsnorm_backward",
+        lambda: add_rmsnorm_triton.add_rmsnorm_backward(out, x, weight, rstd, grad_residual=y),
+        4 * x.nbytes,
+    )
+    heads = s.random(s.num_tokens, s.heads + s.groups, s.width)
+    cos, sin = s.random_fp32(2, s.num_tokens, s.width // 2)
+    yield Case(
+        "qk_norm_rope",
+        lambda: qk_norm_rope_triton.qk_norm_rope(heads, cos, sin, norms=None, out_TNd=heads),
+        2 * heads.nbytes + 2 * cos.nbytes,
+    )
+    gate_up, hidden = (
+        s.random(s.num_tokens, 2 * s.intermediate),
+        s.random(s.num_tokens, s.intermediate),
+    )
+    yield Case(
+        "swiglu", lambda: swiglu_triton.swiglu(gate_up, out=hidden), gate_up.nbytes + hidden.nbytes
+    )
+    yield Case(
+        "swiglu_backward",
+        lambda: swiglu_triton.swiglu_backward(hidden, gate_up, out=hidden),
+        2 * (gate_up.nbytes + hidden.nbytes),
+    )
+
+
+def _of_the_head(s: Shapes) -> Iterator[Case]:
+    hidden, head = s.random(s.num_rows, s.hidden), s.random(s.vocab, s.hidden)
+    targets = s.random_ids(s.vocab, s.num_rows)
+    flops = 2 * s.num_rows * s.vocab * s.hidden
+    for name, module in (("fused", linear_logprob_triton), ("tiles", linear_logprob_tiles_triton)):
+
+        def facts(run=module.linear_logprob) -> object:  # type: ignore[no-untyped-def]  # noqa: ANN001
+            return run(hidden, head, targets)
+
+        yield Case(f"linear_logprob {name}", facts, head.nbytes + hidden.nbytes, flops)
+    yield Case(
+        "linear_cross_entropy with gradient",
+        lambda: linear_cross_entropy_triton.linear_cross_entropy(
+            hidden, head, targets, with_gradient=True
+        ),
+        2 * head.nbytes + 2 * hidden.nbytes,
+        2 * flops,
+    )
+
+
+def _of_decoding(s: Shapes) -> Iterator[Case]:
+    query = s.random(s.num_slots, s.heads, s.width)
+    cache = s.random(s.num_slots, s.length, 2 * s.groups, s.width)
+    lengths = torch.full((s.num_slots,), s.length, dtype=torch.int32, device=s.device)
+    yield Case(
+        "cached_attention",
+        lambda: cached_attention_triton.cached_attention(
+            query, cache, lengths, window=None, out_SHd=torch.empty_like(query)
+        ),
+        cache.nbytes,
+    )
+    logits = s.random_fp32(s.num_slots, s.vocab)
+    uniform = torch.rand(s.num_slots, dtype=torch.float64, device=s.device)
+    for name, temperature, top_p, top_k in (
+        ("greedy", 0.0, 1.0, 0),
+        ("temperature", 1.0, 1.0, 0),
+        ("top-p", 1.0, 0.95, 0),
+        ("top-k", 1.0, 1.0, 50),
+    ):
+
+        def choose(temperature=temperature, top_p=top_p, top_k=top_k) -> object:  # type: ignore[no-untyped-def]  # noqa: ANN001
+            return sample_triton.sample(
+                logits, uniform, temperature=temperature, top_p=top_p, top_k=top_k
+            )
+
+        yield Case(f"sample {name}", choose, logits.nbytes)
+
+
+def _of_training(s: Shapes) -> Iterator[Case]:
+    grad, inner = s.random(s.num_tokens, s.hidden), s.random(s.num_tokens, s.rank)
+    lora_B, grad_B = s.random(s.hidden, s.rank), s.random_fp32(s.hidden, s.rank)
+    grad_inner, out = torch.empty_like(inner), torch.empty_like(grad)
+    yield Case(
+        "lora_backward",
+        lambda: lora_backward_triton.lora_backward(
+            grad, inner, lora_B, scaling=2.0, grad_inner_TR=grad_inner, grad_B_NR=grad_B
+        ),
+        grad.nbytes + 2 * inner.nbytes,
+        4 * s.num_tokens * s.hidden * s.rank,
+    )
+    seed = s.random_ids(1 << 40, 1)
+    yield Case(
+        "dropout",
+        lambda: dropout_triton.dropout(grad, rate=0.1, seed=seed, stream=(0, 0, 0), out=out),
+        2 * grad.nbytes,
+    )
+    params, grads, exp_avg, exp_avg_sq = (s.random_fp32(s.num_parameters) for _ in range(4))
+    exp_avg_sq.abs_()
+    copy = params.to(s.dtype)
+    scalars = step_scalars(10, 1e-4, betas=(0.9, 0.999), weight_decay=0.01).to(s.device).float()
+    yield Case("grad_norm", lambda: grad_norm_triton.grad_norm(grads, max_norm=1.0), grads.nbytes)
+    clip = grad_norm_triton.grad_norm(grads, max_norm=1.0)[1:]
+    yield Case(
+        "flat_adamw",
+        lambda: flat_adamw_triton.flat_adamw(
+            params,
+            grads,
+            exp_avg,
+            exp_avg_sq,
+            scalars=scalars,
+            clip=clip,
+            betas=(0.9, 0.999),
+            eps=1e-8,
+            copy_P=copy,
+        ),
+        7 * grads.nbytes + copy.nbytes,
+    )
+    yield from _of_attention(s)
+
+
+def _of_attention(s: Shapes) -> Iterator[Case]:
+    num_documents = s.num_tokens // s.length
+    query = s.random(s.num_tokens, s.heads, s.width)
+    key, value = (
+        s.random(s.num_tokens, s.groups, s.width),
+        s.random(s.num_tokens, s.groups, s.width),
+    )
+    bounds = torch.arange(num_documents + 1, device=s.device, dtype=torch.int32) * s.length
+    arguments: dict[str, Any] = {
+        "cu_seqlens_q": bounds,
+        "cu_seqlens_k": bounds,
+        "max_seqlen_q": s.length,
+        "max_seqlen_k": s.length,
+        "window": None,
+    }
+    yield Case(
+        "varlen_attention",
+        lambda: varlen_attention.varlen_attention(query, key, value, **arguments),
+        2 * query.nbytes + key.nbytes + value.nbytes,
+        2 * s.num_tokens * s.length * s.heads * s.width,  # half of the pairs, two products
+    )
+
+
+def tiny(device: str) -> Shapes:
+    """Give shapes small enough for Triton's interpreter, to see that every case runs."""
+    return replace(
+        Shapes(),
+        num_tokens=32,
+        hidden=64,
+        intermediate=128,
+        heads=4,
+        groups=2,
+        width=16,
+        vocab=300,
+        num_rows=5,
+        num_slots=3,
+        length=16,
+        num_parameters=160,
+        dtype=torch.float32,
+        device=device,
+    )
