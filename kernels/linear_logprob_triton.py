@@ -55,18 +55,18 @@ class _Blocks(NamedTuple):
 
 
 # As Triton 3.9 compiles them for bf16, spilling nothing. Registers a thread and bytes of shared memory: 8.x 232 and
-# 98,304; 9.0 106 and 98,328; 10.0 127 and 98,352; 12.0 186 and 98,328. On 9.0 and 10.0 two programs fit a
+# 98,304; 9.0 106 and 98,328; 10.0 127 and 98,352; 12.0 234 and 98,304. On 9.0 and 10.0 two programs fit a
 # multiprocessor so, and one multiplies while the other takes up logits. 128 x 256 x 64 is one program on 9.0, with 230
 # registers and 196,640 bytes in 4 stages; without TMA it spills everywhere else. So does 128 x 128 with 4 warps.
-# Loads through descriptors (TMA, from 9.0 on) save registers and addresses: without them 128, 128 and 230 registers. On
-# 8.x they would be loads without a pipeline.
+# Loads through descriptors (TMA, from 9.0 on) save registers and addresses: without them 128 registers each. On 12.0
+# they would need 186, but 8 bytes of stack as Triton 3.6 compiles them; on 8.x they would be loads without a pipeline.
 _BLOCKS = {
     80: _Blocks(128, 128, 64, 8, 4),
     86: _Blocks(128, 128, 64, 8, 4),
     89: _Blocks(128, 128, 64, 8, 4),
     90: _Blocks(128, 128, 64, 8, 3, has_tma=True),
     100: _Blocks(128, 128, 64, 8, 3, has_tma=True),
-    120: _Blocks(128, 128, 64, 8, 4, has_tma=True),
+    120: _Blocks(128, 128, 64, 8, 4),
 }
 # For fp32, without matrix units. Not made for speed.
 _BLOCKS_FP32 = _Blocks(64, 64, 32, 8, 2)
