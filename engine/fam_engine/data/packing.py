@@ -64,6 +64,11 @@ class PackedBatch:
     entry_rows: Int64
     entries: Int64
 
+    @property
+    def num_positions(self) -> int:
+        """Return one more than the largest position; 1 where there is none."""
+        return int(self.position_ids.max(initial=0)) + 1
+
 
 @dataclass(frozen=True)
 class PackedSequences:

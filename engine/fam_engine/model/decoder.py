@@ -157,8 +157,7 @@ class Decoder:
         """
         check_ids(batch, self.config)
         given = self._on_device(batch)
-        longest = int(batch.position_ids.max(initial=0)) + 1
-        tables = self._rope.look_up(given.position_ids, num_positions=longest)
+        tables = self._rope.look_up(given.position_ids, num_positions=batch.num_positions)
         x_TD = self.weights.embed_VD[given.input_ids].to(self.compute_dtype)
         if look:
             look(x_TD)

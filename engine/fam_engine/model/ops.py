@@ -33,7 +33,9 @@ from fam_engine.kernels.linear_logprob import LinearLogprobs
 from fam_engine.kernels.nf4_dequantize import BLOCK_SIZE, LoraFactors
 from fam_engine.kernels.nf4_linear import MAX_ROWS
 from fam_engine.kernels.qk_norm_rope import HeadNorms
+from fam_engine.kernels.rmsnorm import inverse_rms, rmsnorm_backward
 from fam_engine.kernels.rope import rope_
+from fam_engine.kernels.swiglu import swiglu_backward
 from fam_engine.kernels.varlen_attention import is_supported as has_varlen_attention
 from fam_engine.kernels.varlen_attention import varlen_attention
 from fam_engine.model.nf4 import NF4Weight
@@ -48,6 +50,7 @@ __all__ = [
     "has_fused_logprob",
     "has_varlen_attention",
     "head_logits",
+    "inverse_rms",
     "linear",
     "linear_add_",
     "linear_cross_entropy",
@@ -57,9 +60,11 @@ __all__ = [
     "num_unready",
     "qk_norm_rope",
     "rmsnorm",
+    "rmsnorm_backward",
     "rope_",
     "sample",
     "swiglu",
+    "swiglu_backward",
     "takes_triton",
     "varlen_attention",
     "visibility_mask",

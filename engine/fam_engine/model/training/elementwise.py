@@ -2,12 +2,8 @@
 
 In: activations in the compute dtype. Out: the same, rounded once; arithmetic in fp32 (fp64 for fp64).
 Rows go in chunks whose wide copies stay in the cache, so that nothing of a batch's size is held in
-fp32. Weights of norms are frozen: they have no gradient.
-
-With x^ = x / sqrt(mean(x^2) + eps) and g = dy * weight, per row:
-
-    d rmsnorm:  dx = (g - x^ mean(g x^)) / sqrt(mean(x^2) + eps)
-    d swiglu:   dup = dh silu(gate)      dgate = dh up sigmoid(gate) (1 + gate (1 - sigmoid(gate)))
+fp32. Weights of norms are frozen: they have no gradient. The equations are in
+`fam_engine.kernels.rmsnorm` and `fam_engine.kernels.swiglu`.
 
 Letters: M rows, D features of a norm, F intermediate size.
 """
@@ -52,11 +48,9 @@ def rmsnorm_backward(
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     for rows in _chunks(x):
         values = x[rows].to(wide)
-        scale = (values * values).mean(-1, keepdim=True).add_(eps).rsqrt_()
-        normed = values * scale
-        inner = dy[rows].to(wide) * weight
-        inner.sub_(normed.mul_((inner * normed).mean(-1, keepdim=True))).mul_(scale)
-        out[rows] = inner if residual is None else inner.add_(residual[rows])
+        rstd = ops.inverse_rms(values, eps=eps)
+        dx = ops.rmsnorm_backward(dy[rows].to(wide), values, weight, rstd=rstd)
+        out[rows] = dx if residual is None else dx.add_(residual[rows])
     return out
 
 
@@ -67,18 +61,8 @@ def swiglu_backward_(dh: torch.Tensor, gate_up: torch.Tensor) -> None:
         dh: [M, F], the gradient of h = silu(gate) * up; afterwards h itself.
         gate_up: [M, 2F]; afterwards its gradient.
     """
-    wide = torch.promote_types(dh.dtype, torch.float32)
     for rows in _chunks(dh):
-        # Of a wide dtype these are views: nothing is overwritten before all is read.
-        gate, up = (x.to(wide) for x in gate_up[rows].chunk(2, dim=-1))
-        inner = dh[rows].to(wide)
-        sigmoid = gate.sigmoid()
-        silu = gate * sigmoid
-        slope = (1 - sigmoid).mul_(gate).add_(1).mul_(sigmoid)
-        values = slope.mul_(inner).mul_(up), silu * inner, silu.mul_(up)
-        dgate, dup = gate_up[rows].chunk(2, dim=-1)
-        for place, value in zip((dgate, dup, dh[rows]), values, strict=True):
-            place.copy_(value)
+        ops.swiglu_backward(dh[rows], gate_up[rows], out=dh[rows])
 
 
 def _chunks(x: torch.Tensor) -> list[slice]:

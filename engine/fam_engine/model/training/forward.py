@@ -122,7 +122,7 @@ class TrainingForward:
         ids_T = torch.from_numpy(batch.input_ids).to(self._device)
         tables = self._rope.look_up(
             torch.from_numpy(batch.position_ids).to(self._device),
-            num_positions=int(batch.position_ids.max(initial=0)) + 1,
+            num_positions=batch.num_positions,
         )
         x_TD = weights.embed_VD[ids_T].to(self._dtype)
         plan = AttentionPlan(batch, like=x_TD.new_empty(0, dtype=self._attention_dtype))

@@ -98,7 +98,7 @@ class PlannedTraining:
     def _positions(self, batch: PackedBatch) -> Positions:
         cos_Td, sin_Td = self._rope.look_up(
             torch.from_numpy(batch.position_ids).to(self._device),
-            num_positions=int(batch.position_ids.max(initial=0)) + 1,
+            num_positions=batch.num_positions,
         )
         rows_R = torch.from_numpy(batch.rows[: batch.num_rows]).to(self._device)
         tables: Tables = (cos_Td, sin_Td)
