@@ -11,7 +11,7 @@ import torch
 
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.loading import load_model
-from fam_engine.model.nonfinite import first_nonfinite
+from fam_engine.model.nonfinite import _first_stages, first_nonfinite
 from fam_engine.model.weights import LoraDelta, LoraPart, Weights
 from tests.model.conftest import TinyCheckpoint
 from tests.model.packing_reference import Entry, pack_reference
@@ -130,3 +130,14 @@ def test_a_record_s_line_is_its_own(decoder: Decoder) -> None:
     assert [line == bad for line in found] == [True, *[False] * 4, True, False, False, False]
     for entry, line in zip(poisoned, found, strict=True):
         assert first_nonfinite(sick, pack_reference([entry])) == [line]
+
+
+def test_rows_are_told_from_tokens_where_there_are_as_many() -> None:
+    """The other record's place among the rows is one of the first's among the tokens."""
+    batch = pack_reference([([1, 2, 3], [4] * 28), ([5, 6, 7], [8] * 28)])
+    assert len(batch.input_ids) == len(batch.rows) == 64
+    bad = np.zeros(64, bool)
+    bad[batch.entry_rows[1]] = True
+    well = np.zeros(64, bool)
+    assert _first_stages([well, well, bad], batch) == [3, 2]
+    assert _first_stages([bad, well, well], batch) == [0, 3]

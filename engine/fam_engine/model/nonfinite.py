@@ -63,7 +63,8 @@ def _first_stages(looks: list[Flags], batch: PackedBatch) -> list[int]:
     for start, stop in zip(batch.entry_rows[:-1], batch.entry_rows[1:], strict=True):
         # The first row of an entry is its prompt's, the last its response's.
         own_T = np.isin(segments_T, segments_R[start:stop])
-        bad = [look[own_T] if len(look) == len(own_T) else look[start:stop] for look in looks]
+        # The last layer and the final norm have rows for what predicts only.
+        bad = [look[own_T] for look in looks[:-2]] + [look[start:stop] for look in looks[-2:]]
         stages.append(next((i for i, flags in enumerate(bad) if flags.any()), len(looks)))
     return stages
 
