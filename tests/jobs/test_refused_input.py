@@ -1,17 +1,20 @@
-"""A job whose input was refused has computed nothing, so its folder is free."""
+"""A job whose input, model or device was refused has computed nothing, so its folder is free."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from fam_engine.config import EvalConfig, GenerateConfig, RewriteConfig, ScoreConfig, TrainConfig
-from fam_engine.errors import InputError, UsageError
+from fam_engine.errors import InputError, ModelRefusedError, UsageError
 from fam_engine.jobs.evaluation import prepare as evaluation
 from fam_engine.jobs.generation import prepare as generation
 from fam_engine.jobs.interrupts import Interrupts
@@ -43,9 +46,8 @@ def begin(tiny_model: Path, tmp_path: Path) -> Callable[..., None]:
         data.write_text(json.dumps(record) + "\n")
         if command in ("generate", "eval", "rewrite"):
             settings["max_new_tokens"] = 16
-        config = make(
-            model=str(tiny_model), data=(str(data),), out=tmp_path / "out", device="cpu", **settings
-        )
+        settings = {"model": str(tiny_model), "device": "cpu", **settings}
+        config = make(data=(str(data),), out=tmp_path / "out", **settings)
         with Interrupts() as interrupts, prepared(config, config.out, Nobody(), interrupts):
             pass
 
@@ -65,6 +67,32 @@ def test_a_job_whose_input_was_refused_leaves_its_folder_free(
     with pytest.raises(UsageError, match="holds a job with"):
         begin(command, {**GOOD, "id": "another"})
     assert read_status(tmp_path / "out").command == command
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_model_that_cannot_be_loaded_is_refused_before_there_is_a_folder(
+    command: str, begin: Callable[..., None], tiny_model: Path, tmp_path: Path
+) -> None:
+    damaged = shutil.copytree(tiny_model, tmp_path / "damaged")
+    save_file({"model.norm.weight": torch.ones(3)}, damaged / "model.safetensors")
+    with pytest.raises(ModelRefusedError, match="is missing"):
+        begin(command, GOOD, model=str(damaged))
+    with pytest.raises(UsageError, match="would round"):
+        begin(command, GOOD, precision="fp32", compute_dtype="bf16")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["score", "generate", "rewrite"])
+def test_an_adapter_for_another_model_is_refused_before_there_is_a_folder(
+    command: str, begin: Callable[..., None], tmp_path: Path
+) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    form = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["c_attn"]}
+    (adapter / "adapter_config.json").write_text(json.dumps(form))
+    with pytest.raises(ModelRefusedError, match="c_attn"):
+        begin(command, GOOD, adapter=adapter)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_left_free_takes_a_job_of_another_command(

@@ -65,18 +65,13 @@ def load_weights(
         ModelRefusedError: Files, names, shapes, dtypes or values that are not as they must be;
             names the tensor.
     """
-    if config.quantization and precision != "nf4":
-        message = f"the checkpoint is quantized to NF4, precision {precision} was asked for"
-        hint = "use --precision nf4, or the model's unquantized checkpoint"
-        raise ModelRefusedError(message, code="E_MODEL_PRECISION", where=str(folder), hint=hint)
     reader = CheckpointReader(
-        tensors=list_tensors(folder),
+        tensors=check_tensors(folder, config, precision=precision),
         config=config,
         precision=precision,
         compute_dtype=compute_dtype,
         device=device,
     )
-    reader.check()
     embed_VD = reader.table(EMBED)
     return Weights(
         embed_VD=embed_VD,
@@ -85,6 +80,61 @@ def load_weights(
         layers=tuple(reader.layer(index) for index in range(config.num_layers)),
         fingerprint=fingerprint(reader.tensors),
     )
+
+
+def check_tensors(
+    folder: Path, config: ModelConfig, *, precision: Precision
+) -> dict[str, TensorInfo]:
+    """Compare a checkpoint's names, shapes and dtypes with its config, reading no weight.
+
+    Args:
+        folder: Where the checkpoint is.
+        config: The model's shape, from the same folder.
+        precision: How matrices will be held.
+
+    Returns:
+        The checkpoint's tensors by name.
+
+    Raises:
+        ModelRefusedError: Files, names, shapes or dtypes that are not as they must be.
+    """
+    if config.quantization and precision != "nf4":
+        message = f"the checkpoint is quantized to NF4, precision {precision} was asked for"
+        hint = "use --precision nf4, or the model's unquantized checkpoint"
+        raise ModelRefusedError(message, code="E_MODEL_PRECISION", where=str(folder), hint=hint)
+    tensors, expected = list_tensors(folder), expected_shapes(config)
+    allowed = set(expected)
+    for name, shape in expected.items():
+        info = tensors.get(name)
+        if info is None:
+            _refuse(name, "is missing; the config asks for it", folder)
+        if _is_quantized(name, config):
+            allowed.update(_check_quantized(info, tensors))
+        elif info.shape != shape or info.dtype not in _FLOATS:
+            found = f"is {info.dtype} {list(info.shape)}"
+            _refuse(name, f"{found}; expected {list(shape)} in bf16, fp16 or fp32", info.path)
+    if config.tie_word_embeddings:
+        allowed.add(HEAD)  # compared with the embedding when that is read
+    for name, info in tensors.items():
+        if name not in allowed and not name.endswith("rotary_emb.inv_freq"):
+            _refuse(name, "is not one that the config asks for", info.path)
+    return tensors
+
+
+def _is_quantized(name: str, config: ModelConfig) -> bool:
+    return config.quantization is not None and name.endswith("_proj.weight")
+
+
+def _check_quantized(info: TensorInfo, tensors: dict[str, TensorInfo]) -> Iterator[str]:
+    """Give the names of the tensors beside a quantized matrix, which must all be there."""
+    if info.dtype != torch.uint8:
+        problem = f"is {info.dtype} in a checkpoint quantized to NF4; supported: all or none"
+        _refuse(info.name, problem, info.path)
+    for end in PART_NAMES:
+        name = f"{info.name}.{end}"
+        if name not in tensors:
+            _refuse(name, "is missing beside a matrix quantized to NF4", info.path)
+        yield name
 
 
 def linear_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
@@ -131,49 +181,16 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointReader:
-    """Reads the tensors of one checkpoint; the fields are the arguments of `load_weights`."""
+    """Reads the tensors of one checkpoint, which `check_tensors` has looked at.
+
+    The other fields are the arguments of `load_weights`.
+    """
 
     tensors: dict[str, TensorInfo]
     config: ModelConfig
     precision: Precision
     compute_dtype: torch.dtype
     device: torch.device
-
-    def check(self) -> None:
-        """Compare names, shapes and dtypes with the config, before any weight is read."""
-        expected = expected_shapes(self.config)
-        allowed = set(expected)
-        for name, shape in expected.items():
-            info = self.tensors.get(name)
-            if info is None:
-                _refuse(name, "is missing; the config asks for it", self._any_path())
-            if self._is_quantized(name):
-                allowed.update(self._check_quantized(info))
-            elif info.shape != shape or info.dtype not in _FLOATS:
-                found = f"is {info.dtype} {list(info.shape)}"
-                _refuse(name, f"{found}; expected {list(shape)} in bf16, fp16 or fp32", info.path)
-        if self.config.tie_word_embeddings:
-            allowed.add(HEAD)  # compared with the embedding when that is read
-        for name, info in self.tensors.items():
-            if name not in allowed and not name.endswith("rotary_emb.inv_freq"):
-                _refuse(name, "is not one that the config asks for", info.path)
-
-    def _any_path(self) -> Path | None:
-        return next((info.path.parent for info in self.tensors.values()), None)
-
-    def _is_quantized(self, name: str) -> bool:
-        return self.config.quantization is not None and name.endswith("_proj.weight")
-
-    def _check_quantized(self, info: TensorInfo) -> Iterator[str]:
-        """Give the names of the tensors beside a quantized matrix, which must all be there."""
-        if info.dtype != torch.uint8:
-            problem = f"is {info.dtype} in a checkpoint quantized to NF4; supported: all or none"
-            _refuse(info.name, problem, info.path)
-        for end in PART_NAMES:
-            name = f"{info.name}.{end}"
-            if name not in self.tensors:
-                _refuse(name, "is missing beside a matrix quantized to NF4", info.path)
-            yield name
 
     def vector(self, name: str) -> torch.Tensor:
         """Read a norm weight or a bias into the compute dtype."""
@@ -235,7 +252,7 @@ class CheckpointReader:
     def nf4(self, module: str) -> NF4Weight:
         """Read the matrix of `model.layers.0.mlp.up_proj` and its like, quantized if it is not."""
         name = f"{module}.weight"
-        if not self._is_quantized(name):
+        if not _is_quantized(name, self.config):
             return quantize(self.read(name, None).to(self.device))
         shape = linear_shapes(self.config)[module.split(".", 3)[3]]
         parts = {end: read_tensor(self.tensors[f"{name}.{end}"]) for end in PART_NAMES}

@@ -22,9 +22,10 @@ import torch
 from fam_engine.config import nearest
 from fam_engine.data.plain_files import may_open, plain_file, read_json_object
 from fam_engine.errors import DeviceError, ModelRefusedError, StorageError, UsageError
-from fam_engine.model.checkpoint import Precision, load_weights
+from fam_engine.model.checkpoint import Precision, check_tensors, load_weights
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.decoder import Decoder
+from fam_engine.model.fingerprint import fingerprint
 from fam_engine.model.lora import Adapter, attach_adapter, load_adapter
 
 ComputeDtype = Literal["auto", "bf16", "fp32", "fp64"]
@@ -62,18 +63,52 @@ def load_model(
         DeviceError: The device is not there.
         UsageError: A choice there is not, or precision fp32 multiplied in bf16.
     """
-    _check_choice("precision", precision, get_args(Precision))
-    _check_choice("compute_dtype", compute_dtype, get_args(ComputeDtype))
-    _check_choice("device", device, get_args(Device))
     folder, _ = resolve_model(model, download=False)
-    place = choose_device(device)
-    dtype = choose_compute_dtype(compute_dtype, precision=precision, device=place)
+    place, dtype = _choose(precision, compute_dtype, device)
     config = _with_generation_ends(ModelConfig.from_folder(folder), folder)
     weights = load_weights(folder, config, precision=precision, compute_dtype=dtype, device=place)
     if adapter is not None:
         loaded = load_adapter(Path(adapter), config, base=weights.fingerprint)
         weights = attach_adapter(weights, loaded, config, device=place)
     return Decoder(config, weights, compute_dtype=dtype, device=place, precision=precision)
+
+
+def check_model(
+    folder: Path,
+    *,
+    adapter: Path | None,
+    precision: Precision,
+    compute_dtype: ComputeDtype,
+    device: Device,
+) -> None:
+    """Refuse what `load_model` would refuse, but for values of weights, in a moment: before a job begins.
+
+    Args:
+        folder: The model's folder.
+        adapter: As of `load_model`, like those that follow.
+        precision: How the matrices are held.
+        compute_dtype: What they are multiplied in.
+        device: Where.
+
+    Raises:
+        FamEngineError: As `load_model`.
+    """
+    _choose(precision, compute_dtype, device)
+    config = _with_generation_ends(ModelConfig.from_folder(folder), folder)
+    tensors = check_tensors(folder, config, precision=precision)
+    if adapter is not None:
+        load_adapter(adapter, config, base=fingerprint(tensors))
+
+
+def _choose(
+    precision: Precision, compute_dtype: ComputeDtype, device: Device
+) -> tuple[torch.device, torch.dtype]:
+    """Give the device and the compute dtype."""
+    _check_choice("precision", precision, get_args(Precision))
+    _check_choice("compute_dtype", compute_dtype, get_args(ComputeDtype))
+    _check_choice("device", device, get_args(Device))
+    place = choose_device(device)
+    return place, choose_compute_dtype(compute_dtype, precision=precision, device=place)
 
 
 def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -29,12 +29,11 @@ from fam_engine.data.files import write_folder_whole
 from fam_engine.data.plain_files import plain_file, read_json_object
 from fam_engine.errors import ModelRefusedError, StorageError, UsageError
 from fam_engine.model import ops
-from fam_engine.model.checkpoint import CheckpointReader, Precision, expected_shapes
+from fam_engine.model.checkpoint import CheckpointReader, Precision, check_tensors, expected_shapes
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.fingerprint import fingerprint
 from fam_engine.model.lora import Adapter, load_adapter
 from fam_engine.model.nf4 import PART_NAMES
-from fam_engine.model.safetensors_files import list_tensors
 from fam_engine.model.safetensors_writing import Kinds, write_tensors
 
 if TYPE_CHECKING:
@@ -85,13 +84,12 @@ def merge(model: Path, adapter: Path, out: Path, *, base: MergeBase) -> None:
         hint = "use --base dequantized, or the model's unquantized checkpoint"
         raise ModelRefusedError(message, code=CODE, where=str(model), hint=hint)
     reader = CheckpointReader(
-        tensors=list_tensors(model),
+        tensors=check_tensors(model, config, precision="nf4"),
         config=config,
         precision="nf4",
         compute_dtype=torch.float32,
         device=torch.device("cpu"),
     )
-    reader.check()
     loaded = load_adapter(adapter, config, base=fingerprint(reader.tensors))
     merger = _Merger(reader=reader, adapter=loaded, base=base)
     try:

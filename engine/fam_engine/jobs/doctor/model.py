@@ -16,11 +16,10 @@ from fam_engine.data.tokenizer_loading import load_tokenizer
 from fam_engine.errors import FamEngineError
 from fam_engine.jobs.doctor.checks import Check, refused_check
 from fam_engine.model import ops
-from fam_engine.model.checkpoint import CheckpointReader
+from fam_engine.model.checkpoint import check_tensors
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.loading import choose_compute_dtype, choose_device, resolve_model
 from fam_engine.model.memory import free_bytes, weight_bytes
-from fam_engine.model.safetensors_files import list_tensors
 
 _PRECISION: Final = "nf4"
 
@@ -82,13 +81,7 @@ def _model_checks(model: str, device: Device) -> Iterator[Check]:
     yield Check("model", "config", "ok", f"{shape}{quantized}")
     place = choose_device(device)
     dtype = choose_compute_dtype("auto", precision=_PRECISION, device=place)
-    CheckpointReader(
-        tensors=list_tensors(folder),
-        config=config,
-        precision=_PRECISION,
-        compute_dtype=dtype,
-        device=place,
-    ).check()
+    check_tensors(folder, config, precision=_PRECISION)
     yield Check("model", "tensors", "ok", "names, shapes and dtypes are those the config asks for")
     yield _memory(config, place, dtype)
     engine = load_tokenizer(folder).engine

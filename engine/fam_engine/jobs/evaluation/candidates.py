@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Final
 
 from fam_engine.errors import UsageError
-from fam_engine.jobs.scoring.sources import check_adapter
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.fingerprint import fingerprint
 from fam_engine.model.loading import hash_model
@@ -62,7 +61,6 @@ def find_candidates(
     found = [Candidate(BASE, None, BASE)] if with_base else []
     config, base = ModelConfig.from_folder(model), fingerprint(list_tensors(model))
     for name, folder in zip(name_adapters(adapters), adapters, strict=True):
-        check_adapter(folder)
         # Better refused now than after an hour with the others.
         load_adapter(folder, config, base=base)
         found.append(Candidate(name, folder, hash_model(folder)))

@@ -23,7 +23,7 @@ from fam_engine.embedded import DEMO_RECORDS
 from fam_engine.jobs.scoring.ingest import DataFile, IngestPlan
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.decoder import Decoder
-from fam_engine.model.loading import hash_model, load_model, resolve_model
+from fam_engine.model.loading import check_model, hash_model, load_model, resolve_model
 from fam_engine.model.lora import find_config
 from fam_engine.model.memory import default_tokens_per_batch
 from fam_engine.version import __version__
@@ -49,10 +49,18 @@ def find_sources(config: BaseModelSettings, data: Sequence[str], adapter: Path |
 
     Raises:
         InputError: A data file is missing or of an unknown kind.
-        ModelRefusedError: The model or the adapter is not there.
+        ModelRefusedError: The model or the adapter is not there, or not one that can be loaded.
+        DeviceError: The device is not there.
+        UsageError: A precision and a compute dtype that exclude each other.
     """
     model, revision = resolve_model(config.model, download=config.download)
-    check_adapter(adapter)
+    check_model(
+        model,
+        adapter=adapter,
+        precision=config.precision,
+        compute_dtype=config.compute_dtype,
+        device=config.device,
+    )
     return Sources(find_files(data), model, revision, adapter)
 
 
