@@ -214,15 +214,27 @@ class Decoder:
         rows_R: torch.Tensor | None,
     ) -> torch.Tensor:
         """Run one layer; with `rows_R` only those rows go on after the keys and values."""
-        eps = self.config.rms_norm_eps
-        normed_TD = ops.rmsnorm(x_TD, layer.input_norm_D, eps=eps)
+        x_QD = self._attention(layer, x_TD, tables, attend, rows_R)
+        normed_QD = ops.rmsnorm(x_QD, layer.post_norm_D, eps=self.config.rms_norm_eps)
+        activated = ops.linear_swiglu(normed_QD, layer.gate_up, self._scratch)
+        ops.linear_add_(x_QD, activated, layer.down, self._scratch)
+        return x_QD
+
+    def _attention(
+        self,
+        layer: LayerWeights,
+        x_TD: torch.Tensor,
+        tables: Tables,
+        attend: Attend,
+        rows_R: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Add what tokens see of each other; apart, so that its tensors are gone when the MLP begins."""
+        normed_TD = ops.rmsnorm(x_TD, layer.input_norm_D, eps=self.config.rms_norm_eps)
         query_QHd, kv_TG2d = self._heads(layer, normed_TD, tables, rows_R)
+        del normed_TD
         mixed = attend(query_QHd, kv_TG2d)
         x_QD = x_TD if rows_R is None else x_TD[rows_R]
         ops.linear_add_(x_QD, mixed, layer.o, self._scratch)
-        normed_QD = ops.rmsnorm(x_QD, layer.post_norm_D, eps=eps)
-        activated = ops.linear_swiglu(normed_QD, layer.gate_up, self._scratch)
-        ops.linear_add_(x_QD, activated, layer.down, self._scratch)
         return x_QD
 
     def _heads(

@@ -26,6 +26,7 @@ from fam_engine.model.checkpoint import Precision, load_weights
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.lora import Adapter, attach_adapter, load_adapter
+from fam_engine.model.memory import free_bytes, weight_bytes
 
 ComputeDtype = Literal["auto", "bf16", "fp32", "fp64"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -59,7 +60,7 @@ def load_model(
 
     Raises:
         ModelRefusedError: The model or adapter is not there, unsafe, incomplete or not understood.
-        DeviceError: The device is not there.
+        DeviceError: The device is not there, or a GPU has less memory free than the weights take.
         UsageError: A choice there is not, or precision fp32 multiplied in bf16.
     """
     _check_choice("precision", precision, get_args(Precision))
@@ -69,6 +70,7 @@ def load_model(
     place = choose_device(device)
     dtype = choose_compute_dtype(compute_dtype, precision=precision, device=place)
     config = _with_generation_ends(ModelConfig.from_folder(folder), folder)
+    _check_memory(config, precision, dtype, place)
     weights = load_weights(folder, config, precision=precision, compute_dtype=dtype, device=place)
     if adapter is not None:
         loaded = load_adapter(Path(adapter), config, base=weights.fingerprint)
@@ -80,6 +82,21 @@ def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         message = f"{name} is {value!r}, expected one of {', '.join(known)}"
         raise UsageError(message, code="E_CONFIG_VALUE")
+
+
+def _check_memory(
+    config: ModelConfig, precision: Precision, compute_dtype: torch.dtype, device: torch.device
+) -> None:
+    """Refuse what does not fit a GPU before minutes of reading it; a CPU may have more than is free."""
+    if device.type != "cuda":
+        return
+    needed, free = weight_bytes(config, precision, compute_dtype), free_bytes(device)
+    if needed <= free:
+        return
+    message = f"the weights take about {needed / 2**30:.2f} GiB, {free / 2**30:.2f} GiB of the GPU are free"
+    nf4 = "use --precision nf4, or " if precision != "nf4" else ""
+    hint = f"{nf4}free memory of the GPU, or take a smaller model or --device cpu"
+    raise DeviceError(message, code="E_MEMORY_PLAN", hint=hint)
 
 
 def _with_generation_ends(config: ModelConfig, folder: Path) -> ModelConfig:

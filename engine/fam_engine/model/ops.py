@@ -72,7 +72,7 @@ __all__ = [
 ]
 
 # Rows of a gate-and-up product before the activation: [512, 2F] is still in the L3 cache then.
-_MLP_ROWS = 512
+MLP_ROWS = 512
 # Columns of the head brought to fp32 at a time: 4 MB at a width of 1024.
 _HEAD_COLUMNS = 1024
 
@@ -351,7 +351,7 @@ def linear_swiglu(x: torch.Tensor, gate_up: Linear, scratch: Scratch) -> torch.T
         swiglu(_few_rows_linear(x, gate_up), out=out)
         return out
     dense = scratch.dense(gate_up)
-    for rows, out_rows in zip(x.split(_MLP_ROWS), out.split(_MLP_ROWS), strict=True):
+    for rows, out_rows in zip(x.split(MLP_ROWS), out.split(MLP_ROWS), strict=True):
         swiglu(functional.linear(rows, dense, gate_up.bias), out=out_rows)
     return out
 
