@@ -21,7 +21,7 @@ import importlib
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
@@ -38,8 +38,10 @@ from fam_engine.kernels.rope import rope_
 from fam_engine.kernels.swiglu import swiglu_backward
 from fam_engine.kernels.varlen_attention import is_supported as has_varlen_attention
 from fam_engine.kernels.varlen_attention import varlen_attention
-from fam_engine.model.nf4 import NF4Weight
 from fam_engine.model.weights import Linear, LoraPart, Weights
+
+if TYPE_CHECKING:
+    from fam_engine.model.nf4 import NF4Weight
 
 __all__ = [
     "HeadNorms",
@@ -57,6 +59,7 @@ __all__ = [
     "linear_logprob",
     "linear_swiglu",
     "made_ready",
+    "nf4_quantize",
     "num_unready",
     "qk_norm_rope",
     "rmsnorm",
@@ -284,6 +287,16 @@ def dequantize(
         lora=lora,
     )
     return dense
+
+
+def nf4_quantize(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Quantize a matrix but for its absmaxes; see `fam_engine.kernels.nf4_quantize`."""
+    # As for `dequantize`: the same bits.
+    is_triton = takes_triton(weight) and weight.shape[1] % BLOCK_SIZE == 0
+    quantized: tuple[torch.Tensor, torch.Tensor] = _find_kernel(
+        "nf4_quantize", is_triton=is_triton
+    )(weight)
+    return quantized
 
 
 def _add_lora_(rows: torch.Tensor, part: LoraPart) -> None:
