@@ -63,6 +63,7 @@ class Decoder:
         precision: How the matrices are held (for reports; the weights themselves tell).
         compute_dtype: Dtype of activations and matrix products: bf16, fp32 or fp64.
         device: Where it computes.
+        exact: Whether a record's bits must not depend on its neighbours on a GPU either; see `exactness`.
     """
 
     def __init__(
@@ -73,13 +74,19 @@ class Decoder:
         precision: Precision,
         compute_dtype: torch.dtype,
         device: torch.device,
+        exact: bool = False,
     ) -> None:
         self.config = config
         self.weights = weights
         self.precision = precision
         self.compute_dtype = compute_dtype
         self.device = device
-        self._scratch = ops.Scratch(weights, dtype=compute_dtype, device=device)
+        self.exact = exact
+        # A CPU needs no more for it than rows in multiples of 64.
+        fixed_rows = ops.FIXED_ROWS if exact and device.type != "cpu" else None
+        self._scratch = ops.Scratch(
+            weights, dtype=compute_dtype, device=device, fixed_rows=fixed_rows
+        )
         self._rope = RopeTables(
             config.rope,
             config.head_dim,
@@ -120,6 +127,7 @@ class Decoder:
             precision=self.precision,
             compute_dtype=self.compute_dtype,
             device=self.device,
+            exact=self.exact,
         )
 
     @property
@@ -130,6 +138,10 @@ class Decoder:
     def dense(self, linear: Linear) -> torch.Tensor:
         """Give one of its matrices as it is multiplied, adapter merged; valid until it computes again."""
         return self._scratch.dense(linear)
+
+    def multiply(self, x: torch.Tensor, linear: Linear, features: slice) -> torch.Tensor:
+        """Give rows [M, K] times one of its matrices, adapter merged, as a pass does; see `ops.linear`."""
+        return ops.linear(x, linear, self._scratch, features=features)
 
     @torch.inference_mode()
     def hidden_rows(

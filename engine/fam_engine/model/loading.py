@@ -25,6 +25,7 @@ from fam_engine.errors import DeviceError, ModelRefusedError, StorageError, Usag
 from fam_engine.model.checkpoint import Precision, load_weights
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.decoder import Decoder
+from fam_engine.model.exactness import check_exact
 from fam_engine.model.lora import Adapter, attach_adapter, load_adapter
 from fam_engine.model.memory import free_bytes, weight_bytes
 
@@ -45,6 +46,7 @@ def load_model(
     precision: Precision = "nf4",
     compute_dtype: ComputeDtype = "auto",
     device: Device = "auto",
+    exact: bool = False,
 ) -> Decoder:
     """Load a model from a folder.
 
@@ -54,13 +56,15 @@ def load_model(
         precision: How the matrices are held; see `checkpoint`.
         compute_dtype: What they are multiplied in. fp64 is for references in tests.
         device: Where.
+        exact: Whether a record's bits must not depend on its neighbours; on a CPU they never do.
 
     Returns:
         The decoder, its weights on the device.
 
     Raises:
         ModelRefusedError: The model or adapter is not there, unsafe, incomplete or not understood.
-        DeviceError: The device is not there, or a GPU has less memory free than the weights take.
+        DeviceError: The device is not there, a GPU has less memory free than the weights take, or it cannot
+            be exact.
         UsageError: A choice there is not, or precision fp32 multiplied in bf16.
     """
     _check_choice("precision", precision, get_args(Precision))
@@ -75,7 +79,12 @@ def load_model(
     if adapter is not None:
         loaded = load_adapter(Path(adapter), config, base=weights.fingerprint)
         weights = attach_adapter(weights, loaded, config, device=place)
-    return Decoder(config, weights, compute_dtype=dtype, device=place, precision=precision)
+    decoder = Decoder(
+        config, weights, compute_dtype=dtype, device=place, precision=precision, exact=exact
+    )
+    if exact and place.type == "cuda":
+        check_exact(decoder)
+    return decoder
 
 
 def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -134,6 +143,7 @@ def with_adapter(decoder: Decoder, adapter: str | Path | None) -> Decoder:
         precision=decoder.precision,
         compute_dtype=decoder.compute_dtype,
         device=decoder.device,
+        exact=decoder.exact,
     )
 
 

@@ -19,7 +19,7 @@ import torch
 
 from fam_engine.data.packing import ROW_GRID
 from fam_engine.model.config import ModelConfig
-from fam_engine.model.ops import MLP_ROWS
+from fam_engine.model.ops import mlp_rows
 from fam_engine.model.varlen_plan import KEYS_PER_TOKEN
 
 # Memory of the cards people have, GiB.
@@ -68,8 +68,9 @@ def batch_bytes(
         device_type: `cpu` or `cuda`, which gathers the keys of shared prompts.
     """
     c, itemsize = config, compute_dtype.itemsize
-    # The first factor of the activated product and the second, of a few rows; the head's tile.
-    fixed = 4 * MLP_ROWS * c.intermediate_size + _HEAD_COLUMNS * c.hidden_size
+    # Of a few rows gate and up, of which a CPU makes copies on the way; the head's tile.
+    factors = (4 if device_type == "cpu" else 2) * mlp_rows(device_type) * c.intermediate_size
+    fixed = factors + _HEAD_COLUMNS * c.hidden_size
     return num_tokens * _token_bytes(c, itemsize, device_type) + fixed * itemsize + _LOGITS_BYTES
 
 
