@@ -177,7 +177,7 @@ def test_by_hand(config: ModelConfig) -> None:
     assert plan(config, "nf4", 8) == (1.72, 16_768)
     assert plan(config, "bf16", 12) == (-3.71, 0)
     # Beside the weights there is no room for a record of 4096 tokens.
-    assert plan(config, "bf16", 16) == (0.29, 384)
+    assert plan(config, "bf16", 16) == (0.29, 64)
     assert plan(config, "bf16", 16, longest=4096) == (0.29, 0)
     assert plan(config, "bf16", 24)[1] == 32768
 
