@@ -12,8 +12,8 @@ those who ask (`keep_kv`); `hidden_next` continues from what they kept. Between 
 to a GPU and the hidden states nothing waits for the GPU.
 
 Why no CUDA graphs, and so no grid of shapes for them. A layer is 7 launches, 2 for each 2048 tokens of its MLP, and
-with NF4 7 of the dequantizer (counted); at 8 us each 130 us of the host up to 2048 tokens. Its products and the
-dequantizer take an H200 (790 TFLOP/s, 4.3 TB/s)
+with NF4 7 of the dequantizer (counted); at 8 us each, Triton's rather twice that, 130 us of the host up to 2048 tokens.
+Its products and the dequantizer take an H200 (790 TFLOP/s, 4.3 TB/s)
 
     1B    36 us + 0.154 us a token    5.1 ms at the default budget of 32,768 tokens (46 launches, 370 us)
     8B   128 us + 0.552 us a token    18 ms (the same)
