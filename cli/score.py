@@ -32,6 +32,14 @@ def run(
     max_length: options.MaxLength = None,
     on_long: options.OnLong = None,
     max_tokens_per_batch: options.MaxTokensPerBatch = None,
+    exact: Annotated[
+        bool | None,
+        typer.Option(
+            "--exact",
+            help="On a GPU too, the same bits with any other records.",
+            rich_help_panel=options.RUN,
+        ),
+    ] = None,
     tokens: Annotated[
         bool | None,
         typer.Option("--tokens", help="Also write tokens.parquet.", rich_help_panel=_WHAT),

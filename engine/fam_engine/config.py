@@ -130,6 +130,7 @@ class ScoreConfig(ModelSettings, RecordSettings):
     max_length: int | None = Field(default=None, ge=2)
     on_long: Literal["quarantine", "cut-prompt"] = "quarantine"
     max_tokens_per_batch: int | None = Field(default=None, ge=64)
+    exact: bool = False
     tokens: bool = False
     ifd: bool = False
     in_context: int = Field(default=0, ge=0, le=32)

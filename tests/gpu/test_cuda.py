@@ -1,4 +1,4 @@
-"""The torch path on an NVIDIA GPU against the same path on the CPU. Skipped where there is no GPU."""
+"""The path of an NVIDIA GPU against that of the CPU, and against itself. Skipped where there is no GPU."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ import torch
 
 from fam_engine import Scorer
 from fam_engine.embedded import DEMO_RECORDS
+from fam_engine.errors import DeviceError
+from fam_engine.model import ops
+from fam_engine.model.exactness import check_exact
+from fam_engine.model.loading import load_model
+from fam_engine.model.nf4 import quantize
+from fam_engine.model.weights import Linear, Weights
 
 pytestmark = [
     pytest.mark.gpu,
@@ -49,3 +55,94 @@ def test_the_same_command_gives_the_same_scores_twice(records: list[dict[str, ob
     first, second = (scorer.score(records)["nll_sum"].to_numpy() for _ in range(2))
     scorer.close()
     assert np.array_equal(first, second)
+
+
+# Few and many neighbours, short and long ones, before and behind; each fills another number of rows.
+NEIGHBOURS = [(0, 0), (3, 0), (40, 17), (90, 0)]
+
+
+@pytest.mark.parametrize(
+    ("precision", "compute_dtype"), [("nf4", "bf16"), ("bf16", "bf16"), ("fp32", "fp32")]
+)
+@pytest.mark.parametrize("budget", [64, 1024, 32768])
+def test_exact_scores_do_not_depend_on_neighbours(
+    records: list[dict[str, object]], precision: str, compute_dtype: str, budget: int
+) -> None:
+    scorer = Scorer(
+        "embedded",
+        precision=precision,
+        compute_dtype=compute_dtype,
+        device="cuda",
+        max_tokens_per_batch=budget,
+        exact=True,
+    )
+    needles, others = records[:5], records[5:]
+    tables = []
+    for before, behind in NEIGHBOURS:
+        table = scorer.score([*others[:before], *needles, *others[before : before + behind]])
+        tables.append(table.slice(before, len(needles)))
+    scorer.close()
+    for name in ("nll_sum", "eos_nll", "entropy_mean", "margin_mean", "rank_mean"):
+        first, *rest = (table[name].to_numpy() for table in tables)
+        for other in rest:
+            assert np.array_equal(first, other), name
+
+
+def test_exact_is_refused_where_torch_multiplies_the_head() -> None:
+    with pytest.raises(DeviceError, match="the head is bfloat16 and multiplied in float32"):
+        load_model("embedded", precision="nf4", compute_dtype="fp32", device="cuda", exact=True)
+
+
+# [N, K] of Llama-3.2 1B (qkv, o, gate and up, down), Llama-3.1 8B (the same).
+SHAPES = [(3072, 2048), (2048, 2048), (16384, 2048), (2048, 8192)]
+SHAPES += [(6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336)]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_rows_of_products_of_one_height_are_independent(
+    shape: tuple[int, int], dtype: torch.dtype
+) -> None:
+    """What `--exact` rests on, at the shapes of real models."""
+    torch.manual_seed(0)
+    device, (outer, inner) = torch.device("cuda"), shape
+    linear = Linear(weight=torch.randn(shape, device=device, dtype=dtype))
+    norm = torch.ones(1, device=device)
+    weights = Weights(embed_VD=norm, head_VD=norm, final_norm_D=norm, layers=())
+    scratch = ops.Scratch(weights, dtype=dtype, device=device, fixed_rows=ops.FIXED_ROWS)
+    x = torch.randn(3 * ops.FIXED_ROWS, inner, device=device, dtype=dtype)
+    residual = torch.randn(len(x), outer, device=device, dtype=dtype)
+
+    def products(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        total = residual[rows]
+        ops.linear_add_(total, x[rows], linear, scratch)
+        return ops.linear(x[rows], linear, scratch), total
+
+    every = torch.arange(len(x), device=device)
+    whole = products(every)
+    for rows in (every.flip(0), every[torch.randperm(len(x), device=device)], every[777:1001]):
+        for ours, all_rows in zip(products(rows), whole, strict=True):
+            assert torch.equal(ours, all_rows[rows])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_a_matrix_quantized_on_the_gpu_has_the_bits_of_the_cpu(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    weight = (torch.randn(896, 4864) * torch.logspace(-3, 1, 896)[:, None]).to(dtype)
+    ours, theirs = quantize(weight.cuda()), quantize(weight)
+    for name in ("packed", "absmax", "absmax2", "offset", "code2"):
+        assert torch.equal(getattr(ours, name).cpu(), getattr(theirs, name)), name
+
+
+@pytest.mark.parametrize("precision", ["nf4", "bf16", "fp32"])
+def test_weights_loaded_onto_the_gpu_have_the_bits_of_the_cpu(precision: str) -> None:
+    ours, theirs = (
+        load_model("embedded", precision=precision, compute_dtype="fp32", device=device).weights
+        for device in ("cuda", "cpu")
+    )
+    for one, other in zip(ours.tensors(), theirs.tensors(), strict=True):
+        assert torch.equal(one.cpu(), other)
+
+
+def test_exact_holds_for_the_embedded_model() -> None:
+    check_exact(load_model("embedded", device="cuda", exact=True))

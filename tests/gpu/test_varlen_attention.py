@@ -121,7 +121,7 @@ def test_one_call_equals_a_call_a_segment(
     decoder = load_model("embedded", precision="bf16", compute_dtype="bf16", device="cuda")
     apart = facts_of(decoder, entries)
     a_call_a_segment.undo()
-    a_call_a_segment.setattr(varlen_plan, "_KEYS_PER_TOKEN", keys_per_token)
+    a_call_a_segment.setattr(varlen_plan, "KEYS_PER_TOKEN", keys_per_token)
     plan = decoder._on_device(pack_reference(entries)).plan
     assert isinstance(plan, VarlenPlan)
     assert (len(plan.tokens) > 1) == (keys_per_token == 1)

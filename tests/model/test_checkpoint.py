@@ -17,6 +17,8 @@ from fam_engine.model import safetensors_files
 from fam_engine.model.checkpoint import expected_shapes, load_weights
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.nf4 import NF4Weight, bitsandbytes_functional, quantize
+from fam_engine.model.safetensors_files import list_tensors
+from tests.model.peak_bytes import PeakBytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -443,3 +445,15 @@ def test_file_cut_after_its_header_was_read_is_refused(tiny_checkpoint: TinyChec
     os.truncate(folder / WEIGHTS, last.start + last.num_bytes // 2)
     with pytest.raises(ModelRefusedError, match="the file ends before the tensor does"):
         safetensors_files.read_tensor(last)
+
+
+@pytest.mark.parametrize("precision", ["nf4", "bf16"])
+def test_one_tensor_at_a_time_is_read(tiny_checkpoint: TinyCheckpoint, precision: str) -> None:
+    folder = tiny_checkpoint("llama", hidden_size=256, intermediate_size=704, num_hidden_layers=8)
+    stored = list_tensors(folder).values()
+    largest = max(info.num_bytes for info in stored)
+    with PeakBytes() as tensors:
+        weights = load(folder, precision=precision)
+    # The one that is read, and in quantizing its values in fp32 by parts.
+    assert tensors.peak <= weights.memory_bytes + 4 * largest
+    assert sum(info.num_bytes for info in stored) > weights.memory_bytes + 8 * largest

@@ -13,6 +13,8 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from fam_engine.errors import DeviceError, ModelRefusedError, UsageError
 from fam_engine.model import loading
+from fam_engine.model.checkpoint import Precision
+from fam_engine.model.config import ModelConfig
 from fam_engine.model.loading import (
     choose_compute_dtype,
     choose_device,
@@ -21,6 +23,7 @@ from fam_engine.model.loading import (
     load_model,
     resolve_model,
 )
+from fam_engine.model.memory import weight_bytes
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -157,3 +160,26 @@ def test_compute_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_compute_dtype("fp64", precision="fp32", device=CPU) == torch.float64
     with pytest.raises(UsageError, match="E_COMPUTE_DTYPE"):
         choose_compute_dtype("bf16", precision="fp32", device=CPU)
+
+
+@pytest.mark.parametrize(
+    ("precision", "hint"), [("bf16", "use --precision nf4"), ("nf4", "smaller model")]
+)
+def test_weights_that_do_not_fit_a_gpu_are_not_read(
+    tiny_checkpoint: TinyCheckpoint,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: Precision,
+    hint: str,
+) -> None:
+    folder = tiny_checkpoint("llama")
+    config = ModelConfig.from_folder(folder)
+    needed = weight_bytes(config, precision, torch.bfloat16)
+    monkeypatch.setattr(loading, "choose_device", lambda _: CUDA)
+    monkeypatch.setattr(loading, "load_weights", lambda *_, **__: pytest.fail("they were read"))
+    monkeypatch.setattr(loading, "free_bytes", lambda _: needed - 1)
+    with pytest.raises(DeviceError, match="GiB of the GPU are free") as refusal:
+        load_model(folder, precision=precision, compute_dtype="bf16")
+    assert hint in str(refusal.value.hint)
+    monkeypatch.setattr(loading, "free_bytes", lambda _: needed)
+    with pytest.raises(pytest.fail.Exception):
+        load_model(folder, precision=precision, compute_dtype="bf16")

@@ -90,7 +90,7 @@ def test_every_query_sees_its_record_up_to_itself(
     batch = pack_reference([(contexts[which], [3] * length) for which, length in records])
     seen = records_of(batch)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(varlen_plan, "_KEYS_PER_TOKEN", keys_per_token)
+        patch.setattr(varlen_plan, "KEYS_PER_TOKEN", keys_per_token)
         assert seen_by(planned(batch, rows_only=False)) == seen
         assert seen_by(planned(batch, rows_only=True)) == [seen[row] for row in batch.rows]
 
@@ -117,7 +117,7 @@ def test_siblings_have_their_prompt_gathered() -> None:
 
 
 def test_a_call_gathers_so_many_keys_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(varlen_plan, "_KEYS_PER_TOKEN", 2)
+    monkeypatch.setattr(varlen_plan, "KEYS_PER_TOKEN", 2)
     batch = pack_reference([([5] * 50, [n % 7, 1]) for n in range(40)])
     calls = planned(batch, rows_only=True)
     assert len(calls) > 1
@@ -159,7 +159,7 @@ def test_several_calls_equal_one(
     entries: list[Entry] = [([5] * 50, [n, 1, n]) for n in range(40)]
     expected = facts_of(decoder, entries)
     one_call()
-    monkeypatch.setattr(varlen_plan, "_KEYS_PER_TOKEN", 2)
+    monkeypatch.setattr(varlen_plan, "KEYS_PER_TOKEN", 2)
     plan = on_device(pack_reference(entries), CPU).plan
     assert isinstance(plan, VarlenPlan)
     assert min(len(plan.tokens), len(plan.rows)) > 2

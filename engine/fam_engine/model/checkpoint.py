@@ -8,7 +8,8 @@ harmless: stored `rotary_emb.inv_freq`, which the config gives, and an `lm_head.
 tied embedding.
 
 Tensors are read one by one in the order the layers need them, quantized or rounded at once, and
-their source freed: the peak is the finished model plus one matrix. Matrices are quantized from
+their source freed: the peak is the finished model plus one matrix, on a GPU too, where they are
+checked and quantized; the host then holds two small buffers (`staging`). Matrices are quantized from
 their stored values. At precision nf4 and bf16, embeddings and head are bf16; at fp32 everything is
 fp32. Vectors come in the compute dtype.
 """
@@ -16,6 +17,7 @@ fp32. Vectors come in the compute dtype.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal, NoReturn
 
 import torch
@@ -24,6 +26,7 @@ from fam_engine.errors import ModelRefusedError
 from fam_engine.model.fingerprint import fingerprint
 from fam_engine.model.nf4 import PART_NAMES, NF4Weight, from_checkpoint, quantize
 from fam_engine.model.safetensors_files import TensorInfo, list_tensors, read_tensor
+from fam_engine.model.staging import Stage
 from fam_engine.model.weights import LayerWeights, Linear, Weights
 
 if TYPE_CHECKING:
@@ -194,11 +197,11 @@ class CheckpointReader:
 
     def vector(self, name: str) -> torch.Tensor:
         """Read a norm weight or a bias into the compute dtype."""
-        return self.read(name, self.compute_dtype).to(self.device)
+        return self.read(name, self.compute_dtype)
 
     def table(self, name: str) -> torch.Tensor:
         """Read the embedding or the head into its storage dtype."""
-        return self.read(name, _STORAGE[self.precision]).to(self.device)
+        return self.read(name, _STORAGE[self.precision])
 
     def tied_head(self, embed_VD: torch.Tensor) -> torch.Tensor:
         """Give the embedding as the head; a head that is stored as well must be equal to it."""
@@ -253,16 +256,25 @@ class CheckpointReader:
         """Read the matrix of `model.layers.0.mlp.up_proj` and its like, quantized if it is not."""
         name = f"{module}.weight"
         if not _is_quantized(name, self.config):
-            return quantize(self.read(name, None).to(self.device))
+            return quantize(self.read(name, None))
         shape = linear_shapes(self.config)[module.split(".", 3)[3]]
         parts = {end: read_tensor(self.tensors[f"{name}.{end}"]) for end in PART_NAMES}
-        parts["weight"] = read_tensor(self.tensors[name])
+        parts["weight"] = self._fetch(name)
         return from_checkpoint(name, parts, shape).to(self.device)
 
-    def read(self, name: str, dtype: torch.dtype | None) -> torch.Tensor:
-        """Read a tensor of finite values; `dtype` None keeps the stored one."""
+    @cached_property
+    def _stage(self) -> Stage:
+        return Stage(self.device)
+
+    def _fetch(self, name: str) -> torch.Tensor:
+        """Read a tensor as it is stored, to the device."""
         info = self.tensors[name]
-        tensor = read_tensor(info).to(dtype)
+        return read_tensor(info) if self.device.type == "cpu" else self._stage.read(info)
+
+    def read(self, name: str, dtype: torch.dtype | None) -> torch.Tensor:
+        """Read a tensor of finite values, to the device; `dtype` None keeps the stored one."""
+        info = self.tensors[name]
+        tensor = self._fetch(name).to(dtype)
         # One pass without a temporary: both extremes are NaN if any value is.
         low, high = torch.aminmax(tensor)
         if not bool(low.isfinite() & high.isfinite()):

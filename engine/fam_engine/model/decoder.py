@@ -11,6 +11,19 @@ training here: activations live until the next layer has read them. Keys and val
 those who ask (`keep_kv`); `hidden_next` continues from what they kept. Between the copy of a batch
 to a GPU and the hidden states nothing waits for the GPU.
 
+Why no CUDA graphs, and so no grid of shapes for them. A layer is 7 launches, 2 for each 2048 tokens of its MLP, and
+with NF4 7 of the dequantizer (counted); at 8 us each, Triton's rather twice that, 130 us of the host up to 2048 tokens.
+Its products and the dequantizer take an H200 (790 TFLOP/s, 4.3 TB/s)
+
+    1B    36 us + 0.154 us a token    5.1 ms at the default budget of 32,768 tokens (46 launches, 370 us)
+    8B   128 us + 0.552 us a token    18 ms (the same)
+
+so the host is ahead by a factor of 14 and more, and a graph would save the gaps between kernels alone, about 1 us each:
+0.9 % of a 1B model's time, less of larger ones. A batch waits for the host below 600 tokens of a 1B model and 280 of a
+3B model, never of an 8B model, nor on a GPU with a fifth of these rates. There a graph would pay: one record of 200
+tokens to a 1B model, as `serve` may be asked, is 270 launches, 2.2 ms, of which the GPU works half. It would need
+attention whose longest sequence is no argument of the host. All derived, not yet measured on a GPU.
+
 Letters: T tokens, R rows, D hidden size, F intermediate size, H query heads, G key heads, d head
 width.
 """
@@ -63,6 +76,7 @@ class Decoder:
         precision: How the matrices are held (for reports; the weights themselves tell).
         compute_dtype: Dtype of activations and matrix products: bf16, fp32 or fp64.
         device: Where it computes.
+        exact: Whether a record's bits must not depend on its neighbours on a GPU either; see `exactness`.
     """
 
     def __init__(
@@ -73,13 +87,19 @@ class Decoder:
         precision: Precision,
         compute_dtype: torch.dtype,
         device: torch.device,
+        exact: bool = False,
     ) -> None:
         self.config = config
         self.weights = weights
         self.precision = precision
         self.compute_dtype = compute_dtype
         self.device = device
-        self._scratch = ops.Scratch(weights, dtype=compute_dtype, device=device)
+        self.exact = exact
+        # A CPU needs no more for it than rows in multiples of 64.
+        fixed_rows = ops.FIXED_ROWS if exact and device.type != "cpu" else None
+        self._scratch = ops.Scratch(
+            weights, dtype=compute_dtype, device=device, fixed_rows=fixed_rows
+        )
         self._rope = RopeTables(
             config.rope,
             config.head_dim,
@@ -120,6 +140,7 @@ class Decoder:
             precision=self.precision,
             compute_dtype=self.compute_dtype,
             device=self.device,
+            exact=self.exact,
         )
 
     @property
@@ -130,6 +151,10 @@ class Decoder:
     def dense(self, linear: Linear) -> torch.Tensor:
         """Give one of its matrices as it is multiplied, adapter merged; valid until it computes again."""
         return self._scratch.dense(linear)
+
+    def multiply(self, x: torch.Tensor, linear: Linear, features: slice) -> torch.Tensor:
+        """Give rows [M, K] times one of its matrices, adapter merged, as a pass does; see `ops.linear`."""
+        return ops.linear(x, linear, self._scratch, features=features)
 
     @torch.inference_mode()
     def hidden_rows(
@@ -214,15 +239,27 @@ class Decoder:
         rows_R: torch.Tensor | None,
     ) -> torch.Tensor:
         """Run one layer; with `rows_R` only those rows go on after the keys and values."""
-        eps = self.config.rms_norm_eps
-        normed_TD = ops.rmsnorm(x_TD, layer.input_norm_D, eps=eps)
+        x_QD = self._attention(layer, x_TD, tables, attend, rows_R)
+        normed_QD = ops.rmsnorm(x_QD, layer.post_norm_D, eps=self.config.rms_norm_eps)
+        activated = ops.linear_swiglu(normed_QD, layer.gate_up, self._scratch)
+        ops.linear_add_(x_QD, activated, layer.down, self._scratch)
+        return x_QD
+
+    def _attention(
+        self,
+        layer: LayerWeights,
+        x_TD: torch.Tensor,
+        tables: Tables,
+        attend: Attend,
+        rows_R: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Add what tokens see of each other; apart, so that its tensors are gone when the MLP begins."""
+        normed_TD = ops.rmsnorm(x_TD, layer.input_norm_D, eps=self.config.rms_norm_eps)
         query_QHd, kv_TG2d = self._heads(layer, normed_TD, tables, rows_R)
+        del normed_TD
         mixed = attend(query_QHd, kv_TG2d)
         x_QD = x_TD if rows_R is None else x_TD[rows_R]
         ops.linear_add_(x_QD, mixed, layer.o, self._scratch)
-        normed_QD = ops.rmsnorm(x_QD, layer.post_norm_D, eps=eps)
-        activated = ops.linear_swiglu(normed_QD, layer.gate_up, self._scratch)
-        ops.linear_add_(x_QD, activated, layer.down, self._scratch)
         return x_QD
 
     def _heads(

@@ -25,8 +25,10 @@ from fam_engine.errors import DeviceError, ModelRefusedError, StorageError, Usag
 from fam_engine.model.checkpoint import Precision, check_tensors, load_weights
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.decoder import Decoder
+from fam_engine.model.exactness import check_exact
 from fam_engine.model.fingerprint import fingerprint
 from fam_engine.model.lora import Adapter, attach_adapter, load_adapter
+from fam_engine.model.memory import free_bytes, weight_bytes
 
 ComputeDtype = Literal["auto", "bf16", "fp32", "fp64"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -45,6 +47,7 @@ def load_model(
     precision: Precision = "nf4",
     compute_dtype: ComputeDtype = "auto",
     device: Device = "auto",
+    exact: bool = False,
 ) -> Decoder:
     """Load a model from a folder.
 
@@ -54,23 +57,31 @@ def load_model(
         precision: How the matrices are held; see `checkpoint`.
         compute_dtype: What they are multiplied in. fp64 is for references in tests.
         device: Where.
+        exact: Whether a record's bits must not depend on its neighbours; on a CPU they never do.
 
     Returns:
         The decoder, its weights on the device.
 
     Raises:
         ModelRefusedError: The model or adapter is not there, unsafe, incomplete or not understood.
-        DeviceError: The device is not there.
+        DeviceError: The device is not there, a GPU has less memory free than the weights take, or it cannot
+            be exact.
         UsageError: A choice there is not, or precision fp32 multiplied in bf16.
     """
     folder, _ = resolve_model(model, download=False)
     place, dtype = _choose(precision, compute_dtype, device)
     config = _with_generation_ends(ModelConfig.from_folder(folder), folder)
+    _check_memory(config, precision, dtype, place)
     weights = load_weights(folder, config, precision=precision, compute_dtype=dtype, device=place)
     if adapter is not None:
         loaded = load_adapter(Path(adapter), config, base=weights.fingerprint)
         weights = attach_adapter(weights, loaded, config, device=place)
-    return Decoder(config, weights, compute_dtype=dtype, device=place, precision=precision)
+    decoder = Decoder(
+        config, weights, compute_dtype=dtype, device=place, precision=precision, exact=exact
+    )
+    if exact and place.type == "cuda":
+        check_exact(decoder)
+    return decoder
 
 
 def check_model(
@@ -117,6 +128,21 @@ def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
         raise UsageError(message, code="E_CONFIG_VALUE")
 
 
+def _check_memory(
+    config: ModelConfig, precision: Precision, compute_dtype: torch.dtype, device: torch.device
+) -> None:
+    """Refuse what does not fit a GPU before minutes of reading it; a CPU may have more than is free."""
+    if device.type != "cuda":
+        return
+    needed, free = weight_bytes(config, precision, compute_dtype), free_bytes(device)
+    if needed <= free:
+        return
+    message = f"the weights take about {needed / 2**30:.2f} GiB, {free / 2**30:.2f} GiB of the GPU are free"
+    nf4 = "use --precision nf4, or " if precision != "nf4" else ""
+    hint = f"{nf4}free memory of the GPU, or take a smaller model or --device cpu"
+    raise DeviceError(message, code="E_MEMORY_PLAN", hint=hint)
+
+
 def _with_generation_ends(config: ModelConfig, folder: Path) -> ModelConfig:
     """Add the end tokens that generation_config.json names: chat models often have more there."""
     code, name = "E_MODEL_CONFIG", "generation_config.json"
@@ -152,6 +178,7 @@ def with_adapter(decoder: Decoder, adapter: str | Path | None) -> Decoder:
         precision=decoder.precision,
         compute_dtype=decoder.compute_dtype,
         device=decoder.device,
+        exact=decoder.exact,
     )
 
 

@@ -1,25 +1,41 @@
 """How much memory a model needs, and how many tokens of a batch fit what is free.
 
-In: a configuration and the precision. Out: bytes, and the default of `--max-tokens-per-batch`. An estimate, printed as
-one; a batch that does not fit all the same is halved by the job that runs it.
+In: a configuration and the precision. Out: bytes, the default of `--max-tokens-per-batch`, and how GPUs of usual sizes
+would be used. Estimates, printed as such; a batch that does not fit all the same is halved by the job that runs it.
+
+Tensors are counted exactly, for the part of the pass in which most of them live (a test follows them from their making
+to their end, at the shapes of real models). Not counted is what an allocator rounds up and leaves between them, and the
+workspaces of libraries: for these a share of what is free is left over.
 """
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import torch
 
+from fam_engine.data.packing import ROW_GRID
 from fam_engine.model.config import ModelConfig
+from fam_engine.model.ops import mlp_rows
+from fam_engine.model.varlen_plan import KEYS_PER_TOKEN
 
+# Memory of the cards people have, GiB.
+CARDS: Final = (8, 12, 16, 24)
+# What a process has of a card before its first tensor: the driver's context, libraries with their workspaces, compiled
+# kernels. Not yet measured on a GPU.
+CONTEXT_BYTES: Final = 768 << 20
 # Beyond these a larger batch no longer makes the matrix products faster, it only commits later.
 _MOST_TOKENS = {"cpu": 4096, "cuda": 32768}
-# Part of the free memory a batch may take; the rest is for what the estimate does not know.
-_SHARE_OF_FREE = 0.4
+# Part of the free memory a batch may take. A CPU's is shared with whatever else runs there.
+_SHARE_OF_FREE = {"cpu": 0.4, "cuda": 0.7}
 # Bytes a weight: 4 bits, one 8-bit absmax a block of 64, its own absmax every 256 blocks.
 _NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
-_HEAD_TILE_BYTES = 64 << 20
+# Of the head: a tile of logits in fp32 and as much of what is made of it; rows for the logits of targets.
+_LOGITS_BYTES = 64 << 20
+_HEAD_COLUMNS = 8192
 
 
 def weight_bytes(config: ModelConfig, precision: str, compute_dtype: torch.dtype) -> int:
@@ -40,14 +56,37 @@ def weight_bytes(config: ModelConfig, precision: str, compute_dtype: torch.dtype
     return int(c.num_layers * sum(sizes) * a_weight + tables * dense + scratch)
 
 
-def batch_bytes(config: ModelConfig, num_tokens: int, compute_dtype: torch.dtype) -> int:
-    """Give the bytes the activations of one batch take at their peak."""
+def batch_bytes(
+    config: ModelConfig, num_tokens: int, compute_dtype: torch.dtype, device_type: str
+) -> int:
+    """Give the bytes the activations of one batch take at their peak, at most.
+
+    Args:
+        config: The model's shape.
+        num_tokens: Tokens, each of them a row of the head too: more rows there are hardly ever.
+        compute_dtype: Dtype of the activations.
+        device_type: `cpu` or `cuda`, which gathers the keys of shared prompts.
+    """
+    c, itemsize = config, compute_dtype.itemsize
+    # Of a few rows gate and up, of which a CPU makes copies on the way; the head's tile.
+    factors = (4 if device_type == "cpu" else 2) * mlp_rows(device_type) * c.intermediate_size
+    fixed = factors + _HEAD_COLUMNS * c.hidden_size
+    return num_tokens * _token_bytes(c, itemsize, device_type) + fixed * itemsize + _LOGITS_BYTES
+
+
+def _token_bytes(config: ModelConfig, itemsize: int, device_type: str) -> int:
+    """Give the bytes of a token in the part of the pass that takes the most; the parts follow one another."""
     c = config
-    qkv = (c.num_attention_heads + 2 * c.num_key_value_heads) * c.head_dim
-    a_token = 4 * c.hidden_size + 2 * qkv + 3 * c.intermediate_size
-    # The head keeps its rows in fp32 and four fp32 figures a row and tile of the vocabulary.
-    a_row = 4 * (c.hidden_size + 4 * (c.vocab_size // 1024 + 1))
-    return num_tokens * (a_token * compute_dtype.itemsize + a_row) + _HEAD_TILE_BYTES
+    query, keys = c.num_attention_heads * c.head_dim, 2 * c.num_key_value_heads * c.head_dim
+    gathered = KEYS_PER_TOKEN * keys if device_type == "cuda" else 0
+    # Residual stream; queries, keys and values; the keys once more; what attention makes of them.
+    attention = c.hidden_size + (query + keys) + gathered + query
+    # Residual stream, normed, activated.
+    mlp = 2 * c.hidden_size + c.intermediate_size
+    # Rows before and after the last norm, in fp32 on a CPU; four figures a tile of the vocabulary.
+    head = 2 * c.hidden_size * itemsize + 4 * (c.hidden_size + 4 * (c.vocab_size // 1024 + 1))
+    # Beside all of them: cos and sin of the positions in fp32; ids and the index of the keys in int32.
+    return max(attention * itemsize, mlp * itemsize, head) + 4 * c.head_dim + 4 * 16
 
 
 def free_bytes(device: torch.device) -> int:
@@ -65,7 +104,75 @@ def free_bytes(device: torch.device) -> int:
 def default_tokens_per_batch(
     config: ModelConfig, device: torch.device, compute_dtype: torch.dtype
 ) -> int:
-    """Give the batch size that fits comfortably in what is free now, a multiple of 64 tokens."""
-    a_token = batch_bytes(config, 1, compute_dtype) - _HEAD_TILE_BYTES
-    fitting = int(free_bytes(device) * _SHARE_OF_FREE) // a_token
-    return max(64, min(fitting, _MOST_TOKENS[device.type]) // 64 * 64)
+    """Give the batch size that fits comfortably in what is free now, the weights being loaded."""
+    return tokens_that_fit(config, free_bytes(device), compute_dtype, device.type)
+
+
+def tokens_that_fit(
+    config: ModelConfig, free: int, compute_dtype: torch.dtype, device_type: str
+) -> int:
+    """Give the batch size that fits comfortably in so many bytes, a multiple of 64 tokens, never 0."""
+    fixed = batch_bytes(config, 0, compute_dtype, device_type)
+    share = int(free * _SHARE_OF_FREE[device_type]) - fixed
+    fitting = share // _token_bytes(config, compute_dtype.itemsize, device_type)
+    return max(ROW_GRID, min(fitting, _MOST_TOKENS[device_type]) // ROW_GRID * ROW_GRID)
+
+
+@dataclass(frozen=True)
+class DevicePlan:
+    """How a model would use the memory of a device, all estimated.
+
+    Attributes:
+        weight_bytes: What its weights take.
+        left_bytes: What is left for batches beside them; below 0 where they do not fit.
+        least_bytes: What the weights and the longest record, alone in its batch, take.
+        max_tokens_per_batch: The default there; 0 where not even that record fits.
+    """
+
+    weight_bytes: int
+    left_bytes: int
+    least_bytes: int
+    max_tokens_per_batch: int
+
+
+def plan_device(
+    config: ModelConfig,
+    *,
+    precision: str,
+    compute_dtype: torch.dtype,
+    device_type: str,
+    free: int,
+    longest: int,
+) -> DevicePlan:
+    """Plan the memory of a device, before anything is loaded.
+
+    Args:
+        config: The model's shape.
+        precision: Of the weights.
+        compute_dtype: Of the activations.
+        device_type: `cpu` or `cuda`.
+        free: Bytes a process may take there.
+        longest: Tokens of the longest record.
+    """
+    weights = weight_bytes(config, precision, compute_dtype)
+    filled = -(-longest // ROW_GRID) * ROW_GRID
+    least = weights + batch_bytes(config, filled, compute_dtype, device_type)
+    fitting = tokens_that_fit(config, free - weights, compute_dtype, device_type)
+    return DevicePlan(weights, free - weights, least, fitting if least <= free else 0)
+
+
+def plan_cards(
+    config: ModelConfig, *, precision: str, compute_dtype: torch.dtype, longest: int
+) -> dict[int, DevicePlan]:
+    """Plan the memory of GPUs of usual sizes, by their size in GiB; see `plan_device`."""
+    return {
+        size: plan_device(
+            config,
+            precision=precision,
+            compute_dtype=compute_dtype,
+            device_type="cuda",
+            free=(size << 30) - CONTEXT_BYTES,
+            longest=longest,
+        )
+        for size in CARDS
+    }

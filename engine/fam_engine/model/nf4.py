@@ -1,7 +1,6 @@
 """NF4 weights: bitsandbytes' own format, held as plain tensors.
 
-In: a weight matrix (quantized by bitsandbytes, so the bits are its bits), or the tensors of a
-pre-quantized checkpoint.
+In: a weight matrix (whose bits then are those bitsandbytes gives), or the tensors of a pre-quantized checkpoint.
 Out: `NF4Weight`, which `ops` dequantizes into scratch memory.
 
 The format: the row-major flattened matrix is cut into blocks of 64 values (a block may straddle
@@ -27,6 +26,7 @@ import torch
 
 from fam_engine.data.plain_files import parse_json_object
 from fam_engine.errors import ModelRefusedError
+from fam_engine.model import ops
 from fam_engine.model.fields import Json
 
 BLOCK_SIZE: Final = 64
@@ -71,24 +71,31 @@ class NF4Weight:
 
 
 def quantize(weight: torch.Tensor) -> NF4Weight:
-    """Quantize a matrix as bitsandbytes does, on the device it is on.
+    """Quantize a matrix as bitsandbytes does on a CPU, on the device it is on.
+
+    The absmaxes, a 64th of the values, are quantized by bitsandbytes itself, always on the CPU: so a matrix has the
+    same bits wherever it is quantized. (Its code for CPUs looks them up in cells, and so has 0.15 % of the codes
+    different from the nearest ones that its CUDA kernels find; and a mean depends on the order of its sum.)
 
     Args:
-        weight: [N, K] in bf16, fp16 or fp32, finite. Quantized from its stored values, not from a
+        weight: [N, K] in bf16, fp16 or fp32, contiguous, finite. Quantized from its stored values, not from a
             rounding of them.
 
     Returns:
         The weight, on the same device.
     """
-    packed, state = bitsandbytes_functional().quantize_4bit(
-        weight, blocksize=BLOCK_SIZE, compress_statistics=True, quant_type="nf4"
+    packed, absmax = ops.nf4_quantize(weight)
+    absmax = absmax.cpu()
+    offset = absmax.mean()
+    codes, state = bitsandbytes_functional().quantize_blockwise(
+        absmax - offset, blocksize=NESTED_BLOCK_SIZE
     )
     return NF4Weight(
-        packed=packed.view(-1),
-        absmax=state.absmax.view(-1),
-        absmax2=state.state2.absmax.view(-1),
-        offset=state.offset.view(()),
-        code2=state.state2.code,
+        packed=packed,
+        absmax=codes.to(weight.device),
+        absmax2=state.absmax.to(weight.device),
+        offset=offset.to(weight.device),
+        code2=state.code.to(weight.device),
         shape=(weight.shape[0], weight.shape[1]),
     )
 

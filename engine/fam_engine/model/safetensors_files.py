@@ -10,8 +10,10 @@ read is an error that can be told. Pickled checkpoints are never opened.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import torch
@@ -21,6 +23,8 @@ from fam_engine.errors import ModelRefusedError
 from fam_engine.model.fields import Json
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from io import FileIO
     from pathlib import Path
 
 CODE: Final = "E_MODEL_FILES"
@@ -218,19 +222,32 @@ def read_tensor(info: TensorInfo) -> torch.Tensor:
         ModelRefusedError: The file has become shorter or unreadable since its header was read.
     """
     tensor = torch.empty(info.shape, dtype=info.dtype)
-    if not info.num_bytes:
-        return tensor
-    buffer = memoryview(tensor.view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+    if info.num_bytes:
+        with opened(info) as fill:
+            fill(memoryview(tensor.view(-1).view(torch.uint8).numpy()))  # type: ignore[arg-type]
+    return tensor
+
+
+@contextlib.contextmanager
+def opened(info: TensorInfo) -> Iterator[Callable[[memoryview], None]]:
+    """Open a tensor's file; give what fills a buffer with the tensor's next bytes.
+
+    Raises:
+        ModelRefusedError: The file has become shorter or unreadable since its header was read.
+    """
     try:
         with info.path.open("rb", buffering=0) as file:
             file.seek(info.start)
-            done = 0
-            while done < info.num_bytes:  # Linux reads at most 2 GiB at once
-                count = file.readinto(buffer[done:])
-                if not count:
-                    raise OSError("the file ends before the tensor does")
-                done += count
+            yield partial(_fill, file)
     except OSError as error:
         message = f"reading the tensor `{info.name}`: {error}"
         raise ModelRefusedError(message, code=CODE, where=str(info.path)) from error
-    return tensor
+
+
+def _fill(file: FileIO, buffer: memoryview) -> None:
+    done = 0
+    while done < len(buffer):  # Linux reads at most 2 GiB at once
+        count = file.readinto(buffer[done:])
+        if not count:
+            raise OSError("the file ends before the tensor does")
+        done += count

@@ -43,9 +43,9 @@ from fam_engine.data.packing import NO_PARENT, Int32, Int64, PackedBatch
 from fam_engine.model import ops
 from fam_engine.model.segments import AttentionPlan
 
-# Keys gathered by one call, for each token of the batch. At 8 they take a quarter of what `memory.batch_bytes` says of
-# Llama-3.1-8B; only many short answers to a long prompt need more calls than one.
-_KEYS_PER_TOKEN: Final = 8
+# Keys gathered by one call, for each token of the batch. At 8 the attention of Llama-3.1-8B takes a third more memory
+# than its MLP; only many short answers to a long prompt need more calls than one. `memory` counts with this.
+KEYS_PER_TOKEN: Final = 8
 # Arrays begin at multiples of 16 bytes: kernels load wider then.
 _ALIGNMENT: Final = 4
 
@@ -210,7 +210,7 @@ def plan_sequences(
     own_length = last - begin[segment] + 1
     ranges = np.stack((begin[parent], begin[segment]), axis=1)
     range_lengths = np.stack((prompt_length, own_length), axis=1).astype(np.int64)
-    bounds = _calls(range_lengths.sum(1), limit=_KEYS_PER_TOKEN * len(batch.input_ids))
+    bounds = _calls(range_lengths.sum(1), limit=KEYS_PER_TOKEN * len(batch.input_ids))
     return [
         Sequences(
             queries=slice(int(starts[a]), int(stops[b - 1])),

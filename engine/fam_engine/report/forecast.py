@@ -30,12 +30,12 @@ def print_forecast(forecast: Mapping[str, Any], console: Console) -> None:
         f"{tokens['computed']:,} tokens to compute; shared prompts save {saved:.0%} of "
         f"{tokens['without_sharing']:,}",
         f"{forecast['max_tokens_per_batch']:,} tokens a batch",
-        f"about {forecast['memory_bytes'] / 2**30:.2f} GiB of memory (estimate)",
+        _memory(forecast),
         f"about {duration(forecast['seconds'])}{_shared(forecast)} (from a probe of this machine)",
         "longest records: "
         + ", ".join(f"{visible(name)} ({count:,} tokens)" for name, count in forecast["longest"]),
     ]
-    for line in lines:
+    for line in lines + _cards(forecast):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -43,6 +43,42 @@ def _shared(forecast: Mapping[str, Any]) -> str:
     if forecast["num_workers"] == 1:
         return ""
     return f" on {forecast['num_workers']:,} workers, which share {forecast['num_parts']:,} parts"
+
+
+def _memory(forecast: Mapping[str, Any]) -> str:
+    plan = forecast["device"]
+    free = plan["weight_bytes"] + plan["left_bytes"]
+    if not plan["max_tokens_per_batch"]:
+        return (
+            f"does not fit in memory: about {_gib(plan['least_bytes'])} GiB at least (estimate), "
+            f"{_gib(free)} are free"
+        )
+    return f"about {_gib(forecast['memory_bytes'])} GiB of memory (estimate), {_gib(free)} are free"
+
+
+def _cards(forecast: Mapping[str, Any]) -> list[str]:
+    """Say how GPUs of usual sizes would do; nothing of a model that does well on all of them."""
+    budgets = {plan["max_tokens_per_batch"] for plan in forecast["cards"].values()}
+    if len(budgets) == 1 and 0 not in budgets:
+        return []
+    return ["on an NVIDIA GPU (estimates):"] + [
+        f"  {size:>2} GB: {_card(plan, forecast['least_bytes_with_nf4'])}"
+        for size, plan in forecast["cards"].items()
+    ]
+
+
+def _card(plan: Mapping[str, Any], least_with_nf4: int) -> str:
+    weights, left = _gib(plan["weight_bytes"]), _gib(plan["left_bytes"])
+    if plan["max_tokens_per_batch"]:
+        tokens = plan["max_tokens_per_batch"]
+        return f"{weights} GiB of weights, {left} left, {tokens:,} tokens a batch"
+    usable = plan["weight_bytes"] + plan["left_bytes"]
+    refusal = f"does not fit, {_gib(plan['least_bytes'])} GiB at least of {_gib(usable)} usable"
+    return f"{refusal}; use --precision nf4" if least_with_nf4 <= usable else refusal
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.2f}"
 
 
 def _lengths(name: str, values: Mapping[str, float]) -> str:

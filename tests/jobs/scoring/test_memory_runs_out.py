@@ -108,3 +108,27 @@ def test_again_and_again(
     monkeypatch.setattr(Decoder, "hidden_rows", moody)
     score(tiny_model, data, tmp_path / "out", max_tokens_per_batch=BUDGET)
     assert (tmp_path / "out" / "scores.parquet").read_bytes() == whole
+
+
+def test_a_budget_that_is_too_large_is_tried_now_and_then_only(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 512 tokens 128 fit: halved twice at once, then tried again after so many batches that did fit."""
+    data = write(tmp_path / "many.jsonl", make_records(400))
+    attempts: list[bool] = []
+
+    def short(decoder: Decoder, batch: PackedBatch) -> torch.Tensor:
+        attempts.append(len(batch.input_ids) <= 128)
+        if not attempts[-1]:
+            raise torch.OutOfMemoryError("injected")
+        return forward(decoder, batch)
+
+    monkeypatch.setattr(Decoder, "hidden_rows", short)
+    monkeypatch.setattr("fam_engine.jobs.scoring.entries._FITTING_TO_GROW", 16)
+    outcome = score(tiny_model, data, tmp_path / "out", max_tokens_per_batch=BUDGET)
+    assert outcome.num_quarantined == 0
+    num_fitting = sum(attempts)
+    assert num_fitting > 40
+    # A larger batch is tried at the start, and after 16 that fit; what is left of it may be too large once more.
+    assert 2 <= attempts.count(False) <= 2 + 2 * (num_fitting // 16)
+    assert True in attempts[:4]

@@ -152,6 +152,86 @@ def test_memory_that_runs_out(
     assert files(tmp_path / "out") == whole
 
 
+@pytest.fixture
+def flying(monkeypatch: pytest.MonkeyPatch, events: Events) -> list[tuple[int, ...]]:
+    """Give the batches launched and not yet read; whenever one is read, all of them must be noted as in flight."""
+    found: list[tuple[int, ...]] = []
+    launch, journals = pass_two.launch_entries, []
+    take_off = Journal.take_off
+
+    def noted_take_off(journal: Journal, entries: list[int]) -> None:
+        journals.append(journal)
+        take_off(journal, entries)
+
+    def noted(decoder: Decoder, spool: Any, entries: pass_two.Entries) -> Read:  # noqa: ANN401
+        read = launch(decoder, spool, entries)
+        found.append(tuple(entries.tolist()))
+
+        def noted_read() -> list[TokenFacts]:
+            noted_rows = journals[-1].db.execute("SELECT entry FROM in_flight")
+            assert {entry for batch in found for entry in batch} <= {row[0] for row in noted_rows}
+            found.remove(tuple(entries.tolist()))
+            return read()
+
+        return noted_read
+
+    monkeypatch.setattr(Journal, "take_off", noted_take_off)
+    monkeypatch.setattr(pass_two, "launch_entries", noted)
+    return found
+
+
+@pytest.mark.parametrize("fails", ["at launch", "when read"])
+@pytest.mark.parametrize("fits_alone", [True, False])
+def test_a_record_is_left_out_only_if_it_does_not_fit_alone(
+    tiny_model: Path,
+    data: Path,
+    tmp_path: Path,
+    whole: list[bytes],
+    events: Events,
+    flying: list[tuple[int, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+    fits_alone: bool,
+    fails: str,
+) -> None:
+    """Of a batch that did not fit, not even as single records; neither does it take the note of others away."""
+    score(tiny_model, data, tmp_path / "before", **SETTINGS)
+    launch, tries = pass_two.launch_entries, list[tuple[int, int]]()
+    # Of the third batch launched, others before and behind it; the record of it that is last to be alone.
+    victim = events[3][1][-1 if fails == "at launch" else 0]
+    assert [kind for kind, _ in events[:4]] == ["launch", "launch", "read", "launch"]
+
+    def fails_now(entries: pass_two.Entries, others: list[tuple[int, ...]]) -> bool:
+        if victim in entries:
+            tries.append((len(entries), len(others)))
+        return victim in entries and (len(entries) > 1 or bool(others) or not fits_alone)
+
+    def short(decoder: Decoder, spool: Any, entries: pass_two.Entries) -> Read:  # noqa: ANN401
+        if fails == "at launch" and fails_now(entries, flying):
+            raise torch.OutOfMemoryError("injected")
+        read = launch(decoder, spool, entries)
+
+        def read_or_fail() -> list[TokenFacts]:
+            facts = read()
+            if fails == "when read" and fails_now(entries, flying):
+                raise torch.OutOfMemoryError("injected")
+            return facts
+
+        return read_or_fail
+
+    monkeypatch.setattr(pass_two, "launch_entries", short)
+    outcome = score(tiny_model, data, tmp_path / "out", **SETTINGS)
+    assert flying == []
+    assert tries[-1] == (1, 0)
+    assert (1, 1) in tries, events
+    if fits_alone:
+        assert files(tmp_path / "out") == whole
+        return
+    assert outcome.summary["records"]["quarantined_by_code"] == {"E_OOM_RECORD": 1}
+    assert outcome.summary["records"]["scored"] == 23
+    (line,) = (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()
+    assert json.loads(line)["line"] == victim + 1
+
+
 @pytest.mark.parametrize("place", [0, -1])
 def test_a_record_that_kills_the_process_is_found(
     tiny_model: Path,

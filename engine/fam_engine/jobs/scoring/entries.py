@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from fam_engine._rust_tokenize import Spool, pack_batch, plan_batches
-from fam_engine.data.packing import PackedBatch
+from fam_engine.data.packing import ROW_GRID, PackedBatch
 from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.scoring import ingest
 from fam_engine.jobs.scoring.spooling import MAIN
@@ -46,6 +46,9 @@ AFTER_PASS_ONE = 1 << 40
 _LEAVE_OUT = "INSERT OR IGNORE INTO quarantine VALUES (?, ?, ?, NULL, ?, ?)"
 
 Entries = npt.NDArray[np.int64]
+
+# Batches in a row that must fit before larger ones are tried again: of those at most one in so many fails.
+_FITTING_TO_GROW = 32
 
 # Of a batch with nothing to predict: responses of one token that nothing stands before.
 _NO_FACTS = TokenFacts(np.empty(0), np.empty(0, np.int32), np.empty(0), np.empty(0))
@@ -121,6 +124,38 @@ class _Flight:
     read: Callable[[], list[TokenFacts]]
 
 
+class _Budget:
+    """How many tokens a batch may have: half as many after one that did not fit, in the end twice as many again.
+
+    Without it every batch of a job whose budget is too large would fail before it is halved. What took the memory may
+    be another process, so fewer tokens are not for ever.
+
+    Args:
+        tokens: What was asked for; never more.
+    """
+
+    def __init__(self, tokens: int) -> None:
+        self.tokens = self._most = tokens
+        self._num_fitting = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is what was asked for."""
+        return self.tokens == self._most
+
+    def note_failure(self) -> None:
+        """Note that a batch did not fit."""
+        self.tokens = max(self.tokens // 2, min(ROW_GRID, self._most))
+        self._num_fitting = 0
+
+    def note_fit(self) -> None:
+        """Note that a batch came through."""
+        self._num_fitting += 1
+        if self._num_fitting >= _FITTING_TO_GROW:
+            self.tokens = min(2 * self.tokens, self._most)
+            self._num_fitting = 0
+
+
 class EntryScorer:
     """Computes the entries of a spool.
 
@@ -144,7 +179,9 @@ class EntryScorer:
         self._num_eot = index["num_eot"]
         self._record = index["record"]
         self._variant = index["variant"]
-        self._suspects: set[int] = set()
+        # Entries that nothing else may be in flight with.
+        self._loners: set[int] = set()
+        self._budget = _Budget(0)
 
     def run(
         self, max_tokens: int, advance: Callable[[int], None], within: Entries | None = None
@@ -158,23 +195,36 @@ class EntryScorer:
         """
         for entry in self.journal.examine_crash():
             self._leave_out(entry, "E_CRASH", "the process died each time this record was computed")
+        self._budget = _Budget(max_tokens)
         work = self._plan(max_tokens, within)
         ahead: _Flight | None = None
         while work or ahead:
-            entries = work.popleft() if work else None
+            entries = self._next(work, ahead)
             flight = None if entries is None else self._launch(entries, ahead)
             if ahead is not None:
                 advance(self._land(ahead, flight, work))
-                ahead = None
-            if entries is None:
-                continue
-            if flight is None:
-                self._shrink(entries, work)
+            if entries is not None and flight is None:
+                self._shrink(entries, work, was_alone=ahead is None)
                 advance(0)
-            elif runs_ahead(self.decoder) and not self._suspects.intersection(entries.tolist()):
-                ahead = flight
-            else:
+            ahead = flight
+            if flight is not None and not self._may_wait(flight):
                 advance(self._land(flight, None, work))
+                ahead = None
+
+    def _next(self, work: deque[Entries], ahead: _Flight | None) -> Entries | None:
+        """Take the next batch, cut to what fits; None if nothing may be launched behind the one ahead."""
+        if not work or (ahead is not None and not self._loners.isdisjoint(work[0].tolist())):
+            return None
+        entries = work.popleft()
+        if self._budget.is_whole:
+            return entries
+        first, *others = self._batches(entries, self._budget.tokens)
+        work.extendleft(reversed(others))
+        return first
+
+    def _may_wait(self, flight: _Flight) -> bool:
+        """Whether the next batch may be launched before the results of this one are read."""
+        return runs_ahead(self.decoder) and self._loners.isdisjoint(flight.entries.tolist())
 
     def remaining_tokens(self) -> int:
         """Give the number of target tokens still to be computed."""
@@ -187,8 +237,8 @@ class EntryScorer:
         if within is not None:
             remaining = np.intersect1d(remaining, within)
         parties = self.journal.suspect_parties()
-        # Those fly alone: if the process dies, it is of them.
-        self._suspects = {entry for party in parties for entry in party}
+        # If the process dies, it must be of them.
+        self._loners = {entry for party in parties for entry in party}
         for party in parties:
             suspects = np.intersect1d(np.array(party, np.int64), remaining)
             work += self._batches(suspects, max_tokens)
@@ -233,8 +283,9 @@ class EntryScorer:
         """
         read = self._read(flight)
         if read is None:
-            self._shrink(flight.entries, work)
+            self._shrink(flight.entries, work, was_alone=behind is None)
             return 0
+        self._budget.note_fit()
         facts, nonfinite = read
         entries = flight.entries.tolist()
         with self.journal.commit() as db:
@@ -289,19 +340,29 @@ class EntryScorer:
         first = float(-facts.logprobs[0]) if num_response else None
         return (entry, first, *(getattr(score, name) for name in METRICS))
 
-    def _shrink(self, entries: Entries, work: deque[Entries]) -> None:
-        """Put a batch that did not fit in memory back as two halves."""
+    def _shrink(self, entries: Entries, work: deque[Entries], *, was_alone: bool) -> None:
+        """Put a batch that did not fit in memory back: as two halves, or a record to be tried with nothing else.
+
+        Args:
+            entries: The batch.
+            work: Where it goes.
+            was_alone: Whether nothing else was in flight.
+        """
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        if len(entries) == 1:
-            self._leave_out(
-                int(entries[0]), "E_OOM_RECORD", "does not fit in memory even alone in its batch"
-            )
-            return
-        half = len(entries) // 2
-        work.extendleft((entries[half:], entries[:half]))
+        if len(entries) > 1:
+            self._budget.note_failure()
+            half = len(entries) // 2
+            work.extendleft((entries[half:], entries[:half]))
+        elif was_alone:
+            reason = "does not fit in memory even alone in its batch"
+            self._leave_out(int(entries[0]), "E_OOM_RECORD", reason)
+        else:
+            self._loners.add(int(entries[0]))
+            work.appendleft(entries)
 
     def _leave_out(self, entry: int, code: str, reason: str) -> None:
+        """Refuse an entry; nothing is in flight."""
         with self.journal.commit() as db:
             self._refuse(db, entry, code, reason)
             self.journal.land([entry])

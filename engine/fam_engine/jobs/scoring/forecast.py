@@ -1,13 +1,14 @@
 """The dry run: what scoring would take, without loading the model.
 
 In: a `ScoreConfig`. Out: a `ScoreForecast`. Counts are exact, they come from the real pass 1 and the real plan;
-memory is computed from the model's shape; time from the speed of one of its matrix products on this machine.
+memory is computed from the model's shape, for this device and for GPUs of usual sizes; time from the speed of one of
+its matrix products on this machine.
 """
 
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 
 from fam_engine._rust_tokenize import plan_batches
 from fam_engine.config import ScoreConfig
+from fam_engine.data.packing import ROW_GRID
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.running import quarantined_by_code
@@ -25,7 +27,15 @@ from fam_engine.jobs.scoring.sharing.parts import divide
 from fam_engine.jobs.scoring.stopwatch import Stopwatch
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.loading import choose_compute_dtype, choose_device
-from fam_engine.model.memory import batch_bytes, default_tokens_per_batch, weight_bytes
+from fam_engine.model.memory import (
+    CARDS,
+    DevicePlan,
+    batch_bytes,
+    free_bytes,
+    plan_cards,
+    plan_device,
+    weight_bytes,
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,9 @@ class ScoreForecast:
         longest: The longest records: (id, tokens).
         max_tokens_per_batch: Token budget of a batch.
         memory_bytes: Weights and one batch, estimated.
+        device: How the memory that is free now would be used, the fields of a `DevicePlan`.
+        cards: How that of GPUs would be, by their size in GiB.
+        least_bytes_with_nf4: What weights quantized to NF4 and the longest record would take on a GPU.
         seconds: Time, from a probe of this machine's matrix products, for each of the workers.
         num_parts: Parts that many workers would share.
         num_workers: How many workers were asked for.
@@ -52,6 +65,9 @@ class ScoreForecast:
     longest: list[tuple[str, int]]
     max_tokens_per_batch: int
     memory_bytes: int
+    device: dict[str, int]
+    cards: dict[int, dict[str, int]]
+    least_bytes_with_nf4: int
     seconds: float
     num_parts: int
     num_workers: int
@@ -73,9 +89,18 @@ def forecast_score(config: ScoreConfig, progress: Progress) -> ScoreForecast:
         dtype = choose_compute_dtype(
             config.compute_dtype, precision=config.precision, device=device
         )
-        budget = config.max_tokens_per_batch or default_tokens_per_batch(model, device, dtype)
-        plan = plan_batches(spool, np.arange(len(spool), dtype=np.int64), max_tokens=budget)
         index = spool.index()
+        longest = int((index["context_len"] + index["target_len"]).max())
+        memory = plan_device(
+            model,
+            precision=config.precision,
+            compute_dtype=dtype,
+            device_type=device.type,
+            free=free_bytes(device),
+            longest=longest,
+        )
+        budget = config.max_tokens_per_batch or memory.max_tokens_per_batch or ROW_GRID
+        plan = plan_batches(spool, np.arange(len(spool), dtype=np.int64), max_tokens=budget)
         num_workers = _count_workers(config)
         seconds = predict_seconds(
             model, plan.total_tokens, int(index["target_len"].sum()), dtype, device
@@ -96,12 +121,28 @@ def forecast_score(config: ScoreConfig, progress: Progress) -> ScoreForecast:
             },
             longest=_longest(journal),
             max_tokens_per_batch=budget,
-            memory_bytes=weight_bytes(model, config.precision, dtype)
-            + batch_bytes(model, budget, dtype),
+            memory_bytes=memory.weight_bytes + batch_bytes(model, budget, dtype, device.type),
+            device=asdict(memory),
+            cards={
+                size: asdict(plan) for size, plan in _plan_cards(config, model, longest).items()
+            },
+            least_bytes_with_nf4=_least_with_nf4(model, longest),
             seconds=seconds / num_workers,
             num_parts=len(offsets) - 1,
             num_workers=num_workers,
         )
+
+
+def _plan_cards(config: ScoreConfig, model: ModelConfig, longest: int) -> dict[int, DevicePlan]:
+    """Plan GPUs that need not be here; all of those sold now multiply bf16."""
+    is_fp32 = "fp32" in (config.precision, config.compute_dtype)
+    dtype = torch.float32 if is_fp32 else torch.bfloat16
+    return plan_cards(model, precision=config.precision, compute_dtype=dtype, longest=longest)
+
+
+def _least_with_nf4(model: ModelConfig, longest: int) -> int:
+    cards = plan_cards(model, precision="nf4", compute_dtype=torch.bfloat16, longest=longest)
+    return cards[CARDS[0]].least_bytes
 
 
 def _count_workers(config: ScoreConfig) -> int:

@@ -44,6 +44,7 @@ class Scorer:
         device: `auto`, `cpu` or `cuda`.
         template: `auto`, `none` or a template file.
         max_tokens_per_batch: Token budget of a batch; None: from free memory.
+        exact: On a GPU too, the same bits whatever a record is scored with.
 
     Raises:
         ModelRefusedError: The model cannot be used.
@@ -65,6 +66,7 @@ class Scorer:
         device: Device = "auto",
         template: str = "auto",
         max_tokens_per_batch: int | None = None,
+        exact: bool = False,
     ) -> None:
         self._decoder = load_model(
             model,
@@ -72,6 +74,7 @@ class Scorer:
             precision=precision,
             compute_dtype=compute_dtype,
             device=device,
+            exact=exact,
         )
         folder, _ = resolve_model(model, download=False)
         self._encoder = TextEncoder(folder, template=template)

@@ -150,12 +150,14 @@ def ingest_plan(config: ScoreConfig, model: ModelConfig) -> IngestPlan:
 
 def open_model(config: BaseModelSettings, sources: Sources) -> Decoder:
     """Load the model of a job."""
+    is_exact = isinstance(config, ScoreConfig) and config.exact
     return load_model(
         sources.model,
         adapter=sources.adapter,
         precision=config.precision,
         compute_dtype=config.compute_dtype,
         device=config.device,
+        exact=is_exact,
     )
 
 

@@ -1,0 +1,81 @@
+"""`--exact` on a GPU: a record's scores are the same bits whatever it is scored with.
+
+In: a decoder made with `exact`. Out: nothing, or a refusal. What makes bits depend on neighbours there, and what is
+done:
+
+- cuBLAS chooses its kernel, and with it the order of sums, by the number of rows. So each product has `ops.FIXED_ROWS`
+  rows, the last one of a batch filled up with zeros (1024 rows on average: 3 % of a batch of 32,768 tokens), and NF4
+  matrices of few rows take the same way. Whatever the budget, one shape a matrix is ever multiplied: a job that goes on
+  with smaller batches when memory runs out, or a single record, has the same bits. Rejected: batches filled up to their
+  budget, which another budget would change.
+- Partial sums of a split K may be added in bf16; `ops` forbids that, exact or not.
+- The head has a fixed number of rows, or a kernel of ours whose rows know nothing of each other; so have the other
+  kernels. Flash attention adds keys up in blocks counted from the first key of a record (`kernels.varlen_attention`).
+  Where torch multiplies the head (its dtype is not that of the hidden states) the promise would not hold: refused.
+
+That one shape means one kernel, and one kernel one order of sums for all of its rows, is how cuBLAS is known to work,
+not what its documentation promises. So it is tried, on each matrix of a layer, whenever a model is loaded so: rows in
+another order, and beside others, must give the same bits. tests/gpu/test_cuda.py tries whole records; not yet run on a
+GPU.
+
+Letters: M rows, K input features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from fam_engine.errors import DeviceError
+from fam_engine.model import ops
+from fam_engine.model.decoder import Decoder
+from fam_engine.model.weights import Linear
+
+_HINT = "leave out --exact: scores then differ in their last bits with the other records of a batch"
+
+
+@torch.inference_mode()
+def check_exact(decoder: Decoder) -> None:
+    """Make sure that rows of the decoder's products have bits of their own.
+
+    Raises:
+        DeviceError: They have not, or the head is not one of our kernels'.
+    """
+    head_VD = decoder.weights.head_VD
+    like = torch.empty((0, head_VD.shape[1]), dtype=decoder.compute_dtype, device=decoder.device)
+    if not ops.has_fused_logprob(like, head_VD):
+        message = f"the head is {_name(head_VD.dtype)} and multiplied in {_name(like.dtype)}: on a GPU not exact"
+        raise DeviceError(
+            message, code="E_EXACT", hint="use --compute-dtype bf16, or --precision fp32"
+        )
+    for name, linear, features in _products(decoder):
+        if not _rows_are_independent(decoder, linear, features):
+            message = f"products with the matrix `{name}` depend on the place of a row: not exact"
+            raise DeviceError(message, code="E_EXACT", hint=_HINT)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _products(decoder: Decoder) -> Iterator[tuple[str, Linear, slice]]:
+    """Yield the matrices of a layer, and the parts of one that the last layer multiplies apart."""
+    layer, config = decoder.weights.layers[-1], decoder.config
+    cut = config.num_attention_heads * config.head_dim
+    for part in (slice(None), slice(0, cut), slice(cut, None)):
+        yield "qkv", layer.qkv, part
+    for name in ("o", "gate_up", "down"):
+        yield name, getattr(layer, name), slice(None)
+
+
+def _rows_are_independent(decoder: Decoder, linear: Linear, features: slice) -> bool:
+    """Multiply random rows, then in another order, then half of them beside zeros."""
+    random = torch.Generator().manual_seed(0)
+    shape, num_rows = (ops.FIXED_ROWS, linear.in_features), ops.FIXED_ROWS
+    x_MK = torch.randn(shape, generator=random).to(decoder.device, decoder.compute_dtype)
+    order = torch.randperm(num_rows, generator=random).to(decoder.device)
+    whole = decoder.multiply(x_MK, linear, features)
+    shuffled = decoder.multiply(x_MK[order], linear, features)
+    some = decoder.multiply(x_MK[: num_rows // 2], linear, features)
+    return torch.equal(shuffled, whole[order]) and torch.equal(some, whole[: num_rows // 2])
