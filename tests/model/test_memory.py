@@ -165,8 +165,8 @@ def plan(config: ModelConfig, precision: str, size: int, longest: int = 64) -> t
 def test_cards_of_every_size_take_a_model_in_nf4(config: ModelConfig) -> None:
     tokens = [plan(config, "nf4", size)[1] for size in (8, 12, 16, 24)]
     assert tokens == sorted(tokens)
-    assert all(4096 <= count <= 32768 and count % 64 == 0 for count in tokens)
-    assert tokens[-1] == 32768
+    assert all(4096 <= count <= 16384 and count % 64 == 0 for count in tokens)
+    assert tokens[-1] == 16384
 
 
 @pytest.mark.parametrize("config", ["8B"], indirect=True)
@@ -174,12 +174,12 @@ def test_by_hand(config: ModelConfig) -> None:
     # 6.979 G weights of 0.51587 bytes, 2 x 0.5253 G of 2 bytes, and the scratch of 28672 x 4096 of 2 bytes.
     expected = 6_979_321_856 * (0.5 + 1 / 64 + 1 / 4096) + 4 * 525_336_576 + 2 * 28672 * 4096
     assert abs(weight_bytes(config, "nf4", BF16) - expected) < 2
-    assert plan(config, "nf4", 8) == (1.72, 16_768)
+    assert plan(config, "nf4", 8) == (1.72, 16_384)
     assert plan(config, "bf16", 12) == (-3.71, 0)
     # Beside the weights there is no room for a record of 4096 tokens.
     assert plan(config, "bf16", 16) == (0.29, 64)
     assert plan(config, "bf16", 16, longest=4096) == (0.29, 0)
-    assert plan(config, "bf16", 24)[1] == 32768
+    assert plan(config, "bf16", 24)[1] == 16384
 
 
 @pytest.mark.parametrize("config", ["1B"], indirect=True)
@@ -206,6 +206,6 @@ def test_a_budget_takes_its_share_of_what_is_free(config: ModelConfig) -> None:
     for free in (1 << 30, 2 << 30):
         budget = tokens_that_fit(config, free, BF16, "cuda")
         assert batch_bytes(config, budget, BF16, "cuda") <= 0.7 * free
-        assert batch_bytes(config, budget + 64, BF16, "cuda") > 0.7 * free or budget == 32768
+        assert batch_bytes(config, budget + 64, BF16, "cuda") > 0.7 * free or budget == 16384
     assert tokens_that_fit(config, -1, BF16, "cuda") == 64
     assert CONTEXT_BYTES >= 512 << 20

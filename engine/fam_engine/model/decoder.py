@@ -15,11 +15,11 @@ Why no CUDA graphs, and so no grid of shapes for them. A layer is 7 launches, 2 
 with NF4 7 of the dequantizer (counted); at 8 us each, Triton's rather twice that, 130 us of the host up to 2048 tokens.
 Its products and the dequantizer take an H200 (790 TFLOP/s, 4.3 TB/s)
 
-    1B    36 us + 0.154 us a token    5.1 ms at the default budget of 32,768 tokens (46 launches, 370 us)
-    8B   128 us + 0.552 us a token    18 ms (the same)
+    1B    36 us + 0.154 us a token    2.6 ms at the default budget of 16,384 tokens (30 launches, 240 us)
+    8B   128 us + 0.552 us a token    9.2 ms (the same)
 
-so the host is ahead by a factor of 14 and more, and a graph would save the gaps between kernels alone, about 1 us each:
-0.9 % of a 1B model's time, less of larger ones. A batch waits for the host below 600 tokens of a 1B model and 280 of a
+so the host is ahead by a factor of 10 and more, and a graph would save the gaps between kernels alone, about 1 us each:
+1.2 % of a 1B model's time, less of larger ones. A batch waits for the host below 600 tokens of a 1B model and 280 of a
 3B model, never of an 8B model, nor on a GPU with a fifth of these rates. There a graph would pay: one record of 200
 tokens to a 1B model, as `serve` may be asked, is 270 launches, 2.2 ms, of which the GPU works half. It would need
 attention whose longest sequence is no argument of the host. All derived, not yet measured on a GPU.

@@ -4,7 +4,7 @@ In: a decoder made with `exact`. Out: nothing, or a refusal. What makes bits dep
 done:
 
 - cuBLAS chooses its kernel, and with it the order of sums, by the number of rows. So each product has `ops.FIXED_ROWS`
-  rows, the last one of a batch filled up with zeros (1024 rows on average: 3 % of a batch of 32,768 tokens), and NF4
+  rows, the last one of a batch filled up with zeros (1024 rows on average: 6 % of a batch of 16,384 tokens), and NF4
   matrices of few rows take the same way. Whatever the budget, one shape a matrix is ever multiplied: a job that goes on
   with smaller batches when memory runs out, or a single record, has the same bits. Rejected: batches filled up to their
   budget, which another budget would change.
