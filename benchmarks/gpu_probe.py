@@ -2,8 +2,8 @@
 
     python benchmarks/gpu_probe.py --out probe.json
 
-In: nothing. Out: a dictionary, as JSON. Does torch's flash varlen attention take grouped queries; what do a few extra columns
-of K cost a cuBLAS product (room for LoRA inside it); which way of looking up NF4 codes is fastest.
+In: nothing. Out: a dictionary, as JSON. Does torch's flash varlen attention take grouped queries; what do a few extra
+columns of K cost a cuBLAS product (room for LoRA inside it); which way of looking up NF4 codes is fastest.
 """
 
 from __future__ import annotations

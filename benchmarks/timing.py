@@ -10,6 +10,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -43,7 +44,10 @@ def copy_rate(device: str) -> float:
     # 1 GiB on a GPU: many times its cache.
     source = torch.randn(1 << 28 if device == "cuda" else 1 << 22, device=device)
     target = torch.empty_like(source)
-    return 2 * source.nbytes / milliseconds(lambda: target.copy_(source), device) * 1e3
+    rate = 2 * source.nbytes / milliseconds(partial(target.copy_, source), device) * 1e3
+    del source, target
+    torch.cuda.empty_cache()  # for the processes beside this one
+    return rate
 
 
 def matrix_rate(device: str) -> float:
@@ -57,3 +61,10 @@ def synchronize(device: str) -> None:
     """Wait until the device has done what it was given."""
     if device == "cuda":
         torch.cuda.synchronize()
+
+
+def forget_peak(device: str) -> None:
+    """Let the most memory held be counted from now on."""
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
