@@ -328,7 +328,7 @@ class TrlTraining:
 
         per_step = {len(documents) for documents in steps}
         assert len(per_step) == 1, "TRL takes as many documents in every step"
-        documents = [question for one in steps for question in one]
+        documents = [question for one in steps for question in _by_length(one)]
         rows = [
             {
                 "input_ids": [*q.prompt.tolist(), *q.answers[0].tolist()],
@@ -482,7 +482,7 @@ def _padded(documents: list[Question], docs: int, device: str) -> Iterator[tuple
     """Yield micro-batches of ids and labels, documents of like length together."""
     import torch
 
-    ordered = sorted(documents, key=lambda q: len(q.prompt) + len(q.answers[0]))
+    ordered = _by_length(documents)
     size = docs or len(ordered)
     for start in range(0, len(ordered), size):
         chosen = ordered[start : start + size]
@@ -494,3 +494,7 @@ def _padded(documents: list[Question], docs: int, device: str) -> Iterator[tuple
             ids[row, : len(whole)] = whole
             labels[row, len(q.prompt) : len(whole)] = whole[len(q.prompt) :]
         yield ids.to(device), labels.to(device)
+
+
+def _by_length(documents: list[Question]) -> list[Question]:
+    return sorted(documents, key=lambda q: len(q.prompt) + len(q.answers[0]))
