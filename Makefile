@@ -125,4 +125,4 @@ gpu-check: ## On a GPU machine: tests, kernels, scoring, decoding, training, as 
 		$(if $(PEERS),--peers $(PEERS)) $(if $(PARTS),--parts $(PARTS))
 
 clean: ## Remove what the targets made
-	rm -rf $(VENV) .venv-lowest .venv-middle .venv-newest .venv-peers target dist demo-out
+	rm -rf $(VENV) .venv-lowest .venv-middle .venv-newest .venv-peers target dist demo-out gpu-check-out

@@ -4,7 +4,7 @@
     python benchmarks/bench_decode.py --shape 8b --peers transformers transformers-static --out results.json
 
 In: a shape (`random_models.SHAPES`), the same NF4 bytes for all engines. Greedy answers of 150 tokens to 1, 8 and 64
-prompts of GSM8K's lengths at a time, and a workload like `rewrite`'s: 64 prompts, 4 samples each, 64 sequences at a
+prompts of GSM8K's lengths at a time, and a workload like `rewrite`'s: 32 prompts, 4 samples each, 64 sequences at a
 time. Out: a row a workload. The limit: a step must read every matrix and the head once, and what the cache holds;
 these bytes over the card's copy rate, measured here, give the least time of a step, and a row says which share of that
 the whole run reached, prompts and all (1 is the limit, of steps alone). With peers, engines take turns, and the share
@@ -42,7 +42,7 @@ def workloads(config: dict[str, Any], num_tokens: int) -> dict[str, Asked]:
         f"{count} at a time": Asked(prompts[:count], 1, num_tokens, count, 0.0)
         for count in (1, 8, 64)
     }
-    return asked | {"rewrite": Asked(prompts, 4, num_tokens, 64, 0.7)}
+    return asked | {"rewrite": Asked(prompts[:32], 4, num_tokens, 64, 0.7)}
 
 
 def step_bytes(config: dict[str, Any], asked: Asked) -> float:

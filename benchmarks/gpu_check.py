@@ -71,49 +71,57 @@ class Job:
 
 
 def jobs(options: argparse.Namespace) -> Iterator[Job]:
-    """Yield what to run, in this order.
+    """Yield what to run, in this order: if time runs out, the last shapes are lost.
 
-    Limits are about twice what an H100 is expected to need, and within them the total decides. Expected there, s:
-    tests 110, kernels 50, scoring 25 a shape, decoding 40, training 45, probe 10, longest 50; writing the three models
-    40 once.
+    Limits are about twice what an H100 is expected to need, and within them the total decides. Expected there, s: tests
+    110, kernels 50, writing the models 40 once; scoring, answering and training 30, 45, 55 at 8B, half to two thirds of
+    that at 1B and 3B; questions 10, longest document 50.
     """
     device = ("--device", options.device)
     is_tiny = options.device == "cpu"
-    models = ("--models", str(options.models))
-    peers = {part: sorted(known & set(options.peers)) for part, known in PEERS_OF.items()}
-    with_peers = (2.5 if options.peers else 1.0) * (4 if is_tiny else 1)  # a CPU may be busy
     files = ("--files", "tests/gpu/test_cuda.py") if is_tiny else ()
     yield Job("tests", "tests", ("gpu_tests.py", *device, *files), 200)
     yield Job("kernels", "kernels", ("gpu_kernels.py", *device, *("--tiny",) * is_tiny), 90)
     for shape in options.shapes:
-        alone = () if peers["scoring"] else ("--alone",)
-        size = (
-            ("--scale", "0.1", "--rounds", "1")
-            if is_tiny
-            else ("--scale", "4", "--tokens-per-batch", "16384")
-        )
-        command = ("bench_score.py", *device, *models, "--shape", shape, *size, *alone)
-        yield Job("scoring", shape, command, 60 * with_peers)
-    for shape in options.shapes:
-        size = ("--num-tokens", "4", "--rounds", "1") if is_tiny else ()
-        asked = ("--peers", *peers["decoding"]) if peers["decoding"] else ()
-        command = ("bench_decode.py", *device, *models, "--shape", shape, *size, *asked)
-        yield Job("decoding", shape, command, 70 * with_peers)
-    size = ("--budgets", "128", "--caps", "0", "--steps", "1") if is_tiny else ()
-    size = size or (("--budgets", "4096", "16384") if peers["training"] else ())
-    for shape in options.shapes:
-        asked = ("--peers", *peers["training"]) if peers["training"] else ()
-        command = ("bench_train.py", *device, *models, "--shape", shape, *size, *asked)
-        yield Job("training", shape, command, 450 if peers["training"] else 80)
-    yield Job("probe", "probe", ("gpu_probe.py",), 30)
-    shape = options.shapes[0]
-    command = ("bench_train.py", *device, *models, "--shape", shape)
-    yield Job("longest", shape, (*command, "--longest"), 100)
-    if peers["training"]:
-        steps = ("--curve", "4", *size) if is_tiny else ("--curve", "200", "--budgets", "2048")
-        one = "1b" if "1b" in options.shapes else shape
-        curve = ("bench_train.py", *device, *models, "--shape", one, *steps)
-        yield Job("curves", one, (*curve, "--peers", peers["training"][0]), 300)
+        yield from _jobs_of_shape(shape, options)
+        if shape == options.shapes[0]:
+            yield Job("probe", "probe", ("gpu_probe.py",), 30)
+            command = ("bench_train.py", *_which(shape, options), "--longest")
+            yield Job("longest", shape, command, 100)
+    if peers := _peers("training", options):
+        steps = ("4", "--budgets", "128") if is_tiny else ("200", "--budgets", "2048")
+        shape = "1b" if "1b" in options.shapes else options.shapes[0]
+        command = ("bench_train.py", *_which(shape, options), "--curve", *steps, *peers)
+        yield Job("curves", shape, command, 300)
+
+
+def _jobs_of_shape(shape: str, options: argparse.Namespace) -> Iterator[Job]:
+    which, is_tiny = _which(shape, options), options.device == "cpu"
+    # Starting and measuring peers takes longer; and a CPU, where only the scripts are tried, may be busy.
+    longer = (2.5 if options.peers else 1.0) * (4 if is_tiny else 1)
+    peers = {part: _peers(part, options) for part in PEERS_OF}
+    size = ("--scale", "4", "--tokens-per-batch", "16384")
+    size = ("--scale", "0.1", "--rounds", "1") if is_tiny else size
+    alone = () if peers["scoring"] else ("--alone",)
+    yield Job("scoring", shape, ("bench_score.py", *which, *size, *alone), 70 * longer)
+    size = ("--num-tokens", "4", "--rounds", "1") if is_tiny else ()
+    command = ("bench_decode.py", *which, *size, *peers["decoding"])
+    yield Job("decoding", shape, command, 90 * longer)
+    size = ("4096", "16384") if peers["training"] else ("2048", "4096", "16384")
+    size = ("128", "--caps", "0", "--steps", "1") if is_tiny else size
+    command = ("bench_train.py", *which, "--budgets", *size, *peers["training"])
+    yield Job("training", shape, command, 450 if peers["training"] else 110 * longer)
+
+
+def _which(shape: str, options: argparse.Namespace) -> tuple[str, ...]:
+    return "--device", options.device, "--models", str(options.models), "--shape", shape
+
+
+def _peers(part: str, options: argparse.Namespace) -> tuple[str, ...]:
+    known = sorted(PEERS_OF[part] & set(options.peers))
+    if part == "scoring":
+        return tuple(known)
+    return ("--peers", *known) if known else ()
 
 
 def run_job(job: Job, folder: Path, log: Path, seconds: float) -> dict[str, Any]:

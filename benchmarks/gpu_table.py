@@ -226,7 +226,8 @@ def _curves(results: dict[str, Any]) -> str:
         for name, found in row["curves"].items()
     ]
     heads = ["shape", "engine", "loss, last quarter", "mean difference", "largest difference"]
-    return table(heads, rows)
+    beside = "Beside fam-engine's; `again`: beside the same engine's, documents in other micro-batches.\n"
+    return "\n".join([table(heads, rows), beside])
 
 
 def _probe(results: dict[str, Any]) -> str:

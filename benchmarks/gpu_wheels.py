@@ -13,10 +13,10 @@ Install there with
 
     pip install --no-index --no-deps --target SITE dist/gpu/*.whl dist/gpu-peers-trl/*.whl
 
-Expected on the machine, and so in no bundle: torch, triton, transformers, accelerate, peft, safetensors, numpy, pyarrow,
-pandas, typer, rich, jinja2, PyYAML, pytest, hypothesis. xformers is left out of Unsloth's: its wheel is built for CUDA
-12.8 and torch 2.10 and does not load with a torch for CUDA 13; Unsloth then takes torch's own attention. Of Unsloth's
-wheel the library is kept, without its desktop program (80 of 89 MB).
+Expected on the machine, and so in no bundle: torch, triton, transformers, accelerate, peft, safetensors, numpy,
+pyarrow, pandas, typer, rich, jinja2, PyYAML, pytest, hypothesis. xformers is left out of Unsloth's: its wheel is built
+for CUDA 12.8 and torch 2.10 and does not load with a torch for CUDA 13; Unsloth then takes torch's own attention. Of
+Unsloth's wheel the library is kept, without its desktop program (80 of 89 MB).
 """
 
 from __future__ import annotations
