@@ -227,10 +227,10 @@ def _last_quarter(steps: Steps) -> float:
 
 
 def longest(worker: Worker, options: argparse.Namespace, cap: float) -> dict[str, Any]:
-    """Find the longest document that trains, to 8,192 tokens, by bisection."""
+    """Find the longest document that trains, to 16,384 tokens, by bisection."""
     config = SHAPES[options.shape]
-    grain = 8192 if options.device == "cuda" else 32
-    low, high = 0, min(config["max_position_embeddings"] // grain, 16 if grain > 32 else 2)
+    grain = 16384 if options.device == "cuda" else 32
+    low, high = 0, 8 if options.device == "cuda" else 2  # 131,072 tokens: the model's last position
     tried = {}
     while low < high:
         middle = -(-(low + high) // 2)
@@ -242,6 +242,7 @@ def longest(worker: Worker, options: argparse.Namespace, cap: float) -> dict[str
             if isinstance(steps, Steps)
             else {"error": steps}
         )
+        print(f"{middle * grain} tokens: {tried[middle * grain]}", flush=True)
         low, high = (middle, high) if is_trained else (low, middle - 1)
         if not is_trained and steps != "out of memory":
             break

@@ -87,7 +87,7 @@ def jobs(options: argparse.Namespace) -> Iterator[Job]:
         if shape == options.shapes[0]:
             yield Job("probe", "probe", ("gpu_probe.py",), 30)
             command = ("bench_train.py", *_which(shape, options), "--longest")
-            yield Job("longest", shape, command, 100)
+            yield Job("longest", shape, command, 120)
     if peers := _peers("training", options):
         steps = ("4", "--budgets", "128") if is_tiny else ("200", "--budgets", "2048")
         shape = "1b" if "1b" in options.shapes else options.shapes[0]
@@ -103,7 +103,7 @@ def _jobs_of_shape(shape: str, options: argparse.Namespace) -> Iterator[Job]:
     size = ("--scale", "4", "--tokens-per-batch", "16384")
     size = ("--scale", "0.1", "--rounds", "1") if is_tiny else size
     alone = () if peers["scoring"] else ("--alone",)
-    yield Job("scoring", shape, ("bench_score.py", *which, *size, *alone), 70 * longer)
+    yield Job("scoring", shape, ("bench_score.py", *which, *size, *alone), 100 * longer)
     size = ("--num-tokens", "4", "--rounds", "1") if is_tiny else ()
     command = ("bench_decode.py", *which, *size, *peers["decoding"])
     yield Job("decoding", shape, command, 90 * longer)

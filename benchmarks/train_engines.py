@@ -82,12 +82,12 @@ def adapter_values(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def cap_memory(device: str, gib: float) -> None:
-    """Let this process have only so much of the card's memory: its size, not its speed."""
+    """Let this process have only so much of the card's memory; 0: all."""
     import torch
 
-    if device == "cuda" and gib:
+    if device == "cuda":
         total = torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, gib * GIB / total))
+        torch.cuda.set_per_process_memory_fraction(min(1.0, gib * GIB / total) if gib else 1.0)
 
 
 def _set_adapter(leaves: dict[str, Any]) -> None:
