@@ -73,7 +73,7 @@ def started(folder: Path, options: argparse.Namespace) -> Iterator[dict[str, Wor
                     TransformersDecoding, str(folder), options.device, PEERS[name], **start
                 )
             except Exception as error:
-                print(f"{name} cannot be started: {error}", flush=True)
+                print(f"{name} cannot be started: {_reason(error)}", flush=True)
                 continue
             engines[name] = stack.enter_context(worker)
         yield engines
@@ -91,9 +91,12 @@ def measure(
             worker.run(short)
             running[name] = worker
         except Exception as error:
-            row[name] = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
+            row[name] = {"error": _reason(error)}
     floor = row["step_bytes"] / rate
-    rounds = take_turns(running, {name: (asked,) for name in running}, options.rounds)
+    try:
+        rounds = take_turns(running, {name: (asked,) for name in running}, options.rounds)
+    except Exception as error:  # rows before and after are worth having
+        return row | {"all": {"error": _reason(error)}}
     for name, runs in rounds.items():
         row[name] = _figures(runs, asked, floor, engines[name].loaded_bytes)
     ours = row.get("fam-engine", {}).get("tokens_per_second")
@@ -105,6 +108,10 @@ def measure(
                 bool(len(a) and a[0] == b[0]) for a, b in firsts
             )
     return row
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
 
 
 def _figures(runs: list[Run], asked: Asked, floor: float, loaded_bytes: int) -> dict[str, Any]:

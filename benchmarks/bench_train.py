@@ -24,6 +24,7 @@ import json
 import statistics
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,36 @@ PACKAGES = ("peft", "liger-kernel", "trl", "unsloth", "unsloth_zoo", "accelerate
 WARM_UP = 1
 
 
+@dataclass
+class Engine:
+    """An engine in its process.
+
+    Attributes:
+        worker: The process.
+        failure: Why it is gone, if it is.
+    """
+
+    worker: Worker
+    failure: str = ""
+
+    def run(self, steps: list[list[Question]], *arguments: object) -> Steps | str:
+        """Run steps; say why not."""
+        if self.failure:
+            return self.failure
+        try:
+            found = self.worker.run(steps, *arguments).answer
+        except (
+            Exception
+        ) as error:  # its process is gone; the others are to be measured all the same
+            self.failure = _reason(error)
+            return self.failure
+        return found or "out of memory"
+
+
 @contextlib.contextmanager
 def started(
     folder: Path, options: argparse.Namespace, failed: dict[str, str]
-) -> Iterator[dict[str, Worker]]:
+) -> Iterator[dict[str, Engine]]:
     """Start the engines; why a peer cannot be goes into `failed`."""
     with contextlib.ExitStack() as stack:
         engines = {}
@@ -60,7 +87,7 @@ def started(
                     raise
                 failed[name] = _reason(error)
                 continue
-            engines[name] = stack.enter_context(worker)
+            engines[name] = Engine(stack.enter_context(worker))
         yield engines
 
 
@@ -68,19 +95,10 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0][:300]
 
 
-def run(worker: Worker, steps: list[list[Question]], *arguments: object) -> Steps | str:
-    """Run steps; say why not."""
-    try:
-        found = worker.run(steps, *arguments).answer
-    except Exception as error:  # its process is gone; the others are to be measured all the same
-        return _reason(error)
-    return found or "out of memory"
-
-
-def parity(engines: dict[str, Worker], documents: list[Question]) -> dict[str, Any]:
+def parity(engines: dict[str, Engine], documents: list[Question]) -> dict[str, Any]:
     """Compare the first step's loss and gradients with ours."""
     found = {
-        name: run(worker, [documents], Setting(docs=1), True) for name, worker in engines.items()
+        name: engine.run([documents], Setting(docs=1), True) for name, engine in engines.items()
     }
     ours = found[OURS]
     if isinstance(ours, str):
@@ -112,13 +130,13 @@ def _distance(ours: Steps, peer: Steps) -> dict[str, Any]:
 
 
 def measure(
-    engines: dict[str, Worker], documents: list[Question], cap: float, options: argparse.Namespace
+    engines: dict[str, Engine], documents: list[Question], cap: float, options: argparse.Namespace
 ) -> dict[str, Any]:
     """Measure one row: each engine at its fastest setting, engines taking turns."""
     row: dict[str, Any] = {}
     settings: dict[str, Setting] = {}
-    for name, worker in engines.items():
-        best = _fastest(name, worker, documents, cap)
+    for name, engine in engines.items():
+        best = _fastest(name, engine, documents, cap)
         if isinstance(best, str):
             row[name] = {"error": best}
         else:
@@ -126,7 +144,7 @@ def measure(
     runs: dict[str, list[Steps]] = {name: [] for name in settings}
     for _ in range(options.rounds):
         for name, setting in settings.items():
-            steps = run(engines[name], [documents] * (WARM_UP + options.steps), setting)
+            steps = engines[name].run([documents] * (WARM_UP + options.steps), setting)
             if isinstance(steps, Steps):
                 runs[name].append(steps)
             else:
@@ -141,7 +159,7 @@ def measure(
     return row
 
 
-def _fastest(name: str, worker: Worker, documents: list[Question], cap: float) -> Setting | str:
+def _fastest(name: str, engine: Engine, documents: list[Question], cap: float) -> Setting | str:
     """Give the fastest setting that fits; ours has none to choose, which a step shows to fit."""
     docs = sorted({1, min(4, len(documents)), len(documents)}) if name != OURS else [0]
     twice = (False, True) if name in ("peft", "liger", "trl") else (False,)
@@ -149,7 +167,7 @@ def _fastest(name: str, worker: Worker, documents: list[Question], cap: float) -
     reason = "no setting"
     for count, is_checkpointing in itertools.product(docs, twice):
         setting = Setting(cap, count, is_checkpointing)
-        steps = run(worker, [documents] * 2, setting)
+        steps = engine.run([documents] * 2, setting)
         if isinstance(steps, Steps):
             found[setting] = steps.seconds[-1]
         else:
@@ -193,19 +211,19 @@ def step_flops(shape: str, documents: list[Question]) -> float:
     return matrices + 4 * config["vocab_size"] * hidden * supervised(documents)
 
 
-def curves(engines: dict[str, Worker], options: argparse.Namespace) -> dict[str, Any]:
+def curves(engines: dict[str, Engine], options: argparse.Namespace) -> dict[str, Any]:
     """Compare the losses of many steps, each with documents of its own."""
     vocab = SHAPES[options.shape]["vocab_size"]
     steps = [
         make_documents(options.workloads[0], options.budgets[0], vocab, seed=1 + number)
         for number in range(options.curve)
     ]
-    found = {name: run(worker, steps, Setting(docs=1)) for name, worker in engines.items()}
+    found = {name: engine.run(steps, Setting(docs=1)) for name, engine in engines.items()}
     for (
         name
     ) in options.peers:  # the same documents in other micro-batches: what rounding alone does
         if isinstance(found.get(name), Steps):
-            found[f"{name} again"] = run(engines[name], steps, Setting(docs=0))
+            found[f"{name} again"] = engines[name].run(steps, Setting(docs=0))
     rows: dict[str, Any] = {}
     for name, one in found.items():
         if isinstance(one, str):
@@ -226,7 +244,7 @@ def _last_quarter(steps: Steps) -> float:
     return statistics.mean(steps.losses[-max(1, len(steps.losses) // 4) :])
 
 
-def longest(worker: Worker, options: argparse.Namespace, cap: float) -> dict[str, Any]:
+def longest(engine: Engine, options: argparse.Namespace, cap: float) -> dict[str, Any]:
     """Find the longest document that trains, to 16,384 tokens, by bisection."""
     config = SHAPES[options.shape]
     grain = 16384 if options.device == "cuda" else 32
@@ -235,7 +253,7 @@ def longest(worker: Worker, options: argparse.Namespace, cap: float) -> dict[str
     while low < high:
         middle = -(-(low + high) // 2)
         ids = np.arange(middle * grain, dtype=np.int32) % config["vocab_size"]
-        steps = run(worker, [[Question(ids[:1], [ids[1:]])]], Setting(cap))
+        steps = engine.run([[Question(ids[:1], [ids[1:]])]], Setting(cap))
         is_trained = isinstance(steps, Steps)
         tried[middle * grain] = (
             {"seconds": steps.seconds[0], "peak_bytes": steps.peak_bytes, "plan": steps.plan}
@@ -275,7 +293,7 @@ def main() -> None:
                 keep(row)
 
 
-def _rows(engines: dict[str, Worker], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def _rows(engines: dict[str, Engine], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     vocab = SHAPES[options.shape]["vocab_size"]
     if options.curve:
         yield curves(engines, options)

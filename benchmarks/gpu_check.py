@@ -38,6 +38,7 @@ OFFLINE = {
     "TRANSFORMERS_OFFLINE": "1",
     "HF_DATASETS_OFFLINE": "1",
     "UNSLOTH_DISABLE_STATISTICS": "1",
+    "UNSLOTH_COMPILE_LOCATION": f"{tempfile.gettempdir()}/unsloth_compiled",
     "PYTHONUNBUFFERED": "1",
     "PYTHONIOENCODING": "utf-8:replace",
 }
@@ -100,7 +101,7 @@ def _jobs_of_shape(shape: str, options: argparse.Namespace) -> Iterator[Job]:
     # Starting and measuring peers takes longer; and a CPU, where only the scripts are tried, may be busy.
     longer = (2.5 if options.peers else 1.0) * (4 if is_tiny else 1)
     peers = {part: _peers(part, options) for part in PEERS_OF}
-    size = ("--scale", "4", "--tokens-per-batch", "16384")
+    size: tuple[str, ...] = ("--scale", "4", "--tokens-per-batch", "16384")
     size = ("--scale", "0.1", "--rounds", "1") if is_tiny else size
     alone = () if peers["scoring"] else ("--alone",)
     yield Job("scoring", shape, ("bench_score.py", *which, *size, *alone), 100 * longer)
@@ -151,7 +152,8 @@ def run_job(job: Job, folder: Path, log: Path, seconds: float) -> dict[str, Any]
             _end(process)
         file.seek(begin)
         printed = file.read()
-    found = {"exit_code": code, "timed_out": code is None, "seconds": time.perf_counter() - start}
+    seconds = time.perf_counter() - start
+    found: dict[str, Any] = {"exit_code": code, "timed_out": code is None, "seconds": seconds}
     if code != 0:
         found["output"] = printed.splitlines()[-20:]
     return found | {"result": _read(out)}

@@ -36,7 +36,8 @@ def test_files() -> list[str]:
 
 def run_file(name: str) -> dict[str, Any]:
     """Run one file of tests."""
-    command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", name]
+    command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider"]
+    command += ["-W", "default", name]  # what that machine's libraries warn of fails nothing here
     found = run(command, {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}, FILE_SECONDS)
     counts = {what: int(count) for count, what in _COUNTED.findall(found["last_line"])}
     failures = [line for line in found["output"] if line.startswith(("FAILED", "ERROR"))]
