@@ -4,8 +4,7 @@
 
 In: the shapes of Llama-3.1-8B, random data. Out: a dictionary, a row a kernel, as JSON. Bytes are those that must
 move at least (each input read once, each output written once), operations those of the products; a kernel near one of
-its shares is near the card's limit. Inputs are larger than the L2 cache or close to it, but for single rows and the
-cache of few slots, where the weights and keys are what is read.
+its shares is near the card's limit. The card's cache is emptied before every call (`timing`).
 """
 
 from __future__ import annotations

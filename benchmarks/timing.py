@@ -1,8 +1,9 @@
 """Times of calls on a device, and the device's own rates, which are the measure of everything else.
 
 In: a call, a device. Out: milliseconds; bytes a second of a copy, operations a second of a product. On CUDA by events
-after warm-up: work there is asynchronous, a clock of the host would see its launch. Data are random: zeros draw less
-power and look faster.
+after warm-up: work there is asynchronous, a clock of the host would see its launch. Before every call a buffer several
+times as large as the card's cache is read, so that the call finds nothing there (written, it would have to carry that
+back to memory), and the card is busy while the call is launched. Data are random: zeros draw less power and look faster.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from functools import partial
 
 import torch
 
+# An H200 has 60 MB of second-level cache, a B200 126.
+CACHE_BYTES = 512 << 20
+
 
 def milliseconds(call: Callable[[], object], device: str = "cuda") -> float:
     """Give the median time of 20 calls after three others; on a CPU, where only this code is tried, of one."""
@@ -21,11 +25,13 @@ def milliseconds(call: Callable[[], object], device: str = "cuda") -> float:
         return _on_cpu(call)
     for _ in range(3):
         call()
-    return statistics.median(_on_cuda(call) for _ in range(20))
+    cache = torch.zeros(CACHE_BYTES // 4, device=device)
+    return statistics.median(_on_cuda(call, cache) for _ in range(20))
 
 
-def _on_cuda(call: Callable[[], object]) -> float:
+def _on_cuda(call: Callable[[], object], cache: torch.Tensor) -> float:
     start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    cache.sum()
     start.record()
     call()
     stop.record()
