@@ -3,7 +3,8 @@
 In: a call, a device. Out: milliseconds; bytes a second of a copy, operations a second of a product. On CUDA by events
 after warm-up: work there is asynchronous, a clock of the host would see its launch. Before every call a buffer several
 times as large as the card's cache is read, so that the call finds nothing there (written, it would have to carry that
-back to memory), and the card is busy while the call is launched. Data are random: zeros draw less power and look faster.
+back to memory), and the card is busy while the call is launched. Data are random: zeros draw less power and look
+faster.
 """
 
 from __future__ import annotations
