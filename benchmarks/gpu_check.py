@@ -81,7 +81,7 @@ def jobs(options: argparse.Namespace) -> Iterator[Job]:
     device = ("--device", options.device)
     is_tiny = options.device == "cpu"
     files = ("--files", "tests/gpu/test_cuda.py") if is_tiny else ()
-    yield Job("tests", "tests", ("gpu_tests.py", *device, *files), 200)
+    yield Job("tests", "tests", ("gpu_tests.py", *device, *files), 220)
     yield Job("kernels", "kernels", ("gpu_kernels.py", *device, *("--tiny",) * is_tiny), 90)
     for shape in options.shapes:
         yield from _jobs_of_shape(shape, options)
@@ -259,7 +259,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--peers", nargs="*", default=[], choices=sorted(set().union(*PEERS_OF.values()))
     )
-    parser.add_argument("--seconds", type=float, default=570.0, help="for everything")
+    parser.add_argument("--seconds", type=float, default=555.0, help="for everything")
     parser.add_argument(
         "--models", type=Path, help="folder where models are kept; default: none is"
     )

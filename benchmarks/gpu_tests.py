@@ -23,22 +23,23 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-FILE_SECONDS, SANITIZER_SECONDS = 150, 190
+MOST_SECONDS = 190  # of a file, and of the sanitizer
 _COUNTED = re.compile(r"(\d+) (passed|failed|skipped|errors?|xfailed)")
 
 
 def test_files() -> list[str]:
-    """Give the tests for GPUs and those of every Triton kernel, which then run on the GPU."""
+    """Give the tests for GPUs and those of every Triton kernel, which then run on the GPU; large files first."""
     kernels = (ROOT / "tests" / "kernels").glob("test_*_triton.py")
     files = [*(ROOT / "tests" / "gpu").glob("test_*.py"), *kernels]
-    return sorted(str(file.relative_to(ROOT)) for file in files)
+    files.sort(key=lambda file: -file.stat().st_size)
+    return [str(file.relative_to(ROOT)) for file in files]
 
 
 def run_file(name: str) -> dict[str, Any]:
     """Run one file of tests."""
     command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider"]
     command += ["-W", "default", name]  # what that machine's libraries warn of fails nothing here
-    found = run(command, {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}, FILE_SECONDS)
+    found = run(command, {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"})
     counts = {what: int(count) for count, what in _COUNTED.findall(found["last_line"])}
     failures = [line for line in found["output"] if line.startswith(("FAILED", "ERROR"))]
     is_whole = found["exit_code"] in (0, 1, 5) and not found["timed_out"]
@@ -61,7 +62,7 @@ def run_sanitizer(device: str) -> dict[str, Any]:
     script = ROOT / "benchmarks" / "gpu_kernels.py"
     command = [tool, "--tool", "memcheck", "--error-exitcode", "9", "--print-limit", "20"]
     command += [sys.executable, str(script), "--tiny", "--once", "--device", device]
-    found = run(command, {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}, SANITIZER_SECONDS)
+    found = run(command, {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"})
     verdict = {0: "no error", 9: "errors"}.get(found["exit_code"], "did not run to its end")
     told = [line for line in found["output"] if "========" in line or "Error" in line]
     return {
@@ -81,8 +82,8 @@ def find_sanitizer() -> str | None:
     return shutil.which("compute-sanitizer", path=os.pathsep.join([os.environ["PATH"], *folders]))
 
 
-def run(command: list[str], environment: dict[str, str], seconds: float) -> dict[str, Any]:
-    """Run a command, at most so many seconds, and give how it went."""
+def run(command: list[str], environment: dict[str, str]) -> dict[str, Any]:
+    """Run a command, at most MOST_SECONDS long, and give how it went."""
     start = time.perf_counter()
     # Files side by side must not each start a thread a core.
     environment = {**os.environ, "OMP_NUM_THREADS": "2", **environment}
@@ -96,7 +97,7 @@ def run(command: list[str], environment: dict[str, str], seconds: float) -> dict
         stderr=subprocess.STDOUT,
     ) as process:
         try:
-            output, _ = process.communicate(timeout=seconds)
+            output, _ = process.communicate(timeout=MOST_SECONDS)
         except subprocess.TimeoutExpired:
             timed_out = True
             process.kill()
