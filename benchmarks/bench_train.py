@@ -31,7 +31,8 @@ from typing import Any
 import numpy as np
 from random_models import SHAPES, nf4_model
 from timing import matrix_rate
-from train_engines import OursTraining, PeerTraining, Setting, Steps, TrlTraining, supervised
+from train_engines import OursTraining, Setting, Steps, supervised
+from train_peers import PeerTraining, TrlTraining
 from workloads import Question, make_documents
 
 from fam_engine.jobs.bench.machine import describe_machine

@@ -76,11 +76,12 @@ def test_samples_of_a_prompt_are_its_own(folder: str) -> None:
 def test_training_starts_alike_and_goes_on_alike(folder: str) -> None:
     import bench_train
     import train_engines
+    import train_peers
 
     given = documents("documents", 1200)
     setting = train_engines.Setting(docs=1)
     ours = train_engines.OursTraining(folder, "cpu").run([given] * 3, setting, True)
-    engine = train_engines.PeerTraining(folder, "cpu", "peft")
+    engine = train_peers.PeerTraining(folder, "cpu", "peft")
     peer = engine.run([given] * 3, setting, True)
     found = bench_train._distance(ours, peer)
     assert found["least_gradient_cosine"] > 0.999
