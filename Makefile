@@ -117,11 +117,12 @@ bench-tokenize: $(STAMP) ## Tokenizing beside the peers; TOKENIZERS=DIR holds NA
 	.venv-peers/bin/pip install --quiet --requirement benchmarks/requirements-peers.txt
 	$(BIN)/python benchmarks/bench_tokenize.py --tokenizers $(TOKENIZERS) --peers .venv-peers/bin/python
 
-gpu-wheels: $(STAMP) ## Bundle what a GPU machine lacks into dist/gpu
+gpu-wheels: $(STAMP) ## Bundles of what a GPU machine lacks, and of peers, into dist/gpu*
 	$(BIN)/python benchmarks/gpu_wheels.py
 
-gpu-check: ## On a GPU machine: tests, throughput, probe, as one JSON file
-	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu_check.py --out $(or $(OUT),.)/gpu_check.json
+gpu-check: ## On a GPU machine: tests, kernels, scoring, decoding, training, as one JSON file; PEERS='transformers peft'
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu_check.py --out $(or $(OUT),gpu-check-out) \
+		$(if $(PEERS),--peers $(PEERS)) $(if $(PARTS),--parts $(PARTS))
 
 clean: ## Remove what the targets made
-	rm -rf $(VENV) .venv-lowest .venv-middle .venv-newest .venv-peers target dist demo-out
+	rm -rf $(VENV) .venv-lowest .venv-middle .venv-newest .venv-peers target dist demo-out gpu-check-out

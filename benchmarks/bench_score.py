@@ -1,10 +1,11 @@
 """Scoring speed and memory beside transformers, in one run: workloads G1, G8, L8.
 
     python benchmarks/bench_score.py --out results.json
+    python benchmarks/bench_score.py --device cuda --shape 8b --out results.json
 
 Agreement comes first: both engines' log-probs of every answer token are compared, and their distance is printed with
 the times. Then transformers picks its best batch size per workload, and the engines take turns, A B A B, three
-rounds.
+rounds. The shape is that of Qwen2.5-0.5B, or one of a GPU's (`random_models.SHAPES`), which is NF4 from the start.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from typing import Any
 
 import numpy as np
 from engines import OursEngine, TransformersEngine
-from workloads import QWEN_05B, Question, count_tokens, make_workload, write_random_model
+from random_models import QWEN_05B, SHAPES, nf4_model, write_random_model
+from workloads import Question, count_tokens, make_workload
 
 from fam_engine.jobs.bench.machine import describe_machine
-from fam_engine.jobs.bench.workers import Worker, take_turns
+from fam_engine.jobs.bench.workers import Run, Worker, take_turns
 
-BATCH_SIZES = (1, 2, 4, 8, 16)
+BATCH_SIZES = {"cpu": (1, 2, 4, 8, 16), "cuda": (4, 16, 64)}
 NUM_QUESTIONS = {"G1": 32, "G8": 8, "L8": 4}
 
 
@@ -39,7 +41,9 @@ def started(
         "fam-engine": (OursEngine, precision),
         "transformers": (TransformersEngine, precision),
     }
-    if precision == "nf4" and options.device == "cpu":
+    if options.alone:
+        del engines["transformers"]
+    elif precision == "nf4" and options.device == "cpu":
         engines["transformers-dequantize"] = (TransformersEngine, "nf4-dequantize")
     with contextlib.ExitStack() as stack:
         yield {
@@ -60,8 +64,9 @@ def started(
 def measure(engines: dict[str, Worker], name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Measure one workload."""
     questions = make_workload(name, options.questions[name], options.config["vocab_size"])
-    # A batch of 16 needs 16 records: eight questions with one answer are too few.
-    few = questions[: max(1, 16 // len(questions[0].answers))]
+    # The largest batch needs as many records: eight questions with one answer are too few.
+    largest = BATCH_SIZES[options.device][-1]
+    few = questions[: max(1, largest // len(questions[0].answers))]
     size = {label: _best_size(worker, label, few, options) for label, worker in engines.items()}
     work = {label: (questions, size[label]) for label in engines}
     rounds = take_turns(engines, work, options.rounds)
@@ -76,17 +81,22 @@ def measure(engines: dict[str, Worker], name: str, options: argparse.Namespace) 
             "peak_bytes": max(run.peak_bytes for run in runs),
             "loaded_bytes": engines[label].loaded_bytes,
         }
-    ours = rounds["fam-engine"][0].answer
-    peers = [label for label in engines if label != "fam-engine"]
-    best = max(peers, key=lambda label: result[label]["effective_tokens_per_second"])
-    result["best_peer"] = best
-    result["ratio"] = (
-        result["fam-engine"]["effective_tokens_per_second"]
-        / result[best]["effective_tokens_per_second"]
-    )
-    difference = np.abs(ours - rounds[best][0].answer)
-    result["logprob_difference"] = {"mean": difference.mean(), "max": difference.max()}
+    if len(engines) > 1:
+        result |= _beside_peers(result, rounds)
     return result
+
+
+def _beside_peers(result: dict[str, Any], rounds: dict[str, list[Run]]) -> dict[str, Any]:
+    """Give the ratio to the best peer, and how far its log-probs are from ours."""
+    peers = [label for label in rounds if label != "fam-engine"]
+    best = max(peers, key=lambda label: result[label]["effective_tokens_per_second"])
+    ours, peer = (result[label]["effective_tokens_per_second"] for label in ("fam-engine", best))
+    difference = np.abs(rounds["fam-engine"][0].answer - rounds[best][0].answer)
+    return {
+        "best_peer": best,
+        "ratio": ours / peer,
+        "logprob_difference": {"mean": difference.mean(), "max": difference.max()},
+    }
 
 
 def _best_size(
@@ -96,7 +106,7 @@ def _best_size(
     if label == "fam-engine":
         worker.run(questions[:1], options.tokens_per_batch)
         return options.tokens_per_batch
-    seconds = {size: worker.run(questions, size).seconds for size in BATCH_SIZES}
+    seconds = {size: worker.run(questions, size).seconds for size in BATCH_SIZES[options.device]}
     return min(seconds, key=lambda size: seconds[size])
 
 
@@ -106,13 +116,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--shape", choices=SHAPES, default="qwen2.5-0.5b")
+    parser.add_argument(
+        "--models", type=Path, help="folder where models are kept; default: none is"
+    )
+    parser.add_argument("--alone", action="store_true", help="without transformers")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--precision", nargs="*", default=["bf16", "nf4"])
     parser.add_argument("--workloads", nargs="*", default=list(NUM_QUESTIONS))
     parser.add_argument("--tokens-per-batch", type=int, default=4096)
     parser.add_argument("--scale", type=float, default=1.0, help="of the number of questions")
     options = parser.parse_args()
-    options.config = QWEN_05B
+    options.config = SHAPES[options.shape]
     options.questions = {
         name: max(2, int(NUM_QUESTIONS[name] * options.scale)) for name in options.workloads
     }
@@ -121,22 +136,37 @@ def main() -> None:
         "results": [],
     }
     with tempfile.TemporaryDirectory() as folder:
-        write_random_model(Path(folder), options.config)
+        model = _model(options, Path(folder))
         for precision in options.precision:
-            with started(folder, precision, options) as engines:
+            with started(str(model), precision, options) as engines:
                 for name in options.questions:
-                    row = {"precision": precision, **measure(engines, name, options)}
+                    row = {"shape": options.shape, "precision": precision}
+                    row |= measure(engines, name, options)
                     results["results"].append(row)
                     print(_line(row), flush=True)
                     if options.out:
                         options.out.write_text(json.dumps(results, indent=1) + "\n")
 
 
+def _model(options: argparse.Namespace, folder: Path) -> Path:
+    """Give the model's folder; those of a GPU's shapes are NF4 from the start."""
+    if options.config is QWEN_05B:
+        write_random_model(folder, options.config)
+        return folder
+    options.precision = ["nf4"]
+    return nf4_model(options.models or folder, options.shape, options.device)
+
+
 def _line(row: dict[str, Any]) -> str:
-    ours, peer = row["fam-engine"], row[row["best_peer"]]
-    return (
-        f"{row['precision']:5} {row['workload']:3} fam-engine "
+    ours = row["fam-engine"]
+    line = (
+        f"{row['shape']} {row['precision']:5} {row['workload']:3} fam-engine "
         f"{ours['effective_tokens_per_second']:7.0f} tokens/s {ours['peak_bytes'] / 2**30:.2f} GiB"
+    )
+    if "best_peer" not in row:
+        return line
+    peer = row[row["best_peer"]]
+    return line + (
         f" | {row['best_peer']} {peer['effective_tokens_per_second']:7.0f} tokens/s "
         f"{peer['peak_bytes'] / 2**30:.2f} GiB (batch {peer['size']}) | {row['ratio']:.2f}x | "
         f"log-prob difference mean {row['logprob_difference']['mean']:.4f}"

@@ -6,6 +6,8 @@ is timed. Engines are subjects of `fam_engine.jobs.bench.workers`.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from workloads import Question
 
@@ -22,35 +24,38 @@ class OursEngine:
         """Spool, plan, pack, run."""
         import tempfile
 
-        from fam_engine._rust_tokenize import Spool, SpoolWriter, pack_batch, plan_batches
-        from fam_engine.data.packing import PackedBatch
-        from fam_engine.model.logprobs import token_facts
+        from fam_engine._rust_tokenize import plan_batches
+        from fam_engine.jobs.scoring.entries import launch_entries, runs_ahead
 
         with tempfile.TemporaryDirectory() as folder:
-            spool = _spool(SpoolWriter, Spool, folder, questions)
-            plan = plan_batches(
-                spool, np.arange(len(spool), dtype=np.int64), max_tokens=tokens_per_batch
-            )
+            spool = spooled(folder, questions)
+            everything = np.arange(len(spool), dtype=np.int64)
+            plan = plan_batches(spool, everything, max_tokens=tokens_per_batch)
             found: list[np.ndarray] = [np.empty(0)] * len(spool)
+            flying: list[tuple[np.ndarray, Any]] = []
             for number in range(plan.num_batches):
-                batch = PackedBatch(**pack_batch(spool, plan.batch_entries(number)))
-                hidden_RD = self.decoder.hidden_rows(batch)
-                facts = token_facts(
-                    hidden_RD,
-                    self.decoder.weights.head_VD,
-                    batch.targets,
-                    num_rows=batch.num_rows,
-                )
-                bounds = batch.entry_rows
-                for entry, a, b in zip(batch.entries, bounds[:-1], bounds[1:], strict=True):
-                    found[entry] = facts.logprobs[a:b]
+                entries = plan.batch_entries(number)
+                flying.append((entries, launch_entries(self.decoder, spool, entries)))
+                if len(flying) > runs_ahead(self.decoder):
+                    _land(flying, found)
+            while flying:
+                _land(flying, found)
         return np.concatenate(found)
 
 
-def _spool(writer_type, spool_type, folder: str, questions: list[Question]):  # noqa: ANN001, ANN202
+def _land(flying: list[tuple[np.ndarray, Any]], found: list[np.ndarray]) -> None:
+    entries, read = flying.pop(0)
+    for entry, facts in zip(entries, read(), strict=True):
+        found[entry] = facts.logprobs
+
+
+def spooled(folder: str, questions: list[Question]) -> Any:  # noqa: ANN401 - fam-engine is imported late
+    """Put every answer with its prompt into a spool, in order, and open it."""
+    from fam_engine._rust_tokenize import Spool, SpoolWriter
+
     contexts = [question.prompt for question in questions for _ in question.answers]
     targets = [answer for question in questions for answer in question.answers]
-    writer = writer_type(folder)
+    writer = SpoolWriter(folder)
     writer.append(
         *_flat(contexts),
         *_flat(targets),
@@ -59,13 +64,35 @@ def _spool(writer_type, spool_type, folder: str, questions: list[Question]):  # 
         np.arange(len(targets), dtype=np.uint32),
     )
     writer.finish()
-    return spool_type.open(folder)
+    return Spool.open(folder)
 
 
 def _flat(arrays: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     offsets = np.zeros(len(arrays) + 1, np.int64)
     np.cumsum([len(array) for array in arrays], out=offsets[1:])
     return np.concatenate(arrays), offsets
+
+
+def load_transformers(folder: str, precision: str, device: str) -> Any:  # noqa: ANN401 - imported late
+    """Load transformers' model: bf16, or NF4 by bitsandbytes, quantized now unless the folder is."""
+    import json
+    from pathlib import Path
+
+    import torch
+    import transformers
+
+    options: dict[str, Any] = {"dtype": torch.bfloat16, "attn_implementation": "sdpa"}
+    if precision.startswith("nf4"):
+        options["device_map"] = {"": device}
+        if "quantization_config" not in json.loads((Path(folder) / "config.json").read_text()):
+            options["quantization_config"] = transformers.BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype=torch.bfloat16,
+            )
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, **options)
+    return model if precision.startswith("nf4") else model.to(device)
 
 
 class TransformersEngine:
@@ -76,21 +103,7 @@ class TransformersEngine:
     """
 
     def __init__(self, folder: str, precision: str, device: str) -> None:
-        import torch
-        import transformers
-
-        options = {"dtype": torch.bfloat16, "attn_implementation": "sdpa"}
-        if precision.startswith("nf4"):
-            options["quantization_config"] = transformers.BitsAndBytesConfig(
-                load_in_4bit=True,
-                bnb_4bit_quant_type="nf4",
-                bnb_4bit_use_double_quant=True,
-                bnb_4bit_compute_dtype=torch.bfloat16,
-            )
-            options["device_map"] = device
-        self.model = transformers.AutoModelForCausalLM.from_pretrained(folder, **options)
-        if not precision.startswith("nf4"):
-            self.model.to(device)
+        self.model = load_transformers(folder, precision, device)
         self.model.eval()
         if precision == "nf4-dequantize":
             import bitsandbytes

@@ -1,83 +1,269 @@
-"""All that only a GPU can show, as one JSON file: tests first, then kernels, throughput and the probe.
+"""All that only a GPU can show, as one JSON file and one table: tests, kernels, scoring, decoding, training, questions.
 
-    python benchmarks/gpu_check.py --out results.json
+    python benchmarks/gpu_check.py --out DIR                              # fam-engine alone, within ten minutes
+    python benchmarks/gpu_check.py --out DIR --parts scoring decoding --peers transformers
+    python benchmarks/gpu_check.py --out DIR --parts training --peers peft liger
 
-Runs without the development environment: what the machine lacks comes from the bundle of `make gpu-wheels`.
+Runs without the development environment: what the machine lacks comes from the bundles of `make gpu-wheels`. Time on
+such a machine is dear, so every part is a process of its own with a limit of its own, and what it has found by then is
+kept: a failure, a crash or a part that takes too long costs no other part its result. A part for which no time is left
+says so. DIR then holds `gpu_check.json` and `gpu_check.md`, written after every job, and what the jobs printed.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpu_table import markdown
+
 ROOT = Path(__file__).parents[1]
+# A step of work that is not worth beginning with less time than this, s.
+LEAST_SECONDS = 10
+# Nothing is to be asked of a hub, and nobody told.
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "UNSLOTH_DISABLE_STATISTICS": "1",
+    "UNSLOTH_COMPILE_LOCATION": f"{tempfile.gettempdir()}/unsloth_compiled",
+    "PYTHONUNBUFFERED": "1",
+    "PYTHONIOENCODING": "utf-8:replace",
+}
+# Models in memory are written and read faster; the three of them take so much.
+SHARED_MEMORY, MODEL_BYTES = Path("/dev/shm"), 12 << 30
+SMI_FIELDS = (
+    "driver_version,clocks.sm,clocks.mem,power.draw,temperature.gpu,memory.total,memory.used"
+)
+PEERS_OF = {
+    "scoring": {"transformers"},
+    "decoding": {"transformers", "transformers-static"},
+    "training": {"peft", "liger", "trl", "unsloth", "unsloth-layer", "unsloth-none"},
+}
 
 
-def run_tests() -> dict[str, Any]:
-    """Run the tests for GPUs and those of every Triton kernel, which then run on the GPU."""
-    kernels = sorted(str(path) for path in (ROOT / "tests" / "kernels").glob("test_*_triton.py"))
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "tests/gpu",
-        *kernels,
-    ]
+@dataclass(frozen=True)
+class Job:
+    """One process.
+
+    Attributes:
+        part: What it belongs to.
+        name: Of its result within the part; the part's name where it has one job only.
+        command: Script and arguments, without `--out`.
+        seconds: It may take.
+    """
+
+    part: str
+    name: str
+    command: tuple[str, ...]
+    seconds: float
+
+
+def jobs(options: argparse.Namespace) -> Iterator[Job]:
+    """Yield what to run, in this order: if time runs out, the last shapes are lost.
+
+    Limits are about twice what an H100 is expected to need, and within them the total decides. Expected there, s: tests
+    110, kernels 50, writing the models 40 once; scoring, answering and training 30, 45, 55 at 8B, half to two thirds of
+    that at 1B and 3B; questions 10, longest document 50.
+    """
+    device = ("--device", options.device)
+    is_tiny = options.device == "cpu"
+    files = ("--files", "tests/gpu/test_cuda.py") if is_tiny else ()
+    yield Job("tests", "tests", ("gpu_tests.py", *device, *files), 220)
+    yield Job("kernels", "kernels", ("gpu_kernels.py", *device, *("--tiny",) * is_tiny), 90)
+    for shape in options.shapes:
+        yield from _jobs_of_shape(shape, options)
+        if shape == options.shapes[0]:
+            yield Job("probe", "probe", ("gpu_probe.py",), 30)
+            command = ("bench_train.py", *_which(shape, options), "--longest")
+            yield Job("longest", shape, command, 120)
+    if peers := _peers("training", options):
+        steps = ("4", "--budgets", "128") if is_tiny else ("200", "--budgets", "2048")
+        shape = "1b" if "1b" in options.shapes else options.shapes[0]
+        command = ("bench_train.py", *_which(shape, options), "--curve", *steps, *peers)
+        yield Job("curves", shape, command, 300)
+
+
+def _jobs_of_shape(shape: str, options: argparse.Namespace) -> Iterator[Job]:
+    which, is_tiny = _which(shape, options), options.device == "cpu"
+    # Starting and measuring peers takes longer; and a CPU, where only the scripts are tried, may be busy.
+    longer = (2.5 if options.peers else 1.0) * (4 if is_tiny else 1)
+    peers = {part: _peers(part, options) for part in PEERS_OF}
+    size: tuple[str, ...] = ("--scale", "4", "--tokens-per-batch", "16384")
+    size = ("--scale", "0.1", "--rounds", "1") if is_tiny else size
+    alone = () if peers["scoring"] else ("--alone",)
+    yield Job("scoring", shape, ("bench_score.py", *which, *size, *alone), 100 * longer)
+    size = ("--num-tokens", "4", "--rounds", "1") if is_tiny else ()
+    command = ("bench_decode.py", *which, *size, *peers["decoding"])
+    yield Job("decoding", shape, command, 90 * longer)
+    size = ("4096", "16384") if peers["training"] else ("2048", "4096", "16384")
+    size = ("128", "--caps", "0", "--steps", "1") if is_tiny else size
+    command = ("bench_train.py", *which, "--budgets", *size, *peers["training"])
+    yield Job("training", shape, command, 450 if peers["training"] else 110 * longer)
+
+
+def _which(shape: str, options: argparse.Namespace) -> tuple[str, ...]:
+    return "--device", options.device, "--models", str(options.models), "--shape", shape
+
+
+def _peers(part: str, options: argparse.Namespace) -> tuple[str, ...]:
+    known = sorted(PEERS_OF[part] & set(options.peers))
+    if part == "scoring":
+        return tuple(known)
+    return ("--peers", *known) if known else ()
+
+
+def run_job(job: Job, folder: Path, log: Path, seconds: float) -> dict[str, Any]:
+    """Run a job; give its result, or as much of it as there is."""
+    out = folder / f"{job.part}-{job.name}.json"
+    script, *arguments = job.command
+    command = [sys.executable, str(ROOT / "benchmarks" / script), *arguments, "--out", str(out)]
     start = time.perf_counter()
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return {
-        "exit_code": run.returncode,
-        "seconds": time.perf_counter() - start,
-        "output": run.stdout.splitlines()[-15:],
-    }
+    with log.open("a+") as file:
+        file.write(f"\n--- {job.part} {job.name}\n")
+        file.flush()
+        begin = file.tell()
+        # A session of its own: what it started ends with it.
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, **OFFLINE},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            code: int | None = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            _end(process)
+        file.seek(begin)
+        printed = file.read()
+    seconds = time.perf_counter() - start
+    found: dict[str, Any] = {"exit_code": code, "timed_out": code is None, "seconds": seconds}
+    if code != 0:
+        found["output"] = printed.splitlines()[-20:]
+    return found | {"result": _read(out)}
 
 
-def run_throughput(out: Path, scale: float) -> dict[str, Any]:
-    """Run G1, G8 and L8 beside transformers."""
-    command = [sys.executable, str(ROOT / "benchmarks" / "bench_score.py"), "--device", "cuda"]
-    command += ["--out", str(out), "--scale", str(scale), "--tokens-per-batch", "16384"]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if run.returncode:
-        return {"exit_code": run.returncode, "output": run.stderr.splitlines()[-15:]}
-    answer: dict[str, Any] = json.loads(out.read_text())
-    return answer
+def _end(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _read(file: Path) -> Any:  # noqa: ANN401 - JSON
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Say what this is measured on; the commit is the bundle's where there is no checkout."""
+    from fam_engine.jobs.bench.machine import describe_machine
+
+    found = describe_machine(device, None, packages=("peft", "accelerate", "trl", "liger-kernel"))
+    bundled = ROOT / "dist" / "gpu" / "commit.txt"
+    if not found["commit"] and bundled.exists():
+        found["commit"] = bundled.read_text().strip()
+    return found | {"gpu": gpu_state()}
+
+
+def gpu_state() -> dict[str, str]:
+    """Ask nvidia-smi for driver, clocks, power; nothing where it is not there."""
+    command = ["nvidia-smi", f"--query-gpu={SMI_FIELDS}", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    values = told.stdout.splitlines()[0].split(", ")
+    return dict(zip(SMI_FIELDS.split(","), values, strict=False))
 
 
 def main() -> int:
-    """Check everything and write the answer, even when a part fails."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--scale", type=float, default=4.0)
-    options = parser.parse_args()
-
+    """Run the parts asked for; give 1 if one of them failed."""
+    options = _options()
     import torch
 
-    if not torch.cuda.is_available():
+    if options.device == "cuda" and not torch.cuda.is_available():
         print("error[E_DEVICE]: no NVIDIA GPU that torch can use", file=sys.stderr)
         return 8
-    from gpu_kernels import measure
-    from gpu_probe import milliseconds, probe
+    end = time.monotonic() + options.seconds
+    options.out = options.out.resolve()
+    options.out.mkdir(parents=True, exist_ok=True)
+    answer: dict[str, Any] = {"environment": environment(options.device), "parts": {}}
+    with tempfile.TemporaryDirectory(dir=_roomy()) as folder:
+        options.models = options.models or Path(folder)
+        for job in jobs(options):
+            if job.part in options.parts:
+                found = _run_in_time(job, Path(folder), options.out, end - time.monotonic())
+                answer["parts"].setdefault(job.part, {})[job.name] = found
+                _write(options.out, answer)
+                print(f"{job.part} {job.name}: {_said(found)}", flush=True)
+    return int(
+        any(job["exit_code"] != 0 for part in answer["parts"].values() for job in part.values())
+    )
 
-    answer: dict[str, Any] = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
-    parts = {
-        "tests": run_tests,
-        "kernels": lambda: measure(milliseconds),
-        "throughput": lambda: run_throughput(options.out.with_suffix(".score.json"), options.scale),
-        "probe": probe,
-    }
-    for name, part in parts.items():
-        answer[name] = part()
-        options.out.write_text(json.dumps(answer, indent=1) + "\n")
-        print(f"{name}: done", flush=True)
-    return int(answer["tests"]["exit_code"])
+
+def _roomy() -> Path | None:
+    """Give where temporary files go: into memory if the models fit there twice; None: as always."""
+    try:
+        is_roomy = shutil.disk_usage(SHARED_MEMORY).free > 2 * MODEL_BYTES
+    except OSError:
+        return None
+    return SHARED_MEMORY if is_roomy else None
+
+
+def _run_in_time(job: Job, folder: Path, out: Path, left: float) -> dict[str, Any]:
+    if left < LEAST_SECONDS:
+        return {"exit_code": None, "timed_out": True, "seconds": 0.0, "result": None, "output": []}
+    found = run_job(job, folder, out / "gpu_check.log", min(job.seconds, left))
+    return found | {"gpu": gpu_state()}
+
+
+def _said(found: dict[str, Any]) -> str:
+    if not found["seconds"]:
+        return "no time left"
+    how = "out of time" if found["timed_out"] else f"exit code {found['exit_code']}"
+    return f"{how}, {found['seconds']:.0f} s"
+
+
+def _write(folder: Path, answer: dict[str, Any]) -> None:
+    (folder / "gpu_check.json").write_text(json.dumps(answer, indent=1) + "\n")
+    (folder / "gpu_check.md").write_text(markdown(answer))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder")
+    parser.add_argument(
+        "--device", choices=["cuda", "cpu"], default="cuda", help="cpu: try the scripts"
+    )
+    every = ["tests", "kernels", "scoring", "decoding", "training", "probe", "longest", "curves"]
+    parser.add_argument("--parts", nargs="*", choices=every, default=every)
+    parser.add_argument("--shapes", nargs="*", default=["8b", "1b", "3b"], help="first comes first")
+    parser.add_argument(
+        "--peers", nargs="*", default=[], choices=sorted(set().union(*PEERS_OF.values()))
+    )
+    parser.add_argument("--seconds", type=float, default=555.0, help="for everything")
+    parser.add_argument(
+        "--models", type=Path, help="folder where models are kept; default: none is"
+    )
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

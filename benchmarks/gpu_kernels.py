@@ -1,18 +1,29 @@
 """Every kernel on its own: time, and the shares of the card's measured copy and matrix rates it reaches.
 
-In: the shapes of Llama-3.1-8B, random data. Out: a dictionary, a row a kernel. Bytes are those that must move at least
-(each input read once, each output written once), operations those of the products; a kernel near one of its shares is
-near the card's limit. Times are medians of CUDA events after warm-up. Inputs are larger than the L2 cache or close to
-it, but for single rows and the cache of few slots, where the weights and keys are what is read.
+    python benchmarks/gpu_kernels.py --out kernels.json
+
+In: the shapes of Llama-3.1-8B, random data. Out: a dictionary, a row a kernel, as JSON. Bytes are those that must
+move at least (each input read once, each output written once), operations those of the products; a kernel near one of
+its shares is near the card's limit. The card's cache is emptied before every call (`timing`).
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
+
+if not torch.cuda.is_available():
+    # Before anything imports Triton, which asks once.
+    os.environ["TRITON_INTERPRET"] = "1"
+
+from timing import copy_rate, matrix_rate, milliseconds, synchronize
 
 from fam_engine.kernels import (
     add_rmsnorm_triton,
@@ -35,7 +46,6 @@ from fam_engine.kernels import (
 from fam_engine.kernels.flat_adamw import step_scalars
 from fam_engine.kernels.nf4_dequantize import LoraFactors
 
-Milliseconds = Callable[[Callable[[], object]], float]
 _EPS = 1e-5
 
 
@@ -107,42 +117,43 @@ class Case:
 
 def cases(s: Shapes) -> Iterator[Case]:
     """Yield all cases; the data of one is freed before the next is made."""
-    for make in (_of_matrices, _of_rows, _of_the_head, _of_decoding, _of_training):
+    for make in _groups():
         yield from make(s)
 
 
-def measure(milliseconds: Milliseconds) -> dict[str, Any]:
-    """Time all cases; one that fails is its own answer."""
-    copy_rate, matrix_rate = _rates(milliseconds)
-    found: dict[str, Any] = {"copy_bytes_per_s": copy_rate, "matrix_flops_per_s": matrix_rate}
-    for case in cases(Shapes()):
+def _groups() -> tuple[Callable[[Shapes], Iterator[Case]], ...]:
+    return _of_matrices, _of_rows, _of_the_head, _of_decoding, _of_training, _of_attention
+
+
+def measure(shapes: Shapes, keep: Callable[[dict[str, Any]], None]) -> None:
+    """Time all cases and hand on all that is known after each; one that fails ends its group."""
+    device = shapes.device
+    copies, products = copy_rate(device), matrix_rate(device)
+    found: dict[str, Any] = {"copy_bytes_per_s": copies, "matrix_flops_per_s": products}
+    rows: dict[str, Any] = {}
+    for make in _groups():
+        name = make.__name__
         try:
-            seconds = milliseconds(case.call) / 1e3
-        except Exception as error:  # the other kernels are to be timed all the same
-            found[case.name] = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
-            continue
-        found[case.name] = {
-            "ms": seconds * 1e3,
-            "share_of_copy_rate": case.num_bytes / seconds / copy_rate,
-            "share_of_matrix_rate": case.num_flops / seconds / matrix_rate,
-        }
-    return found
+            for case in make(shapes):
+                name = case.name
+                seconds = milliseconds(case.call, device) / 1e3
+                rows[name] = {
+                    "ms": seconds * 1e3,
+                    "share_of_copy_rate": case.num_bytes / seconds / copies,
+                    "share_of_matrix_rate": case.num_flops / seconds / products,
+                }
+                keep(found | {"kernels": rows})
+        except Exception as error:  # the other groups are to be timed all the same
+            rows[name] = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
+            keep(found | {"kernels": rows})
 
 
-def _rates(milliseconds: Milliseconds) -> tuple[float, float]:
-    """Give the bytes a second of a copy, read and written, and the operations a second of a product."""
-    return _copy_rate(milliseconds), _matrix_rate(milliseconds)
-
-
-def _copy_rate(milliseconds: Milliseconds) -> float:
-    source = torch.randn(1 << 28, device="cuda")
-    target = torch.empty_like(source)
-    return 2 * source.nbytes / milliseconds(lambda: target.copy_(source)) * 1e3
-
-
-def _matrix_rate(milliseconds: Milliseconds) -> float:
-    a, b = (torch.randn(8192, 8192, device="cuda").bfloat16() for _ in range(2))
-    return 2 * 8192**3 / milliseconds(lambda: a @ b) * 1e3
+def run_once(shapes: Shapes) -> None:
+    """Run every case, for a tool that watches memory; the first one that fails ends it."""
+    for case in cases(shapes):
+        case.call()
+        synchronize(shapes.device)
+        print(case.name, flush=True)
 
 
 def _nf4(s: Shapes, num_rows: int, num_columns: int) -> list[torch.Tensor]:
@@ -309,7 +320,6 @@ def _of_training(s: Shapes) -> Iterator[Case]:
         ),
         7 * grads.nbytes + copy.nbytes,
     )
-    yield from _of_attention(s)
 
 
 def _of_attention(s: Shapes) -> Iterator[Case]:
@@ -350,6 +360,25 @@ def tiny(device: str) -> Shapes:
         num_slots=3,
         length=16,
         num_parameters=160,
-        dtype=torch.float32,
+        dtype=torch.bfloat16 if device == "cuda" else torch.float32,  # the interpreter has no bf16
         device=device,
     )
+
+
+def main() -> None:
+    """Time all kernels, or with `--once` only run them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+    parser.add_argument("--tiny", action="store_true", help="the least shapes")
+    parser.add_argument("--once", action="store_true", help="run every kernel once, time none")
+    options = parser.parse_args()
+    shapes = tiny(options.device) if options.tiny else Shapes(device=options.device)
+    if options.once:
+        run_once(shapes)
+        return
+    measure(shapes, lambda found: options.out.write_text(json.dumps(found, indent=1) + "\n"))
+
+
+if __name__ == "__main__":
+    main()

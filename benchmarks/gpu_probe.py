@@ -1,32 +1,20 @@
 """Questions a GPU must answer before its kernels are written: attention, matrix products, look-up modes.
 
-In: nothing. Out: a dictionary. Does torch's flash varlen attention take grouped queries; what do a few extra columns
-of K cost a cuBLAS product (room for LoRA inside it); which way of looking up NF4 codes is fastest. Times are medians
-of CUDA events after warm-up, on random data: zeros would draw less power and look faster.
+    python benchmarks/gpu_probe.py --out probe.json
+
+In: nothing. Out: a dictionary, as JSON. Does torch's flash varlen attention take grouped queries; what do a few extra
+columns of K cost a cuBLAS product (room for LoRA inside it); which way of looking up NF4 codes is fastest.
 """
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable
+import argparse
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
-
-
-def milliseconds(call: Callable[[], object], rounds: int = 20) -> float:
-    """Time a call on the device."""
-    for _ in range(3):
-        call()
-    times = []
-    for _ in range(rounds):
-        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        call()
-        stop.record()
-        stop.synchronize()
-        times.append(start.elapsed_time(stop))
-    return statistics.median(times)
+from timing import milliseconds
 
 
 def flash_varlen_grouped_queries() -> dict[str, Any]:
@@ -89,3 +77,15 @@ def probe() -> dict[str, Any]:
         except RuntimeError as error:
             answers[name] = {"error": str(error).splitlines()[0]}
     return answers
+
+
+def main() -> None:
+    """Ask and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    options.out.write_text(json.dumps(probe(), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,8 @@
-"""The fixed scoring workloads G1, G8 and L8, and random models in the shape of real ones.
+"""The fixed workloads: G1, G8 and L8 to score, documents to train on.
 
-In: a workload's name and how many questions. Out: token ids of prompts and answers, the same for every engine.
-Lengths are those of real GSM8K records; ids are random, which changes nothing about speed: every engine does the same
-arithmetic on any ids. Weights are random too, written once as a Hugging Face folder that all engines load.
+In: a workload's name and how many questions or tokens. Out: token ids, the same for every engine. Lengths are those of
+real GSM8K records, or drawn from a stated distribution; ids are random, which changes nothing about speed: every
+engine does the same arithmetic on any ids.
 """
 
 from __future__ import annotations
@@ -14,23 +14,6 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).parent
-
-QWEN_05B = {
-    "architectures": ["Qwen2ForCausalLM"],
-    "model_type": "qwen2",
-    "hidden_size": 896,
-    "intermediate_size": 4864,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 14,
-    "num_key_value_heads": 2,
-    "vocab_size": 151936,
-    "max_position_embeddings": 32768,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 1000000.0,
-    "tie_word_embeddings": True,
-    "hidden_act": "silu",
-    "torch_dtype": "bfloat16",
-}
 
 
 @dataclass(frozen=True)
@@ -71,21 +54,28 @@ def count_tokens(questions: list[Question]) -> dict[str, int]:
     return {"effective": prompts + answers, "answer": answers}
 
 
-def write_random_model(folder: Path, config: dict[str, object]) -> None:
-    """Write a random model as a Hugging Face folder, bf16, with statistics like a trained one's."""
-    import torch
-    import transformers
+def make_documents(name: str, num_tokens: int, vocab_size: int, *, seed: int = 0) -> list[Question]:
+    """Make documents to train on, as questions with one answer, of exactly so many tokens in all.
 
-    torch.manual_seed(0)
-    kind = transformers.AutoConfig.for_model(**config)
-    with torch.device("meta"):
-        model = transformers.AutoModelForCausalLM.from_config(kind, dtype=torch.bfloat16)
-    model.to_empty(device="cpu")
-    for name, weight in model.named_parameters():
-        with torch.no_grad():
-            if "norm" in name:
-                weight.fill_(1.0)
-            else:
-                weight.normal_(0.0, 0.02)
-    model.tie_weights()
-    model.save_pretrained(folder)
+    Args:
+        name: `blocks`: as many documents of 2,048 tokens as fit, all but the first token answered: nothing to pad,
+            kernels alone are compared. `documents`: lengths log-normal (median 300, 95 % below 1,500), a third of
+            each the prompt.
+        num_tokens: In all; the last document takes what is left.
+        vocab_size: Ids follow Zipf's law (1 / (rank + 10)) below this, so there is something to learn.
+        seed: Of lengths and ids.
+    """
+    rng = np.random.default_rng(seed)
+    odds = 1 / (np.arange(vocab_size - 3) + 10.0)
+    questions = []
+    while num_tokens:
+        length = (
+            2048 if name == "blocks" else int(np.clip(rng.lognormal(np.log(300), 0.98), 8, 8192))
+        )
+        # Two tokens at least are left for the next one, or none.
+        length = num_tokens if num_tokens - length < 2 else length
+        num_prompt = 1 if name == "blocks" else max(1, length // 3)
+        ids = (3 + rng.choice(vocab_size - 3, length, p=odds / odds.sum())).astype(np.int32)
+        questions.append(Question(ids[:num_prompt], [ids[num_prompt:]]))
+        num_tokens -= length
+    return questions

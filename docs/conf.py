@@ -46,6 +46,7 @@ MADE = {
     "record-errors.md": errors.record_codes,
     "columns.md": files.columns,
     "bench-score.md": benchmarks.score,
+    "bench-gpu.md": benchmarks.gpu,
     "bench-tokenize.md": benchmarks.tokenize,
     "bench-tokenize-threads.md": lambda: benchmarks.tokenize("tokenize_cpu_2_threads"),
     "bench-records.md": benchmarks.records,

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import gpu_table
+
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 NAMES = {
@@ -49,6 +51,17 @@ def _score(name: str) -> str:
         )
     heads = ["workload", "weights", "fam-engine, tokens/s", "transformers", "ratio", "peak memory"]
     return _table([*heads, "mean difference of a log-prob"], rows) + _about(result, name)
+
+
+def gpu() -> str:
+    """Give the tables of every GPU that was measured, or say that none was."""
+    files = sorted(RESULTS.glob("gpu_*.json"))
+    if not files:
+        return "Not yet measured on a GPU.\n"
+    return "\n".join(
+        f"{gpu_table.markdown(_read(file.stem))}\n[{file.name}](../benchmarks/results/{file.name})\n"
+        for file in files
+    )
 
 
 def tokenize(name: str = "tokenize_cpu") -> str:

@@ -1,0 +1,354 @@
+"""A training step of QLoRA: seconds, tokens a second, peak memory; ours beside peers, the same bytes and documents.
+
+    python benchmarks/bench_train.py --shape 8b --out results.json
+    python benchmarks/bench_train.py --shape 8b --peers peft --budgets 4096 16384 --out results.json
+    python benchmarks/bench_train.py --shape 1b --peers peft --curve 200 --out curves.json
+    python benchmarks/bench_train.py --shape 8b --longest --out longest.json
+
+In: a shape, peers that are installed (peft, liger, trl, unsloth, unsloth-layer, unsloth-none). Out: a row for every
+workload (`workloads.make_documents`), tokens a step and cap of memory. With peers, parity comes first: the same step's
+loss, the cosine of every gradient of the first and last layer, their norms. A peer then chooses its fastest micro-batch
+and whether to compute layers twice, for every row, among what fits; engines take turns. Tokens are real ones, padding
+is never counted; a peer that fails or does not fit keeps its row, saying so. `--curve` compares losses of that many
+steps instead, and a peer's with its own in other micro-batches, which is the noise to judge by; `--longest` finds the
+longest document that trains under the cap. A capped card has less memory, not less speed: it is no measurement of a
+smaller one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import statistics
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from random_models import SHAPES, nf4_model
+from timing import matrix_rate
+from train_engines import OursTraining, Setting, Steps, supervised
+from train_peers import PeerTraining, TrlTraining
+from workloads import Question, make_documents
+
+from fam_engine.jobs.bench.machine import describe_machine
+from fam_engine.jobs.bench.workers import Worker
+
+PEERS = ("peft", "liger", "trl", "unsloth", "unsloth-layer", "unsloth-none")
+OURS = "fam-engine"
+PACKAGES = ("peft", "liger-kernel", "trl", "unsloth", "unsloth_zoo", "accelerate", "datasets")
+# Of a round; its engine has run the same step before, when its setting was chosen.
+WARM_UP = 1
+
+
+@dataclass
+class Engine:
+    """An engine in its process.
+
+    Attributes:
+        worker: The process.
+        failure: Why it is gone, if it is.
+    """
+
+    worker: Worker
+    failure: str = ""
+
+    def run(self, steps: list[list[Question]], *arguments: object) -> Steps | str:
+        """Run steps; say why not."""
+        if self.failure:
+            return self.failure
+        try:
+            found = self.worker.run(steps, *arguments).answer
+        except (
+            Exception
+        ) as error:  # its process is gone; the others are to be measured all the same
+            self.failure = _reason(error)
+            return self.failure
+        return found or "out of memory"
+
+
+@contextlib.contextmanager
+def started(
+    folder: Path, options: argparse.Namespace, failed: dict[str, str]
+) -> Iterator[dict[str, Engine]]:
+    """Start the engines; why a peer cannot be goes into `failed`."""
+    with contextlib.ExitStack() as stack:
+        engines = {}
+        for name in (OURS, *options.peers):
+            kind = {OURS: OursTraining, "trl": TrlTraining}.get(name, PeerTraining)
+            arguments = (str(folder), options.device, *([name] if kind is PeerTraining else []))
+            try:
+                worker = Worker(kind, *arguments, threads=options.threads, device=options.device)
+            except Exception as error:
+                if name == OURS:
+                    raise
+                failed[name] = _reason(error)
+                continue
+            engines[name] = Engine(stack.enter_context(worker))
+        yield engines
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
+
+
+def parity(engines: dict[str, Engine], documents: list[Question]) -> dict[str, Any]:
+    """Compare the first step's loss and gradients with ours."""
+    found = {
+        name: engine.run([documents], Setting(docs=1), True) for name, engine in engines.items()
+    }
+    ours = found[OURS]
+    if isinstance(ours, str):
+        return {OURS: {"error": ours}}
+    norms = [float(np.linalg.norm(gradient)) for gradient in ours.gradients.values()]
+    rows: dict[str, Any] = {OURS: {"loss": ours.losses[0], "least_gradient_norm": min(norms)}}
+    for name, peer in found.items():
+        if isinstance(peer, str):
+            rows[name] = {"error": peer}
+        elif name != OURS:
+            rows[name] = _distance(ours, peer)
+    return rows
+
+
+def _distance(ours: Steps, peer: Steps) -> dict[str, Any]:
+    assert ours.gradients.keys() == peer.gradients.keys(), "the peer trains other matrices"
+    cosines, ratios = [], []
+    for name, a in ours.gradients.items():
+        b = peer.gradients[name]
+        sizes = np.linalg.norm(a), np.linalg.norm(b)
+        cosines.append(float((a * b).sum() / (sizes[0] * sizes[1])))
+        ratios.append(float(sizes[0] / sizes[1]))
+    return {
+        "loss": peer.losses[0],
+        "loss_difference": abs(ours.losses[0] - peer.losses[0]) / ours.losses[0],
+        "least_gradient_cosine": min(cosines),
+        "gradient_norm_ratios": [min(ratios), max(ratios)],
+    }
+
+
+def measure(
+    engines: dict[str, Engine], documents: list[Question], cap: float, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Measure one row: each engine at its fastest setting, engines taking turns."""
+    row: dict[str, Any] = {}
+    settings: dict[str, Setting] = {}
+    for name, engine in engines.items():
+        best = _fastest(name, engine, documents, cap)
+        if isinstance(best, str):
+            row[name] = {"error": best}
+        else:
+            settings[name] = best
+    runs: dict[str, list[Steps]] = {name: [] for name in settings}
+    for _ in range(options.rounds):
+        for name, setting in settings.items():
+            steps = engines[name].run([documents] * (WARM_UP + options.steps), setting)
+            if isinstance(steps, Steps):
+                runs[name].append(steps)
+            else:
+                row[name] = {"error": steps}
+    for name, found in runs.items():
+        if found:
+            row[name] = _figures(found, settings[name], documents, options)
+    ours = row[OURS].get("tokens_per_second")
+    for name in runs if ours else ():
+        if name != OURS and "tokens_per_second" in row[name]:
+            row[name]["ratio"] = ours / row[name]["tokens_per_second"]
+    return row
+
+
+def _fastest(name: str, engine: Engine, documents: list[Question], cap: float) -> Setting | str:
+    """Give the fastest setting that fits; ours has none to choose, which a step shows to fit."""
+    docs = sorted({1, min(4, len(documents)), len(documents)}) if name != OURS else [0]
+    twice = (False, True) if name in ("peft", "liger", "trl") else (False,)
+    found: dict[Setting, float] = {}
+    reason = "no setting"
+    for count, is_checkpointing in itertools.product(docs, twice):
+        setting = Setting(cap, count, is_checkpointing)
+        steps = engine.run([documents] * 2, setting)
+        if isinstance(steps, Steps):
+            found[setting] = steps.seconds[-1]
+        else:
+            reason = steps
+    return min(found, key=lambda setting: found[setting]) if found else reason
+
+
+def _figures(
+    runs: list[Steps], setting: Setting, documents: list[Question], options: argparse.Namespace
+) -> dict[str, Any]:
+    seconds = [one for steps in runs for one in steps.seconds[WARM_UP:]]
+    median, tokens = statistics.median(seconds), _tokens(documents)
+    return {
+        "seconds": seconds,
+        "tokens_per_second": tokens / median,
+        "supervised_per_second": supervised(documents) / median,
+        "share_of_matrix_rate": step_flops(options.shape, documents) / median / options.rate,
+        "peak_bytes": max(steps.peak_bytes for steps in runs),
+        "reserved_bytes": max(steps.reserved_bytes for steps in runs),
+        "docs": setting.docs,
+        "is_checkpointing": setting.is_checkpointing,
+        "plan": runs[0].plan,
+        "losses": [runs[0].losses[0], runs[0].losses[-1]],
+    }
+
+
+def _tokens(documents: list[Question]) -> int:
+    return sum(len(question.prompt) + len(question.answers[0]) for question in documents)
+
+
+def step_flops(shape: str, documents: list[Question]) -> float:
+    """Give what a step's frozen matrices cost, forward and back to the input, nothing computed twice.
+
+    Attention and the adapter are left out: a share of the card's rate that is too low, for every engine alike.
+    """
+    config = SHAPES[shape]
+    hidden, width = config["hidden_size"], config["head_dim"]
+    heads = 2 * config["num_attention_heads"] + 2 * config["num_key_value_heads"]
+    layer = hidden * width * heads + 3 * hidden * config["intermediate_size"]
+    matrices = 4 * config["num_hidden_layers"] * layer * _tokens(documents)
+    return matrices + 4 * config["vocab_size"] * hidden * supervised(documents)
+
+
+def curves(engines: dict[str, Engine], options: argparse.Namespace) -> dict[str, Any]:
+    """Compare the losses of many steps, each with documents of its own."""
+    vocab = SHAPES[options.shape]["vocab_size"]
+    steps = [
+        make_documents(options.workloads[0], options.budgets[0], vocab, seed=1 + number)
+        for number in range(options.curve)
+    ]
+    found = {name: engine.run(steps, Setting(docs=1)) for name, engine in engines.items()}
+    for (
+        name
+    ) in options.peers:  # the same documents in other micro-batches: what rounding alone does
+        if isinstance(found.get(name), Steps):
+            found[f"{name} again"] = engines[name].run(steps, Setting(docs=0))
+    rows: dict[str, Any] = {}
+    for name, one in found.items():
+        if isinstance(one, str):
+            rows[name] = {"error": one}
+            continue
+        rows[name] = {"losses": one.losses, "last_quarter": _last_quarter(one)}
+        beside = found.get(name.removesuffix(" again")) if name.endswith(" again") else found[OURS]
+        if name != OURS and isinstance(beside, Steps):
+            difference = np.array(one.losses) - np.array(beside.losses)
+            rows[name] |= {
+                "mean_difference": float(difference.mean()),
+                "largest_difference": float(np.abs(difference).max()),
+            }
+    return {"shape": options.shape, "steps": options.curve, "curves": rows}
+
+
+def _last_quarter(steps: Steps) -> float:
+    return statistics.mean(steps.losses[-max(1, len(steps.losses) // 4) :])
+
+
+def longest(engine: Engine, options: argparse.Namespace, cap: float) -> dict[str, Any]:
+    """Find the longest document that trains, to 16,384 tokens, by bisection."""
+    config = SHAPES[options.shape]
+    grain = 16384 if options.device == "cuda" else 32
+    low, high = 0, 8 if options.device == "cuda" else 2  # 131,072 tokens: the model's last position
+    tried = {}
+    while low < high:
+        middle = -(-(low + high) // 2)
+        ids = np.arange(middle * grain, dtype=np.int32) % config["vocab_size"]
+        steps = engine.run([[Question(ids[:1], [ids[1:]])]], Setting(cap))
+        is_trained = isinstance(steps, Steps)
+        tried[middle * grain] = (
+            {"seconds": steps.seconds[0], "peak_bytes": steps.peak_bytes, "plan": steps.plan}
+            if isinstance(steps, Steps)
+            else {"error": steps}
+        )
+        print(f"{middle * grain} tokens: {tried[middle * grain]}", flush=True)
+        low, high = (middle, high) if is_trained else (low, middle - 1)
+        if not is_trained and steps != "out of memory":
+            break
+    return {"shape": options.shape, "cap_gib": cap, "longest_tokens": low * grain, "tried": tried}
+
+
+def main() -> None:
+    """Measure and write the results after every row."""
+    options = _options()
+    options.rate = matrix_rate(options.device)
+    environment = describe_machine(options.device, options.threads, packages=PACKAGES)
+    results: dict[str, Any] = {
+        "environment": environment,
+        "matrix_flops_per_s": options.rate,
+        "results": [],
+        "failed": {},
+    }
+
+    def keep(row: dict[str, Any] | None = None) -> None:
+        if row is not None:
+            results["results"].append(row)
+            print(_line(row), flush=True)
+        options.out.write_text(json.dumps(results, indent=1) + "\n")
+
+    with tempfile.TemporaryDirectory() as folder:
+        model = nf4_model(options.models or Path(folder), options.shape, options.device)
+        with started(model, options, results["failed"]) as engines:
+            keep()
+            for row in _rows(engines, options):
+                keep(row)
+
+
+def _rows(engines: dict[str, Engine], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    vocab = SHAPES[options.shape]["vocab_size"]
+    if options.curve:
+        yield curves(engines, options)
+        return
+    if options.longest:
+        yield from (longest(engines[OURS], options, cap) for cap in options.caps if cap)
+        return
+    first = make_documents("documents", options.budgets[0], vocab)
+    yield {"shape": options.shape, "parity": parity(engines, first)}
+    for cap, budget, name in itertools.product(options.caps, options.budgets, options.workloads):
+        documents = make_documents(name, budget, vocab)
+        row = {
+            "shape": options.shape,
+            "workload": name,
+            "tokens": _tokens(documents),
+            "supervised": supervised(documents),
+            "documents": len(documents),
+            "cap_gib": cap,
+        }
+        yield row | {"engines": measure(engines, documents, cap, options)}
+
+
+def _line(row: dict[str, Any]) -> str:
+    if "engines" not in row:
+        return json.dumps({name: value for name, value in row.items() if name != "curves"})[:400]
+    said = [
+        f"{name} {value['error']}"
+        if "error" in value
+        else f"{name} {value['tokens_per_second']:.0f} tokens/s {value['peak_bytes'] / 2**30:.1f} GiB"
+        for name, value in row["engines"].items()
+    ]
+    cap = f", {row['cap_gib']:.0f} GiB" if row["cap_gib"] else ""
+    return f"{row['shape']} {row['workload']} of {row['tokens']} tokens{cap}: " + " | ".join(said)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--shape", choices=[*SHAPES.keys() - {"qwen2.5-0.5b"}], default="8b")
+    parser.add_argument(
+        "--models", type=Path, help="folder where models are kept; default: none is"
+    )
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=[])
+    parser.add_argument("--workloads", nargs="*", default=["blocks", "documents"])
+    parser.add_argument("--budgets", nargs="*", type=int, default=[2048, 4096, 8192, 16384])
+    parser.add_argument("--caps", nargs="*", type=float, default=[0.0, 24.0], help="GiB; 0: none")
+    parser.add_argument("--steps", type=int, default=3, help="timed in a round")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--curve", type=int, default=0, help="compare losses of so many steps")
+    parser.add_argument("--longest", action="store_true", help="find the longest document")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
