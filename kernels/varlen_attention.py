@@ -5,7 +5,8 @@ last query of a sequence is at the place of its last key (causal, aligned at the
 keys, query i sees keys 0 to m - n + i, and with a window only the last `window` of them.
 
 Dimensions: Q queries of all sequences, S keys of all sequences, H query heads, G key heads, d head width.
-Dtypes: q, k, v, out in bf16 or fp16 for flash, any for the reference, on any device; scores, softmax and lse in fp32 (fp64 for fp64).
+Dtypes: q, k, v, out in bf16 or fp16 for flash, any for the reference, on any device; scores, softmax and lse in fp32
+(fp64 for fp64).
 Memory traffic: q, k, v read, out and an lse a query and head written; on a GPU no scores in memory.
 
 The GPU's kernel is FlashAttention-2 (Dao 2023, arXiv 2307.08691) as torch ships it, by the operation
