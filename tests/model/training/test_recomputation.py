@@ -10,7 +10,7 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fam_engine.kernels import chunking, lora_backward, mm_fp32
+from fam_engine.kernels import chunking, lora_backward, mm_fp32, swiglu
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.loading import ComputeDtype, load_model
 from fam_engine.model.lora import LoraSpec
@@ -137,6 +137,7 @@ def test_what_a_step_holds(
     monkeypatch.setattr(mm_fp32, "SUMMED", 64)
     monkeypatch.setattr(lora_backward, "_ROWS", 64)
     monkeypatch.setattr(chunking, "CHUNK_VALUES", 8192)
+    monkeypatch.setattr(swiglu, "VALUES_PER_THREAD", 8192)
     folder = tiny_checkpoint(model_type, num_hidden_layers=4, intermediate_size=256)
     decoder = load_model(folder, precision="nf4", compute_dtype=compute_dtype)
     model = trainable(decoder, spec_of())

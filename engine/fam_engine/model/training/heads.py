@@ -69,12 +69,12 @@ class HeadGradients:
     """Memory for the gradients of what attention read, then of the products.
 
     Attributes:
-        beside: [dY dS] of each matrix.
-        heads: Of each product, in attention's dtype: dY itself where that is the compute dtype.
+        heads: Of each product, in attention's dtype.
+        beside: [dY dS] of each matrix, whose dY are `heads`; none where attention has another dtype.
     """
 
-    beside: list[torch.Tensor]
     heads: Products
+    beside: list[torch.Tensor]
 
 
 class Heads:
@@ -144,17 +144,14 @@ class Heads:
 
     def new_gradients(self, products: Products, dtype: torch.dtype) -> HeadGradients:
         """Give memory for gradients of the products, which attention makes in `dtype`."""
-        beside = [
-            linear.new_output(product.shape[0], product)
-            for linear, product in zip(self.linears, products, strict=True)
-        ]
+        if dtype != products[0].dtype:
+            return HeadGradients([x.new_empty(x.shape, dtype=dtype) for x in products], [])
+        beside = self._new_beside(products)
         heads = [
             dys[:, : linear.out_features].unflatten(1, (-1, self._width))
             for linear, dys in zip(self.linears, beside, strict=True)
         ]
-        if dtype != products[0].dtype:
-            heads = [torch.empty(x.shape, dtype=dtype, device=x.device) for x in heads]
-        return HeadGradients(beside, heads)
+        return HeadGradients(heads, beside)
 
     def backward(
         self,
@@ -177,12 +174,12 @@ class Heads:
             residual_QD: The gradient that went past attention, to be added to that of x; used up.
                 None: that of x is not wanted.
         """
-        self._to_products(gradients, products, call)
+        beside = self._to_products(gradients, products, call)
         inputs, rstd_T = self._inputs(x_TD, call)
         dropout = call.dropout.of(QKV)
         dnormed = []
         for linear in self.linears:
-            dys, xs = gradients.beside.pop(0), inputs.pop(0)
+            dys, xs = beside.pop(0), inputs.pop(0)
             linear.write_inner_gradient(dys, linear.inner(xs))
             linear.add_A_gradients(xs, dys, dropout)
             del xs
@@ -241,18 +238,29 @@ class Heads:
         for product, num_turned, of_product, norms in turned:
             yield product[:, :num_turned], of_product, norms
 
-    def _to_products(self, gradients: HeadGradients, products: Products, call: LayerBatch) -> None:
-        """Make gradients after turn and norm those before, and write them as dY."""
+    def _to_products(
+        self, gradients: HeadGradients, products: Products, call: LayerBatch
+    ) -> list[torch.Tensor]:
+        """Make gradients after turn and norm those before; give them as dY of [dY dS]."""
         before = self._turns(products, call)
         for (made, _, _), (heads, tables, norms) in zip(
             before, self._turns(gradients.heads, call), strict=True
         ):
             x = made if self._is_normed else None
             ops.qk_norm_rope_backward(heads, x, *tables, norms=norms)
-        for linear, dys in zip(self.linears, gradients.beside, strict=True):
-            heads = gradients.heads.pop(0)
-            if heads.dtype != dys.dtype:
-                dys[:, : linear.out_features] = heads.flatten(1)
+        if gradients.beside:
+            return gradients.beside
+        beside = self._new_beside(products)
+        for linear, dys in zip(self.linears, beside, strict=True):
+            dys[:, : linear.out_features] = gradients.heads.pop(0).flatten(1)
+        return beside
+
+    def _new_beside(self, products: Products) -> list[torch.Tensor]:
+        """Give memory for [dY dS] of each matrix."""
+        return [
+            linear.new_output(product.shape[0], product)
+            for linear, product in zip(self.linears, products, strict=True)
+        ]
 
 
 def normed_into(
