@@ -30,10 +30,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
 import torch
+from torch.utils import deterministic
 
+_memory: Any = deterministic  # whose setting is a property of the module
 _FLASH_DTYPES: Final = (torch.bfloat16, torch.float16)
 _HEAD_DIM_GRID: Final = 8
 _LARGEST_HEAD_DIM: Final = 256
@@ -187,12 +189,15 @@ def _bound(max_seqlen_k: int, window: int | None) -> int:
 @contextlib.contextmanager
 def _deterministic() -> Iterator[None]:
     """Let torch add gradients of queries up in a fixed order; by default atomic adds come in any order."""
-    before = torch.get_deterministic_debug_mode()
+    before, fills = torch.get_deterministic_debug_mode(), _memory.fill_uninitialized_memory
     torch.set_deterministic_debug_mode("error")
+    # Else all that the kernel is about to write would be filled before.
+    _memory.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.set_deterministic_debug_mode(before)
+        _memory.fill_uninitialized_memory = fills
 
 
 # -- the plain reference -----------------------------------------------------------------------------

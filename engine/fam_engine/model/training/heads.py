@@ -101,8 +101,9 @@ class Heads:
         self._is_normed = norms is not None
         if rows_only:
             features: tuple[slice, ...] = (slice(0, cut), slice(cut, None))
-            self._turned = (self._num_queries, num_keys)
-            self._norms = (norms, norms and replace(norms, num_query_heads=0))
+            self._turned: tuple[int, ...] = (self._num_queries, num_keys)
+            of_keys = norms and replace(norms, num_query_heads=0)
+            self._norms: tuple[ops.HeadNorms | None, ...] = (norms, of_keys)
         else:
             features = (slice(None),)
             self._turned = (self._num_queries + num_keys,)
