@@ -195,9 +195,7 @@ class OursTraining:
         return found and replace(found, plan=self.plan)
 
     def _update(self) -> None:
-        from fam_engine.jobs.training.optim import clip_grad_norm
-
-        clip_grad_norm(self.model.parameters, MAX_NORM)
+        self.optimizer.clip_grad_norm(MAX_NORM)
         self.optimizer.step(LEARNING_RATE)
 
     def _one(self, documents: list[Question]) -> float:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import torch
 
+from fam_engine.kernels.chunking import chunks
 from fam_engine.kernels.rmsnorm import inverse_rms, rmsnorm_backward
 
 
@@ -44,13 +45,16 @@ def add_rmsnorm(
         out: [T, D], rows contiguous.
         rstd: [T] in fp32 (fp64 for fp64), where 1 / sqrt(mean square + eps) is written.
     """
+    wide = torch.promote_types(residual.dtype, torch.float32)
+    weight = weight.to(wide)
     if delta is not None:
         residual.add_(delta)
-    x = residual.to(torch.promote_types(residual.dtype, torch.float32))
-    scale = inverse_rms(x, eps=eps)
-    out.copy_((x * scale).mul_(weight))
-    if rstd is not None:
-        rstd.copy_(scale[:, 0])
+    for rows in chunks(residual):
+        x = residual[rows].to(wide)
+        scale = inverse_rms(x, eps=eps)
+        out[rows] = (x * scale).mul_(weight)
+        if rstd is not None:
+            rstd[rows] = scale[:, 0]
 
 
 def add_rmsnorm_backward(
@@ -64,15 +68,17 @@ def add_rmsnorm_backward(
     """Add the norm's gradient to that of the sum, in place.
 
     Args:
-        grad_out: Gradient of `out`, [T, D], rows contiguous.
+        grad_out: Gradient of `out`, [T, D], rows contiguous, in any dtype.
         residual: The sum that was normed, [T, D], rows contiguous.
         weight: [D].
         rstd: [T], as `add_rmsnorm` wrote it.
-        grad_residual: [T, D], rows contiguous: on entry the gradient of the sum by all that follows
-            but the norm, on return that of the old residual, and of delta.
+        grad_residual: [T, D], rows contiguous, in any dtype: on entry the gradient of the sum by all that
+            follows but the norm, on return that of the old residual, and of delta.
     """
     wide = rstd.dtype
-    grad = rmsnorm_backward(
-        grad_out.to(wide), residual.to(wide), weight.to(wide), rstd=rstd[:, None]
-    )
-    grad_residual.copy_(grad.add_(grad_residual))
+    weight = weight.to(wide)
+    for rows in chunks(residual):
+        grad = rmsnorm_backward(
+            grad_out[rows].to(wide), residual[rows].to(wide), weight, rstd=rstd[rows, None]
+        )
+        grad_residual[rows] = grad.add_(grad_residual[rows])

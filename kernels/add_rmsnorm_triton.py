@@ -116,12 +116,14 @@ def add_rmsnorm_backward(
     """Add the norm's gradient to that of the sum, in place.
 
     Args:
-        grad_out: Gradient of `out`, [T, D] in bf16, fp16 or fp32, rows contiguous, any row stride.
+        grad_out: Gradient of `out`, [T, D] in bf16, fp16 or fp32, not always residual's; rows contiguous, any row
+            stride.
         residual: The sum that was normed, [T, D], rows contiguous, any row stride.
         weight: [D].
         rstd: float32[T], as `add_rmsnorm` wrote it.
-        grad_residual: [T, D], rows contiguous, any row stride: on entry the gradient of the sum by
-            all that follows but the norm, on return that of the old residual, and of delta.
+        grad_residual: [T, D] in bf16, fp16 or fp32, rows contiguous, any row stride: on entry the
+            gradient of the sum by all that follows but the norm, on return that of the old
+            residual, and of delta.
     """
     num_rows, width = residual.shape
     _check(residual, grad_out, grad_residual, weight=weight, rstd=rstd)

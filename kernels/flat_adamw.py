@@ -8,8 +8,8 @@ Equations (Loshchilov and Hutter 2019, arXiv 1711.05101; in the order of `torch.
 where decay = 1 - rate * weight_decay, step_size = rate / (1 - beta1^step), correction = sqrt(1 - beta2^step).
 
 Dimensions: P parameters of all adapters, end to end; the buffer's owner makes P a multiple of 16.
-Dtypes: parameters, gradients and moments in fp32 (fp64 for fp64); a copy of the parameters in the compute dtype.
-Memory traffic: 16 bytes a parameter in, 12 out and 2 for a copy in bf16.
+Dtypes: all in fp32 (fp64 for fp64).
+Memory traffic: 16 bytes a parameter in, 12 out.
 
 Why what changes from step to step is a tensor: a CUDA graph is replayed with other numbers in it, and nothing waits for
 the device. Why the powers of the betas are not taken there: 1 - beta2^step from an fp32 power is off by 6e-5 of itself
@@ -23,7 +23,7 @@ from typing import Final
 
 import torch
 
-# 2^17 fp32 values of five buffers are about the L2 cache of a server core.
+# 2^17 fp32 values of four buffers are about the L2 cache of a server core.
 _VALUES: Final = 2**17
 
 
@@ -37,7 +37,6 @@ def flat_adamw(
     clip: torch.Tensor,
     betas: tuple[float, float],
     eps: float,
-    copy_P: torch.Tensor,
 ) -> None:
     """Move parameters along their gradients, in place.
 
@@ -50,11 +49,10 @@ def flat_adamw(
         clip: fp32[1] on the device, what gradients are multiplied by.
         betas: Decay of the moments.
         eps: What is added to the root of the second moment.
-        copy_P: [P] in any floating dtype, written: the parameters, rounded.
     """
     decay, step_size, correction = scalars
-    buffers = (params_P, grads_P, exp_avg_P, exp_avg_sq_P, copy_P)
-    for param, grad, exp_avg, exp_avg_sq, copy in zip(
+    buffers = (params_P, grads_P, exp_avg_P, exp_avg_sq_P)
+    for param, grad, exp_avg, exp_avg_sq in zip(
         *(buffer.split(_VALUES) for buffer in buffers), strict=True
     ):
         grad = grad * clip
@@ -62,7 +60,6 @@ def flat_adamw(
         exp_avg_sq.mul_(betas[1]).addcmul_(grad, grad, value=1 - betas[1])
         denominator = (exp_avg_sq.sqrt() / correction).add_(eps)
         param.mul_(decay).sub_(exp_avg.div(denominator).mul_(step_size))
-        copy.copy_(param)
 
 
 def step_scalars(

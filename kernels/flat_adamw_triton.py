@@ -2,7 +2,7 @@
 """One step of AdamW over all parameters as one flat buffer, as a Triton kernel.
 
 Equations, dimensions and dtypes as in `flat_adamw.py`, its reference; root and quotients are correctly rounded.
-Memory traffic: 16 bytes a parameter in, 12 out and 2 for a copy in bf16; the scalars from the cache.
+Memory traffic: 16 bytes a parameter in, 12 out; the scalars from the cache.
 
 One program moves `BLOCK` neighbouring parameters. P is a constant, set by model and rank: were it not known to be a
 multiple of 4, the last block's mask would make every load one of 4 bytes.
@@ -35,7 +35,6 @@ def _flat_adamw(
     grads,
     exp_avgs,
     exp_avg_sqs,
-    copy,
     scalars,
     clip,
     BETA1: tl.constexpr,
@@ -60,7 +59,6 @@ def _flat_adamw(
     tl.store(params + place, param, mask=inside)
     tl.store(exp_avgs + place, exp_avg, mask=inside)
     tl.store(exp_avg_sqs + place, exp_avg_sq, mask=inside)
-    tl.store(copy + place, param.to(copy.dtype.element_ty), mask=inside)
 
 
 def flat_adamw(
@@ -73,7 +71,6 @@ def flat_adamw(
     clip: torch.Tensor,
     betas: tuple[float, float],
     eps: float,
-    copy_P: torch.Tensor,
 ) -> None:
     """Move parameters along their gradients, in place.
 
@@ -86,14 +83,12 @@ def flat_adamw(
         clip: fp32[1] on the device, what gradients are multiplied by.
         betas: Decay of the moments.
         eps: What is added to the root of the second moment.
-        copy_P: [P] in bf16, fp16 or fp32, contiguous, written: the parameters, rounded.
     """
     size = params_P.numel()
     for buffer in (params_P, grads_P, exp_avg_P, exp_avg_sq_P):
         assert buffer.dtype == torch.float32
-        assert buffer.shape == copy_P.shape == (size,)
+        assert buffer.shape == (size,)
         assert buffer.is_contiguous()
-    assert copy_P.is_contiguous()
     assert scalars.dtype == clip.dtype == torch.float32
     grid = (triton.cdiv(size, _BLOCK),)
     _flat_adamw[grid](
@@ -101,7 +96,6 @@ def flat_adamw(
         grads_P,
         exp_avg_P,
         exp_avg_sq_P,
-        copy_P,
         scalars,
         clip,
         **_launch(size, betas, eps).keywords,
@@ -120,8 +114,7 @@ def variants(capability: int) -> Iterator[Variant]:
         yield Variant(
             name=f"flat_adamw fp32 {name}",
             kernel=_flat_adamw,
-            arguments=dict.fromkeys(fp32, POINTER[torch.float32])
-            | {"copy": POINTER[torch.bfloat16]},
+            arguments=dict.fromkeys(fp32, POINTER[torch.float32]),
             launch=_launch(size, (0.9, 0.999), 1e-8),
             values=_BLOCK,
         )

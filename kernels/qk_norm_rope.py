@@ -24,6 +24,7 @@ from dataclasses import dataclass
 
 import torch
 
+from fam_engine.kernels.chunking import chunks
 from fam_engine.kernels.rmsnorm import inverse_rms, rmsnorm, rmsnorm_backward
 from fam_engine.kernels.rope import rope_
 
@@ -69,11 +70,11 @@ def qk_norm_rope(
         norms: The norms; None: there are none.
         out_TNd: Like `x_TNd`; may be the very same.
     """
-    if out_TNd is not x_TNd:
-        out_TNd.copy_(x_TNd)
     if norms is not None:
         for heads, weight in norms.of(x_TNd.shape[1]):
             out_TNd[:, heads] = rmsnorm(x_TNd[:, heads], weight, eps=norms.eps)
+    elif out_TNd is not x_TNd:
+        out_TNd.copy_(x_TNd)
     rope_(out_TNd, cos_Td, sin_Td)
 
 
@@ -94,13 +95,15 @@ def qk_norm_rope_backward(
         sin_Td: Like `cos_Td`.
         norms: As in the forward pass.
     """
-    a, b = grad_TNd.to(cos_Td.dtype).chunk(2, dim=-1)
-    cos, sin = cos_Td[:, None], sin_Td[:, None]
-    grad = torch.cat((a * cos + b * sin, b * cos - a * sin), dim=-1)
-    if norms is not None:
-        assert x_TNd is not None
+    if norms is None:
+        rope_(grad_TNd, cos_Td, -sin_Td)
+        return
+    assert x_TNd is not None
+    wide = cos_Td.dtype
+    for rows in chunks(grad_TNd):
+        grad = grad_TNd[rows].to(wide, copy=True)
+        rope_(grad, cos_Td[rows], -sin_Td[rows])
         for heads, weight in norms.of(grad.shape[1]):
-            x = x_TNd[:, heads].to(grad.dtype)
+            x = x_TNd[rows, heads].to(wide)
             rstd = inverse_rms(x, eps=norms.eps)
-            grad[:, heads] = rmsnorm_backward(grad[:, heads], x, weight.to(grad.dtype), rstd=rstd)
-    grad_TNd.copy_(grad)
+            grad_TNd[rows, heads] = rmsnorm_backward(grad[:, heads], x, weight.to(wide), rstd=rstd)

@@ -16,11 +16,9 @@ make bits depend on where a row lies.
 
 from __future__ import annotations
 
-from typing import Final
-
 import torch
 
-CHUNK_VALUES: Final = 2**18
+from fam_engine.kernels.chunking import chunks
 
 
 def rope_(x_THd: torch.Tensor, cos_Td: torch.Tensor, sin_Td: torch.Tensor) -> None:
@@ -32,9 +30,7 @@ def rope_(x_THd: torch.Tensor, cos_Td: torch.Tensor, sin_Td: torch.Tensor) -> No
         sin_Td: Like `cos_Td`.
     """
     half = x_THd.shape[-1] // 2
-    step = max(1, CHUNK_VALUES // x_THd[0].numel())
-    for start in range(0, x_THd.shape[0], step):
-        rows = slice(start, start + step)
+    for rows in chunks(x_THd):
         a, b = x_THd[rows, :, :half], x_THd[rows, :, half:]
         cos, sin = cos_Td[rows, None], sin_Td[rows, None]
         turned_a = (a * cos).sub_(b * sin)  # mixed dtypes promote to that of cos

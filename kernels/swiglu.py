@@ -29,6 +29,8 @@ from typing import Final
 import torch
 from torch.nn.functional import silu
 
+from fam_engine.kernels.chunking import chunks
+
 # 2^17 fp32 values a thread are half the L2 cache of a server core; and more than the 2^15 below
 # which torch would not use all threads.
 VALUES_PER_THREAD: Final = 2**17
@@ -66,11 +68,12 @@ def swiglu_backward(grad: torch.Tensor, gate_up: torch.Tensor, *, out: torch.Ten
             gradients.
         out: [T, F] of the same dtype, what `swiglu` writes; may be `grad` itself.
     """
-    wide = torch.promote_types(grad.dtype, torch.float32)
-    gate, up = gate_up.to(wide).chunk(2, dim=1)
-    sigmoid = 1 / (1 + (-gate).exp())
-    silu = gate * sigmoid
-    grad_up = grad * silu
-    grad_gate = grad * up * (sigmoid + silu * (1 - sigmoid))
-    swiglu(gate_up, out=out)
-    gate_up.copy_(torch.cat((grad_gate, grad_up), dim=1))
+    wide, width = torch.promote_types(grad.dtype, torch.float32), grad.shape[1]
+    for rows in chunks(grad):
+        gate, up = gate_up[rows].to(wide).chunk(2, dim=1)
+        sigmoid = 1 / (1 + (-gate).exp())
+        silu = gate * sigmoid
+        grad_up = grad[rows] * silu
+        grad_gate = grad[rows] * up * (sigmoid + silu * (1 - sigmoid))
+        swiglu(gate_up[rows], out=out[rows])
+        gate_up[rows, :width], gate_up[rows, width:] = grad_gate, grad_up

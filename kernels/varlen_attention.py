@@ -5,7 +5,8 @@ last query of a sequence is at the place of its last key (causal, aligned at the
 keys, query i sees keys 0 to m - n + i, and with a window only the last `window` of them.
 
 Dimensions: Q queries of all sequences, S keys of all sequences, H query heads, G key heads, d head width.
-Dtypes: q, k, v, out in bf16 or fp16 on a GPU, any on the CPU; scores, softmax and lse in fp32 (fp64 for fp64).
+Dtypes: q, k, v, out in bf16 or fp16 for flash, any for the reference, on any device; scores, softmax and lse in fp32
+(fp64 for fp64).
 Memory traffic: q, k, v read, out and an lse a query and head written; on a GPU no scores in memory.
 
 The GPU's kernel is FlashAttention-2 (Dao 2023, arXiv 2307.08691) as torch ships it, by the operation
@@ -29,10 +30,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
 import torch
+from torch.utils import deterministic
 
+_memory: Any = deterministic  # whose setting is a property of the module
+_FLASH_DTYPES: Final = (torch.bfloat16, torch.float16)
 _HEAD_DIM_GRID: Final = 8
 _LARGEST_HEAD_DIM: Final = 256
 _OLDEST_CAPABILITY: Final = (8, 0)
@@ -42,11 +46,16 @@ def is_supported(device: torch.device, dtype: torch.dtype, head_dim: int) -> boo
     """Whether the flash kernel takes such queries, keys and values."""
     return (
         device.type == "cuda"
-        and dtype in (torch.bfloat16, torch.float16)
+        and dtype in _FLASH_DTYPES
         and head_dim % _HEAD_DIM_GRID == 0
         and head_dim <= _LARGEST_HEAD_DIM
         and torch.cuda.get_device_capability(device) >= _OLDEST_CAPABILITY
     )
+
+
+def _takes_flash(query_QHd: torch.Tensor) -> bool:
+    """Whether torch's kernel is called, which refuses what it does not support; fp32 and fp64 are for reference."""
+    return query_QHd.is_cuda and query_QHd.dtype in _FLASH_DTYPES
 
 
 def varlen_attention(
@@ -77,7 +86,7 @@ def varlen_attention(
         out_QHd of the queries' dtype, and lse_HQ in fp32 (fp64 for fp64): the logarithm of a query's sum of
         exp(scores), for `varlen_attention_backward`.
     """
-    if query_QHd.device.type != "cuda":
+    if not _takes_flash(query_QHd):
         return _forward_by_sequence(
             query_QHd, key_SGd, value_SGd, cu_seqlens_q, cu_seqlens_k, window
         )
@@ -132,7 +141,7 @@ def varlen_attention_backward(
     Returns:
         Gradients [Q, H, d], [S, G, d], [S, G, d] in the dtype of the queries.
     """
-    if query_QHd.device.type != "cuda":
+    if not _takes_flash(query_QHd):
         return _backward_by_sequence(
             (grad_QHd, query_QHd, key_SGd, value_SGd, out_QHd, lse_HQ),
             cu_seqlens_q,
@@ -180,12 +189,15 @@ def _bound(max_seqlen_k: int, window: int | None) -> int:
 @contextlib.contextmanager
 def _deterministic() -> Iterator[None]:
     """Let torch add gradients of queries up in a fixed order; by default atomic adds come in any order."""
-    before = torch.get_deterministic_debug_mode()
+    before, fills = torch.get_deterministic_debug_mode(), _memory.fill_uninitialized_memory
     torch.set_deterministic_debug_mode("error")
+    # Else all that the kernel is about to write would be filled before.
+    _memory.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.set_deterministic_debug_mode(before)
+        _memory.fill_uninitialized_memory = fills
 
 
 # -- the plain reference -----------------------------------------------------------------------------
@@ -203,8 +215,8 @@ def _sequences(
 def _scores(query: torch.Tensor, key: torch.Tensor, window: int | None) -> torch.Tensor:
     """Give scaled scores [G, H / G, Q, S] of one sequence, -inf where a query does not see a key."""
     num_queries, num_keys = query.shape[0], key.shape[0]
-    place = torch.arange(num_keys - num_queries, num_keys)[:, None]
-    distance = place - torch.arange(num_keys)
+    key_place = torch.arange(num_keys, device=key.device)
+    distance = key_place[num_keys - num_queries :, None] - key_place
     hidden = (distance < 0) | (distance >= (num_keys if window is None else window))
     scores: torch.Tensor = torch.einsum("qgrd,sgd->grqs", query, key) * query.shape[-1] ** -0.5
     return scores.masked_fill(hidden, -torch.inf)

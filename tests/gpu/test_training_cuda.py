@@ -1,22 +1,31 @@
-"""Losses and gradients on an NVIDIA GPU against the same path on the CPU, in float64."""
+"""Losses, gradients and steps on an NVIDIA GPU: against the CPU in float64, twice the same bits, without waiting."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
 
 import pytest
 import torch
 
 from fam_engine.data.packing import PackedBatch
+from fam_engine.jobs.training.loop import load_parameters
+from fam_engine.jobs.training.optim import AdamW
 from fam_engine.model.checkpoint import Precision
 from fam_engine.model.loading import ComputeDtype, load_model
 from fam_engine.model.trainable import LoraSpec, TrainableModel
 from tests.model.packing_reference import pack_reference
 from tests.model.plain import random_entries
-from tests.model.training.reference import ALL, loss_and_gradients
+from tests.model.training.reference import ALL, loss_and_gradients, take_gradients
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
 ]
+
+SEED = 2**61 + 7
+Gradients: TypeAlias = dict[str, torch.Tensor]
+Run: TypeAlias = Callable[[TrainableModel], tuple[float, Gradients]]
 
 
 def batch() -> PackedBatch:
@@ -24,14 +33,16 @@ def batch() -> PackedBatch:
     return pack_reference([*entries, (entries[0][0], [3, 1, 4, 1, 5])])
 
 
-def model_on(device: str, precision: Precision, compute_dtype: ComputeDtype) -> TrainableModel:
+def model_on(
+    device: str, precision: Precision, compute_dtype: ComputeDtype, *, dropout: float = 0.0
+) -> TrainableModel:
     decoder = load_model(
         "embedded",
         precision=precision,
         compute_dtype=compute_dtype,
         device=device,  # type: ignore[arg-type]
     )
-    model = TrainableModel(decoder, LoraSpec(8, 16.0, 0.0, ALL, False), seed=1)
+    model = TrainableModel(decoder, LoraSpec(8, 16.0, dropout, ALL, False), seed=1)
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for name, parameter in model.parameters.items():
@@ -40,14 +51,22 @@ def model_on(device: str, precision: Precision, compute_dtype: ComputeDtype) -> 
     return model
 
 
-def run(model: TrainableModel) -> tuple[float, dict[str, torch.Tensor]]:
+def by_autograd(model: TrainableModel) -> tuple[float, Gradients]:
     given = batch()
     device = next(iter(model.parameters.values())).device
     ones = [torch.ones(given.num_rows, dtype=torch.float64, device=device)]
-    loss, gradients = loss_and_gradients(model, given, ones)
+    loss, gradients = loss_and_gradients(model, given, ones, dropout_seed=SEED)
     return loss, {name: gradient.cpu().double() for name, gradient in gradients.items()}
 
 
+def by_hand(model: TrainableModel, *, num_whole: int = 1) -> tuple[float, Gradients]:
+    nll_R = model.forward_backward(batch(), torch.ones_like, dropout_seed=SEED, num_whole=num_whole)
+    gradients = take_gradients(model)
+    return nll_R.sum().item(), {name: x.cpu().double() for name, x in gradients.items()}
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("run", [by_autograd, by_hand])
 @pytest.mark.parametrize(
     ("precision", "compute_dtype", "tolerance"),
     [
@@ -58,10 +77,65 @@ def run(model: TrainableModel) -> tuple[float, dict[str, torch.Tensor]]:
     ],
 )
 def test_equal_to_the_cpu_s(
-    precision: Precision, compute_dtype: ComputeDtype, tolerance: float
+    run: Run, precision: Precision, compute_dtype: ComputeDtype, tolerance: float, dropout: float
 ) -> None:
-    expected_loss, expected = run(model_on("cpu", precision, "fp64"))
-    loss, gradients = run(model_on("cuda", precision, compute_dtype))
+    """With dropout too: masks are the same on any device."""
+    expected_loss, expected = by_autograd(model_on("cpu", precision, "fp64", dropout=dropout))
+    loss, gradients = run(model_on("cuda", precision, compute_dtype, dropout=dropout))
     assert loss == pytest.approx(expected_loss, rel=tolerance)
     for name, gradient in gradients.items():
         assert (gradient - expected[name]).norm() <= tolerance * expected[name].norm(), name
+
+
+def test_in_bf16_as_near_fp32_as_autograd_is() -> None:
+    _, truth = by_hand(model_on("cuda", "nf4", "fp32"))
+    model = model_on("cuda", "nf4", "bf16")
+    errors = [
+        {name: (gradients[name] - truth[name]).norm() / truth[name].norm() for name in truth}
+        for gradients in (by_hand(model)[1], by_autograd(model)[1])
+    ]
+    for name, error in errors[0].items():
+        assert error <= 3 * errors[1][name] + 2**-7, name
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_the_policy_and_a_second_run_change_no_bit(dropout: float) -> None:
+    model = model_on("cuda", "nf4", "bf16", dropout=dropout)
+    loss, expected = by_hand(model, num_whole=0)
+    for num_whole in (0, 1, 1000):
+        found_loss, found = by_hand(model, num_whole=num_whole)
+        assert found_loss == loss
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_run_that_is_resumed_ends_in_the_same_bits() -> None:
+    def steps(model: TrainableModel, optimizer: AdamW, numbers: range) -> None:
+        for number in numbers:
+            model.forward_backward(batch(), torch.ones_like, dropout_seed=number, num_whole=1)
+            optimizer.clip_grad_norm(1.0)
+            optimizer.step(1e-3)
+
+    def fresh() -> tuple[TrainableModel, AdamW]:
+        model = model_on("cuda", "nf4", "bf16", dropout=0.1)
+        return model, AdamW("adamw", model.parameters, weight_decay=0.01)
+
+    (whole, optimizer), (first, stopped), (second, resumed) = fresh(), fresh(), fresh()
+    steps(whole, optimizer, range(6))
+    steps(first, stopped, range(3))
+    load_parameters(second.parameters, {n: x.detach().cpu() for n, x in first.parameters.items()})
+    resumed.load_state(stopped.state())
+    steps(second, resumed, range(3, 6))
+    for name, parameter in whole.parameters.items():
+        assert torch.equal(parameter, second.parameters[name]), name
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_nothing_waits_for_the_gpu(dropout: float) -> None:
+    model = model_on("cuda", "nf4", "bf16", dropout=dropout)
+    by_hand(model)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        model.forward_backward(batch(), torch.ones_like, dropout_seed=SEED, num_whole=1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(x.isfinite().all() for x in take_gradients(model).values())

@@ -12,12 +12,10 @@ BETAS, EPS = (0.9, 0.999), 1e-8
 
 # 1: a lone value; 1024: a program; 2049: two and one more.
 @pytest.mark.parametrize("size", [1, 1024, 2049])
-@pytest.mark.parametrize("copy_dtype", [torch.float32, torch.float16])
-def test_twenty_steps_equal_those_in_float64(size: int, copy_dtype: torch.dtype) -> None:
+def test_twenty_steps_equal_those_in_float64(size: int) -> None:
     torch.manual_seed(0)
     truth = [torch.randn(size).double(), *torch.zeros(2, size).double().unbind()]
     mine = [buffer.to(DEVICE, torch.float32) for buffer in truth]
-    copy = torch.empty(size, dtype=copy_dtype, device=DEVICE)
     moved = 0.0
     for step in range(1, 21):
         scalars = reference.step_scalars(step, 1e-2 / step, betas=BETAS, weight_decay=0.1)
@@ -31,7 +29,6 @@ def test_twenty_steps_equal_those_in_float64(size: int, copy_dtype: torch.dtype)
             *truth[1:],
             scalars=scalars,
             clip=clip.double(),
-            copy_P=torch.empty_like(truth[0]),
             **settings,
         )
         moved += (truth[0] - before).abs().max().item()
@@ -41,7 +38,6 @@ def test_twenty_steps_equal_those_in_float64(size: int, copy_dtype: torch.dtype)
             *mine[1:],
             scalars=scalars.to(DEVICE, torch.float32),
             clip=clip.to(DEVICE),
-            copy_P=copy,
             **settings,
         )
     # A rounding of a parameter and a few of an update, each step.
@@ -49,12 +45,11 @@ def test_twenty_steps_equal_those_in_float64(size: int, copy_dtype: torch.dtype)
     bounds = (20 * eps * 4 + 8 * eps * moved, 1e-6, 1e-6)
     for buffer, expected, bound in zip(mine, truth, bounds, strict=True):
         assert (buffer.cpu().double() - expected).abs().max() <= bound
-    assert torch.equal(copy, mine[0].to(copy_dtype))
 
 
 def test_gradients_stay_and_nothing_beyond_the_end_is_touched() -> None:
     torch.manual_seed(0)
-    room = torch.full((5, 64), 7.0, device=DEVICE)
+    room = torch.full((4, 64), 7.0, device=DEVICE)
     grads = room[1, :40]
     flat_adamw(
         room[0, :40],
@@ -65,9 +60,7 @@ def test_gradients_stay_and_nothing_beyond_the_end_is_touched() -> None:
         clip=torch.ones(1, device=DEVICE),
         betas=BETAS,
         eps=EPS,
-        copy_P=room[4, :40],
     )
     assert (grads == 7).all()
     assert (room[:, 40:] == 7).all()
     assert (room[0, :40] < 7).all()
-    assert torch.equal(room[4, :40], room[0, :40])

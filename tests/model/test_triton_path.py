@@ -1,4 +1,4 @@
-"""The whole path of a GPU, kernel for kernel, on a CPU: scoring, generating and a loss with its gradient.
+"""The whole path of a GPU, kernel for kernel, on a CPU: scoring, generating and a training step.
 
 Tensors lie on the CPU, `ops` is told that Triton serves them, and Triton interprets. So what is wired to what is tested
 everywhere; what a real GPU makes of it is for tests/gpu.
@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from fam_engine.data.tokenizer import TextEncoder
+from fam_engine.jobs.training.optim import AdamW
 from fam_engine.kernels import linear_logprob_gpu
 from fam_engine.kernels.linear_logprob import LinearLogprobs
 from fam_engine.model import ops
@@ -29,6 +30,7 @@ from tests.model.generation.conftest import by_sample, random_requests, write_to
 from tests.model.packing_reference import pack_reference
 from tests.model.plain import facts_of, random_entries
 from tests.model.test_lora import save_adapter
+from tests.model.training.reference import ALL, spec_of, trainable
 
 # Eight records make more rows than the products of few rows take; two make fewer.
 LENGTHS = [(9, 30), (1, 1), (40, 12), (3, 17), (25, 6), (7, 20), (2, 9), (5, 5)]
@@ -128,6 +130,7 @@ def test_texts_are_those_of_the_cpu(
 def test_losses_and_gradients_are_those_of_the_cpu(
     tiny_checkpoint: TinyCheckpoint, triton: Callable[[], set[str]]
 ) -> None:
+    """Of the path torch differentiates."""
     decoder = load_nf4(tiny_checkpoint("llama", **SHAPE))
     model = TrainableModel(decoder, LoraSpec(4, 8, 0.0, ("q_proj", "down_proj"), False), seed=0)
     batch = pack_reference(random_entries(160, LENGTHS), grid=64)
@@ -146,3 +149,64 @@ def test_losses_and_gradients_are_those_of_the_cpu(
     for ours, theirs in zip(found, gradients, strict=True):
         assert (ours - theirs).abs().max() <= 1e-4 * theirs.abs().max() + 1e-8
     assert {"linear_cross_entropy", "nf4_dequantize"} <= used
+
+
+TRAINING = {
+    "add_rmsnorm",
+    "add_rmsnorm.add_rmsnorm_backward",
+    "linear_cross_entropy",
+    "lora_backward",
+    "nf4_dequantize",
+    "qk_norm_rope",
+    "qk_norm_rope.qk_norm_rope_backward",
+    "sum_rows",
+    "swiglu",
+    "swiglu.swiglu_backward",
+}
+
+
+# The interpreter takes its time for the bits of masks: few matrices have them.
+@pytest.mark.parametrize(
+    ("model_type", "dropout", "target_modules"),
+    [("llama", 0.0, ALL), ("qwen3", 0.0, ALL), ("qwen3", 0.1, ("v_proj", "down_proj"))],
+)
+def test_a_training_step_is_that_of_the_cpu(
+    tiny_checkpoint: TinyCheckpoint,
+    triton: Callable[[], set[str]],
+    model_type: str,
+    dropout: float,
+    target_modules: tuple[str, ...],
+) -> None:
+    """Losses and gradients written out, then clipping and AdamW, of a batch with siblings."""
+    decoder = load_nf4(tiny_checkpoint(model_type, **SHAPE))
+    entries = random_entries(160, [(9, 5), (3, 12), (1, 1)])
+    entries += [(entries[0][0], [3, 1, 4]), (entries[0][0], [9])]
+    batch = pack_reference(entries, grid=1)
+
+    def step() -> tuple[torch.Tensor, dict[str, torch.Tensor], float, dict[str, torch.Tensor]]:
+        model = trainable(decoder, spec_of(target_modules, dropout=dropout))
+        optimizer = AdamW("adamw", model.parameters, weight_decay=0.01)
+        nll_R = model.forward_backward(
+            batch,
+            lambda nll_R: torch.full_like(nll_R, 1 / len(nll_R)),
+            dropout_seed=2**62 + 3,
+            num_whole=1,
+        )
+        gradients = {n: leaf.grad.clone() for n, leaf in model.parameters.items()}  # type: ignore[union-attr]
+        norm = optimizer.clip_grad_norm(0.5)
+        optimizer.step(1e-3)
+        return nll_R, gradients, norm, model.parameters
+
+    expected_R, expected, expected_norm, moved = step()
+    used = triton()
+    nll_R, gradients, norm, parameters = step()
+    assert (nll_R - expected_R).abs().max() <= 2e-5
+    for name, gradient in gradients.items():
+        size = expected[name].abs().max()
+        assert size > 0
+        assert (gradient - expected[name]).abs().max() <= 1e-4 * size, name
+    assert norm == pytest.approx(expected_norm, rel=1e-5)
+    assert norm > 0.5
+    for name, parameter in parameters.items():
+        assert (parameter - moved[name]).abs().max() <= 2e-5, name
+    assert used == TRAINING | {"grad_norm", "flat_adamw"} | ({"dropout"} if dropout else set())

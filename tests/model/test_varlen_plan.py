@@ -73,7 +73,7 @@ def planned(batch: PackedBatch, *, rows_only: bool) -> list[Sequences]:
         every = np.ones(len(batch.parents), bool)
         return varlen_plan.plan_sequences(batch, batch.rows, may_join=every)
     tokens = np.arange(len(batch.input_ids), dtype=np.int32)
-    own = varlen_plan._has_own_prompt(batch)
+    own = varlen_plan.has_own_prompt(batch)
     return varlen_plan.plan_sequences(batch, tokens, may_join=own)
 
 

@@ -29,15 +29,15 @@ from torch.nn import functional
 from fam_engine.kernels import linear_logprob as linear_logprob_torch
 from fam_engine.kernels import linear_logprob_avx512
 from fam_engine.kernels.attention import attention, visibility_mask
+from fam_engine.kernels.flat_adamw import step_scalars
 from fam_engine.kernels.linear_logprob import LinearLogprobs
+from fam_engine.kernels.mm_fp32 import mm_fp32
 from fam_engine.kernels.nf4_dequantize import BLOCK_SIZE, LoraFactors
 from fam_engine.kernels.nf4_linear import MAX_ROWS
 from fam_engine.kernels.qk_norm_rope import HeadNorms
-from fam_engine.kernels.rmsnorm import inverse_rms, rmsnorm_backward
 from fam_engine.kernels.rope import rope_
-from fam_engine.kernels.swiglu import swiglu_backward
 from fam_engine.kernels.varlen_attention import is_supported as has_varlen_attention
-from fam_engine.kernels.varlen_attention import varlen_attention
+from fam_engine.kernels.varlen_attention import varlen_attention, varlen_attention_backward
 from fam_engine.model.weights import Linear, LoraPart, Weights
 
 if TYPE_CHECKING:
@@ -47,30 +47,39 @@ __all__ = [
     "HeadNorms",
     "LinearLogprobs",
     "Scratch",
+    "add_rmsnorm",
+    "add_rmsnorm_backward",
     "attention",
     "cached_attention",
+    "dropout",
+    "flat_adamw",
+    "grad_norm",
     "has_fused_logprob",
     "has_varlen_attention",
     "head_logits",
-    "inverse_rms",
     "linear",
     "linear_add_",
     "linear_cross_entropy",
     "linear_logprob",
     "linear_swiglu",
+    "lora_backward",
     "made_ready",
     "mlp_rows",
+    "mm_fp32",
     "nf4_quantize",
     "num_unready",
     "qk_norm_rope",
+    "qk_norm_rope_backward",
     "rmsnorm",
-    "rmsnorm_backward",
     "rope_",
     "sample",
+    "step_scalars",
+    "sum_rows",
     "swiglu",
     "swiglu_backward",
     "takes_triton",
     "varlen_attention",
+    "varlen_attention_backward",
     "visibility_mask",
     "write_matrix",
 ]
@@ -100,15 +109,16 @@ def takes_triton(x: torch.Tensor) -> bool:
 
 
 def _kernel(name: str, x: torch.Tensor) -> Any:  # noqa: ANN401 - a function of that name's signature
-    """Give the kernel that serves a tensor."""
+    """Give the kernel that serves a tensor: of a file, or `file.function`."""
     return _find_kernel(name, is_triton=takes_triton(x))
 
 
 @cache
 def _find_kernel(name: str, *, is_triton: bool) -> Any:  # noqa: ANN401
     # Late: Triton is on Linux only, and takes its time.
-    module = f"fam_engine.kernels.{name}{'_triton' if is_triton else ''}"
-    return getattr(importlib.import_module(module), name)
+    file, _, function = name.partition(".")
+    module = f"fam_engine.kernels.{file}{'_triton' if is_triton else ''}"
+    return getattr(importlib.import_module(module), function or file)
 
 
 def rmsnorm(x: torch.Tensor, weight: torch.Tensor, *, eps: float) -> torch.Tensor:
@@ -117,16 +127,128 @@ def rmsnorm(x: torch.Tensor, weight: torch.Tensor, *, eps: float) -> torch.Tenso
     return normed
 
 
-def qk_norm_rope(
-    x_TNd: torch.Tensor, cos_Td: torch.Tensor, sin_Td: torch.Tensor, *, norms: HeadNorms | None
+def add_rmsnorm(
+    residual: torch.Tensor,
+    delta: torch.Tensor | None,
+    weight: torch.Tensor,
+    *,
+    eps: float,
+    out: torch.Tensor,
+    rstd: torch.Tensor | None = None,
 ) -> None:
-    """Norm and turn heads in place; see `fam_engine.kernels.qk_norm_rope`."""
-    _kernel("qk_norm_rope", x_TNd)(x_TNd, cos_Td, sin_Td, norms=norms, out_TNd=x_TNd)
+    """Add to the residual and norm it; see `fam_engine.kernels.add_rmsnorm`."""
+    _kernel("add_rmsnorm", residual)(residual, delta, weight, eps=eps, out=out, rstd=rstd)
+
+
+def add_rmsnorm_backward(
+    grad_out: torch.Tensor,
+    residual: torch.Tensor,
+    weight: torch.Tensor,
+    rstd: torch.Tensor,
+    *,
+    grad_residual: torch.Tensor,
+) -> None:
+    """Add the norm's gradient; see `fam_engine.kernels.add_rmsnorm`."""
+    backward = _kernel("add_rmsnorm.add_rmsnorm_backward", residual)
+    backward(grad_out, residual, weight, rstd, grad_residual=grad_residual)
+
+
+def qk_norm_rope(
+    x_TNd: torch.Tensor,
+    cos_Td: torch.Tensor,
+    sin_Td: torch.Tensor,
+    *,
+    norms: HeadNorms | None,
+    out_TNd: torch.Tensor | None = None,
+) -> None:
+    """Norm and turn heads, in place without `out_TNd`; see `fam_engine.kernels.qk_norm_rope`."""
+    out_TNd = x_TNd if out_TNd is None else out_TNd
+    _kernel("qk_norm_rope", x_TNd)(x_TNd, cos_Td, sin_Td, norms=norms, out_TNd=out_TNd)
+
+
+def qk_norm_rope_backward(
+    grad_TNd: torch.Tensor,
+    x_TNd: torch.Tensor | None,
+    cos_Td: torch.Tensor,
+    sin_Td: torch.Tensor,
+    *,
+    norms: HeadNorms | None,
+) -> None:
+    """Make the gradient of heads that of what was turned; see `fam_engine.kernels.qk_norm_rope`."""
+    backward = _kernel("qk_norm_rope.qk_norm_rope_backward", grad_TNd)
+    backward(grad_TNd, x_TNd, cos_Td, sin_Td, norms=norms)
 
 
 def swiglu(gate_up: torch.Tensor, *, out: torch.Tensor) -> None:
     """Write silu(gate) * up; see `fam_engine.kernels.swiglu`."""
     _kernel("swiglu", out)(gate_up, out=out)
+
+
+def swiglu_backward(grad: torch.Tensor, gate_up: torch.Tensor, *, out: torch.Tensor) -> None:
+    """Make gate and up their gradients; see `fam_engine.kernels.swiglu`."""
+    _kernel("swiglu.swiglu_backward", grad)(grad, gate_up, out=out)
+
+
+def dropout(
+    x_TK: torch.Tensor,
+    *,
+    rate: float,
+    seed: torch.Tensor,
+    stream: tuple[int, int, int],
+    out: torch.Tensor,
+) -> None:
+    """Leave values out; see `fam_engine.kernels.dropout`."""
+    _kernel("dropout", x_TK)(x_TK, rate=rate, seed=seed, stream=stream, out=out)
+
+
+def lora_backward(
+    grad_TN: torch.Tensor,
+    inner_TR: torch.Tensor,
+    lora_B_NR: torch.Tensor,
+    *,
+    scaling: float,
+    grad_inner_TR: torch.Tensor,
+    grad_B_NR: torch.Tensor,
+) -> None:
+    """Give the gradient of S and add to that of B; see `fam_engine.kernels.lora_backward`."""
+    _kernel("lora_backward", grad_TN)(
+        grad_TN,
+        inner_TR,
+        lora_B_NR,
+        scaling=scaling,
+        grad_inner_TR=grad_inner_TR,
+        grad_B_NR=grad_B_NR,
+    )
+
+
+def sum_rows(
+    x_SW: torch.Tensor, places_S: torch.Tensor, starts_T: torch.Tensor, *, out_TW: torch.Tensor
+) -> None:
+    """Add up rows taken from the same place; see `fam_engine.kernels.sum_rows`."""
+    _kernel("sum_rows", x_SW)(x_SW, places_S, starts_T, out_TW=out_TW)
+
+
+def grad_norm(grads_P: torch.Tensor, *, max_norm: float) -> torch.Tensor:
+    """Give the norm and the clipping factor; see `fam_engine.kernels.grad_norm`."""
+    found: torch.Tensor = _kernel("grad_norm", grads_P)(grads_P, max_norm=max_norm)
+    return found
+
+
+def flat_adamw(
+    params_P: torch.Tensor,
+    grads_P: torch.Tensor,
+    exp_avg_P: torch.Tensor,
+    exp_avg_sq_P: torch.Tensor,
+    *,
+    scalars: torch.Tensor,
+    clip: torch.Tensor,
+    betas: tuple[float, float],
+    eps: float,
+) -> None:
+    """Move parameters; see `fam_engine.kernels.flat_adamw`."""
+    kernel = _kernel("flat_adamw", params_P)
+    buffers = (params_P, grads_P, exp_avg_P, exp_avg_sq_P)
+    kernel(*buffers, scalars=scalars, clip=clip, betas=betas, eps=eps)
 
 
 def cached_attention(

@@ -27,8 +27,6 @@ from fam_engine.model.weights import Weights
 
 __all__ = ["LoraSpec", "TrainableModel"]
 
-_NO_DROPOUT = Dropout(0.0, ())
-
 
 class TrainableModel:
     """A frozen model and the adapter that is trained on it.
@@ -107,7 +105,7 @@ class TrainableModel:
 
         An adapter that changes nothing gives the same bits.
         """
-        return self._nll(self._decoder.weights, batch, _NO_DROPOUT)
+        return self._nll(self._decoder.weights, batch, self._dropout(None))
 
     def decoder_with_adapter(self) -> Decoder:
         """Give the decoder with the adapter as it is now; training goes on without changing it."""
@@ -129,7 +127,11 @@ class TrainableModel:
         )
 
     def _dropout(self, seed: int | None) -> Dropout:
-        return _NO_DROPOUT if seed is None else Dropout(self.spec.dropout, (seed,))
+        rate = 0.0 if seed is None else self.spec.dropout
+        # Filled on the device: nothing to copy there.
+        return Dropout(
+            rate, torch.full((1,), seed or 0, dtype=torch.int64, device=self._decoder.device)
+        )
 
     def _nll(self, weights: Weights, batch: PackedBatch, dropout: Dropout) -> torch.Tensor:
         hidden_RD = self._forward.hidden_rows(weights, batch, dropout=dropout)

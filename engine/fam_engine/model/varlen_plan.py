@@ -160,7 +160,7 @@ def on_device(batch: PackedBatch, device: torch.device) -> DeviceBatch:
     """Plan a batch and send it, in one copy."""
     all_tokens = np.arange(len(batch.input_ids), dtype=np.int32)
     planned = [
-        plan_sequences(batch, all_tokens, may_join=_has_own_prompt(batch)),
+        plan_sequences(batch, all_tokens, may_join=has_own_prompt(batch)),
         plan_sequences(batch, batch.rows, may_join=np.ones(len(batch.parents), bool)),
     ]
     arrays = [array for part in planned for call in part for array in call.arrays()]
@@ -169,7 +169,7 @@ def on_device(batch: PackedBatch, device: torch.device) -> DeviceBatch:
     )
     triples = iter(tensors)
     calls = [
-        [_on_device(call, next(triples), next(triples), next(triples)) for call in part]
+        [call_on_device(call, next(triples), next(triples), next(triples)) for call in part]
         for part in planned
     ]
     return DeviceBatch(ids, positions, rows, VarlenPlan(*calls))
@@ -227,7 +227,7 @@ def segments_of(batch: PackedBatch, rows: Int32) -> Int64:
     return np.searchsorted(batch.cu_seqlens, rows, side="right") - 1
 
 
-def _has_own_prompt(batch: PackedBatch) -> npt.NDArray[np.bool_]:
+def has_own_prompt(batch: PackedBatch) -> npt.NDArray[np.bool_]:
     """Give bool[S]: whether no other record has a response segment's prompt."""
     # Each record has the last row of its prompt among its rows.
     segments = segments_of(batch, batch.rows[: batch.num_rows])
@@ -260,9 +260,10 @@ def _in_order(keys: Int32) -> Int32 | slice:
     return keys
 
 
-def _on_device(
+def call_on_device(
     call: Sequences, cu_seqlens_q: torch.Tensor, cu_seqlens_k: torch.Tensor, keys: torch.Tensor
 ) -> VarlenCall:
+    """Give a call with its arrays, in the order of `Sequences.arrays`, as they arrived."""
     return VarlenCall(
         queries=call.queries,
         keys=call.keys if isinstance(call.keys, slice) else keys,

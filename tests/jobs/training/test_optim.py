@@ -13,7 +13,6 @@ from fam_engine.jobs.training.optim import (
     AdamW,
     OptimizerName,
     OptimizerState,
-    clip_grad_norm,
 )
 
 
@@ -39,7 +38,8 @@ def test_a_step_is_the_published_one() -> None:
     run(optimizer, leaves, range(1))
     generator = torch.Generator().manual_seed(100)
     for name, leaf in leaves.items():
-        assert leaf.grad is None
+        assert leaf.grad is not None
+        assert not leaf.grad.any()
         gradient = torch.randn(leaf.shape, generator=generator).double()
         # Loshchilov and Hutter 2019, algorithm 2, at t = 1: both bias corrections undo (1 - beta).
         mean, square = (1 - BETAS[0]) * gradient, (1 - BETAS[1]) * gradient**2
@@ -96,14 +96,65 @@ def test_8_bits_are_refused_by_name_where_they_cannot_run(monkeypatch: pytest.Mo
         AdamW("adamw8bit", parameters(), weight_decay=0.0)
 
 
-def test_clipping_scales_all_gradients_by_one_factor() -> None:
-    leaves = parameters()
-    for leaf in leaves.values():
-        leaf.grad = torch.ones_like(leaf)
+@pytest.mark.parametrize("name", ["adamw", "adamw8bit"])
+@pytest.mark.parametrize("max_norm", [2.0, 1000.0])
+def test_clipping_scales_all_gradients_by_one_factor(name: OptimizerName, max_norm: float) -> None:
+    """Two steps, of which the first is clipped: as the same by gradients scaled before."""
+    clipped, scaled = parameters(), parameters()
     norm = (80 * 64 + 15) ** 0.5
-    assert clip_grad_norm(leaves, 2.0) == pytest.approx(norm)
-    for leaf in leaves.values():
-        assert leaf.grad is not None
-        assert torch.allclose(leaf.grad, torch.full_like(leaf, 2.0 / norm), rtol=1e-5)
-    assert clip_grad_norm(leaves, 5.0) == pytest.approx(2.0, rel=1e-5)
-    assert clip_grad_norm(leaves, 5.0) == pytest.approx(2.0, rel=1e-5)
+    first, second = (AdamW(name, leaves, weight_decay=0.0) for leaves in (clipped, scaled))
+    for factor, limit in ((min(1, max_norm / norm), max_norm), (1, None)):
+        for ours, theirs in zip(clipped.values(), scaled.values(), strict=True):
+            ours.grad, theirs.grad = torch.ones_like(ours), torch.full_like(ours, factor)
+        if limit:
+            assert first.clip_grad_norm(limit) == pytest.approx(norm)
+        first.step(0.1)
+        second.step(0.1)
+    for ours, theirs in zip(clipped.values(), scaled.values(), strict=True):
+        assert torch.allclose(ours, theirs, rtol=0, atol=1e-6)
+    moments = [optimizer.state().tensors for optimizer in (first, second)]
+    exact = "exp_avg" if name == "adamw" else "state1"
+    assert torch.allclose(*(m[f"b.weight::{exact}"] for m in moments), rtol=1e-5)
+
+
+def test_twenty_steps_are_those_of_torch() -> None:
+    ours, theirs = parameters(), parameters()
+    optimizer = AdamW("adamw", ours, weight_decay=0.1)
+    reference = torch.optim.AdamW(theirs.values(), betas=BETAS, eps=EPS, weight_decay=0.1)
+    for step in range(20):
+        generator = torch.Generator().manual_seed(step)
+        for mine, other in zip(ours.values(), theirs.values(), strict=True):
+            other.grad = torch.randn(other.shape, generator=generator) * 1.3**step
+            mine.grad = other.grad.clone()
+        norm = torch.nn.utils.clip_grad_norm_(theirs.values(), 200.0)
+        assert optimizer.clip_grad_norm(200.0) == pytest.approx(norm.item())
+        optimizer.step(0.01)
+        reference.param_groups[0]["lr"] = 0.01
+        reference.step()
+    for mine, other in zip(ours.values(), theirs.values(), strict=True):
+        assert (mine - other).abs().max() <= 2e-6
+    # A checkpoint's fields are those of torch's.
+    fields = {key.rpartition("::")[2] for key in optimizer.state().tensors}
+    assert fields == set(reference.state[theirs["a.weight"]])
+
+
+def test_leaves_and_gradients_are_views_of_one_buffer() -> None:
+    leaves = parameters()
+    objects, values = dict(leaves), {n: leaf.detach().clone() for n, leaf in leaves.items()}
+    optimizer = AdamW("adamw", leaves, weight_decay=0.0)
+    optimizer.zero_grad()
+    for name, leaf in leaves.items():
+        assert leaf is objects[name]
+        assert leaf.is_leaf
+        assert torch.equal(leaf.detach(), values[name])
+        assert leaf.data_ptr() % 64 == leaves["a.weight"].data_ptr() % 64
+    assert len({leaf.untyped_storage().data_ptr() for leaf in leaves.values()}) == 1
+    grads = [leaf.grad for leaf in leaves.values()]
+    # Autograd adds to what is there, and a gradient that was taken away is none.
+    (leaves["a.weight"] * 3).sum().backward()
+    leaves["b.weight"].grad = None
+    assert leaves["a.weight"].grad is grads[0]
+    assert optimizer.clip_grad_norm(1.0) == pytest.approx(3 * (80 * 64) ** 0.5)
+    optimizer.step(0.1)
+    assert torch.equal(leaves["b.weight"].detach(), values["b.weight"])
+    assert not torch.equal(leaves["a.weight"].detach(), values["a.weight"])

@@ -8,13 +8,18 @@ import torch
 from fam_engine.kernels import nf4_dequantize
 from fam_engine.model import ops
 from fam_engine.model.nf4 import quantize
-from fam_engine.model.training.augmented import RANK_ALIGNMENT, AugmentedLinear, new_scratch
+from fam_engine.model.training.augmented import (
+    RANK_ALIGNMENT,
+    AugmentedLinear,
+    new_scratch,
+    take_leaves,
+)
 from fam_engine.model.training.functions import Dropout
 from fam_engine.model.weights import Linear, LoraDelta, LoraPart
 from tests.model.plain import dense
 
 CPU = torch.device("cpu")
-NO_DROPOUT = Dropout(0.0, ())
+NO_DROPOUT = Dropout(0.0, torch.zeros(1, dtype=torch.int64))
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +50,7 @@ def merged(*, bias: bool) -> Linear:
 @pytest.mark.parametrize("with_residual", [False, True])
 def test_product_and_gradients(features: slice, bias: bool, with_residual: bool) -> None:
     weight = merged(bias=bias)
-    linear = AugmentedLinear(weight, features)
+    linear = AugmentedLinear(weight, features, dtype=torch.float64)
     assert linear.rank in (0, RANK_ALIGNMENT)
     # Memory that is not written must not matter: it could hold anything.
     scratch = new_scratch([linear], dtype=torch.float64, device=CPU).fill_(torch.nan)
@@ -61,14 +66,16 @@ def test_product_and_gradients(features: slice, bias: bool, with_residual: bool)
     with torch.no_grad():
         xs = linear.new_input(9, dy).fill_(torch.nan)
         xs[:, :10] = x
+        for wanted, given in linear.copies():
+            wanted.copy_(given)
         linear.write_inner(xs, NO_DROPOUT)
         y = linear.forward(xs, scratch, residual=residual)
         dys = linear.new_output(9, dy).fill_(torch.nan)
         dys[:, : linear.out_features] = dy
-        linear.write_inner_gradient(dys)
-        dx = linear.input_gradient(dys, scratch, NO_DROPOUT)
         for _ in range(2):
-            linear.add_gradients(xs, dys, NO_DROPOUT)
+            linear.write_inner_gradient(dys, linear.inner(xs))
+            linear.add_A_gradients(xs, dys, NO_DROPOUT)
+        dx = linear.input_gradient(dys, scratch, NO_DROPOUT)
     torch.testing.assert_close(y, expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(dx, truth[0], rtol=0, atol=1e-12)
     for matrix, gradient in zip(leaves, truth[1:], strict=True):
@@ -79,7 +86,7 @@ def test_product_and_gradients(features: slice, bias: bool, with_residual: bool)
 
 def test_features_must_be_whole_sources() -> None:
     with pytest.raises(AssertionError, match="whole sources"):
-        AugmentedLinear(merged(bias=False), slice(0, 8))
+        AugmentedLinear(merged(bias=False), slice(0, 8), dtype=torch.float64)
 
 
 def test_the_sum_of_matrix_and_adapter_is_rounded_once() -> None:
@@ -93,9 +100,12 @@ def test_the_sum_of_matrix_and_adapter_is_rounded_once() -> None:
     )
     weight = torch.ones(4, 64).bfloat16()
     weight[:, 5] = 1.1875
-    linear = AugmentedLinear(Linear(weight=weight, lora=LoraDelta(parts=(part,))))
+    linear = AugmentedLinear(
+        Linear(weight=weight, lora=LoraDelta(parts=(part,))), dtype=torch.bfloat16
+    )
     scratch = new_scratch([linear], dtype=torch.bfloat16, device=CPU)
     with torch.no_grad():
+        take_leaves(linear.copies())
         xs = linear.new_input(1, weight)
         xs[:, :64] = 1
         linear.write_inner(xs, NO_DROPOUT)

@@ -15,6 +15,8 @@ from fam_engine.model.weights import Linear, LoraPart
 from tests.model.plain import dense
 from tests.model.test_ops import scratch_for
 
+NO_DROPOUT = Dropout(0.0, torch.zeros(1, dtype=torch.int64))
+
 
 def rand(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
     return torch.randn(shape, dtype=dtype).requires_grad_()
@@ -139,7 +141,7 @@ def test_add_lora_to_some_of_the_rows() -> None:
         for a, b, s in ((2, 5, 0.5), (5, 7, 3.0))
     ]
     out, x = rand(3, 8), rand(3, 4)
-    result = functions.add_lora(out, x, parts, first_row=1, dropout=Dropout(0.0, ()))
+    result = functions.add_lora(out, x, parts, first_row=1, dropout=NO_DROPOUT)
     expected = out.clone()
     for part in parts:
         expected[:, part.row_start - 1 : part.row_stop - 1] += (
@@ -153,7 +155,7 @@ def test_add_lora_rounds_once() -> None:
         row_start=0, row_stop=4, lora_A=torch.randn(2, 4), lora_B=torch.randn(4, 2), scaling=1
     )
     out, x = torch.randn(5, 4).bfloat16(), torch.randn(5, 4).bfloat16()
-    result = functions.add_lora(out, x, [part], first_row=0, dropout=Dropout(0.0, ()))
+    result = functions.add_lora(out, x, [part], first_row=0, dropout=NO_DROPOUT)
     exact = out.double() + x.double() @ part.lora_A.double().T @ part.lora_B.double().T
     assert result.dtype == torch.bfloat16
     torch.testing.assert_close(result.double(), exact, rtol=2**-8, atol=1e-6)
@@ -161,16 +163,18 @@ def test_add_lora_rounds_once() -> None:
 
 def test_dropout_follows_from_its_key_alone() -> None:
     x = torch.ones(200, 100)
-    dropout = Dropout(0.25, (7,)).of(1).of(2)
+    dropout = Dropout(0.25, torch.tensor([7])).of(1).of(2).of(0)
     before = torch.get_rng_state()
     first = dropout.apply(x)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(99)
     assert torch.equal(first, dropout.apply(x))
     assert first.unique().tolist() == pytest.approx([0, 4 / 3])
+    assert gradcheck(dropout.apply, (rand(3, 4),))
     # 20,000 values: the share left out has a standard deviation of 0.003.
     assert abs((first == 0).float().mean() - 0.25) < 0.015
-    for other in (Dropout(0.25, (8, 1, 2)), Dropout(0.25, (7, 2, 1)), Dropout(0.25, (7, 1))):
+    for seed, stream in ((8, (1, 2, 0)), (7, (2, 1, 0)), (7, (1, 2, 1))):
+        other = Dropout(0.25, torch.tensor([seed]), stream)
         same = (other.apply(x) == first).float().mean()
         assert abs(same - (0.25**2 + 0.75**2)) < 0.02  # independent
-    assert Dropout(0.0, ()).apply(x) is x
+    assert NO_DROPOUT.apply(x) is x

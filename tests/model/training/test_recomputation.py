@@ -10,10 +10,11 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fam_engine.kernels import chunking, lora_backward, mm_fp32, swiglu
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.loading import ComputeDtype, load_model
 from fam_engine.model.lora import LoraSpec
-from fam_engine.model.training import augmented, elementwise, recomputation
+from fam_engine.model.training import recomputation
 from fam_engine.model.training.recomputation import TokenBytes, activation_bytes, whole_layers
 from tests.model.conftest import TinyCheckpoint, one_thread, tiny_checkpoint
 from tests.model.packing_reference import pack_reference
@@ -133,8 +134,10 @@ def test_what_a_step_holds(
     compute_dtype: ComputeDtype,
 ) -> None:
     """Chunks are made small, so that they do not hide what grows with tokens."""
-    monkeypatch.setattr(augmented, "_PRODUCT_ROWS", 64)
-    monkeypatch.setattr(elementwise, "_CHUNK_VALUES", 8192)
+    monkeypatch.setattr(mm_fp32, "SUMMED", 64)
+    monkeypatch.setattr(lora_backward, "_ROWS", 64)
+    monkeypatch.setattr(chunking, "CHUNK_VALUES", 8192)
+    monkeypatch.setattr(swiglu, "VALUES_PER_THREAD", 8192)
     folder = tiny_checkpoint(model_type, num_hidden_layers=4, intermediate_size=256)
     decoder = load_model(folder, precision="nf4", compute_dtype=compute_dtype)
     model = trainable(decoder, spec_of())

@@ -25,7 +25,7 @@ from fam_engine.jobs.training.divergence import DivergenceWatch, check_finite
 from fam_engine.jobs.training.examples import Examples
 from fam_engine.jobs.training.log import SilentLog, StepReport, TrainingLog
 from fam_engine.jobs.training.losses import LossSettings
-from fam_engine.jobs.training.optim import AdamW, clip_grad_norm
+from fam_engine.jobs.training.optim import AdamW
 from fam_engine.jobs.training.order import Entries, StepOrder, count_steps
 from fam_engine.jobs.training.peers import Peers
 from fam_engine.jobs.training.schedule import Schedule, warmup_steps
@@ -171,8 +171,7 @@ class TrainingLoop:
             found, fitted = self._gradients.step(state.step, entries, state.max_tokens_per_batch)
         if fitted != state.max_tokens_per_batch:
             self._parts.progress.note(f"memory ran out: {fitted} tokens a batch from here on")
-        parameters = self._parts.model.parameters
-        grad_norm = clip_grad_norm(parameters, self._parts.config.max_grad_norm)
+        grad_norm = self._optimizer.clip_grad_norm(self._parts.config.max_grad_norm)
         report = StepReport(
             step=number,
             epoch=number / self._order.steps_per_epoch,

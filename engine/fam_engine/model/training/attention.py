@@ -1,10 +1,10 @@
 """Attention of a batch and its gradients, without autograd: what a forward pass keeps, and how it is used.
 
-In: turned queries, keys and values of all tokens, the calls of an `AttentionPlan`. Out: mixed values
-and, of each call, the logsumexp of its scores; then the gradients of queries, keys and values.
+In: turned queries, keys and values of all tokens. Out: mixed values and the logsumexps of their
+scores; then the gradients of queries, keys and values. `Attention` says what a device's attention
+has to do; `AttentionByRun` is that of CPUs, `varlen.AttentionInOneCall` that of GPUs.
 
-Two functions that belong together, `attend` and `attend_backward`: a device's own kernel replaces
-both. Here each call is torch's flash attention for CPUs, the operators that
+Here each run of an `AttentionPlan` is a call of torch's flash attention for CPUs, the operators that
 `scaled_dot_product_attention` runs itself (same bits, forward and backward), called by name so that
 nothing but output and logsumexp is kept. A prompt that siblings share collects their gradients call
 after call, in fp32 or wider: the order is that of the batch.
@@ -15,98 +15,127 @@ Letters: T tokens, Q queries, S keys of a call, H query heads, G key heads, d he
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TypeAlias
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
 
 import torch
 
 from fam_engine.model.segments import SegmentRuns
 
-# One [G, H / G, Q] a call.
+# Of each call.
 Logsumexps: TypeAlias = list[torch.Tensor]
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
-def attend(
-    query_QHd: torch.Tensor,
-    kv_TG2d: torch.Tensor,
-    calls: list[SegmentRuns],
-    *,
-    out_QHd: torch.Tensor,
-) -> Logsumexps:
-    """Write the mixed values.
+class Attention(Protocol):
+    """The attention of one layer of a batch."""
 
-    Args:
-        query_QHd: [Q, H, d].
-        kv_TG2d: [T, 2G, d]: keys, then values, of the same dtype.
+    def forward(
+        self, query_QHd: torch.Tensor, kv_TG2d: torch.Tensor, *, out_QHd: torch.Tensor
+    ) -> Logsumexps:
+        """Write the mixed values.
+
+        Args:
+            query_QHd: [Q, H, d].
+            kv_TG2d: [T, 2G, d]: keys, then values, of the same dtype.
+            out_QHd: [Q, H, d] of any dtype.
+
+        Returns:
+            What `backward` needs beside its other arguments.
+        """
+
+    def backward(
+        self,
+        dout_QHd: torch.Tensor,
+        query_QHd: torch.Tensor,
+        kv_TG2d: torch.Tensor,
+        out_QHd: torch.Tensor,
+        logsumexps: Logsumexps,
+        *,
+        dquery_QHd: torch.Tensor,
+        dkv_TG2d: torch.Tensor,
+    ) -> None:
+        """Write the gradients of queries and of keys, then values.
+
+        Args:
+            dout_QHd: The gradient of the mixed values, in the dtype of the queries.
+            query_QHd: As `forward` had them.
+            kv_TG2d: As `forward` had them.
+            out_QHd: What it wrote, in the dtype of the queries.
+            logsumexps: What it returned.
+            dquery_QHd: [Q, H, d] in the dtype of the queries, written.
+            dkv_TG2d: [T, 2G, d] in the dtype of the queries, written.
+        """
+
+
+@dataclass(frozen=True)
+class AttentionByRun:
+    """Attention for CPUs.
+
+    Attributes:
         calls: Which queries see which keys; they cover all Q queries.
-        out_QHd: [Q, H, d] of any dtype.
-
-    Returns:
-        What `attend_backward` needs beside its other arguments.
     """
-    num_groups = kv_TG2d.shape[1] // 2
-    logsumexps = []
-    for segment in calls:
-        kv = segment.keys(kv_TG2d)
-        for run in segment.runs:
-            result, logsumexp = _forward(
-                _grouped(query_QHd[run.queries], num_groups),
-                *_keys_and_values(kv[run.keys], query_QHd.shape[1]),
-                0.0,
-                run.is_causal,
-                attn_mask=run.mask_QS,
-            )
-            _grouped(out_QHd[run.queries], num_groups).copy_(result)
-            logsumexps.append(logsumexp)
-    return logsumexps
 
+    calls: list[SegmentRuns]
 
-def attend_backward(
-    dout_QHd: torch.Tensor,
-    query_QHd: torch.Tensor,
-    kv_TG2d: torch.Tensor,
-    out_QHd: torch.Tensor,
-    logsumexps: Logsumexps,
-    calls: list[SegmentRuns],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Give the gradients of queries [Q, H, d] and of keys, then values [T, 2G, d].
+    def forward(
+        self, query_QHd: torch.Tensor, kv_TG2d: torch.Tensor, *, out_QHd: torch.Tensor
+    ) -> Logsumexps:
+        """See `Attention`; a logsumexp is [G, H / G, Q]."""
+        num_groups = kv_TG2d.shape[1] // 2
+        logsumexps = []
+        for segment in self.calls:
+            kv = segment.keys(kv_TG2d)
+            for run in segment.runs:
+                result, logsumexp = _forward(
+                    _grouped(query_QHd[run.queries], num_groups),
+                    *_keys_and_values(kv[run.keys], query_QHd.shape[1]),
+                    0.0,
+                    run.is_causal,
+                    attn_mask=run.mask_QS,
+                )
+                _grouped(out_QHd[run.queries], num_groups).copy_(result)
+                logsumexps.append(logsumexp)
+        return logsumexps
 
-    Args:
-        dout_QHd: The gradient of the mixed values, in the dtype of the queries.
-        query_QHd: As `attend` had them.
-        kv_TG2d: As `attend` had them.
-        out_QHd: What it wrote, in the dtype of the queries.
-        logsumexps: What it returned.
-        calls: As it had them.
-    """
-    num_heads, num_groups = query_QHd.shape[1], kv_TG2d.shape[1] // 2
-    dquery_QHd = torch.empty_like(query_QHd, memory_format=torch.contiguous_format)
-    dkv_TG2d = torch.zeros_like(kv_TG2d, memory_format=torch.contiguous_format)
-    kept = iter(logsumexps)
-    for segment in calls:
-        kv = segment.keys(kv_TG2d)
-        for run in segment.runs:
-            query, out, dout = (
-                _grouped(x[run.queries], num_groups) for x in (query_QHd, out_QHd, dout_QHd)
-            )
-            dquery, dkey, dvalue = _backward(
-                dout,
-                query,
-                *_keys_and_values(kv[run.keys], num_heads),
-                out,
-                next(kept),
-                0.0,
-                run.is_causal,
-                attn_mask=run.mask_QS,
-            )
-            _grouped(dquery_QHd[run.queries], num_groups).copy_(dquery)
-            # Query heads of a group have one key head: its gradient is their sum.
-            dkv = torch.cat((dkey.sum(1), dvalue.sum(1))).transpose(0, 1)
-            for rows, part in _places(segment, run.keys):
-                dkv_TG2d[rows] += dkv[part]
-    return dquery_QHd, dkv_TG2d
+    def backward(
+        self,
+        dout_QHd: torch.Tensor,
+        query_QHd: torch.Tensor,
+        kv_TG2d: torch.Tensor,
+        out_QHd: torch.Tensor,
+        logsumexps: Logsumexps,
+        *,
+        dquery_QHd: torch.Tensor,
+        dkv_TG2d: torch.Tensor,
+    ) -> None:
+        """See `Attention`."""
+        num_heads, num_groups = query_QHd.shape[1], kv_TG2d.shape[1] // 2
+        dkv_TG2d.zero_()
+        kept = iter(logsumexps)
+        for segment in self.calls:
+            kv = segment.keys(kv_TG2d)
+            for run in segment.runs:
+                query, out, dout = (
+                    _grouped(x[run.queries], num_groups) for x in (query_QHd, out_QHd, dout_QHd)
+                )
+                dquery, dkey, dvalue = _backward(
+                    dout,
+                    query,
+                    *_keys_and_values(kv[run.keys], num_heads),
+                    out,
+                    next(kept),
+                    0.0,
+                    run.is_causal,
+                    attn_mask=run.mask_QS,
+                )
+                _grouped(dquery_QHd[run.queries], num_groups).copy_(dquery)
+                # Query heads of a group have one key head: its gradient is their sum.
+                dkv = torch.cat((dkey.sum(1), dvalue.sum(1))).transpose(0, 1)
+                for rows, part in _places(segment, run.keys):
+                    dkv_TG2d[rows] += dkv[part]
 
 
 def _grouped(x_QHd: torch.Tensor, num_groups: int) -> torch.Tensor:

@@ -1,30 +1,31 @@
 """A merged matrix with its adapters inside the matrix product: LoRA as extra columns and rows.
 
 In: activations, a `Linear` whose adapters' matrices are leaves. Out: the product, the gradient of its
-input, and the leaves' gradients added to. With S = dropout(X) A^T, dS = dY (s B), s the scaling:
+input, and the leaves' gradients added to. With S = dropout(X) A^T, dS = s dY B, s the scaling:
 
     Y  = [X S] [W sB]^T + bias      dB += s dY^T S
     dX = [dY dS] [W; A]             dA += dS^T dropout(X)
 
 So the adapter is summed in the product's own accumulator and rounded once with it, and it costs no
-pass over [M, N]. Sources of a merged matrix (q, k, v) have ranks of their own: sB is block-diagonal,
-with zeros for a source without an adapter. The columns of S are filled up to a multiple of
-`RANK_ALIGNMENT` by zeros. One scratch memory holds the matrix of the moment: [N, K + R] going
-forward, [N + R, K] going back, so that each is contiguous where it is multiplied.
+pass over [M, N]; dS and dB take one reading of dY together. Sources of a merged matrix (q, k, v) have
+ranks of their own: sB is block-diagonal, with zeros for a source without an adapter. The columns of S
+are filled up to a multiple of `RANK_ALIGNMENT` by zeros. One scratch memory holds the matrix of the
+moment: [N, K + R] going forward, [N + R, K] going back, so that each is contiguous where it is
+multiplied. A and B are brought to the compute dtype once a micro-batch (`take_leaves`).
 
-With dropout every source has a mask of its own (as `functions.Dropout` makes them), so A cannot ride
-in dX: then dX = dY W + sum over the sources of dropout(dS A), the mask being its own transpose.
+With dropout every source has a mask of its own (`functions.Dropout`), so A cannot ride in dX: then
+dX = dY W + sum over the sources of dropout(dS A), the mask being its own transpose.
 
-Products with two outer sides of rank and width (dA, dB) are summed in fp32 or wider, in chunks of
-rows in order. Rejected: addmm_ of s S B^T after the product, the usual way: another pass over [M, N]
-and another rounding.
+Products with two outer sides of rank and width (dA, dB) are summed in fp32 or wider, in a fixed order.
+Rejected: addmm_ of s S B^T after the product, the usual way: another pass over [M, N] and another
+rounding.
 
 Letters: M rows, N output features, K input features, R ranks of all sources, filling included.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -36,8 +37,6 @@ from fam_engine.model.weights import Linear, LoraPart
 
 # Values: 32 bytes of bf16, so that rows of every operand keep the alignment tensor cores want.
 RANK_ALIGNMENT: Final = 16
-# Rows of which dA and dB are made at a time: [512, N] is what has to be brought to fp32.
-_PRODUCT_ROWS: Final = 512
 
 
 @dataclass(frozen=True)
@@ -48,15 +47,13 @@ class Source:
         part: Its A, B and scaling; `part.row_start` is its place in the whole merged matrix.
         rows: Its columns in Y.
         ranks: Its columns in S.
+        lora_B: B in the compute dtype: B itself, or memory for a copy.
     """
 
     part: LoraPart
     rows: slice
     ranks: slice
-
-    def scaled_B(self, dtype: torch.dtype) -> torch.Tensor:
-        """Give s B, [rows, ranks]; multiplied in B's dtype, rounded once."""
-        return (self.part.lora_B * self.part.scaling).to(dtype)
+    lora_B: torch.Tensor
 
 
 class AugmentedLinear:
@@ -65,22 +62,36 @@ class AugmentedLinear:
     Args:
         linear: The whole merged matrix.
         features: Which output features: whole sources.
+        dtype: The compute dtype.
     """
 
-    def __init__(self, linear: Linear, features: slice = slice(None)) -> None:
+    def __init__(
+        self, linear: Linear, features: slice = slice(None), *, dtype: torch.dtype
+    ) -> None:
         first, stop, _ = features.indices(linear.out_features)
         self._frozen = _rows_of(linear, first, stop)
-        self._sources = tuple(_sources(linear, first, stop))
+        self._sources = tuple(_sources(linear, first, stop, dtype))
         self.out_features = stop - first
         self.in_features = linear.in_features
-        ranks = self._sources[-1].ranks.stop if self._sources else 0
-        self.rank = -(-ranks // RANK_ALIGNMENT) * RANK_ALIGNMENT
+        self._num_ranks = self._sources[-1].ranks.stop if self._sources else 0
+        self.rank = -(-self._num_ranks // RANK_ALIGNMENT) * RANK_ALIGNMENT
+        # A of all sources, with zeros below.
+        self._stacked_A = torch.zeros(
+            (self.rank, self.in_features), dtype=dtype, device=next(linear.tensors()).device
+        )
 
     @property
     def scratch_values(self) -> int:
         """Return how many values the scratch memory must hold for it."""
         n, k, r = self.out_features, self.in_features, self.rank
         return max(n * (k + r), (n + r) * k)
+
+    def copies(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield where A and B are wanted in the compute dtype, and the leaves; see `take_leaves`."""
+        for source in self._sources:
+            yield self._stacked_A[source.ranks], source.part.lora_A
+            if source.lora_B is not source.part.lora_B:
+                yield source.lora_B, source.part.lora_B
 
     def new_input(self, num_rows: int, like: torch.Tensor) -> torch.Tensor:
         """Give memory for [X S], [M, K + R]."""
@@ -90,6 +101,10 @@ class AugmentedLinear:
         """Give memory for [dY dS], or for Y with room for what becomes dS; [M, N + R]."""
         return like.new_empty((num_rows, self.out_features + self.rank))
 
+    def inner(self, xs: torch.Tensor) -> torch.Tensor:
+        """Give S, [M, R], of [X S]."""
+        return xs[:, self.in_features :]
+
     def write_inner(self, xs: torch.Tensor, dropout: Dropout) -> None:
         """Write S beside X.
 
@@ -97,17 +112,10 @@ class AugmentedLinear:
             xs: [M, K + R], X in its first columns.
             dropout: Of the merged matrix.
         """
-        if not self._sources:
-            return
-        x, inner = xs.tensor_split([self.in_features], dim=1)
-        if not dropout.rate:
-            torch.mm(x, self._stacked_A(xs).t(), out=inner)
-            return
-        inner[:, self._sources[-1].ranks.stop :].zero_()
-        for source in self._sources:
-            lora_A = source.part.lora_A
-            kept = dropout.of(source.part.row_start).apply(x.to(lora_A.dtype))
-            inner[:, source.ranks] = kept @ lora_A.t()
+        inner = self.inner(xs)
+        for ranks, kept in self._kept(xs, dropout):
+            torch.mm(kept, self._stacked_A[ranks].t(), out=inner[:, ranks])
+        inner[:, self._num_ranks :].zero_()
 
     def forward(
         self,
@@ -136,14 +144,36 @@ class AugmentedLinear:
         torch.addmm(start, xs, matrix_t, out=out)
         return out if residual is None or bias is None else out.add_(bias)
 
-    def write_inner_gradient(self, dys: torch.Tensor) -> None:
-        """Write dS beside dY; `dys` is [M, N + R], dY in its first columns."""
-        if not self._sources:
-            return
-        dy, inner = dys.tensor_split([self.out_features], dim=1)
-        inner[:, self._sources[-1].ranks.stop :].zero_()
+    def write_inner_gradient(self, dys: torch.Tensor, inner: torch.Tensor) -> None:
+        """Write dS beside dY, and add to the gradients of B.
+
+        Args:
+            dys: [M, N + R], dY in its first columns.
+            inner: S, [M, R].
+        """
+        dy, inner_gradient = dys.tensor_split([self.out_features], dim=1)
         for source in self._sources:
-            torch.mm(dy[:, source.rows], source.scaled_B(dys.dtype), out=inner[:, source.ranks])
+            ops.lora_backward(
+                dy[:, source.rows],
+                inner[:, source.ranks],
+                source.lora_B,
+                scaling=source.part.scaling,
+                grad_inner_TR=inner_gradient[:, source.ranks],
+                grad_B_NR=gradient(source.part.lora_B),
+            )
+        inner_gradient[:, self._num_ranks :].zero_()
+
+    def add_A_gradients(self, xs: torch.Tensor, dys: torch.Tensor, dropout: Dropout) -> None:
+        """Add to the gradients of A, source after source, from [X S] and [dY dS]."""
+        inner_gradient = dys[:, self.out_features :]
+        for ranks, kept in self._kept(xs, dropout):
+            sources = [s for s in self._sources if ranks.start <= s.ranks.start < ranks.stop]
+            wide = sources[0].part.lora_A.dtype
+            total = kept.new_empty((ranks.stop - ranks.start, self.in_features), dtype=wide)
+            ops.mm_fp32(inner_gradient[:, ranks].t(), kept, out=total)
+            parts = total.split([s.ranks.stop - s.ranks.start for s in sources])
+            for source, part in zip(sources, parts, strict=True):
+                gradient(source.part.lora_A).add_(part)
 
     def input_gradient(
         self,
@@ -154,7 +184,7 @@ class AugmentedLinear:
         out: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Give dX, [M, K], from [dY dS]; written to `out` if given."""
-        matrix = self._backward_matrix(scratch, dys)
+        matrix = self._backward_matrix(scratch)
         if out is None:
             out = dys.new_empty((dys.shape[0], self.in_features))
         if not dropout.rate:
@@ -162,51 +192,45 @@ class AugmentedLinear:
         torch.mm(dys[:, : self.out_features], matrix[: self.out_features], out=out)
         inner = dys[:, self.out_features :]
         for source in self._sources:
-            lora_A = source.part.lora_A
-            passed = inner[:, source.ranks].to(lora_A.dtype) @ lora_A
-            out.add_(dropout.of(source.part.row_start).apply(passed))
+            passed = inner[:, source.ranks] @ self._stacked_A[source.ranks]
+            out.add_(dropout.of(source.part.row_start).masked(passed))
         return out
 
-    def add_gradients(self, xs: torch.Tensor, dys: torch.Tensor, dropout: Dropout) -> None:
-        """Add to the gradients of A and B, source after source, from [X S] and [dY dS]."""
-        x, inner = xs.tensor_split([self.in_features], dim=1)
-        dy, inner_gradient = dys.tensor_split([self.out_features], dim=1)
+    def _kept(self, xs: torch.Tensor, dropout: Dropout) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Yield what goes into A of which ranks: X for all at once, or what each source's mask leaves of it."""
+        x = xs[:, : self.in_features]
+        if not dropout.rate:
+            if self._sources:
+                yield slice(0, self._num_ranks), x
+            return
         for source in self._sources:
-            part = source.part
-            wide = part.lora_A.dtype
-            kept = x
-            if dropout.rate:
-                kept = dropout.of(part.row_start).apply(x.to(wide))
-            gradient(part.lora_A).add_(_product(inner_gradient[:, source.ranks], kept, wide))
-            # As S^T dY and not dY^T S: MKL takes 10 times as long for a product that narrow.
-            product = _product(inner[:, source.ranks], dy[:, source.rows], wide)
-            gradient(part.lora_B).add_(product.t(), alpha=part.scaling)
+            yield source.ranks, dropout.of(source.part.row_start).masked(x)
 
     def _forward_matrix(self, scratch: torch.Tensor) -> torch.Tensor:
         """Give [W sB], [N, K + R], valid until the scratch memory is used again."""
         n, k, r = self.out_features, self.in_features, self.rank
         matrix = scratch[: n * (k + r)].view(n, k + r)
         ops.write_matrix(self._frozen, matrix[:, :k])
-        matrix[:, k:].zero_()
+        scaled_B = matrix[:, k:].zero_()
         for source in self._sources:
-            matrix[source.rows, k:][:, source.ranks] = source.scaled_B(matrix.dtype)
+            # Multiplied in B's dtype, rounded once.
+            part, block = source.part, scaled_B[source.rows, source.ranks]
+            torch.mul(part.lora_B, part.scaling, out=block)
         return matrix
 
-    def _backward_matrix(self, scratch: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    def _backward_matrix(self, scratch: torch.Tensor) -> torch.Tensor:
         """Give [W; A], [N + R, K], valid until the scratch memory is used again."""
         n, k, r = self.out_features, self.in_features, self.rank
         matrix = scratch[: (n + r) * k].view(n + r, k)
         ops.write_matrix(self._frozen, matrix[:n])
-        if self._sources:
-            matrix[n:] = self._stacked_A(like)
+        matrix[n:] = self._stacked_A
         return matrix
 
-    def _stacked_A(self, like: torch.Tensor) -> torch.Tensor:
-        """Give A of all sources with zeros below, [R, K], in the compute dtype."""
-        stacked = like.new_zeros((self.rank, self.in_features))
-        for source in self._sources:
-            stacked[source.ranks] = source.part.lora_A
-        return stacked
+
+def take_leaves(copies: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Bring A and B of all matrices to the compute dtype, in few launches: `copies` of each of them."""
+    wanted, leaves = zip(*copies, strict=True)
+    torch._foreach_copy_(wanted, leaves)
 
 
 def new_scratch(
@@ -225,14 +249,6 @@ def gradient(leaf: torch.Tensor) -> torch.Tensor:
     return leaf.grad
 
 
-def _product(narrow: torch.Tensor, broad: torch.Tensor, wide: torch.dtype) -> torch.Tensor:
-    """Give narrow^T @ broad in `wide`, from [M, a] and [M, b]."""
-    total = broad.new_zeros((narrow.shape[1], broad.shape[1]), dtype=wide)
-    for left, right in zip(narrow.split(_PRODUCT_ROWS), broad.split(_PRODUCT_ROWS), strict=True):
-        total.addmm_(left.to(wide).t(), right.to(wide))
-    return total
-
-
 def _rows_of(linear: Linear, first: int, stop: int) -> Linear:
     """Give some output features of a matrix, without the adapter; of NF4 whole sources."""
     bias = None if linear.bias is None else linear.bias[first:stop]
@@ -248,12 +264,14 @@ def _rows_of(linear: Linear, first: int, stop: int) -> Linear:
     return rows
 
 
-def _sources(linear: Linear, first: int, stop: int) -> Iterable[Source]:
+def _sources(linear: Linear, first: int, stop: int, dtype: torch.dtype) -> Iterator[Source]:
     rank = 0
     for part in linear.lora.parts if linear.lora else ():
         if first <= part.row_start < stop:
             assert part.row_stop <= stop, "features must be whole sources"
             ranks = slice(rank, rank + part.lora_A.shape[0])
             rows = slice(part.row_start - first, part.row_stop - first)
-            yield Source(part=part, rows=rows, ranks=ranks)
+            is_ready = part.lora_B.dtype == dtype
+            lora_B = part.lora_B if is_ready else torch.empty_like(part.lora_B, dtype=dtype)
+            yield Source(part=part, rows=rows, ranks=ranks, lora_B=lora_B)
             rank = ranks.stop

@@ -4,10 +4,10 @@ In: activations that may have gradients, frozen weights. Out: new tensors; nothi
 place that a backward pass could still read.
 
 Plain autograd wherever it will do: this is the reference by which hand-written gradients are
-judged. Three operations have an `autograd.Function`: the frozen matrix (autograd would keep each
-dequantized weight until the backward pass), the head (it would keep all logits) and the choice of
-rows (torch adds up the gradients of a row chosen twice in an order that changes from run to run;
-resuming bit by bit needs a fixed one).
+judged. Four operations have an `autograd.Function`: the frozen matrix (autograd would keep each
+dequantized weight until the backward pass), the head (it would keep all logits), dropout (whose mask is
+made again, not kept) and the choice of rows (torch adds up the gradients of a row chosen twice in an
+order that changes from run to run; resuming bit by bit needs a fixed one).
 
 Letters: M rows, N output features, K input features, R rows with a target, D hidden size,
 H heads, d head width.
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -87,31 +87,51 @@ class _FrozenLinear(torch.autograd.Function):
 class Dropout:
     """Which values of LoRA's inputs are left out.
 
-    Every source matrix has a mask of its own, as in PEFT. A mask follows from the key alone:
-    computing a layer again gives the same one, and so does a resumed run.
+    Every source matrix has a mask of its own, as in PEFT. A mask follows from seed and stream alone:
+    computing a layer again gives the same one, and so does a resumed run, on any device.
 
     Attributes:
         rate: Probability of leaving a value out; 0: nothing is.
-        key: The batch's seed, then which layer, merged matrix and source in it; not negative.
+        seed: int64[1] on the device, the batch's, not negative.
+        stream: Which layer, merged matrix and source in it.
     """
 
     rate: float
-    key: tuple[int, ...]
+    seed: torch.Tensor
+    stream: tuple[int, ...] = ()
 
     def of(self, part: int) -> Dropout:
-        """Give the dropout of a part: a layer of the model, a matrix of the layer."""
-        return Dropout(self.rate, (*self.key, part))
+        """Give the dropout of a part: a layer of the model, a matrix of the layer, a source."""
+        return replace(self, stream=(*self.stream, part))
 
     def apply(self, x: torch.Tensor) -> torch.Tensor:
-        """Leave values of [M, K] out and scale up the rest."""
+        """Leave values of [M, K] out and scale up the rest; differentiable."""
         if not self.rate:
             return x
-        seed = np.random.SeedSequence(self.key).generate_state(1, np.uint64)
-        generator = torch.Generator(x.device)
-        generator.manual_seed(int(seed[0]) >> 1)  # torch's seeds are signed
-        keep = torch.empty(x.shape, dtype=torch.bool, device=x.device)
-        keep.bernoulli_(1 - self.rate, generator=generator)
-        return x * keep / (1 - self.rate)
+        kept: torch.Tensor = _Masked.apply(x, self)
+        return kept
+
+    def masked(self, x: torch.Tensor) -> torch.Tensor:
+        """Do that without autograd."""
+        layer, matrix, source = self.stream
+        out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        stream = (layer, matrix, source)
+        ops.dropout(x, rate=self.rate, seed=self.seed, stream=stream, out=out)
+        return out
+
+
+class _Masked(torch.autograd.Function):
+    """y = mask * x / P(keep); the gradient goes through the same mask."""
+
+    @staticmethod
+    def forward(ctx: Context, x: torch.Tensor, dropout: Dropout) -> torch.Tensor:
+        ctx.dropout = dropout
+        return dropout.masked(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Context, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return ctx.dropout.masked(grad), None
 
 
 def add_lora(

@@ -20,14 +20,13 @@ import torch
 from fam_engine.data.packing import PackedBatch
 from fam_engine.model import ops
 from fam_engine.model.config import ModelConfig
-from fam_engine.model.decoder import Tables, check_ids
+from fam_engine.model.decoder import check_ids
 from fam_engine.model.rope import RopeTables
-from fam_engine.model.segments import AttentionPlan
-from fam_engine.model.training.augmented import new_scratch
-from fam_engine.model.training.elementwise import rmsnorm_backward
-from fam_engine.model.training.forward import attention_dtype, layer_calls
+from fam_engine.model.training.augmented import new_scratch, take_leaves
+from fam_engine.model.training.batch import DeviceBatch, on_device
+from fam_engine.model.training.forward import attention_dtype
 from fam_engine.model.training.functions import Dropout
-from fam_engine.model.training.heads import Positions
+from fam_engine.model.training.heads import LayerBatch, Positions, normed_into
 from fam_engine.model.training.layer import Keep, TrainingLayer
 from fam_engine.model.weights import Weights
 
@@ -54,10 +53,13 @@ class PlannedTraining:
         self._device = device
         self._attention_dtype = attention_dtype(dtype, device)
         self._layers = [
-            TrainingLayer(config, layer, index=index, attention_dtype=self._attention_dtype)
+            TrainingLayer(
+                config, layer, index=index, dtype=dtype, attention_dtype=self._attention_dtype
+            )
             for index, layer in enumerate(weights.layers)
         ]
-        linears = (linear for layer in self._layers for linear in layer.linears)
+        linears = [linear for layer in self._layers for linear in layer.linears]
+        self._copies = [pair for linear in linears for pair in linear.copies()]
         self._scratch = new_scratch(linears, dtype=dtype, device=device)
         wide = torch.promote_types(dtype, torch.float32)
         self._rope = RopeTables(config.rope, config.head_dim, dtype=wide, device=device)
@@ -78,44 +80,55 @@ class PlannedTraining:
             float64[num_rows], nats, in the order of `batch.targets`.
         """
         check_ids(batch, self._config)
-        ids_T = torch.from_numpy(batch.input_ids).to(self._device)
-        x_TD = self._weights.embed_VD[ids_T].to(self._dtype)
-        positions = self._positions(batch)
-        plan = AttentionPlan(batch, like=x_TD.new_empty(0, dtype=self._attention_dtype))
-        calls = layer_calls(self._config, batch, plan, dropout)
+        given = on_device(
+            batch,
+            self._device,
+            head_dim=self._config.head_dim,
+            attention_dtype=self._attention_dtype,
+        )
+        take_leaves(self._copies)
+        x_TD = self._weights.embed_VD[given.input_ids].to(self._dtype)
+        calls = self._calls(given, batch.num_positions, dropout)
         kept = []
         for index, (layer, call) in enumerate(zip(self._layers, calls, strict=True)):
             keep = Keep.WHOLE if index >= len(self._layers) - num_whole else Keep.INPUT
-            x_TD, of_layer = layer.forward(x_TD, positions, call, self._scratch, keep=keep)
+            x_TD, of_layer = layer.forward(x_TD, call, self._scratch, keep=keep)
             kept.append(of_layer)
-        nll_R, gradient = self._head(x_TD, batch, weigh)
+        nll_R, gradient = self._head(x_TD, given.targets, weigh)
         del x_TD, of_layer
         for layer, call in zip(reversed(self._layers), reversed(calls), strict=True):
             assert gradient is not None
-            gradient = layer.backward(gradient, kept.pop(), positions, call, self._scratch)
+            gradient = layer.backward(gradient, kept.pop(), call, self._scratch)
         return nll_R
 
-    def _positions(self, batch: PackedBatch) -> Positions:
-        cos_Td, sin_Td = self._rope.look_up(
-            torch.from_numpy(batch.position_ids).to(self._device),
-            num_positions=batch.num_positions,
-        )
-        rows_R = torch.from_numpy(batch.rows[: batch.num_rows]).to(self._device)
-        tables: Tables = (cos_Td, sin_Td)
-        return Positions(all=tables, rows=(cos_Td[rows_R], sin_Td[rows_R]))
+    def _calls(self, given: DeviceBatch, num_positions: int, dropout: Dropout) -> list[LayerBatch]:
+        """Give the call of every layer: the last has queries for the rows that predict only."""
+        cos_Td, sin_Td = self._rope.look_up(given.position_ids, num_positions=num_positions)
+        rows_R = given.chosen.rows_R
+        positions = Positions(all=(cos_Td, sin_Td), rows=(cos_Td[rows_R], sin_Td[rows_R]))
+        last = self._config.num_layers - 1
+        return [
+            LayerBatch(
+                attention=given.attention(window, index == last),
+                positions=positions,
+                chosen=given.chosen if index == last else None,
+                dropout=dropout.of(index),
+            )
+            for index, window in enumerate(self._config.sliding_windows)
+        ]
 
     def _head(
-        self, x_RD: torch.Tensor, batch: PackedBatch, weigh: Weigh
+        self, x_RD: torch.Tensor, targets_R: torch.Tensor, weigh: Weigh
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Give the tokens' losses, and the gradient of the last layer's output [R, D]."""
         norm_D, eps = self._weights.final_norm_D, self._config.rms_norm_eps
-        targets_R = torch.from_numpy(batch.targets[: batch.num_rows])
+        normed_RD = torch.empty_like(x_RD)
+        rstd_R = normed_into(x_RD, norm_D, eps=eps, out=normed_RD)
         nll_R, gradient_RD = ops.linear_cross_entropy(
-            ops.rmsnorm(x_RD, norm_D, eps=eps),
-            self._weights.head_VD,
-            targets_R.to(self._device, torch.int64),
-            with_gradient=True,
+            normed_RD, self._weights.head_VD, targets_R.to(torch.int64), with_gradient=True
         )
         assert gradient_RD is not None
         gradient_RD.mul_(weigh(nll_R).to(gradient_RD.dtype)[:, None])
-        return nll_R, rmsnorm_backward(gradient_RD, x_RD, norm_D, eps=eps)
+        dx_RD = torch.zeros_like(x_RD)
+        ops.add_rmsnorm_backward(gradient_RD, x_RD, norm_D, rstd_R, grad_residual=dx_RD)
+        return nll_R, dx_RD

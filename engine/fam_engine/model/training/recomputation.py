@@ -35,7 +35,7 @@ class TokenBytes:
     """What a token takes, bytes.
 
     Attributes:
-        input: Of a layer that keeps its input only.
+        input: Of a layer that keeps its input, and S of `down`, only.
         whole: Of a layer that keeps everything, beside its input.
         working: Of the backward pass of one layer, beside what it kept.
         head: Of losses and their gradient.
@@ -78,7 +78,8 @@ def token_bytes(
         size * (3 * stream + qkv + 2 * ranks["qkv"] - gate_up) + attention_dtype.itemsize * qkv
     )
     return TokenBytes(
-        input=size * stream,
+        # S of `down` is kept with it.
+        input=size * (stream + ranks["down"]),
         whole=size * whole + wide * c.num_attention_heads,
         working=max(size * mlp, attention_bytes, products),
         head=stream * (3 * size + 2 * wide),
