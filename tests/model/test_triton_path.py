@@ -114,7 +114,7 @@ def test_texts_are_those_of_the_cpu(
     write_tokenizer(folder, 160)
     decoder = load_nf4(folder)
     encoder = TextEncoder(folder)
-    requests = random_requests([1, 30, 70])
+    requests = random_requests([1, 30, 70], num_samples=2)
     expected = by_sample(
         list(Generator(decoder, encoder, max_slots=2).generate(requests, sampling))
     )

@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -27,15 +28,17 @@ from fam_engine.data.packing import ROW_GRID
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.generation.cache import KVCache
 from fam_engine.model.generation.detokenizer import Detokenizer
-from fam_engine.model.generation.prompts import Prompt, compute_prompts
+from fam_engine.model.generation.prompts import (
+    BATCH_PROMPTS,
+    BATCH_TOKENS,
+    Prompt,
+    compute_prompts,
+)
 from fam_engine.model.generation.requests import Completion, Request, Sampling
 from fam_engine.model.generation.sampling import uniform
 from fam_engine.model.generation.sequences import Ends, Sequence, StopStrings
 from fam_engine.model.generation.stepping import Stepper
 
-# Tokens of prompts computed ahead as one batch: wide enough for full matrix products, and little
-# memory while they wait for slots.
-_PROMPT_TOKENS = 1024
 # Models whose steps have no product above this (1 to 2 ms on a core) run on one thread: a step is
 # hundreds of small operations, after each of which threads wait for each other. Measured with two
 # threads on two cores that others use too (embedded model, 64 slots): 360 to 620 tokens a second,
@@ -98,7 +101,7 @@ class Run:
     ) -> None:
         self._model = model
         self._decoder = model.decoder
-        self._requests = enumerate(requests)
+        self._requests: Iterator[tuple[int, Request]] = enumerate(requests)
         self._sampling = sampling
         self._stops = StopStrings(sampling.stop + model.ends.texts)
         self._on_step = on_step
@@ -203,9 +206,12 @@ class Run:
             if limit < 1:  # the model has no place for even one more token
                 self._done += _nothing(number, request)
                 continue
-            asked.append((number, request, limit))
             num_tokens += len(request.context_ids)
-            if num_tokens >= _PROMPT_TOKENS or self._decoder.device.type == "cuda":
+            if asked and num_tokens > BATCH_TOKENS:
+                self._requests = chain([(number, request)], self._requests)
+                break
+            asked.append((number, request, limit))
+            if len(asked) == BATCH_PROMPTS:
                 break
         if asked:
             prompts = compute_prompts(self._decoder, [one.context_ids for _, one, _ in asked])

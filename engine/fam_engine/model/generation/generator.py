@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
+import numpy as np
 import torch
 
 from fam_engine.data.packing import ROW_GRID
@@ -50,6 +51,7 @@ class Generator:
         is_worth_it = (decoder.device.type, decoder.precision) != ("cuda", "nf4")
         fits = decoder.ready_bytes <= _SHARE_OF_FREE * free_bytes(decoder.device)
         self.max_slots = max_slots
+        self._tokenizer = encoder.tokenizer
         self._model = Model(
             decoder=decoder.made_ready() if fits and is_worth_it else decoder,
             detokenizer=Detokenizer(encoder.tokenizer),
@@ -77,6 +79,11 @@ class Generator:
             Completions, in the order they finish.
         """
         yield from Run(self._model, iter(requests), sampling, on_step).completions()
+
+    def respells(self, completion: Completion) -> bool:
+        """Whether the tokenizer gives a completion's text the ids that the model wrote it with."""
+        ids, _ = self._tokenizer.encode_batch([completion.text], continuation=True)
+        return np.array_equal(ids, completion.token_ids)
 
     def _make_cache(self, longest_prompt: int, max_new_tokens: int, num_samples: int) -> KVCache:
         """Make a cache with as many slots as memory allows; see `Model.make_cache`."""

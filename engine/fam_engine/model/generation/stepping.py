@@ -20,7 +20,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import torch
 
@@ -68,7 +68,7 @@ class Stepper:
         self._has_few_rows = ops.takes_few_rows(decoder.weights, like)
         # Not in fp64, whose choice asks the host.
         self._is_captured = like.is_cuda and ops.takes_triton(like)
-        self._pool = torch.cuda.graph_pool_handle() if self._is_captured else (0, 0)
+        self._pool = torch.cuda.graph_pool_handle() if self._is_captured else None
         self._captured: dict[int, CapturedStep] = {}
 
     @torch.inference_mode()
@@ -168,7 +168,8 @@ class Stepper:
         """Whether a text ends with its token, its length aside."""
         tokens_N, _, is_finite_N = chosen_3N
         is_end_N = (tokens_N[:, None] == self._end_ids).any(-1)
-        return is_end_N | (is_finite_N == 0)
+        is_over_N: torch.Tensor = is_end_N | (is_finite_N == 0)
+        return is_over_N
 
 
 class CapturedStep:
@@ -184,7 +185,7 @@ class CapturedStep:
         pool: The memory, from `torch.cuda.graph_pool_handle`.
     """
 
-    def __init__(self, stepper: Stepper, num_rows: int, pool: tuple[int, int]) -> None:
+    def __init__(self, stepper: Stepper, num_rows: int, pool: Any) -> None:  # noqa: ANN401
         self._graph = torch.cuda.CUDAGraph()
         with stepper.all_ended():
             side = torch.cuda.Stream()
