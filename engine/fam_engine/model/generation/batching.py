@@ -275,9 +275,11 @@ class Run:
         self._on_step(num_tokens)
 
     def _free(self, slot: int) -> None:
-        self._slots[slot] = None
         assert self._cache is not None
+        assert self._stepper is not None
+        self._slots[slot] = None
         self._cache.end(slot)
+        self._stepper.end(slot)
 
 
 @contextlib.contextmanager

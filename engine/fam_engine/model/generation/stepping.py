@@ -121,6 +121,10 @@ class Stepper:
             self.advance(num_rows)
         return self._chosen_3S[:, :num_slots].clone()
 
+    def end(self, slot: int) -> None:
+        """Let a text go no further: what ended it is not seen here."""
+        self._left_S[slot] = 0
+
     @contextlib.contextmanager
     def all_ended(self) -> Iterator[None]:
         """Let no text go on; afterwards all do from where they were."""
