@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import transformers
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.errors import ModelRefusedError, UsageError
 from fam_engine.model.decoder import Decoder
-from fam_engine.model.generation import batching
+from fam_engine.model.generation import batching, stepping
 from fam_engine.model.generation import generator as generator_module
 from fam_engine.model.generation.cache import KVCache
 from fam_engine.model.generation.generator import Generator
@@ -401,30 +402,61 @@ def test_prompts_kept_once_give_the_same_texts(load: Load, monkeypatch: pytest.M
     assert (len(kept), sum(kept)) == (18, 6)
 
 
-def test_a_step_s_tensors_stay_and_a_warm_up_leaves_no_trace(
-    load: Load, monkeypatch: pytest.MonkeyPatch
+def test_a_step_s_tensors_stay_where_they_are(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder, encoder = load("llama", num_hidden_layers=2)
+    places: list[tuple[int, ...]] = []
+    advance = Stepper.advance
+
+    def note_places(self: Stepper, num_rows: int) -> None:
+        advance(self, num_rows)
+        held = [*vars(self).values(), *vars(self._cache).values(), *self._cache._layers]
+        places.append(tuple(one.data_ptr() for one in held if isinstance(one, torch.Tensor)))
+
+    monkeypatch.setattr(Stepper, "advance", note_places)
+    requests = random_requests([3, 30, 64], num_samples=3)
+    list(Generator(decoder, encoder, max_slots=4).generate(requests, SAMPLED))
+    assert len(places) > 24
+    assert len(set(places)) == 1
+    assert len(places[0]) >= 10
+
+
+@pytest.mark.parametrize("plain_runs", [0, 5])
+def test_what_comes_often_is_captured_once(
+    load: Load, monkeypatch: pytest.MonkeyPatch, plain_runs: int
 ) -> None:
     decoder, encoder = load("llama", num_hidden_layers=2)
     requests = random_requests([3, 30, 64], num_samples=3)
     expected = everything(
         list(Generator(decoder, encoder, max_slots=4).generate(requests, SAMPLED))
     )
-    places: set[tuple[int, ...]] = set()
-    advance = Stepper.advance
+    captured: list[int] = []
+    replayed: list[int] = []
 
-    def warming_up(self: Stepper, num_rows: int) -> None:
-        with self.all_ended():
-            advance(self, num_rows)
-            advance(self, num_rows)
-        held = [*vars(self).values(), *vars(self._cache).values(), *self._cache._layers]
-        places.add(tuple(one.data_ptr() for one in held if isinstance(one, torch.Tensor)))
-        advance(self, num_rows)
+    class Recorded:
+        """Stands for a graph: what it noted is run when it is replayed."""
 
-    monkeypatch.setattr(Stepper, "advance", warming_up)
+        def __init__(self, stepper: Stepper, num_rows: int, pool: object) -> None:
+            assert pool is None
+            captured.append(num_rows)
+            self._step = partial(stepper.advance, num_rows)
+
+        def replay(self) -> None:
+            replayed.append(1)
+            self._step()
+
+    make = Stepper.__init__
+
+    def make_capturing(self: Stepper, *rest: Any) -> None:  # noqa: ANN401
+        make(self, *rest)
+        self._is_captured = True
+
+    monkeypatch.setattr(Stepper, "__init__", make_capturing)
+    monkeypatch.setattr(stepping, "CapturedStep", Recorded)
+    monkeypatch.setattr(stepping, "PLAIN_RUNS", plain_runs)
     found = everything(list(Generator(decoder, encoder, max_slots=4).generate(requests, SAMPLED)))
     assert found == expected
-    assert len(places) == 1
-    assert len(places.pop()) >= 10
+    assert captured == [64]
+    assert len(replayed) > 24 - plain_runs
 
 
 def test_prompts_are_computed_in_batches_of_bounded_size(

@@ -17,8 +17,8 @@ Letters: S slots, R rows of a step (slots, then filling), N tokens that begin, V
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -33,8 +33,9 @@ from fam_engine.model.generation.sampling import choose
 
 # Rows of a step on a GPU with NF4 matrices; a graph each.
 _FEW_ROWS: Final = (1, 2, 4, 8, 16, 32, 64)
-# Runs before a capture: kernels are compiled and loaded, libraries take their memory.
-_WARM_UPS: Final = 2
+# Steps of a number of rows before it is captured: kernels are compiled and loaded by then, and what
+# comes more rarely is not worth a capture.
+PLAIN_RUNS: Final = 16
 
 
 class Stepper:
@@ -70,6 +71,7 @@ class Stepper:
         self._is_captured = like.is_cuda and ops.takes_triton(like)
         self._pool = torch.cuda.graph_pool_handle() if self._is_captured else None
         self._captured: dict[int, CapturedStep] = {}
+        self._num_runs: Counter[int] = Counter()
 
     @torch.inference_mode()
     def begin(
@@ -113,26 +115,22 @@ class Stepper:
         """
         self._uniform_S.copy_(uniform_S)
         num_rows = self._num_rows(num_slots)
-        if self._is_captured:
-            if num_rows not in self._captured:
-                self._captured[num_rows] = CapturedStep(self, num_rows, self._pool)
-            self._captured[num_rows].replay()
-        else:
-            self.advance(num_rows)
+        self._run(num_rows)
         return self._chosen_3S[:, :num_slots].clone()
 
     def end(self, slot: int) -> None:
         """Let a text go no further: what ended it is not seen here."""
         self._left_S[slot] = 0
 
-    @contextlib.contextmanager
-    def all_ended(self) -> Iterator[None]:
-        """Let no text go on; afterwards all do from where they were."""
-        kept = [(tensor, tensor.clone()) for tensor in (self._left_S, self._last_R)]
-        self._left_S.zero_()
-        yield
-        for tensor, values in kept:
-            tensor.copy_(values)
+    def _run(self, num_rows: int) -> None:
+        """Run a step of so many rows: kernel by kernel, or as a graph where it comes often enough."""
+        self._num_runs[num_rows] += 1
+        if not self._is_captured or self._num_runs[num_rows] <= PLAIN_RUNS:
+            self.advance(num_rows)
+            return
+        if num_rows not in self._captured:
+            self._captured[num_rows] = CapturedStep(self, num_rows, self._pool)
+        self._captured[num_rows].replay()
 
     def _num_rows(self, num_slots: int) -> int:
         if self._has_few_rows and num_slots <= _FEW_ROWS[-1]:
@@ -179,27 +177,19 @@ class Stepper:
 class CapturedStep:
     """A step of so many rows as a CUDA graph.
 
-    What a step writes for texts that have ended lies where nobody looks, so it is warmed up with all
-    texts at their end, and they go on as they were. Graphs of one stepper share the memory of what they
-    compute in between: none of it is read after its own replay.
+    Graphs of one stepper share the memory of what they compute in between: none of it is read after
+    its own replay.
 
     Args:
-        stepper: Whose step.
+        stepper: Whose step; it has run before.
         num_rows: R.
         pool: The memory, from `torch.cuda.graph_pool_handle`.
     """
 
     def __init__(self, stepper: Stepper, num_rows: int, pool: Any) -> None:  # noqa: ANN401
         self._graph = torch.cuda.CUDAGraph()
-        with stepper.all_ended():
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                for _ in range(_WARM_UPS):
-                    stepper.advance(num_rows)
-            torch.cuda.current_stream().wait_stream(side)
-            with torch.cuda.graph(self._graph, pool=pool):
-                stepper.advance(num_rows)
+        with torch.cuda.graph(self._graph, pool=pool):  # notes what is launched, and runs nothing
+            stepper.advance(num_rows)
 
     def replay(self) -> None:
         """Run the step."""
