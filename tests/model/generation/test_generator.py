@@ -15,10 +15,11 @@ import transformers
 
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.errors import ModelRefusedError, UsageError
+from fam_engine.model import ops
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.generation import batching, stepping
 from fam_engine.model.generation import generator as generator_module
-from fam_engine.model.generation.cache import KVCache
+from fam_engine.model.generation.cache import KVCache, bytes_per_position
 from fam_engine.model.generation.generator import Generator
 from fam_engine.model.generation.prompts import pack_prompts
 from fam_engine.model.generation.requests import Completion, Request, Sampling
@@ -483,3 +484,25 @@ def test_batches_are_filled_to_one_height() -> None:
         assert len(batch.input_ids) == len(batch.position_ids) == batch.cu_seqlens[-1] == height
         assert batch.rows[:2].tolist() == [4, 84]
         assert len(batch.rows) == 64
+
+
+@pytest.mark.parametrize(
+    ("free_positions", "num_slots", "num_prompts"),
+    # Prompts of 128, continuations of 64, 4 samples: a slot and its part of a prompt take 96.
+    [(1 << 20, 8, 8), (8 * 96, 8, 2), (5 * 96, 5, 1), (0, 1, 1)],
+)
+def test_memory_goes_to_slots_then_to_prompts(
+    load: Load,
+    monkeypatch: pytest.MonkeyPatch,
+    free_positions: int,
+    num_slots: int,
+    num_prompts: int,
+) -> None:
+    decoder, encoder = load("llama")
+    generator = Generator(decoder, encoder, max_slots=8)
+    a_position = bytes_per_position(decoder.config, torch.float32)
+    monkeypatch.setattr(generator_module, "free_bytes", lambda _: 2 * free_positions * a_position)
+    monkeypatch.setattr(ops, "takes_triton", lambda _: True)
+    cache = generator._make_cache(100, 50, 4)
+    assert (cache.num_slots, cache.capacity, cache.prompt_capacity) == (num_slots, 64, 128)
+    assert len(cache._users) == num_prompts
