@@ -14,9 +14,11 @@ from fam_engine.embedded import DEMO_RECORDS
 from fam_engine.kernels.cached_attention import cached_attention
 from fam_engine.kernels.cached_attention_triton import cached_attention as cached_attention_triton
 from fam_engine.model.decoder import Decoder
+from fam_engine.model.generation import batching, stepping
 from fam_engine.model.generation.generator import Generator
 from fam_engine.model.generation.requests import Request, Sampling
-from fam_engine.model.loading import EMBEDDED_FOLDER, ComputeDtype, load_model
+from fam_engine.model.generation.stepping import Stepper
+from fam_engine.model.loading import EMBEDDED_FOLDER, ComputeDtype, Precision, load_model
 
 pytestmark = [
     pytest.mark.gpu,
@@ -80,6 +82,45 @@ def test_a_text_depends_on_its_request_alone(
     for request in requests[::20]:
         alone = texts(decoder, encoder, [request], SAMPLED)
         assert alone == {(request.seed, k): together[request.seed, k] for k in range(2)}
+
+
+class PlainStep:
+    """A step that is launched kernel by kernel instead of replayed."""
+
+    def __init__(self, stepper: Stepper, num_rows: int, pool: object) -> None:
+        del pool
+        self._stepper = stepper
+        self._num_rows = num_rows
+
+    def replay(self) -> None:
+        self._stepper.advance(self._num_rows)
+
+
+@pytest.mark.parametrize("precision", ["nf4", "bf16"])
+@pytest.mark.parametrize("max_slots", [1, 5, 64])
+def test_captured_steps_give_the_tokens_of_plain_ones(
+    encoder: TextEncoder,
+    requests: list[Request],
+    monkeypatch: pytest.MonkeyPatch,
+    precision: Precision,
+    max_slots: int,
+) -> None:
+    decoder = load_model("embedded", precision=precision, compute_dtype="bf16", device="cuda")
+    some = requests[:2] if max_slots == 1 else requests[:12]
+    monkeypatch.setattr(stepping, "PLAIN_RUNS", 2)
+    captured = texts(decoder, encoder, some, SAMPLED, max_slots)
+    monkeypatch.setattr(stepping, "CapturedStep", PlainStep)
+    assert texts(decoder, encoder, some, SAMPLED, max_slots) == captured
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_looking_rarely_changes_no_text(
+    encoder: TextEncoder, requests: list[Request], monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    decoder = load_model("embedded", compute_dtype="bf16", device="cuda")
+    rarely = texts(decoder, encoder, requests[:20], SAMPLED)
+    monkeypatch.setattr(batching, "STEPS_A_ROUND", {"cuda": steps})
+    assert texts(decoder, encoder, requests[:20], SAMPLED) == rarely
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -6,7 +6,7 @@ everywhere; what a real GPU makes of it is for tests/gpu.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,10 @@ from fam_engine.kernels import linear_logprob_gpu
 from fam_engine.kernels.linear_logprob import LinearLogprobs
 from fam_engine.model import ops
 from fam_engine.model.decoder import Decoder
+from fam_engine.model.generation.cache import KVCache
 from fam_engine.model.generation.generator import Generator
 from fam_engine.model.generation.requests import Sampling
+from fam_engine.model.generation.stepping import Stepper
 from fam_engine.model.loading import load_model, with_adapter
 from fam_engine.model.trainable import LoraSpec, TrainableModel
 from tests.model.conftest import TinyCheckpoint
@@ -116,13 +118,27 @@ def test_texts_are_those_of_the_cpu(
     write_tokenizer(folder, 160)
     decoder = load_nf4(folder)
     encoder = TextEncoder(folder)
-    requests = random_requests([1, 30, 70])
+    requests = random_requests([1, 30, 70], num_samples=2)
     expected = by_sample(
         list(Generator(decoder, encoder, max_slots=2).generate(requests, sampling))
     )
-    used = triton()
+    used, rows, prompts = triton(), set(), set()
+    advance, keep = Stepper.advance, KVCache._keep
+
+    def note_rows(self: Stepper, num_rows: int) -> None:
+        rows.add(num_rows)
+        advance(self, num_rows)
+
+    def note_prompts(self: KVCache, prompt: int, kv: Sequence[torch.Tensor]) -> int:
+        prompts.add(prompt)
+        return keep(self, prompt, kv)
+
+    monkeypatch.setattr(Stepper, "advance", note_rows)
+    monkeypatch.setattr(KVCache, "_keep", note_prompts)
     found = by_sample(list(Generator(decoder, encoder, max_slots=2).generate(requests, sampling)))
     assert found == expected
+    assert {2} <= rows <= {1, 2}, "as few rows as texts"
+    assert prompts == {0, 1, 2}, "kept apart from the slots"
     assert {"cached_attention", "sample", "nf4_linear"} <= used
     assert not any(name.endswith("of torch") for name in used)
 

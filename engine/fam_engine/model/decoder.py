@@ -46,7 +46,7 @@ from fam_engine.model.segments import AttentionPlan
 from fam_engine.model.varlen_plan import DeviceBatch, on_device, send
 from fam_engine.model.weights import LayerWeights, Linear, Weights
 
-# cos and sin, each [T, d / 2].
+# cos and sin, each [T, d / 2] of tokens, or [N, d / 2] of positions.
 Tables = tuple[torch.Tensor, torch.Tensor]
 # Queries [Q, H, d] and keys, then values [T, 2G, d] of a layer -> mixed values [Q, H * d].
 Attend = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -205,26 +205,33 @@ class Decoder:
         ids, positions, rows = send([batch.input_ids, batch.position_ids, batch.rows], self.device)
         return DeviceBatch(ids, positions, rows, AttentionPlan(batch, like=like))
 
+    def rope_tables(self, num_positions: int) -> Tables:
+        """Give cos and sin [N, d / 2] of all positions below `num_positions`, or more."""
+        return self._rope.tables(num_positions)
+
     @torch.inference_mode()
     def hidden_next(
         self,
         input_ids_R: torch.Tensor,
         position_ids_R: torch.Tensor,
         attend: Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor],
+        *,
+        rope: Tables,
     ) -> torch.Tensor:
-        """Compute one more token of each of R sequences.
+        """Compute one more token of each of R sequences. Nothing in it waits for a GPU.
 
         Args:
-            input_ids_R: int[R] on the device, R a multiple of 64.
+            input_ids_R: int[R] on the device, R a multiple of 64; fewer on a GPU, of NF4 matrices.
             position_ids_R: int[R], the place of each in its sequence.
             attend: Layer index, turned queries [R, H, d], turned keys, then values [R, 2G, d] of
                 these tokens -> mixed values [R, H * d] over all the sequences' keys.
+            rope: From `rope_tables`, for all these places.
 
         Returns:
             hidden_RD as from `hidden_rows`.
         """
-        longest = int(position_ids_R.max()) + 1
-        tables = self._rope.look_up(position_ids_R, num_positions=longest)
+        cos_Nd, sin_Nd = rope
+        tables = (cos_Nd[position_ids_R], sin_Nd[position_ids_R])
         x_RD = self.weights.embed_VD[input_ids_R].to(self.compute_dtype)
         for index, layer in enumerate(self.weights.layers):
             x_RD = self._layer(layer, x_RD, tables, partial(attend, index), None)

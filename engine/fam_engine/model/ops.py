@@ -29,6 +29,7 @@ from torch.nn import functional
 from fam_engine.kernels import linear_logprob as linear_logprob_torch
 from fam_engine.kernels import linear_logprob_avx512
 from fam_engine.kernels.attention import attention, visibility_mask
+from fam_engine.kernels.cached_attention import Prompts
 from fam_engine.kernels.flat_adamw import step_scalars
 from fam_engine.kernels.linear_logprob import LinearLogprobs
 from fam_engine.kernels.mm_fp32 import mm_fp32
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 __all__ = [
     "HeadNorms",
     "LinearLogprobs",
+    "Prompts",
     "Scratch",
     "add_rmsnorm",
     "add_rmsnorm_backward",
@@ -77,6 +79,7 @@ __all__ = [
     "sum_rows",
     "swiglu",
     "swiglu_backward",
+    "takes_few_rows",
     "takes_triton",
     "varlen_attention",
     "varlen_attention_backward",
@@ -258,10 +261,11 @@ def cached_attention(
     *,
     window: int | None,
     out_SHd: torch.Tensor,
+    prompts: Prompts | None,
 ) -> None:
     """Attend to what is kept; see `fam_engine.kernels.cached_attention`."""
     kernel = _kernel("cached_attention", query_SHd)
-    kernel(query_SHd, kv_SCGd, lengths_S, window=window, out_SHd=out_SHd)
+    kernel(query_SHd, kv_SCGd, lengths_S, window=window, out_SHd=out_SHd, prompts=prompts)
 
 
 def linear_cross_entropy(
@@ -547,6 +551,15 @@ def _are_few_rows(x: torch.Tensor, weight: Linear, scratch: Scratch) -> bool:
     return is_free and takes_triton(x) and isinstance(weight.weight, tuple) and fits
 
 
+def takes_few_rows(weights: Weights, like: torch.Tensor) -> bool:
+    """Whether layers take any number of rows up to 64, each with the same bits whatever the number."""
+    return all(
+        isinstance(linear.weight, tuple) and linear.in_features % BLOCK_SIZE == 0
+        for layer in weights.layers
+        for linear in (layer.qkv, layer.o, layer.gate_up, layer.down)
+    ) and takes_triton(like)
+
+
 def _few_rows_linear(x: torch.Tensor, weight: Linear) -> torch.Tensor:
     """Return x @ (W + scaling * B @ A)^T + bias without W in memory."""
     out = x.new_empty((x.shape[0], weight.out_features))
@@ -568,8 +581,13 @@ def _few_rows_linear(x: torch.Tensor, weight: Linear) -> torch.Tensor:
 def head_logits(hidden_RD: torch.Tensor, head_VD: torch.Tensor) -> torch.Tensor:
     """Return all logits [R, V] in fp32 (fp64 for fp64), for choosing a token; R a multiple of 64."""
     wide = torch.promote_types(hidden_RD.dtype, torch.float32)
+    shape = (hidden_RD.shape[0], head_VD.shape[0])
+    logits_RV = torch.empty(shape, dtype=wide, device=hidden_RD.device)
+    if takes_triton(hidden_RD) and hidden_RD.dtype == head_VD.dtype:
+        # The head is read once, as it is stored.
+        mm_fp32(hidden_RD, head_VD.t(), out=logits_RV)
+        return logits_RV
     hidden_RD = hidden_RD.to(wide)
-    logits_RV = hidden_RD.new_empty((hidden_RD.shape[0], head_VD.shape[0]))
     for head, columns in zip(
         head_VD.split(_HEAD_COLUMNS), logits_RV.split(_HEAD_COLUMNS, dim=1), strict=True
     ):

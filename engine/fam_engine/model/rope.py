@@ -46,12 +46,17 @@ class RopeTables:
         self, position_ids: torch.Tensor, *, num_positions: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Give cos and sin [T, d / 2] of int positions [T], all below `num_positions`."""
+        cos_Nd, sin_Nd = self.tables(num_positions)
+        return cos_Nd[position_ids], sin_Nd[position_ids]
+
+    def tables(self, num_positions: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give cos and sin [N, d / 2] of all positions below `num_positions`, or more."""
         length = self._cos_Nd.shape[0]
         if num_positions > length:
             while length < num_positions:
                 length *= 2
             self._cos_Nd, self._sin_Nd = self._compute(length)
-        return self._cos_Nd[position_ids], self._sin_Nd[position_ids]
+        return self._cos_Nd, self._sin_Nd
 
     def _compute(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
         angles_Nd = torch.arange(length, dtype=torch.float32)[:, None] * self._inverse_frequencies

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 import fam_engine
 from fam_engine.config import GenerateConfig, ScoreConfig
+from fam_engine.embedded import DEMO_RECORDS
 from fam_engine.errors import InputError, UsageError
 from fam_engine.jobs import running
 from fam_engine.jobs.generation.forecast import forecast_generate
@@ -366,3 +370,60 @@ def test_the_python_interface_gives_the_records_of_the_job(
         assert generator.generate(rows, sampling, **settings) == records_in(tmp_path / "out")
         with pytest.raises(InputError, match="record 2"):
             generator.generate([rows[0], {"prompt": "x" * 300}], sampling)
+
+
+def test_an_answer_needs_no_second_pass(tmp_path: Path) -> None:
+    lines = DEMO_RECORDS.read_text(encoding="utf-8").splitlines()
+    prompts = list(dict.fromkeys(json.loads(line)["prompt"] for line in lines))[:8]
+    rows = [{"id": str(n), "prompt": prompt} for n, prompt in enumerate(prompts)]
+    settings: dict[str, Any] = {"max_new_tokens": 180, "samples": 2, "precision": "fp32"}
+    data = write(tmp_path / "q.jsonl", rows)
+    generate(Path("embedded"), data, tmp_path / "out", compute_dtype="fp32", **settings)
+    config = ScoreConfig(
+        model="embedded",
+        data=(str(tmp_path / "out" / "generated.jsonl"),),
+        out=tmp_path / "scores",
+        precision="fp32",
+        compute_dtype="fp32",
+    )
+    run_score(config, Silent())
+    scores = {
+        row["id"]: row for row in pq.read_table(tmp_path / "scores/scores.parquet").to_pylist()
+    }
+    whole = 0
+    for record in records_in(tmp_path / "out"):
+        origin, score = record["provenance"], scores[record["id"]]
+        if origin["nll_sum"] is None:
+            assert origin["perplexity"] is None
+            continue
+        whole += 1
+        assert origin["finish_reason"] == "eos"
+        assert origin["num_tokens"] == score["num_response_tokens"]
+        assert abs(origin["nll_sum"] - score["nll_sum"]) <= 1e-5 * origin["num_tokens"]
+        assert origin["perplexity"] == pytest.approx(score["perplexity"], rel=1e-4)
+    assert whole > 2
+
+
+def test_a_loss_is_kept_only_of_what_scoring_would_see(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def some(
+        self: Generator, requests: Iterator[Request], *_: object, **__: object
+    ) -> Iterator[Completion]:
+        ids, _ = self._tokenizer.encode_batch(["so it is"], continuation=True)
+        losses = np.full(len(ids), -0.5)
+        for number, _request in enumerate(requests):
+            other = np.append(ids, ids[-1])  # not what the tokenizer makes of the text
+            yield Completion(number, 0, ids, "so it is", "eos", logprobs=losses)
+            yield Completion(number, 1, ids, "so it is", "length", logprobs=losses)
+            yield Completion(number, 2, other, "so it is", "eos", logprobs=np.append(losses, -1))
+
+    monkeypatch.setattr(Generator, "generate", some)
+    rows = [{"id": "short", "prompt": "one?\n"}, {"id": "long", "prompt": "x" * 500 + "one?\n"}]
+    file = write(tmp_path / "q.jsonl", rows)
+    generate(tiny_model, file, tmp_path / "out", samples=3, on_long="cut-prompt")
+    found = {record["id"]: record["provenance"] for record in records_in(tmp_path / "out")}
+    assert [name for name, origin in found.items() if origin["nll_sum"] is not None] == ["short#0"]
+    short = found["short#0"]
+    assert short["nll_sum"] == 0.5 * short["num_tokens"]
+    assert short["perplexity"] == pytest.approx(math.exp(0.5))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,15 @@ import transformers
 
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.errors import ModelRefusedError, UsageError
+from fam_engine.model import ops
 from fam_engine.model.decoder import Decoder
-from fam_engine.model.generation import batching
+from fam_engine.model.generation import batching, stepping
 from fam_engine.model.generation import generator as generator_module
+from fam_engine.model.generation.cache import KVCache, bytes_per_position
 from fam_engine.model.generation.generator import Generator
+from fam_engine.model.generation.prompts import pack_prompts
 from fam_engine.model.generation.requests import Completion, Request, Sampling
+from fam_engine.model.generation.stepping import Stepper
 from fam_engine.model.loading import load_model, with_adapter
 from tests.model.conftest import TinyCheckpoint
 from tests.model.generation.conftest import Load, by_sample, random_requests, write_tokenizer
@@ -316,3 +321,188 @@ def test_adapters_take_turns_over_one_base(load: Load, tmp_path: Path) -> None:
 def test_sampling_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         Sampling(**wrong)
+
+
+def everything(completions: list[Completion]) -> dict[tuple[int, int], object]:
+    """Give all that is in each completion, by request and sample."""
+    return {
+        (one.request, one.sample): (
+            one.token_ids.tolist(),
+            one.text,
+            one.finish_reason,
+            one.end_token_id,
+            None if one.logprobs is None else one.logprobs.tolist(),
+        )
+        for one in completions
+    }
+
+
+@pytest.mark.parametrize("steps", [3, 8])
+def test_looking_rarely_changes_no_text(
+    load: Load, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    decoder, encoder = load("llama", num_hidden_layers=2)
+    requests = random_requests([1, 3, 30, 64, 70, 5], num_samples=3)
+    plain = Sampling(max_new_tokens=21, temperature=1.0)
+    first = list(Generator(decoder, encoder).generate(requests, plain))
+    # What some of the texts hold, so that all three endings come, in the middle of rounds too.
+    stop = (first[0].text[4:6], first[5].text[10:12])
+    sampling = replace(plain, stop=stop)
+    ending = Decoder(
+        replace(decoder.config, eos_token_ids=(2, int(first[2].token_ids[3]))),
+        decoder.weights,
+        precision="fp32",
+        compute_dtype=torch.float32,
+        device=decoder.device,
+    )
+
+    def run() -> dict[tuple[int, int], object]:
+        made: list[int] = []
+        generator = Generator(ending, encoder, max_slots=4)
+        found = list(generator.generate(requests, sampling, on_step=made.append))
+        assert {one.finish_reason for one in found} == {"eos", "stop", "length"}
+        ended = sum(one.finish_reason == "eos" for one in found)
+        assert sum(made) >= sum(len(one.token_ids) for one in found) + ended
+        return everything(found)
+
+    expected = run()
+    monkeypatch.setattr(batching, "STEPS_A_ROUND", {"cpu": steps})
+    assert run() == expected
+
+
+def test_prompts_kept_once_give_the_same_texts(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder, encoder = load("mistral", sliding_window=20, num_hidden_layers=2)
+    requests = random_requests([1, 33, 64, 7, 130, 5], num_samples=3)
+    expected = everything(
+        list(Generator(decoder, encoder, max_slots=4).generate(requests, SAMPLED))
+    )
+    kept: list[int] = []
+
+    def make_cache(self: Generator, longest: int, most: int, _: int) -> KVCache:
+        # Fewer prompts than slots: texts of a third question wait for one of two to end.
+        return KVCache(
+            decoder.config,
+            num_slots=4,
+            capacity=-(-most // 64) * 64,
+            num_prompts=2,
+            prompt_capacity=-(-longest // 64) * 64,
+            dtype=torch.float32,
+            device=decoder.device,
+        )
+
+    keep = KVCache._keep
+
+    def counting(self: KVCache, prompt: int, kv: Any) -> int:  # noqa: ANN401
+        kept.append(prompt not in self._held)
+        return keep(self, prompt, kv)
+
+    monkeypatch.setattr(Generator, "_make_cache", make_cache)
+    monkeypatch.setattr(KVCache, "_keep", counting)
+    found = everything(list(Generator(decoder, encoder).generate(requests, SAMPLED)))
+    assert found == expected
+    assert (len(kept), sum(kept)) == (18, 6)
+
+
+def test_a_step_s_tensors_stay_where_they_are(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder, encoder = load("llama", num_hidden_layers=2)
+    places: list[tuple[int, ...]] = []
+    advance = Stepper.advance
+
+    def note_places(self: Stepper, num_rows: int) -> None:
+        advance(self, num_rows)
+        held = [*vars(self).values(), *vars(self._cache).values(), *self._cache._layers]
+        places.append(tuple(one.data_ptr() for one in held if isinstance(one, torch.Tensor)))
+
+    monkeypatch.setattr(Stepper, "advance", note_places)
+    requests = random_requests([3, 30, 64], num_samples=3)
+    list(Generator(decoder, encoder, max_slots=4).generate(requests, SAMPLED))
+    assert len(places) > 24
+    assert len(set(places)) == 1
+    assert len(places[0]) >= 10
+
+
+@pytest.mark.parametrize("plain_runs", [0, 5])
+def test_what_comes_often_is_captured_once(
+    load: Load, monkeypatch: pytest.MonkeyPatch, plain_runs: int
+) -> None:
+    decoder, encoder = load("llama", num_hidden_layers=2)
+    requests = random_requests([3, 30, 64], num_samples=3)
+    expected = everything(
+        list(Generator(decoder, encoder, max_slots=4).generate(requests, SAMPLED))
+    )
+    captured: list[int] = []
+    replayed: list[int] = []
+
+    class Recorded:
+        """Stands for a graph: what it noted is run when it is replayed."""
+
+        def __init__(self, stepper: Stepper, num_rows: int, pool: object) -> None:
+            assert pool is None
+            captured.append(num_rows)
+            self._step = partial(stepper.advance, num_rows)
+
+        def replay(self) -> None:
+            replayed.append(1)
+            self._step()
+
+    make = Stepper.__init__
+
+    def make_capturing(self: Stepper, *rest: Any) -> None:  # noqa: ANN401
+        make(self, *rest)
+        self._is_captured = True
+
+    monkeypatch.setattr(Stepper, "__init__", make_capturing)
+    monkeypatch.setattr(stepping, "CapturedStep", Recorded)
+    monkeypatch.setattr(stepping, "PLAIN_RUNS", plain_runs)
+    found = everything(list(Generator(decoder, encoder, max_slots=4).generate(requests, SAMPLED)))
+    assert found == expected
+    assert captured == [64]
+    assert len(replayed) > 24 - plain_runs
+
+
+def test_prompts_are_computed_in_batches_of_bounded_size(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder, encoder = load("llama", max_position_embeddings=2048)
+    batches: list[tuple[int, int]] = []
+    original = batching.compute_prompts
+
+    def counting(decoder: Decoder, contexts: list[Any]) -> Any:  # noqa: ANN401
+        batches.append((len(contexts), sum(map(len, contexts))))
+        return original(decoder, contexts)
+
+    monkeypatch.setattr(batching, "compute_prompts", counting)
+    requests = random_requests([1500, 600, 500, 400, *[2] * 70])
+    list(Generator(decoder, encoder, max_slots=80).generate(requests, Sampling(max_new_tokens=2)))
+    assert batches == [(1, 1500), (1, 600), (64, 1024), (8, 16)]
+
+
+def test_batches_are_filled_to_one_height() -> None:
+    contexts = [np.arange(3, 3 + n, dtype=np.int32) for n in (5, 80)]
+    for at_least, height in ((0, 128), (1024, 1024), (100, 128)):
+        batch = pack_prompts(contexts, at_least=at_least)
+        assert len(batch.input_ids) == len(batch.position_ids) == batch.cu_seqlens[-1] == height
+        assert batch.rows[:2].tolist() == [4, 84]
+        assert len(batch.rows) == 64
+
+
+@pytest.mark.parametrize(
+    ("free_positions", "num_slots", "num_prompts"),
+    # Prompts of 128, continuations of 64, 4 samples: a slot and its part of a prompt take 96.
+    [(1 << 20, 8, 8), (8 * 96, 8, 2), (5 * 96, 5, 1), (0, 1, 1)],
+)
+def test_memory_goes_to_slots_then_to_prompts(
+    load: Load,
+    monkeypatch: pytest.MonkeyPatch,
+    free_positions: int,
+    num_slots: int,
+    num_prompts: int,
+) -> None:
+    decoder, encoder = load("llama")
+    generator = Generator(decoder, encoder, max_slots=8)
+    a_position = bytes_per_position(decoder.config, torch.float32)
+    monkeypatch.setattr(generator_module, "free_bytes", lambda _: 2 * free_positions * a_position)
+    monkeypatch.setattr(ops, "takes_triton", lambda _: True)
+    cache = generator._make_cache(100, 50, 4)
+    assert (cache.num_slots, cache.capacity, cache.prompt_capacity) == (num_slots, 64, 128)
+    assert len(cache._users) == num_prompts

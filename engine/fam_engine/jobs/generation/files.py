@@ -15,9 +15,11 @@ from typing import Any
 from fam_engine.data.files import write_whole
 from fam_engine.jobs.generation.rows import with_answer
 from fam_engine.jobs.journal import Journal
+from fam_engine.measure.metrics import perplexity
 
 _TEXTS = """
-SELECT q.id, q.row, t.sample, t.text, t.num_tokens, t.finish_reason, t.correct
+SELECT q.id, q.row, t.sample, t.text, t.num_tokens, t.finish_reason, t.correct,
+       CASE WHEN q.flags LIKE '%"prompt_cut"%' THEN NULL ELSE t.nll_sum END
 FROM questions q JOIN texts t USING (position)
 WHERE t.text != '' ORDER BY q.position, t.sample
 """
@@ -61,7 +63,9 @@ def write_generated(path: Path, journal: Journal, origin: Origin) -> int:
 
 def generated_records(journal: Journal, origin: Origin) -> Iterator[dict[str, Any]]:
     """Give the records in order: the question's own row, its answer replaced, and where it is from."""
-    for parent, row, sample, text, num_tokens, reason, correct in journal.db.execute(_TEXTS):
+    for parent, row, sample, text, num_tokens, reason, correct, nll_sum in journal.db.execute(
+        _TEXTS
+    ):
         verdict = None if correct is None else bool(correct)
         record = with_answer(json.loads(row), text)
         record |= {"id": f"{parent}#{sample}", "source": origin.source}
@@ -77,6 +81,9 @@ def generated_records(journal: Journal, origin: Origin) -> Iterator[dict[str, An
             "verified": verdict,
             "finish_reason": reason,
             "num_tokens": num_tokens,
+            # Of the record as it stands here, so not of one whose prompt was cut for the model.
+            "nll_sum": nll_sum,
+            "perplexity": None if nll_sum is None else perplexity(nll_sum / num_tokens),
         }
         yield record
 

@@ -1,14 +1,15 @@
 """One run of generation: requests in, completions out, all slots kept busy.
 
 In: an iterator of requests, read only as far as slots become free. Out: completions in the order
-they finish. Each step gives every text on its way one token; a text that ends leaves its slot to the
-next sample in the same step.
+they finish. A round gives free slots to new texts, runs some steps on the device (`stepping`), each of
+which gives every text on its way one token, and then looks at what was chosen: ends of texts, stop
+strings. On a CPU a round is one step; on a GPU several, so that it never waits for the host. What a
+text got after its end is dropped.
 
-The decoder always sees one row a slot, filled up to the grid of 64, free slots included: shapes do
-not change while texts come and go. Each text's attention is its own and its random numbers are
-counted (`sampling`), so a text does not depend on what else is in the run.
+Each text's attention is its own and its random numbers are counted (`sampling`), so a text does not
+depend on what else is in the run, nor on the number of steps a round.
 
-Letters: S slots, R rows (slots or new texts, then filling), D hidden size, V vocabulary.
+Letters: S slots, N steps of a round.
 """
 
 from __future__ import annotations
@@ -18,28 +19,37 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
 
 from fam_engine.data.packing import ROW_GRID
-from fam_engine.model import ops
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.generation.cache import KVCache
 from fam_engine.model.generation.detokenizer import Detokenizer
-from fam_engine.model.generation.prompts import Prompt, compute_prompts
+from fam_engine.model.generation.prompts import (
+    BATCH_PROMPTS,
+    BATCH_TOKENS,
+    Prompt,
+    compute_prompts,
+)
 from fam_engine.model.generation.requests import Completion, Request, Sampling
-from fam_engine.model.generation.sampling import choose, uniform
+from fam_engine.model.generation.sampling import uniform
 from fam_engine.model.generation.sequences import Ends, Sequence, StopStrings
+from fam_engine.model.generation.stepping import Stepper
 
-# Tokens of prompts computed ahead as one batch: wide enough for full matrix products, and little
-# memory while they wait for slots.
-_PROMPT_TOKENS = 1024
 # Models whose steps have no product above this (1 to 2 ms on a core) run on one thread: a step is
 # hundreds of small operations, after each of which threads wait for each other. Measured with two
 # threads on two cores that others use too (embedded model, 64 slots): 360 to 620 tokens a second,
 # on one thread 2,000 to 3,100.
 _FLOPS_FOR_THREADS = 1 << 27
+# On a GPU: the host looks at tokens this often. A slot whose text has ended idles half of it, 3 % of
+# texts of 150 tokens.
+STEPS_A_ROUND = {"cpu": 1, "cuda": 8}
+
+# Texts by slot, and for each its token, log-prob and whether it is one, float64[3, S].
+_Chosen = tuple[Rows[tuple[int, Sequence | None]], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -50,13 +60,14 @@ class Model:
         decoder: It computes.
         detokenizer: Ids to text.
         ends: What ends its texts.
-        make_cache: Gives a cache whose slots have room for so many positions.
+        make_cache: Gives a cache for prompts and continuations of at most so many tokens, and at
+            least so many samples of each prompt.
     """
 
     decoder: Decoder
     detokenizer: Detokenizer
     ends: Ends
-    make_cache: Callable[[int], KVCache]
+    make_cache: Callable[[int, int, int], KVCache]
 
 
 @dataclass(eq=False)
@@ -77,7 +88,8 @@ class Run:
         model: The model.
         requests: The requests.
         sampling: How tokens are chosen.
-        on_step: Called after each step with the number of tokens made; may raise.
+        on_step: Called after each step with the number of tokens made; may raise. After a round, for
+            each of its steps.
     """
 
     def __init__(
@@ -89,27 +101,36 @@ class Run:
     ) -> None:
         self._model = model
         self._decoder = model.decoder
-        self._requests = enumerate(requests)
+        self._requests: Iterator[tuple[int, Request]] = enumerate(requests)
         self._sampling = sampling
         self._stops = StopStrings(sampling.stop + model.ends.texts)
         self._on_step = on_step
         self._waiting: deque[_Waiting] = deque()
         self._done: list[Completion] = []
-        self._cache: KVCache | None = None
         self._slots: list[Sequence | None] = []
+        self._cache: KVCache | None = None
+        self._stepper: Stepper | None = None
+        self._longest_prompt = 0
 
     def completions(self) -> Iterator[Completion]:
         """Yield completions in the order they finish."""
-        while True:
+        is_going = True
+        while is_going:
             with _step_threads(self._decoder):
-                while started := self._start():
-                    self._take(started)
+                is_going = self._round()
             yield from self._done
             self._done.clear()
-            if not any(self._slots):
-                return
-            with _step_threads(self._decoder):
-                self._step()
+
+    def _round(self) -> bool:
+        """Begin texts, run some steps, and look at the tokens; False if there is nothing left to do."""
+        started = self._start()
+        if not any(self._slots):
+            return False
+        chosen = [self._begin(started)] if started else []
+        chosen += self._steps({slot for slot, _ in started})
+        for slots, values_3S in chosen:
+            self._look(slots, values_3S.tolist())
+        return True
 
     # -- new texts -------------------------------------------------------------------------------
 
@@ -121,7 +142,7 @@ class Run:
             slot = self._slots.index(None)
             self._slots[slot] = self._sequence(waiting)
             assert self._cache is not None
-            self._cache.put(slot, waiting.prompt.kv)
+            self._cache.begin(slot, waiting.number, waiting.prompt.kv)
             started.append((slot, waiting.prompt))
             waiting.next_sample += 1
             if waiting.next_sample == waiting.request.num_samples:
@@ -141,16 +162,31 @@ class Run:
 
     def _has_room(self, waiting: _Waiting) -> bool:
         """Whether a slot is free that is long enough; a cache in use is not exchanged."""
-        needed = len(waiting.request.context_ids) + waiting.limit
-        if self._cache is None or (needed > self._cache.capacity and not any(self._slots)):
-            longest = max(len(w.request.context_ids) + w.limit for w in self._waiting)
-            if self._cache is not None:  # so that it is exchanged a few times only
-                doubled = 2 * self._cache.capacity
-                longest = max(longest, min(doubled, self._decoder.config.max_position_embeddings))
-            self._cache = None  # its memory goes before new memory comes
-            self._cache = self._model.make_cache(longest)
-            self._slots = [None] * self._cache.num_slots
-        return needed <= self._cache.capacity and None in self._slots
+        needed = len(waiting.request.context_ids), waiting.limit
+        if self._cache is None or not (any(self._slots) or self._cache.fits(*needed)):
+            self._exchange_cache()
+        assert self._cache is not None
+        return (
+            self._cache.fits(*needed)
+            and None in self._slots
+            and self._cache.has_place(waiting.number)
+        )
+
+    def _exchange_cache(self) -> None:
+        """Make a cache in which all that waits has room."""
+        longest = max(len(waiting.request.context_ids) for waiting in self._waiting)
+        longest = max(longest, 2 * self._longest_prompt)  # so that it is exchanged a few times only
+        most = self._decoder.config.max_position_embeddings - 1
+        self._longest_prompt = min(longest, most)
+        self._cache = self._stepper = None  # their memory goes before new memory comes
+        self._cache = self._model.make_cache(
+            self._longest_prompt,
+            min(self._sampling.max_new_tokens, most),
+            min(waiting.request.num_samples for waiting in self._waiting),
+        )
+        ends = self._model.ends.token_ids
+        self._stepper = Stepper(self._decoder, self._cache, self._sampling, ends)
+        self._slots = [None] * self._cache.num_slots
 
     def _is_waiting(self) -> bool:
         """Whether a sample waits, after reading and computing more prompts if none did."""
@@ -170,65 +206,80 @@ class Run:
             if limit < 1:  # the model has no place for even one more token
                 self._done += _nothing(number, request)
                 continue
-            asked.append((number, request, limit))
             num_tokens += len(request.context_ids)
-            if num_tokens >= _PROMPT_TOKENS or self._decoder.device.type == "cuda":
+            if asked and num_tokens > BATCH_TOKENS:
+                self._requests = chain([(number, request)], self._requests)
+                break
+            asked.append((number, request, limit))
+            if len(asked) == BATCH_PROMPTS:
                 break
         if asked:
             prompts = compute_prompts(self._decoder, [one.context_ids for _, one, _ in asked])
             for prompt, (number, request, limit) in zip(prompts, asked, strict=True):
                 self._waiting.append(_Waiting(prompt, number, request, limit))
 
-    def _take(self, started: list[tuple[int, Prompt]]) -> None:
-        """Choose the first token of new texts."""
-        hidden = torch.stack([prompt.hidden_D for _, prompt in started])
-        filling = -len(started) % ROW_GRID
-        hidden_RD = torch.cat((hidden, hidden.new_zeros(filling, hidden.shape[1])))
-        self._choose([self._slots[slot] for slot, _ in started], hidden_RD)
-
     # -- steps -----------------------------------------------------------------------------------
 
-    def _step(self) -> None:
-        """Give every text on its way one more token."""
-        cache, device = self._cache, self._decoder.device
-        assert cache is not None
-        filling = [0] * (-len(self._slots) % ROW_GRID)
-        last = [sequence.token_ids[-1] if sequence else 0 for sequence in self._slots]
-        places = cache.begin_step([sequence is not None for sequence in self._slots])
-        hidden_RD = self._decoder.hidden_next(
-            torch.tensor(last + filling, device=device),
-            torch.tensor(places + filling, device=device),
-            cache.attend,
+    def _begin(self, started: list[tuple[int, Prompt]]) -> _Chosen:
+        """Choose the first token of new texts."""
+        slots = [slot for slot, _ in started]
+        texts = {slot: self._slots[slot] for slot in slots}
+        assert self._stepper is not None
+        values_3N = self._stepper.begin(
+            slots,
+            [text.limit for text in texts.values() if text],
+            [prompt.hidden_D for _, prompt in started],
+            [self._uniform(text, 0) for text in texts.values()],
         )
-        self._choose(self._slots, hidden_RD)
+        return list(texts.items()), values_3N
 
-    def _choose(self, sequences: Rows[Sequence | None], hidden_RD: torch.Tensor) -> None:
-        """Choose a token for each row that has a sequence; free the slots of those that end."""
-        tokens, logprobs, is_finite = self._tokens(sequences, hidden_RD)
-        rows = [(row, sequence) for row, sequence in enumerate(sequences) if sequence]
-        for row, sequence in rows:
-            is_token = is_finite[row]
-            reason = sequence.add(tokens[row], logprobs[row]) if is_token else "nonfinite"
-            if reason:
-                self._slots[self._slots.index(sequence)] = None
-                self._done.append(sequence.completion(reason))
-        self._on_step(len(rows))
-
-    @torch.inference_mode()
-    def _tokens(
-        self, sequences: Rows[Sequence | None], hidden_RD: torch.Tensor
-    ) -> tuple[list[int], list[float], list[bool]]:
-        """Give a token a row, its log-prob, and whether the row has numbers to choose from."""
-        count = len(sequences)
-        logits_RV = ops.head_logits(hidden_RD, self._decoder.weights.head_VD)[:count]
-        numbers = [
-            uniform(sequence.seed, sequence.sample, len(sequence.token_ids)) if sequence else 0.0
-            for sequence in sequences
+    def _steps(self, started: set[int]) -> Iterator[_Chosen]:
+        """Run the steps of a round; texts that have just started have a token nobody has seen yet."""
+        made = [
+            len(text.token_ids) + (slot in started) if text else 0
+            for slot, text in enumerate(self._slots)
         ]
-        uniform_R = torch.tensor(numbers, dtype=torch.float64, device=hidden_RD.device)
-        tokens_R, logprobs_R = choose(logits_RV, uniform_R, self._sampling)
-        is_finite_R = hidden_RD[:count].isfinite().all(-1)
-        return tokens_R.tolist(), logprobs_R.tolist(), is_finite_R.tolist()
+        left = [text.limit - count for text, count in zip(self._slots, made, strict=True) if text]
+        last = max(slot for slot, text in enumerate(self._slots) if text)
+        texts = list(enumerate(self._slots[: last + 1]))
+        num_steps = min(max(left), STEPS_A_ROUND[self._decoder.device.type])
+        numbers = [
+            [
+                self._uniform(text, count + step)
+                for text, count in zip(self._slots, made, strict=True)
+            ]
+            for step in range(num_steps)
+        ]
+        uniform_NS = torch.tensor(numbers, dtype=torch.float64, device=self._decoder.device)
+        assert self._stepper is not None
+        for uniform_S in uniform_NS:
+            yield texts, self._stepper.step(uniform_S, last + 1)
+
+    def _uniform(self, text: Sequence | None, position: int) -> float:
+        """Give the random number of a text's token; greedy choice needs none."""
+        if text is None or self._sampling.temperature == 0:
+            return 0.0
+        return uniform(text.seed, text.sample, position)
+
+    def _look(self, texts: Rows[tuple[int, Sequence | None]], values: list[list[float]]) -> None:
+        """Take the tokens of a step; free the slots of texts that end."""
+        num_tokens = 0
+        for (slot, text), token, logprob, is_finite in zip(texts, *values, strict=True):
+            if text is None or self._slots[slot] is not text:
+                continue  # it had ended before
+            num_tokens += 1
+            reason = text.add(int(token), logprob) if is_finite else "nonfinite"
+            if reason:
+                self._free(slot)
+                self._done.append(text.completion(reason))
+        self._on_step(num_tokens)
+
+    def _free(self, slot: int) -> None:
+        assert self._cache is not None
+        assert self._stepper is not None
+        self._slots[slot] = None
+        self._cache.end(slot)
+        self._stepper.end(slot)
 
 
 @contextlib.contextmanager

@@ -2,12 +2,17 @@
 
 In: keys and values of prompts, then of one token a slot and step. Out: what each token sees. A slot
 that becomes free goes to the next text. All slots are one tensor a layer, [S, C, 2G, d], so that the
-new tokens of all slots are written at once.
+new tokens of all slots are written at once, and lengths are on the device: a step needs nothing of
+the host.
+
+On a GPU prompts are kept apart, each once for all its samples, and slots hold what is written alone:
+more texts fit. On a CPU a slot begins with a copy of its prompt, as attention in one piece is faster
+there (measured, see `kernels/cached_attention.py`).
 
 Sliding windows hide old positions; they do not free them.
 
-Letters: S slots, C positions a slot has room for, R rows of a step (slots, then filling), H query
-heads, G key heads, d head width, P tokens of a prompt.
+Letters: S slots, C positions a slot has room for, E prompts kept apart, P positions a prompt has room
+for, R rows of a step (slots, then filling), H query heads, G key heads, d head width.
 """
 
 from __future__ import annotations
@@ -33,8 +38,14 @@ class KVCache:
         config: The model's shape.
         num_slots: S.
         capacity: C, a multiple of 64.
+        num_prompts: E; 0: each slot keeps its own prompt.
+        prompt_capacity: P, a multiple of 64.
         dtype: Compute dtype.
         device: Where.
+
+    Attributes:
+        lengths_S: int64[S], how many positions of a slot are written.
+        before_S: int64[S], how many of its prompt come before them.
     """
 
     def __init__(
@@ -43,55 +54,100 @@ class KVCache:
         *,
         num_slots: int,
         capacity: int,
+        num_prompts: int = 0,
+        prompt_capacity: int = 0,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        assert capacity % ROW_GRID == 0
-        shape = (num_slots, capacity, 2 * config.num_key_value_heads, config.head_dim)
-        # Zeros: what lies beyond a length may be multiplied by a weight of 0 and has to be finite.
-        self._layers = [
-            torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)
-        ]
+        assert capacity % ROW_GRID == prompt_capacity % ROW_GRID == 0
+        a_position = (2 * config.num_key_value_heads, config.head_dim)
+
+        def layers(*shape: int) -> list[torch.Tensor]:
+            # Zeros: what lies beyond a length may be multiplied by a weight of 0 and has to be finite.
+            return [
+                torch.zeros(*shape, *a_position, dtype=dtype, device=device)
+                for _ in range(config.num_layers)
+            ]
+
+        self._layers = layers(num_slots, capacity)
+        self._prompts = layers(num_prompts, prompt_capacity) if num_prompts else []
         self._windows = config.sliding_windows
-        self._device = device
         self._slots = torch.arange(num_slots, device=device)
-        self._places = torch.zeros_like(self._slots)
-        self._seen = torch.zeros(num_slots, dtype=torch.int32, device=device)
+        self._entry_S = torch.zeros(num_slots, dtype=torch.int32, device=device)
+        self.lengths_S = torch.zeros_like(self._slots)
+        self.before_S = torch.zeros_like(self._slots)
         self.num_slots = num_slots
         self.capacity = capacity
-        self.lengths = [0] * num_slots
+        self.prompt_capacity = prompt_capacity
+        # Whose prompt an entry holds, and the slots that see it.
+        self._held: list[int | None] = [None] * num_prompts
+        self._users: list[set[int]] = [set() for _ in range(num_prompts)]
 
-    def put(self, slot: int, kv: Sequence[torch.Tensor]) -> None:
-        """Begin a text in a slot with the keys and values of its prompt, [P, 2G, d] a layer."""
-        self.lengths[slot] = kv[0].shape[0]
-        for layer, rows in zip(self._layers, kv, strict=True):
-            layer[slot, : rows.shape[0]] = rows
+    def fits(self, num_prompt_tokens: int, num_new_tokens: int) -> bool:
+        """Whether a text of these lengths has room in a free slot."""
+        if self._prompts:
+            return num_prompt_tokens <= self.prompt_capacity and num_new_tokens <= self.capacity
+        return num_prompt_tokens + num_new_tokens <= self.capacity
 
-    def begin_step(self, is_active: Sequence[bool]) -> list[int]:
-        """Make room for one more token in the active slots.
+    def has_place(self, prompt: int) -> bool:
+        """Whether a prompt, told from others by its number, is kept already or can be."""
+        return not self._prompts or prompt in self._held or not all(self._users)
 
-        Returns:
-            The position of each slot's new token; 0 for the others, which write to their first
-            place and are seen by nobody.
+    def begin(self, slot: int, prompt: int, kv: Sequence[torch.Tensor]) -> None:
+        """Begin a text in a free slot, after the keys and values of its prompt, [P, 2G, d] a layer."""
+        num_tokens = kv[0].shape[0]
+        if self._prompts:
+            entry = self._keep(prompt, kv)
+            self._users[entry].add(slot)
+            self._entry_S[slot] = entry
+        else:
+            for layer, rows in zip(self._layers, kv, strict=True):
+                layer[slot, :num_tokens] = rows
+        self.before_S[slot] = num_tokens if self._prompts else 0
+        self.lengths_S[slot] = 0 if self._prompts else num_tokens
+
+    def _keep(self, prompt: int, kv: Sequence[torch.Tensor]) -> int:
+        """Give a prompt's entry; a free one is filled if it has none."""
+        if prompt in self._held:
+            return self._held.index(prompt)
+        entry = self._users.index(set())
+        self._held[entry] = prompt
+        for layer, rows in zip(self._prompts, kv, strict=True):
+            layer[entry, : rows.shape[0]] = rows
+        return entry
+
+    def end(self, slot: int) -> None:
+        """Free a slot; an entry that nobody sees any more may be filled again."""
+        for users in self._users:
+            users.discard(slot)
+
+    def attend(
+        self, seen_S: torch.Tensor, layer: int, query_RHd: torch.Tensor, kv_RG2d: torch.Tensor
+    ) -> torch.Tensor:
+        """Keep a layer's new keys and values, and give what the new tokens see, [R, H * d].
+
+        Args:
+            seen_S: int32, how many positions of its own each of the first slots sees, 0 for a free
+                one; there may be fewer than slots.
+            layer: Index.
+            query_RHd: Turned queries, slot by slot, then filling.
+            kv_RG2d: Turned keys, then values. Written behind what a slot has, in a free one too,
+                where nobody sees it.
         """
-        pairs = list(zip(self.lengths, is_active, strict=True))
-        places = [length if active else 0 for length, active in pairs]
-        self.lengths = [length + active for length, active in pairs]
-        seen = [length + 1 if active else 0 for length, active in pairs]
-        self._seen = torch.tensor(seen, dtype=torch.int32, device=self._device)
-        self._places = torch.tensor(places, device=self._device)
-        return places
-
-    def attend(self, layer: int, query_RHd: torch.Tensor, kv_RG2d: torch.Tensor) -> torch.Tensor:
-        """Keep a layer's new keys and values, and give what the new tokens see, [R, H * d]."""
-        cache_SCG2d = self._layers[layer]
-        cache_SCG2d[self._slots, self._places] = kv_RG2d[: self.num_slots]
+        count = len(seen_S)
+        kv_SCG2d = self._layers[layer][:count]
+        kv_SCG2d[self._slots[:count], self.lengths_S[:count]] = kv_RG2d[:count]
         out_RHd = query_RHd.new_zeros(query_RHd.shape)
+        prompts = None
+        if self._prompts:
+            before_S = self.before_S[:count].int()
+            prompts = ops.Prompts(self._prompts[layer], self._entry_S[:count], before_S)
         ops.cached_attention(
-            query_RHd[: self.num_slots],
-            cache_SCG2d,
-            self._seen,
+            query_RHd[:count],
+            kv_SCG2d,
+            seen_S,
             window=self._windows[layer],
-            out_SHd=out_RHd[: self.num_slots],
+            out_SHd=out_RHd[:count],
+            prompts=prompts,
         )
         return out_RHd.flatten(1)

@@ -14,8 +14,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
+import numpy as np
+import torch
+
 from fam_engine.data.packing import ROW_GRID
 from fam_engine.data.tokenizer import TextEncoder
+from fam_engine.model import ops
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.generation.batching import Model, Run
 from fam_engine.model.generation.cache import KVCache, bytes_per_position
@@ -47,6 +51,7 @@ class Generator:
         is_worth_it = (decoder.device.type, decoder.precision) != ("cuda", "nf4")
         fits = decoder.ready_bytes <= _SHARE_OF_FREE * free_bytes(decoder.device)
         self.max_slots = max_slots
+        self._tokenizer = encoder.tokenizer
         self._model = Model(
             decoder=decoder.made_ready() if fits and is_worth_it else decoder,
             detokenizer=Detokenizer(encoder.tokenizer),
@@ -75,16 +80,38 @@ class Generator:
         """
         yield from Run(self._model, iter(requests), sampling, on_step).completions()
 
-    def _make_cache(self, longest: int) -> KVCache:
-        """Make a cache for texts of so many tokens, with as many slots as memory allows."""
+    def respells(self, completion: Completion) -> bool:
+        """Whether the tokenizer gives a completion's text the ids that the model wrote it with."""
+        ids, _ = self._tokenizer.encode_batch([completion.text], continuation=True)
+        return np.array_equal(ids, completion.token_ids)
+
+    def _make_cache(self, longest_prompt: int, max_new_tokens: int, num_samples: int) -> KVCache:
+        """Make a cache with as many slots as memory allows; see `Model.make_cache`."""
         decoder = self._model.decoder
-        capacity = -(-longest // ROW_GRID) * ROW_GRID
-        a_slot = capacity * bytes_per_position(decoder.config, decoder.compute_dtype)
-        fitting = int(_SHARE_OF_FREE * free_bytes(decoder.device)) // a_slot
+        a_position = bytes_per_position(decoder.config, decoder.compute_dtype)
+        free = int(_SHARE_OF_FREE * free_bytes(decoder.device)) // a_position
+        like = torch.empty(0, dtype=decoder.compute_dtype, device=decoder.device)
+        keeps_apart = ops.takes_triton(like)
+        if keeps_apart:
+            prompt, capacity = _on_grid(longest_prompt), _on_grid(max_new_tokens)
+            fitting = free // (capacity + prompt // num_samples)
+        else:
+            longest = decoder.config.max_position_embeddings
+            prompt, capacity = 0, _on_grid(min(longest_prompt + max_new_tokens, longest))
+            fitting = free // capacity
+        num_slots = max(1, min(self.max_slots, fitting))
+        # A prompt stays until the last of its samples ends: with memory to spare none waits for it.
+        room_left = (free - num_slots * capacity) // prompt if keeps_apart else 0
         return KVCache(
             decoder.config,
-            num_slots=max(1, min(self.max_slots, fitting)),
+            num_slots=num_slots,
             capacity=capacity,
+            num_prompts=max(1, min(num_slots, room_left)) if keeps_apart else 0,
+            prompt_capacity=prompt,
             dtype=decoder.compute_dtype,
             device=decoder.device,
         )
+
+
+def _on_grid(num_tokens: int) -> int:
+    return -(-num_tokens // ROW_GRID) * ROW_GRID

@@ -2,8 +2,10 @@
 
 In: contexts. Out: for each the keys and values of every layer and the hidden state that predicts the
 first token. A prompt's attention is its own and the row count is on the grid, so on the CPU its bits
-do not depend on which prompts are computed with it (see `fam_engine.model.ops`); on a GPU products
-of another height may take another kernel, so there each prompt is a batch of its own.
+do not depend on which prompts are computed with it (see `fam_engine.model.ops`). On a GPU products of
+another height may take another kernel, so there all batches are filled up to one height; a prompt that
+is longer is a batch of its own. That a row then has the same bits wherever it lies is what products of
+one shape should give and the tests ask for; it has not been run on a GPU yet.
 
 Letters: T tokens of all prompts, P of one, N prompts, R rows, D hidden size, G key heads, d head
 width.
@@ -13,12 +15,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import torch
 
 from fam_engine.data.packing import NO_PARENT, ROW_GRID, Int32, PackedBatch
 from fam_engine.model.decoder import Decoder
+
+# Tokens of prompts computed as one batch, and the height of all batches on a GPU: wide enough for full
+# matrix products, and little memory while prompts wait for slots.
+BATCH_TOKENS: Final = 1024
+# Prompts of a batch: one height of the product that needs their last tokens alone.
+BATCH_PROMPTS: Final = ROW_GRID
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,12 +48,13 @@ def compute_prompts(decoder: Decoder, contexts: Sequence[Int32]) -> list[Prompt]
 
     Args:
         decoder: The model.
-        contexts: N arrays of ids, none empty.
+        contexts: N arrays of ids, none empty; together at most `BATCH_TOKENS` long, if they are
+            more than one, and at most `BATCH_PROMPTS`.
 
     Returns:
         N prompts.
     """
-    batch = pack_prompts(contexts)
+    batch = pack_prompts(contexts, at_least=BATCH_TOKENS if decoder.device.type == "cuda" else 0)
     layers: list[torch.Tensor] = []
     hidden_RD = decoder.hidden_rows(batch, keep_kv=lambda _, kv: layers.append(kv.clone()))
     bounds = batch.cu_seqlens.tolist()
@@ -54,10 +64,11 @@ def compute_prompts(decoder: Decoder, contexts: Sequence[Int32]) -> list[Prompt]
     ]
 
 
-def pack_prompts(contexts: Sequence[Int32]) -> PackedBatch:
-    """Pack contexts, each a segment whose last row predicts."""
+def pack_prompts(contexts: Sequence[Int32], *, at_least: int) -> PackedBatch:
+    """Pack contexts, each a segment whose last row predicts, and fill up to so many tokens."""
     lengths = [len(context) for context in contexts]
-    filling = -sum(lengths) % ROW_GRID
+    num_tokens = sum(lengths)
+    filling = max(-num_tokens % ROW_GRID, at_least - num_tokens)
     segments = [*lengths, filling] if filling else lengths
     bounds = np.cumsum([0, *segments]).astype(np.int32)
     num_rows = len(contexts)

@@ -101,7 +101,7 @@ class Sequence:
         self.token_ids: list[int] = []
         self._logprobs: list[float] = []
         self._end_token_id: int | None = None
-        self._limit = limit
+        self.limit = limit
         self._ends = ends
         self._stops = stops
         self._detokenizer = detokenizer
@@ -117,7 +117,7 @@ class Sequence:
         self._logprobs.append(logprob)
         if self._stops and self._has_stopped(token_id):
             return "stop"
-        return "length" if len(self.token_ids) >= self._limit else None
+        return "length" if len(self.token_ids) >= self.limit else None
 
     def _has_stopped(self, token_id: int) -> bool:
         known = len(self._text)
