@@ -60,7 +60,7 @@ class TrainableModel:
         self._weights = self._attach(self.parameters)
         self._forward = TrainingForward(
             decoder.config,
-            decoder.weights,
+            decoder.scratch,
             dtype=decoder.compute_dtype,
             device=decoder.device,
         )
