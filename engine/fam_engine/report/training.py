@@ -44,7 +44,7 @@ def print_training_forecast(forecast: Mapping[str, Any], console: Console) -> No
         f"{forecast['max_tokens_per_batch']:,} tokens each at most",
         f"{forecast['num_trainable']:,} parameters trained",
         _memory(forecast),
-        *map(_card, forecast["cards"]),
+        *map(card_line, forecast["cards"]),
         f"about {duration(forecast['seconds'])} (from a trial on this machine"
         + (", by one process)" if forecast["num_processes"] > 1 else ")"),
     ]
@@ -68,8 +68,12 @@ def _memory(forecast: Mapping[str, Any]) -> str:
     )
 
 
-def _card(card: Mapping[str, Any]) -> str:
-    """Say what training would be on a GPU of some size."""
+def card_line(card: Mapping[str, Any]) -> str:
+    """Say what training would be on a GPU of some size.
+
+    Args:
+        card: The fields of a `CardPlan`.
+    """
     name = f"on a GPU of {card['gigabytes']} GB"
     if not card["fits"]:
         return f"{name}: does not fit"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from fam_engine.model.config import ModelConfig
 from fam_engine.model.loading import load_model
 from fam_engine.model.lora import LoraSpec
 from fam_engine.model.trainable import TrainableModel
+from fam_engine.report.training import card_line
 from tests.jobs.training.conftest import Train
 from tests.jobs.training.small_job import Notes
 from tests.model.training.test_recomputation import LLAMA, SHAPES
@@ -124,7 +126,8 @@ def test_plans_for_cards(shape: str, expected: dict[int, tuple[int, int]]) -> No
         ({"precision": "bf16"}, 1024, [24]),
         ({}, 12_288, [12, 16, 24]),
         ({"precision": "fp32"}, 64, []),
-        # Fewer parameters, no fp32 moments: 1,900 tokens more on the smallest.
+        # 3,000 tokens do not fit the smallest beside an adapter of rank 16, but beside one of rank 4 they do.
+        ({}, 3000, [12, 16, 24]),
         ({"rank": 4, "optimizer": "adamw8bit"}, 3000, [8, 12, 16, 24]),
     ],
 )
@@ -133,6 +136,12 @@ def test_what_does_not_fit_a_card(
 ) -> None:
     cards = cards_of("8B", longest=longest, **settings)
     assert [card.gigabytes for card in cards if card.fits] == fitting
+
+
+def test_the_page_shows_what_is_printed() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "training.md").read_text(encoding="utf-8")
+    lines = [card_line(asdict(card)) for card in cards_of("8B", longest=1024)]
+    assert "```\n" + "\n".join(lines) + "\n```" in page
 
 
 @pytest.mark.parametrize("shape", SHAPES)
