@@ -244,7 +244,7 @@ class TrainingLoop:
         return loss
 
     def _try_out(self, examples: Examples) -> None:
-        """Compute examples as a step does, and forget it."""
+        """Compute examples as a step does and as validation does, which is another path, and forget it."""
         config = self._parts.config
         if self._parts.peers.size == 1:  # the others wait, and cannot be asked
             self._parts.check()
@@ -253,6 +253,7 @@ class TrainingLoop:
         )
         gradients.step(self._state.step, examples.entries, self._plan)
         self._optimizer.zero_grad()
+        validation_loss(self._parts.model, examples, self._plan.max_tokens)
 
     # -- keeping ---------------------------------------------------------------------------------
 
