@@ -6,7 +6,7 @@ same lets fewer layers keep their activations, then halves its micro-batches. Wh
 the longest record on one card, is refused with the plan before the weights are read: there is no splitting of a model
 over cards here.
 
-What layers do not keep is computed again, which costs a layer about a third of its time; micro-batches beyond some
+What layers do not keep is computed again, which costs most of another pass forward; micro-batches beyond some
 thousand tokens save next to nothing. So a micro-batch has as many tokens as fit with every layer's activations, but
 never fewer than are enough to multiply at full speed, as long as those fit at all.
 """
