@@ -26,6 +26,8 @@ pytestmark = pytest.mark.faults
 
 NUM_RECORDS = 40
 POISON = "Z"
+# How a step of training computes a batch, and how validation does: a record may kill only one of them.
+STEP, VALIDATION = "forward_backward", "token_nll"
 
 # How it dies: a signal or an exit code; and the numbers of the records it dies of.
 DEATHS: Mapping[str, tuple[int, tuple[int, ...]]] = {
@@ -45,26 +47,27 @@ def write_records(file: Path, poisoned: tuple[int, ...]) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def deadly(model: Path, death: int) -> Prepare:
+def deadly(model: Path, death: int, way_of_training: str) -> Prepare:
     """Give what lets the model die of a token."""
     vocab = json.loads((model / "tokenizer.json").read_text())["model"]["vocab"]
-    return partial(be_deadly, vocab[POISON], death)
+    return partial(be_deadly, vocab[POISON], death, way_of_training)
 
 
-def be_deadly(token: int, death: int) -> None:
+def be_deadly(token: int, death: int, way_of_training: str) -> None:
     from fam_engine.model.decoder import Decoder
     from fam_engine.model.trainable import TrainableModel
 
     def dies_of_it(compute: Callable[..., Any]) -> Any:  # noqa: ANN401 - a method
-        def computes(self: object, batch: Any, **options: Any) -> Any:  # noqa: ANN401
+        def computes(self: object, batch: Any, *others: Any, **options: Any) -> Any:  # noqa: ANN401
             if (batch.input_ids == token).any():
                 die(death)
-            return compute(self, batch, **options)
+            return compute(self, batch, *others, **options)
 
         return computes
 
     Decoder.hidden_rows = dies_of_it(Decoder.hidden_rows)  # type: ignore[method-assign]
-    TrainableModel.token_nll = dies_of_it(TrainableModel.token_nll)  # type: ignore[method-assign]
+    compute = getattr(TrainableModel, way_of_training)
+    setattr(TrainableModel, way_of_training, dies_of_it(compute))
 
 
 def die(death: int) -> None:
@@ -74,11 +77,13 @@ def die(death: int) -> None:
     os._exit(death)
 
 
-def until_alive(line: Sequence[str], model: Path, death: int, at_most: int) -> tuple[int, Ended]:
+def until_alive(
+    line: Sequence[str], model: Path, death: int, at_most: int, way_of_training: str = STEP
+) -> tuple[int, Ended]:
     """Start a command again and again until it no longer dies; give how often it did, and its end."""
     folder = Path(line[-1]).with_name("run")
     for deaths in range(at_most + 1):
-        ended = run(line, folder, deadly(model, death))
+        ended = run(line, folder, deadly(model, death, way_of_training))
         if ended.code != death:
             return deaths, ended
     raise AssertionError(f"still dying after {at_most} deaths")
@@ -159,7 +164,8 @@ def test_a_record_that_kills_training_is_named(
 
     line = [*flags, str(tmp_path / "out")]
     most = math.ceil(math.log2(NUM_RECORDS)) + DEATHS_TO_BLAME
-    deaths, ended = until_alive(line, tiny_model, death, most)
+    way_of_training = STEP if where == "data" else VALIDATION
+    deaths, ended = until_alive(line, tiny_model, death, most, way_of_training)
     assert deaths >= DEATHS_TO_BLAME
     assert ended.code == 4
     assert ended.errors.startswith(

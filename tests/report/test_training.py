@@ -28,9 +28,15 @@ FORECAST: dict[str, Any] = {
     "max_tokens_per_batch": 2048,
     "num_trainable": 221184,
     "num_processes": 1,
-    "memory": dict.fromkeys(("weights", "adapter", "optimizer", "activations"), 2**28),
+    "memory": dict.fromkeys(("weights", "scratch", "adapter", "optimizer", "activations"), 2**28)
+    | {"num_whole": 18, "num_layers": 32},
     "memory_bytes": 3 << 30,
     "free_bytes": 2**33,
+    "cards": [
+        {"gigabytes": 8, "fits": False},
+        {"gigabytes": 24, "fits": True, "total": 3 << 32}
+        | {"max_tokens": 4096, "num_whole": 30, "num_layers": 32},
+    ],
     "seconds": 600.0,
 }
 
@@ -70,7 +76,10 @@ def test_a_forecast_says_what_would_happen() -> None:
         "9,000 tokens, 4,000 of them supervised; 8,000 to compute",
         "225 steps, 3 epochs; 2.5 micro-batches a step, 2,048 tokens each",
         "221,184 parameters trained",
-        "about 3.00 GiB",
+        "about 3.00 GiB of memory (estimate): weights 0.25, scratch 0.25, adapter 0.25, optimizer 0.25, "
+        "activations 0.25; 18 of 32 layers keep theirs; 8.00 free",
+        "on a GPU of 8 GB: does not fit",
+        "on a GPU of 24 GB: 12.00 GiB, micro-batches of 4,096 tokens, 30 of 32 layers keep their",
         "about 10 min",
     ):
         assert said in text

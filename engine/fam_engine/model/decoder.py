@@ -148,6 +148,11 @@ class Decoder:
         """Return the bytes `made_ready` takes beside the weights as they are."""
         return ops.num_unready(self.weights, dtype=self.compute_dtype) * self.compute_dtype.itemsize
 
+    @property
+    def scratch(self) -> ops.Scratch:
+        """Return where it makes its matrices ready, for whoever computes between its batches."""
+        return self._scratch
+
     def dense(self, linear: Linear) -> torch.Tensor:
         """Give one of its matrices as it is multiplied, adapter merged; valid until it computes again."""
         return self._scratch.dense(linear)

@@ -1,7 +1,9 @@
-"""A model with an adapter to train: losses of tokens that torch can differentiate.
+"""A model with an adapter to train: gradients of batches, and losses of their tokens.
 
 In: a `Decoder`, the form of the adapter, packed batches. Out: the negative log-likelihood of every
-token to predict, with gradients to A and B and nothing else.
+token to predict, and gradients to A and B and nothing else. `forward_backward` is what a training step
+takes: gradients written out. `token_nll` is the plain computation, which torch can differentiate: the
+reference the other is held to, and without gradient what validation and the base's losses are.
 
 A training batch is a scoring batch: packed, prompts shared by siblings, response rows and end of
 turn to predict. Sharing changes no gradient (without dropout; with it, siblings share their
@@ -58,13 +60,13 @@ class TrainableModel:
         self._weights = self._attach(self.parameters)
         self._forward = TrainingForward(
             decoder.config,
-            decoder.weights,
+            decoder.scratch,
             dtype=decoder.compute_dtype,
             device=decoder.device,
         )
 
     def token_nll(self, batch: PackedBatch, *, dropout_seed: int | None) -> torch.Tensor:
-        """Give the negative log-likelihood of every token to predict.
+        """Give the negative log-likelihood of every token to predict, by the plain computation.
 
         Args:
             batch: The batch.
@@ -103,7 +105,7 @@ class TrainableModel:
     def base_token_nll(self, batch: PackedBatch) -> torch.Tensor:
         """Give the same of the model without its adapter, and without gradient.
 
-        An adapter that changes nothing gives the same bits.
+        `token_nll` of an adapter that changes nothing has the same bits; `forward_backward` rounds otherwise.
         """
         return self._nll(self._decoder.weights, batch, self._dropout(None))
 

@@ -44,6 +44,7 @@ def print_training_forecast(forecast: Mapping[str, Any], console: Console) -> No
         f"{forecast['max_tokens_per_batch']:,} tokens each at most",
         f"{forecast['num_trainable']:,} parameters trained",
         _memory(forecast),
+        *map(card_line, forecast["cards"]),
         f"about {duration(forecast['seconds'])} (from a trial on this machine"
         + (", by one process)" if forecast["num_processes"] > 1 else ")"),
     ]
@@ -52,18 +53,38 @@ def print_training_forecast(forecast: Mapping[str, Any], console: Console) -> No
 
 def _memory(forecast: Mapping[str, Any]) -> str:
     """Say what training takes, and for what."""
-    sizes = {**forecast["memory"], "all": forecast["memory_bytes"], "free": forecast["free_bytes"]}
-    gib = {name: f"{size / 2**30:.2f}" for name, size in sizes.items()}
+    plan = forecast["memory"]
+    names = ("weights", "scratch", "adapter", "optimizer", "activations")
+    parts = ", ".join(f"{name} {_gib(plan[name])}" for name in names)
     each = (
         f" for each of {forecast['num_processes']} processes"
         if forecast["num_processes"] > 1
         else ""
     )
     return (
-        f"about {gib['all']} GiB of memory{each} (estimate): weights {gib['weights']}, adapter "
-        f"{gib['adapter']}, optimizer {gib['optimizer']}, activations {gib['activations']}; "
-        f"{gib['free']} free"
+        f"about {_gib(forecast['memory_bytes'])} GiB of memory{each} (estimate): {parts}; "
+        f"{plan['num_whole']} of {plan['num_layers']} layers keep theirs; "
+        f"{_gib(forecast['free_bytes'])} free"
     )
+
+
+def card_line(card: Mapping[str, Any]) -> str:
+    """Say what training would be on a GPU of some size.
+
+    Args:
+        card: The fields of a `CardPlan`.
+    """
+    name = f"on a GPU of {card['gigabytes']} GB"
+    if not card["fits"]:
+        return f"{name}: does not fit"
+    return (
+        f"{name}: {_gib(card['total'])} GiB, micro-batches of {card['max_tokens']:,} tokens, "
+        f"{card['num_whole']} of {card['num_layers']} layers keep their activations"
+    )
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.2f}"
 
 
 def example_text(example: Mapping[str, Any], *, coloured: bool) -> Text:

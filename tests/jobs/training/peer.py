@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from fam_engine._rust_tokenize import Spool
+from fam_engine.jobs.training.budget import StepPlan
 from fam_engine.jobs.training.examples import Examples, measured
 from fam_engine.jobs.training.losses import LossName, LossSettings
 from fam_engine.jobs.training.order import Entries
@@ -60,13 +61,13 @@ def run_cases(model: Path, spool: Path, peers: Peers = ALONE) -> dict[str, Any]:
         examples = open_examples(spool, count)
         trainable = make_model(model)
         maker = GradientMaker(trainable, examples, LossSettings(loss=loss), seed=5, peers=peers)
-        step, _ = maker.step(3, examples.entries, budget)
+        step, _ = maker.step(3, examples.entries, StepPlan(budget, num_whole=1))
         grads = {name: leaf.grad for name, leaf in trainable.parameters.items()}
         found[str(case)] = (vars(step), grads)
     examples, trainable = open_examples(spool, 10), make_model(model)
     found["validation"] = validation_loss(trainable, examples, 128, peers)
     maker = _Short(trainable, examples, LossSettings(), seed=5, peers=peers)
-    found["short"] = maker.step(3, examples.entries, 4096)
+    found["short"] = maker.step(3, examples.entries, StepPlan(4096, num_whole=0))
     return found
 
 
@@ -76,12 +77,12 @@ class _Short(GradientMaker):
     _was_short = False
 
     def _micro_batch(
-        self, step: int, number: int, entries: Entries, num_targets: int
+        self, step: int, number: int, entries: Entries, num_targets: int, num_whole: int
     ) -> torch.Tensor:
         if not self._was_short and self._peers.rank == self._peers.size - 1:
             self._was_short = True
             raise torch.OutOfMemoryError("injected")
-        return super()._micro_batch(step, number, entries, num_targets)
+        return super()._micro_batch(step, number, entries, num_targets, num_whole)
 
 
 def main() -> None:

@@ -1,5 +1,8 @@
+"""What training takes and what a run makes of it: from shapes, for machines and cards that are not here."""
+
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,61 +12,200 @@ import torch
 from fam_engine.config import TrainConfig
 from fam_engine.errors import DeviceError
 from fam_engine.jobs.training import budget
-from fam_engine.jobs.training.budget import MemoryPlan, check_memory, plan_memory, process_share
+from fam_engine.jobs.training.budget import (
+    CONSTANT_BYTES,
+    MemoryNeeds,
+    MemoryPlan,
+    check_memory,
+    describe_plan,
+    least_plan,
+    memory_needs,
+    plan_for,
+    process_share,
+)
+from fam_engine.jobs.training.cards import CardPlan, plan_cards
 from fam_engine.jobs.training.forecast import forecast_train
+from fam_engine.jobs.training.job import lora_spec
 from fam_engine.model.config import ModelConfig
+from fam_engine.model.loading import load_model
 from fam_engine.model.lora import LoraSpec
+from fam_engine.model.trainable import TrainableModel
+from fam_engine.report.training import card_line
 from tests.jobs.training.conftest import Train
 from tests.jobs.training.small_job import Notes
+from tests.model.training.test_recomputation import LLAMA, SHAPES
 
 GIB = 2**30
-CPU = torch.device("cpu")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
-def test_a_plan_adds_up(tiny_model: Path) -> None:
+def needs_of(config: ModelConfig, spec: LoraSpec, **changes: Any) -> MemoryNeeds:  # noqa: ANN401
+    settings: dict[str, Any] = {
+        "precision": "fp32",
+        "compute_dtype": torch.float32,
+        "device": CPU,
+        "optimizer": "adamw",
+    }
+    return memory_needs(config, spec, **(settings | changes))
+
+
+def card_needs(shape: str) -> MemoryNeeds:
+    """What a Llama of this shape needs on a GPU with the default settings of `train`."""
+    config = TrainConfig(model="m", data=("d",), out=Path("out"))
+    return needs_of(
+        ModelConfig.from_dict(LLAMA | SHAPES[shape]),
+        lora_spec(config),
+        precision="nf4",
+        compute_dtype=torch.bfloat16,
+        device=CUDA,
+    )
+
+
+def cards_of(shape: str, *, longest: int, **settings: Any) -> list[CardPlan]:  # noqa: ANN401
+    config = TrainConfig(model="m", data=("d",), out=Path("out"), **settings)
+    return plan_cards(
+        config, ModelConfig.from_dict(LLAMA | SHAPES[shape]), lora_spec(config), longest
+    )
+
+
+def test_needs_add_up(tiny_model: Path) -> None:
     spec = LoraSpec(rank=2, alpha=8.0, dropout=0.0, target_modules=("q_proj",), use_rslora=False)
     config = ModelConfig.from_folder(tiny_model)
-
-    def plan(num_tokens: int, optimizer: Any) -> MemoryPlan:  # noqa: ANN401 - a literal
-        return plan_memory(
-            config,
-            spec,
-            num_tokens,
-            precision="fp32",
-            compute_dtype=torch.float32,
-            optimizer=optimizer,
-        )
-
-    small = plan(64, "adamw")
+    needs = needs_of(config, spec)
     # Two layers, rank 2, A of 64 columns and B of 64 rows: value and gradient in 4 bytes each.
-    assert small.adapter == 2 * 2 * (64 + 64) * 8
-    assert small.optimizer == small.adapter
-    assert plan(64, "adamw8bit").optimizer == small.adapter // 4
-    assert plan(128, "adamw").activations == 2 * small.activations
-    parts = (small.weights, small.adapter, small.optimizer, small.activations)
-    assert small.total == sum(parts)
+    assert needs.adapter == 2 * 2 * (64 + 64) * 8
+    assert needs.optimizer == needs.adapter
+    assert needs_of(config, spec, optimizer="adamw8bit").optimizer == needs.adapter // 4
     # q, k, v, o and gate, up, down of two layers, embeddings and head, 4 bytes each.
     matrices = 2 * (64 * 64 * 2 + 2 * 64 * 32 + 3 * 64 * 128) + 2 * 258 * 64
-    assert small.weights == 4 * matrices
+    assert needs.weights == 4 * matrices
+    plan = plan_for(needs, 1 * GIB, CPU, longest=10, max_tokens=128)
+    parts = (plan.weights, plan.scratch, plan.adapter, plan.optimizer, plan.activations)
+    assert plan.total == sum(parts)
+    assert plan.activations == needs.activations(128, 2)
+    assert needs.activations(256, 1) - CONSTANT_BYTES == 2 * (
+        needs.activations(128, 1) - CONSTANT_BYTES
+    )
+
+
+@pytest.mark.parametrize("target_modules", [("q_proj", "v_proj"), ("up_proj",), ("down_proj",)])
+def test_the_scratch_memory_is_what_the_step_makes(
+    tiny_model: Path, target_modules: tuple[str, ...]
+) -> None:
+    spec = LoraSpec(3, 8.0, 0.0, target_modules, use_rslora=False)
+    decoder = load_model(tiny_model, precision="nf4", compute_dtype="fp32", device="cpu")
+    made = TrainableModel(decoder, spec, seed=0)._planned._scratch
+    needs = needs_of(decoder.config, spec, precision="nf4")
+    assert needs.scratch == made.numel() * made.itemsize
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        # By size of the card: the budget in tokens, the layers that keep their activations. For 8B on 24 GB by
+        # hand: 24 GiB - 0.75 GiB - 6.844e9 bytes leave 18.12e9, nine tenths of it less 64 MiB 16.24e9. A token takes
+        # 32 x 8,192 + 32 x 86,240 + 57,344 bytes: 5,273, in multiples of 64 5,248.
+        ("1B", {8: (6144, 16), 12: (10688, 16), 16: (15232, 16), 24: (16384, 16)}),
+        ("3B", {8: (2048, 28), 12: (4224, 28), 16: (6400, 28), 24: (10816, 28)}),
+        ("8B", {8: (1920, 1), 12: (2048, 22), 16: (2752, 32), 24: (5248, 32)}),
+    ],
+)
+def test_plans_for_cards(shape: str, expected: dict[int, tuple[int, int]]) -> None:
+    cards = cards_of(shape, longest=1024)
+    assert all(card.fits for card in cards)
+    assert {card.gigabytes: (card.max_tokens, card.num_whole) for card in cards} == expected
+    for card in cards:
+        assert card.total <= card.gigabytes * GIB - (768 << 20)
+
+
+@pytest.mark.parametrize(
+    ("settings", "longest", "fitting"),
+    [
+        ({}, 1024, [8, 12, 16, 24]),
+        # 16-bit weights are 16 GB; a record of 12,288 tokens takes 5 GB more than the weights' 6.8.
+        ({"precision": "bf16"}, 1024, [24]),
+        ({}, 12_288, [12, 16, 24]),
+        ({"precision": "fp32"}, 64, []),
+        # 3,000 tokens do not fit the smallest beside an adapter of rank 16, but beside one of rank 4 they do.
+        ({}, 3000, [12, 16, 24]),
+        ({"rank": 4, "optimizer": "adamw8bit"}, 3000, [8, 12, 16, 24]),
+    ],
+)
+def test_what_does_not_fit_a_card(
+    settings: dict[str, Any], longest: int, fitting: list[int]
+) -> None:
+    cards = cards_of("8B", longest=longest, **settings)
+    assert [card.gigabytes for card in cards if card.fits] == fitting
+
+
+def test_the_page_shows_what_is_printed() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "training.md").read_text(encoding="utf-8")
+    lines = [card_line(asdict(card)) for card in cards_of("8B", longest=1024)]
+    assert "```\n" + "\n".join(lines) + "\n```" in page
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_plan_fits_and_uses_what_there_is(shape: str) -> None:
+    needs = card_needs(shape)
+    least = least_plan(needs, 512)
+    before = (0, 0)
+    for free in range(least.total, 40 * 10**9, 3 * 10**8):
+        plan = plan_for(needs, free, CUDA, longest=512, max_tokens=None)
+        assert plan.total <= free
+        assert plan.max_tokens % 64 == 0
+        # Tokens come first up to what is enough, then layers, then tokens again.
+        assert (plan.max_tokens, plan.num_whole) >= before or plan.num_whole > before[1]
+        assert plan.max_tokens <= 2048 or plan.num_whole == needs.num_layers
+        before = (plan.max_tokens, plan.num_whole)
+    assert before[1] == needs.num_layers
+    assert before[0] > 2048
+
+
+def test_a_record_longer_than_the_budget_is_planned_for() -> None:
+    needs, free = card_needs("8B"), 16 * 10**9
+    short, long = (
+        plan_for(needs, free, CUDA, longest=longest, max_tokens=2048) for longest in (100, 5001)
+    )
+    assert (short.num_tokens, long.num_tokens) == (2048, 5056)
+    assert short.max_tokens == long.max_tokens == 2048
+    assert long.num_whole < short.num_whole
+    assert long.total <= free
+
+
+def test_a_given_budget_is_kept() -> None:
+    needs = card_needs("8B")
+    plan = plan_for(needs, 12 * 10**9, CUDA, longest=100, max_tokens=16384)
+    assert (plan.max_tokens, plan.num_whole) == (16384, 0)
 
 
 def test_what_does_not_fit_is_refused_with_its_parts() -> None:
-    plan = MemoryPlan(4 * GIB, 1 * GIB, 2 * GIB, 9 * GIB, num_tokens=8192)
+    plan = MemoryPlan(
+        weights=4 * GIB,
+        scratch=1 * GIB,
+        adapter=1 * GIB,
+        optimizer=1 * GIB,
+        activations=9 * GIB,
+        num_tokens=8192,
+        max_tokens=64,
+        num_layers=32,
+        num_whole=0,
+    )
     check_memory(plan, 16 * GIB, CPU)
     with pytest.raises(DeviceError) as caught:
         check_memory(plan, 15 * GIB, CPU)
     line = str(caught.value)
-    assert "takes about 16.00 GiB: weights 4.00, adapter 1.00, optimizer 2.00" in line
-    assert "the longest record (8,192 tokens) 9.00; a process has 15.00 on cpu" in line
+    assert "takes about 16.00 GiB: weights 4.00, scratch 1.00, adapter 1.00, optimizer 1.00" in line
+    assert "9.00 of the longest record (8,192 tokens); a process has 15.00 on cpu" in line
     # What helps most comes first.
     assert line.index("--max-length") < line.index("nf4") < line.index("--rank")
     assert (caught.value.code, caught.value.exit_code) == ("E_MEMORY_PLAN", 8)
+    assert describe_plan(plan).endswith("activations 9.00; 0 of 32 layers keep theirs")
 
 
 def test_processes_on_a_cpu_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget, "free_bytes", lambda _: 12 * GIB)
     assert process_share(CPU, 3) == 4 * GIB
-    assert process_share(torch.device("cuda"), 3) == 12 * GIB
+    assert process_share(CUDA, 3) == 12 * GIB
 
 
 def test_a_job_is_refused_before_the_model_is_loaded_and_by_its_dry_run(

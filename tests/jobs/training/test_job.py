@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from safetensors.torch import load_file
 
 from fam_engine.errors import CorruptStateError, DivergedError, InputError, UsageError
 from fam_engine.jobs.interrupts import Interrupted
-from fam_engine.jobs.training import loop
+from fam_engine.jobs.training import budget, loop
+from fam_engine.jobs.training.budget import StepPlan
 from fam_engine.jobs.training.checkpoints import Checkpoints
 from fam_engine.jobs.training.loop import TrainingLoop
 from fam_engine.jobs.training.order import Entries
@@ -34,11 +36,11 @@ def stop_before(monkeypatch: pytest.MonkeyPatch, step: int, error: BaseException
     real = GradientMaker.step
 
     def stopped(
-        self: GradientMaker, number: int, entries: Entries, max_tokens: int
-    ) -> tuple[StepLoss, int]:
+        self: GradientMaker, number: int, entries: Entries, plan: StepPlan
+    ) -> tuple[StepLoss, StepPlan]:
         if number == step:
             raise error
-        return real(self, number, entries, max_tokens)
+        return real(self, number, entries, plan)
 
     monkeypatch.setattr(GradientMaker, "step", stopped)
 
@@ -158,6 +160,57 @@ def test_a_job_killed_between_checkpoints_repeats_the_steps_since(
     assert steps_of(settings["out"]) == steps_of(tmp_path / "whole")
 
 
+def test_a_job_goes_on_to_the_same_bits_where_less_memory_is_free(
+    train: Train,
+    settings: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    notes: Notes,
+) -> None:
+    """Fewer layers keep their activations there; the token budget, by then kept, is the same."""
+    changes: dict[str, Any] = {"save_every": 2, "max_tokens_per_batch": None}
+    whole = train(out=tmp_path / "whole", **changes).summary["performance"]["memory_plan"]
+    with monkeypatch.context() as patch:
+        stop_before(patch, 3, Interrupted(15))
+        with pytest.raises(Interrupted):
+            train(**changes)
+    # What is needed without one layer kept, and half of one layer: of the room a plan takes half.
+    plan = budget.MemoryPlan(**whole)
+    least = replace(plan, activations=0).total + 2 * plan.activations
+    needs = plan.activations - budget.CONSTANT_BYTES
+    monkeypatch.setattr(budget, "free_bytes", lambda _: least - needs // 2)
+    again = train(**changes).summary["performance"]["memory_plan"]
+    assert (whole["num_whole"], again["num_whole"]) == (2, 1)
+    assert whole["max_tokens"] == again["max_tokens"] == 2048
+    assert "; 1 of 2 layers keep theirs" in "".join(notes.notes)
+    assert (settings["out"] / ADAPTER).read_bytes() == (tmp_path / "whole" / ADAPTER).read_bytes()
+    assert steps_of(settings["out"]) == steps_of(tmp_path / "whole")
+
+
+def test_memory_that_runs_out_is_told(
+    train: Train,
+    settings: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    notes: Notes,
+) -> None:
+    train(out=tmp_path / "whole")
+    real = GradientMaker._try
+
+    def short(
+        self: GradientMaker, step: int, entries: Entries, batches: list[Entries], num_whole: int
+    ) -> StepLoss | None:
+        if step == 2 and num_whole == 2:
+            return None
+        return real(self, step, entries, batches, num_whole)
+
+    monkeypatch.setattr(GradientMaker, "_try", short)
+    train()
+    told = "memory ran out: from here on 64 tokens a batch, 1 of 2 layers keep their activations"
+    assert notes.notes.count(told) == 1
+    assert (settings["out"] / ADAPTER).read_bytes() == (tmp_path / "whole" / ADAPTER).read_bytes()
+
+
 def test_a_finished_job_is_not_repeated_and_another_one_refused(
     train: Train, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, notes: Notes
 ) -> None:
@@ -260,10 +313,10 @@ def test_a_lost_run_stops_with_its_state_kept(
     real = GradientMaker.step
 
     def lost(
-        self: GradientMaker, step: int, entries: Entries, max_tokens: int
-    ) -> tuple[StepLoss, int]:
-        found, budget = real(self, step, entries, max_tokens)
-        return (found, budget) if step < 4 else (StepLoss(loss, nll, 1.0, 9), budget)
+        self: GradientMaker, step: int, entries: Entries, plan: StepPlan
+    ) -> tuple[StepLoss, StepPlan]:
+        found, fitted = real(self, step, entries, plan)
+        return (found if step < 4 else StepLoss(loss, nll, 1.0, 9)), fitted
 
     monkeypatch.setattr(GradientMaker, "step", lost)
     with pytest.raises(DivergedError, match=named) as caught:

@@ -15,6 +15,7 @@ from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.scoring import ingest
 from fam_engine.jobs.scoring.ingest import DataFile, IngestPlan, ingest_records, spool_folder
+from fam_engine.jobs.training.budget import StepPlan
 from fam_engine.jobs.training.peers import ALONE
 from fam_engine.jobs.training.steps import micro_batches, shared_out
 from tests.jobs.training.peer import CASES, open_examples, run_cases
@@ -101,9 +102,9 @@ def test_validation_is_shared_out_too(both: list[dict[str, Any]], one: dict[str,
 def test_if_one_runs_out_of_memory_both_take_smaller_micro_batches(
     both: list[dict[str, Any]], one: dict[str, Any]
 ) -> None:
-    (step, budget), other = both[0]["short"], both[1]["short"]
-    assert (step, budget) == other
-    assert budget == 2048
+    (step, plan), other = both[0]["short"], both[1]["short"]
+    assert (step, plan) == other
+    assert plan == StepPlan(2048, num_whole=0)
     assert step.nll == pytest.approx(one["short"][0].nll, rel=1e-11)
 
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from fam_engine.errors import DeviceError
 from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.scoring import ingest
 from fam_engine.jobs.scoring.ingest import DataFile, IngestPlan, ingest_records
+from fam_engine.jobs.training.budget import StepPlan
 from fam_engine.jobs.training.examples import Examples, find_examples
 from fam_engine.jobs.training.losses import LossName, LossSettings
 from fam_engine.jobs.training.order import Entries
@@ -20,6 +21,7 @@ from fam_engine.jobs.training.validation import validation_loss
 from fam_engine.model.loading import load_model
 from fam_engine.model.trainable import LoraSpec, TrainableModel
 from tests.jobs.training.small_job import make_records, write_records
+from tests.model.test_trainable_numerics import loss_and_gradients_of_peft
 
 
 @pytest.fixture
@@ -50,9 +52,13 @@ def gradients(
 ) -> tuple[StepLoss, dict[str, torch.Tensor]]:
     trainable = model(folder, dropout)
     maker = GradientMaker(trainable, examples, LossSettings(loss=loss), seed=5)
-    found, _ = maker.step(3, examples.entries, max_tokens)
+    found, _ = maker.step(3, examples.entries, StepPlan(max_tokens, num_whole=1))
+    return found, gradients_of(trainable)
+
+
+def gradients_of(trainable: TrainableModel) -> dict[str, torch.Tensor]:
     grads = {name: leaf.grad for name, leaf in trainable.parameters.items()}
-    return found, {name: grad for name, grad in grads.items() if grad is not None}
+    return {name: grad for name, grad in grads.items() if grad is not None}
 
 
 @pytest.mark.parametrize("loss", ["plain", "stm", "soft", "dft", "excess"])
@@ -77,6 +83,43 @@ def test_a_step_is_the_same_however_it_is_split(
         assert whole.loss < whole.nll
 
 
+def test_a_step_equals_transformers_with_peft(tiny_model: Path, examples: Examples) -> None:
+    """In float64: the mean over the tokens of all records, each alone in a plain forward pass of theirs."""
+    trainable = model(tiny_model)
+    expected_loss, expected = 0.0, {}
+    num_targets = examples.num_targets(examples.entries)
+    for entry in examples.entries.tolist():
+        context, targets = examples.spool.read(entry)
+        loss, grads = loss_and_gradients_of_peft(
+            tiny_model, trainable, (context.tolist(), targets.tolist())
+        )
+        share = len(targets) / num_targets
+        expected_loss += share * loss
+        for name, grad in grads.items():
+            expected[name] = expected.get(name, 0.0) + share * grad
+    for max_tokens in (64, 4096):
+        found, grads = gradients(tiny_model, examples, max_tokens, "plain")
+        assert abs(found.loss - expected_loss) <= 1e-9
+        assert grads.keys() == expected.keys()
+        assert max((grads[name] - expected[name]).abs().max() for name in expected) <= 1e-9
+
+
+@pytest.mark.parametrize("loss", ["plain", "excess"])
+def test_the_layers_that_keep_their_activations_change_no_bit(
+    tiny_model: Path, examples: Examples, loss: LossName
+) -> None:
+    results = []
+    for num_whole in (0, 1, 2):
+        trainable = model(tiny_model, dropout=0.2)
+        maker = GradientMaker(trainable, examples, LossSettings(loss=loss), seed=5)
+        found, _ = maker.step(3, examples.entries, StepPlan(128, num_whole))
+        results.append((found, gradients_of(trainable)))
+    (found, grads), *others = results
+    for other_found, other_grads in others:
+        assert other_found == found
+        assert all(torch.equal(grad, other_grads[name]) for name, grad in grads.items())
+
+
 def test_dropout_follows_the_seed_of_the_step(tiny_model: Path, examples: Examples) -> None:
     one, two = (gradients(tiny_model, examples, 64, "plain", dropout=0.5)[0] for _ in range(2))
     assert one == two
@@ -94,31 +137,62 @@ def test_validation_is_the_mean_over_tokens_without_dropout(
     assert all(leaf.grad is None for leaf in trainable.parameters.values())
 
 
-def test_memory_that_runs_out_halves_the_micro_batch(
+def run_short_of_memory(
+    monkeypatch: pytest.MonkeyPatch, is_short: Callable[[Entries, int], bool]
+) -> list[tuple[int, int]]:
+    """Let micro-batches run out of memory once computed; give, as they come, entries and whole layers."""
+    tried: list[tuple[int, int]] = []
+    real = GradientMaker._micro_batch
+
+    def short(
+        self: GradientMaker,
+        step: int,
+        number: int,
+        entries: Entries,
+        num_targets: int,
+        num_whole: int,
+    ) -> torch.Tensor:
+        tried.append((len(entries), num_whole))
+        result = real(self, step, number, entries, num_targets, num_whole)
+        if is_short(entries, num_whole):
+            raise torch.OutOfMemoryError("injected")
+        return result
+
+    monkeypatch.setattr(GradientMaker, "_micro_batch", short)
+    return tried
+
+
+def test_memory_that_runs_out_lets_fewer_layers_keep_their_activations(
+    tiny_model: Path, examples: Examples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, expected = gradients(tiny_model, examples, 4096, "plain")
+    trainable = model(tiny_model)
+    maker = GradientMaker(trainable, examples, LossSettings(), seed=5)
+    tried = run_short_of_memory(monkeypatch, lambda _, num_whole: num_whole > 0)
+    found, plan = maker.step(3, examples.entries, StepPlan(4096, 2))
+    assert plan == StepPlan(4096, 0)
+    assert tried == [(10, 2), (10, 1), (10, 0)]
+    # What the failed attempts had added is gone, and no bit is another.
+    assert found == whole
+    grads = gradients_of(trainable)
+    assert all(torch.equal(grads[name], grad) for name, grad in expected.items())
+
+
+def test_then_it_halves_the_micro_batch(
     tiny_model: Path, examples: Examples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, _ = gradients(tiny_model, examples, 4096, "plain")
     trainable = model(tiny_model)
     maker = GradientMaker(trainable, examples, LossSettings(), seed=5)
-    real = GradientMaker._micro_batch
-
-    def short(
-        self: GradientMaker, step: int, number: int, entries: Entries, num_targets: int
-    ) -> torch.Tensor:
-        result = real(self, step, number, entries, num_targets)
-        if len(entries) > 4:
-            raise torch.OutOfMemoryError("injected")
-        return result
-
-    monkeypatch.setattr(GradientMaker, "_micro_batch", short)
-    found, budget = maker.step(3, examples.entries, 4096)
-    assert 64 <= budget < 4096
-    # What the failed attempts had added is gone.
+    with monkeypatch.context() as patch:
+        run_short_of_memory(patch, lambda entries, _: len(entries) > 4)
+        found, plan = maker.step(3, examples.entries, StepPlan(4096, 2))
+    assert 64 <= plan.max_tokens < 4096
+    assert plan.num_whole == 0
     assert found.nll == pytest.approx(whole.nll, rel=1e-11)
-    _, expected = gradients(tiny_model, examples, budget, "plain")
-    for name, leaf in trainable.parameters.items():
-        assert leaf.grad is not None
-        assert torch.equal(leaf.grad, expected[name])
+    _, expected = gradients(tiny_model, examples, plan.max_tokens, "plain")
+    grads = gradients_of(trainable)
+    assert all(torch.equal(grads[name], grad) for name, grad in expected.items())
 
 
 @pytest.mark.parametrize("num_entries", [1, 10])
@@ -127,14 +201,11 @@ def test_memory_that_never_suffices_ends_the_run(
 ) -> None:
     least = micro_batches(examples, examples.entries, 64)
     assert any(len(batch) > 1 for batch in least)  # which no smaller budget cuts further
-
-    def never(*_: object) -> torch.Tensor:
-        raise torch.OutOfMemoryError("injected")
-
-    monkeypatch.setattr(GradientMaker, "_micro_batch", never)
+    tried = run_short_of_memory(monkeypatch, lambda *_: True)
     maker = GradientMaker(model(tiny_model), examples, LossSettings(), seed=5)
     with pytest.raises(DeviceError, match=r"step 1.*smallest micro-batch"):
-        maker.step(0, examples.entries[:num_entries], 4096)
+        maker.step(0, examples.entries[:num_entries], StepPlan(4096, 2))
+    assert tried[-1][1] == 0
 
 
 def test_answers_to_one_question_share_a_micro_batch_and_its_prompt(examples: Examples) -> None:

@@ -144,6 +144,25 @@ def test_micro_batches_add_up(tiny_checkpoint: TinyCheckpoint) -> None:
     assert largest_error(take_gradients(model), expected) <= 1e-10
 
 
+def test_a_document_does_not_see_its_neighbours(tiny_checkpoint: TinyCheckpoint) -> None:
+    """Neither its losses nor the gradients of its own change with what is packed beside it."""
+    decoder = load_model(tiny_checkpoint("qwen3"), precision="fp32", compute_dtype="fp64")
+    model = trainable(decoder, spec_of())
+    entries = random_entries(decoder.config.vocab_size, [(9, 20), (6, 30), (12, 8)])
+    others = random_entries(decoder.config.vocab_size, [(30, 4), (6, 30), (3, 50)], seed=5)
+    results = []
+    for before, after in ((entries[0], entries[2]), (others[0], others[2])):
+        batch = pack_reference([before, entries[1], after])
+        own = slice(*batch.entry_rows[1:3].tolist())
+        weights_R = torch.zeros(batch.num_rows, dtype=torch.float64)
+        weights_R[own] = 1.0
+        nll_R, gradients = by_hand(model, batch, weights_R, num_whole=1)
+        results.append((nll_R[own], gradients))
+    (nll_R, gradients), (other_nll_R, other_gradients) = results
+    assert (nll_R - other_nll_R).abs().max() <= 1e-12
+    assert largest_error(gradients, other_gradients) <= 1e-12
+
+
 def test_twenty_steps(tiny_checkpoint: TinyCheckpoint) -> None:
     """AdamW from a fresh adapter on weights that follow from the losses, in micro-batches."""
     folder = tiny_checkpoint("qwen3")

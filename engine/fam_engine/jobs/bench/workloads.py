@@ -129,8 +129,8 @@ class TrainStep:
         from fam_engine.jobs.interrupts import Interrupts
         from fam_engine.jobs.running import Nobody
         from fam_engine.jobs.scoring.sources import open_model
-        from fam_engine.jobs.training.budget import default_tokens
-        from fam_engine.jobs.training.job import lora_spec
+        from fam_engine.jobs.training.given import Given
+        from fam_engine.jobs.training.job import lora_spec, memory_plan
         from fam_engine.jobs.training.loop import loss_settings
         from fam_engine.jobs.training.optim import AdamW
         from fam_engine.jobs.training.prepare import prepared
@@ -146,30 +146,33 @@ class TrainStep:
             device=config.device,
             data=("embedded",),
             limit=config.limit,
+            max_tokens_per_batch=config.max_tokens_per_batch,
             out=Path(self._folder.name),
         )
         with (
             Interrupts() as interrupts,
             prepared(settings, settings.out, Nobody(), interrupts) as data,
         ):
+            spec = lora_spec(settings)
+            self._plan = memory_plan(settings, Given.of(data), spec, None, 1).step
             decoder = open_model(settings, data.sources)
             examples = data.train
-        self._model = TrainableModel(decoder, lora_spec(settings), seed=0)
+        self._model = TrainableModel(decoder, spec, seed=0)
         self._maker = GradientMaker(self._model, examples, loss_settings(settings), seed=0)
         self._optimizer = AdamW("adamw", self._model.parameters, weight_decay=0.0)
         self._entries = examples.entries
-        self._budget = config.max_tokens_per_batch or default_tokens(
-            decoder.config, decoder.device, decoder.compute_dtype
-        )
         self._steps = itertools.count()
         self.amount = examples.num_tokens(self._entries)
         self.details: dict[str, Any] = {"records": len(self._entries), "rank": settings.rank}
 
     def run(self) -> None:
         """Do a step with all records."""
-        found, self._budget = self._maker.step(next(self._steps), self._entries, self._budget)
+        found, self._plan = self._maker.step(next(self._steps), self._entries, self._plan)
         self._optimizer.step(1e-5)
-        self.details["max_tokens_per_batch"] = self._budget
+        self.details |= {
+            "max_tokens_per_batch": self._plan.max_tokens,
+            "num_whole": self._plan.num_whole,
+        }
         self.details["loss"] = found.loss
 
 

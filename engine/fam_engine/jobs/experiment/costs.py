@@ -24,8 +24,8 @@ from fam_engine.jobs.training.forecast import forecast_train
 from fam_engine.jobs.training.order import DEFAULT_EPOCHS
 from fam_engine.model.loading import resolve_model
 
-# What a token costs beside one of training, which goes forward twice and back once.
-_SHARES = {"score": 1 / 3, "train": 1.0, "eval": 1 / 3, "rewrite": 1 / 3}
+# What a token costs beside one of training, which goes forward and back once where memory allows.
+_SHARES = {"score": 1 / 2, "train": 1.0, "eval": 1 / 2, "rewrite": 1 / 2}
 _SAMPLE = 200
 _DEFAULT_BATCH, _DEFAULT_SAMPLES = 16, 4
 

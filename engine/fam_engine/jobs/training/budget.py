@@ -1,9 +1,14 @@
-"""How much memory training takes, and how many tokens of a micro-batch fit what is free.
+"""How much memory training takes, and what a micro-batch may be: its tokens, and how many layers keep theirs.
 
-In: the model's shape, the adapter's form. Out: bytes, and the default of `--max-tokens-per-batch`. Estimates, printed
-as such; a micro-batch that does not fit all the same is halved by the step that runs it. What cannot fit at all, the
-weights and the longest record on one card, is refused with the plan before the weights are read: there is no splitting
-of a model over cards here. Layers are always computed again in the backward pass, so there is nothing left to turn on.
+In: the model's shape, the adapter's form, bytes that are free. Out: a `MemoryPlan`, the same for the same input: pure,
+so that a dry run plans for cards that are not there. Estimates, printed as such; a step that runs out of memory all the
+same lets fewer layers keep their activations, then halves its micro-batches. What cannot fit at all, the weights and
+the longest record on one card, is refused with the plan before the weights are read: there is no splitting of a model
+over cards here.
+
+What layers do not keep is computed again, which costs most of another pass forward; micro-batches beyond some
+thousand tokens save next to nothing. So a micro-batch has as many tokens as fit with every layer's activations, but
+never fewer than are enough to multiply at full speed, as long as those fit at all.
 """
 
 from __future__ import annotations
@@ -18,74 +23,178 @@ from fam_engine.model.checkpoint import linear_shapes
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.lora import LoraSpec
 from fam_engine.model.memory import free_bytes, weight_bytes
+from fam_engine.model.training.forward import attention_dtype
+from fam_engine.model.training.recomputation import (
+    CONSTANT_BYTES,
+    TokenBytes,
+    activation_bytes,
+    scratch_bytes,
+    token_bytes,
+    whole_layers,
+)
 
-# Beyond these a larger micro-batch no longer makes the matrix products faster.
+# Batches are padded to a multiple of so many tokens.
+TOKENS_APART = 64
+# By device. Beyond the first a larger micro-batch no longer makes the matrix products faster; from the second on it
+# makes them faster by less than keeping activations saves.
 _MOST_TOKENS = {"cpu": 2048, "cuda": 16384}
-_SHARE_OF_FREE = 0.4
+_ENOUGH_TOKENS = {"cpu": 1024, "cuda": 2048}
+# Part of what is left beside weights, adapter and optimizer that activations may take. A GPU's allocator leaves gaps;
+# a CPU's memory is others' too, and whoever takes the last of it is killed.
+_SHARE_OF_ROOM = {"cpu": 0.5, "cuda": 0.9}
 # Of a parameter: value and gradient in fp32, then two moments.
 _VALUE_BYTES = 8
 _MOMENT_BYTES = {"adamw": 8, "adamw8bit": 2}
 
 
 @dataclass(frozen=True)
-class MemoryPlan:
-    """What one process needs, bytes, all estimated.
+class StepPlan:
+    """How steps are computed.
 
     Attributes:
-        weights: Of the frozen model, one matrix's scratch included.
+        max_tokens: Token budget of a micro-batch.
+        num_whole: Layers that keep their activations; it changes no bit.
+    """
+
+    max_tokens: int
+    num_whole: int
+
+
+@dataclass(frozen=True)
+class MemoryNeeds:
+    """What one process needs whatever its micro-batches are, bytes, and what their tokens add; all estimated.
+
+    Attributes:
+        weights: Of the frozen model, and the scratch memory validation and the base's losses use.
+        scratch: Of the step: one matrix with its adapter beside it.
         adapter: The trained parameters and their gradients.
         optimizer: Its moments.
-        activations: Of one micro-batch: every layer's input, and one layer and the rows of the head computed
-            again; never logits of the whole vocabulary.
-        num_tokens: Those of the micro-batch.
+        each: What a token of a micro-batch takes.
+        num_layers: The model's layers.
     """
 
     weights: int
+    scratch: int
+    adapter: int
+    optimizer: int
+    each: TokenBytes
+    num_layers: int
+
+    def activations(self, num_tokens: int, num_whole: int) -> int:
+        """Give what a micro-batch takes at its peak; never logits of the whole vocabulary."""
+        return activation_bytes(
+            self.each, num_layers=self.num_layers, num_tokens=num_tokens, num_whole=num_whole
+        )
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What one process takes, bytes, all estimated, and what it does with it.
+
+    Attributes:
+        weights: As of `MemoryNeeds`.
+        scratch: As there.
+        adapter: As there.
+        optimizer: As there.
+        activations: Of the largest micro-batch.
+        num_tokens: The tokens of that: the budget, or a longer record.
+        max_tokens: Token budget of a micro-batch.
+        num_layers: The model's layers.
+        num_whole: Those that keep their activations.
+    """
+
+    weights: int
+    scratch: int
     adapter: int
     optimizer: int
     activations: int
     num_tokens: int
+    max_tokens: int
+    num_layers: int
+    num_whole: int
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.weights + self.adapter + self.optimizer + self.activations
+        return self.weights + self.scratch + self.adapter + self.optimizer + self.activations
+
+    @property
+    def step(self) -> StepPlan:
+        """How steps are computed."""
+        return StepPlan(self.max_tokens, self.num_whole)
 
 
-def plan_memory(
+def memory_needs(
     config: ModelConfig,
     spec: LoraSpec,
-    num_tokens: int,
     *,
     precision: str,
     compute_dtype: torch.dtype,
+    device: torch.device,
     optimizer: OptimizerName,
-) -> MemoryPlan:
-    """Estimate what training by micro-batches of so many tokens takes.
+) -> MemoryNeeds:
+    """Estimate what training a model takes, from its shape.
 
     Args:
         config: The model's shape.
         spec: The adapter's form.
-        num_tokens: Of a micro-batch.
         precision: Of the weights.
         compute_dtype: Of the activations.
+        device: Where.
         optimizer: Which one.
     """
     trained = num_trainable(config, spec)
-    return MemoryPlan(
+    return MemoryNeeds(
         weights=weight_bytes(config, precision, compute_dtype),
+        scratch=scratch_bytes(config, spec, dtype=compute_dtype),
         adapter=trained * _VALUE_BYTES,
         optimizer=trained * _MOMENT_BYTES[optimizer],
-        activations=num_tokens * token_bytes(config, compute_dtype),
-        num_tokens=num_tokens,
+        each=token_bytes(
+            config,
+            spec,
+            dtype=compute_dtype,
+            attention_dtype=attention_dtype(compute_dtype, device),
+        ),
+        num_layers=config.num_layers,
     )
+
+
+def plan_for(
+    needs: MemoryNeeds, free: int, device: torch.device, *, longest: int, max_tokens: int | None
+) -> MemoryPlan:
+    """Plan for so much memory.
+
+    Args:
+        needs: What the model needs.
+        free: Bytes a process may take.
+        device: Of which kind.
+        longest: Tokens of the longest record, which is never split.
+        max_tokens: Token budget of a micro-batch; None: to be chosen.
+
+    Returns:
+        The plan. Its total may be more than `free`: `least_plan` says whether training fits at all, and a budget that
+        was given is kept.
+    """
+    fixed = needs.weights + needs.scratch + needs.adapter + needs.optimizer
+    room = int(max(free - fixed, 0) * _SHARE_OF_ROOM[device.type])
+    budget = max_tokens or _default_tokens(needs, room, device)
+    num_tokens = max(budget, _padded(longest))
+    num_whole = whole_layers(
+        needs.each, num_layers=needs.num_layers, num_tokens=num_tokens, free=room
+    )
+    return _plan(needs, num_tokens, budget, num_whole)
+
+
+def least_plan(needs: MemoryNeeds, longest: int) -> MemoryPlan:
+    """Give the plan that takes least: the longest record alone, every layer computed again."""
+    return _plan(needs, _padded(longest), TOKENS_APART, 0)
 
 
 def check_memory(plan: MemoryPlan, free: int, device: torch.device) -> None:
     """Refuse what cannot fit.
 
     Args:
-        plan: With the longest record alone in a micro-batch, the least there is.
+        plan: The least there is.
         free: Bytes a process may take.
         device: Where.
 
@@ -95,27 +204,19 @@ def check_memory(plan: MemoryPlan, free: int, device: torch.device) -> None:
     if plan.total <= free:
         return
     raise DeviceError(
-        f"training takes about {_gib(plan.total)} GiB: weights {_gib(plan.weights)}, adapter "
-        f"{_gib(plan.adapter)}, optimizer {_gib(plan.optimizer)}, activations of the longest record "
-        f"({plan.num_tokens:,} tokens) {_gib(plan.activations)}; a process has {_gib(free)} on {device.type}",
+        f"training takes about {_gib(plan.total)} GiB: {_parts(plan)} of the longest record "
+        f"({plan.num_tokens:,} tokens); a process has {_gib(free)} on {device.type}",
         code="E_MEMORY_PLAN",
         hint=_remedies(plan),
     )
 
 
-def _remedies(plan: MemoryPlan) -> str:
-    """Say what would change most, the largest part first."""
-    advice = {
-        "use --precision nf4 or a smaller model": plan.weights,
-        "lower --max-length": plan.activations,
-        "lower --rank, name fewer --target-modules, use --optimizer adamw8bit": plan.adapter
-        + plan.optimizer,
-    }
-    return "; ".join(sorted(advice, key=lambda what: -advice[what]))
-
-
-def _gib(num_bytes: int) -> str:
-    return f"{num_bytes / 2**30:.2f}"
+def describe_plan(plan: MemoryPlan) -> str:
+    """Say in a line what takes how much, and how many layers keep their activations."""
+    return (
+        f"about {_gib(plan.total)} GiB of memory (estimate): {_parts(plan)}; {plan.num_whole} of "
+        f"{plan.num_layers} layers keep theirs"
+    )
 
 
 def process_share(device: torch.device, num_processes: int) -> int:
@@ -130,24 +231,51 @@ def num_trainable(config: ModelConfig, spec: LoraSpec) -> int:
     return spec.rank * sum(sizes)
 
 
-def token_bytes(config: ModelConfig, compute_dtype: torch.dtype) -> int:
-    """Give the bytes a token of a micro-batch takes at the peak of its backward pass."""
-    c = config
-    qkv = (c.num_attention_heads + 2 * c.num_key_value_heads) * c.head_dim
-    # Kept: every layer's input. Computed again, of one layer: fp32 copies for norms, LoRA, SwiGLU.
-    kept = c.num_layers * c.hidden_size * compute_dtype.itemsize
-    layer = 4 * (12 * c.hidden_size + 4 * qkv + 10 * c.intermediate_size)
-    head = 4 * (2 * c.hidden_size + 4 * (c.vocab_size // 1024 + 1))
-    return kept + layer + head
+def _plan(needs: MemoryNeeds, num_tokens: int, max_tokens: int, num_whole: int) -> MemoryPlan:
+    return MemoryPlan(
+        weights=needs.weights,
+        scratch=needs.scratch,
+        adapter=needs.adapter,
+        optimizer=needs.optimizer,
+        activations=needs.activations(num_tokens, num_whole),
+        num_tokens=num_tokens,
+        max_tokens=max_tokens,
+        num_layers=needs.num_layers,
+        num_whole=num_whole,
+    )
 
 
-def default_tokens(
-    config: ModelConfig,
-    device: torch.device,
-    compute_dtype: torch.dtype,
-    num_processes: int = 1,
-) -> int:
-    """Give the micro-batch that fits comfortably in what is free now, a multiple of 64 tokens."""
-    free = process_share(device, num_processes)
-    fitting = int(free * _SHARE_OF_FREE) // token_bytes(config, compute_dtype)
-    return max(64, min(fitting, _MOST_TOKENS[device.type]) // 64 * 64)
+def _default_tokens(needs: MemoryNeeds, room: int, device: torch.device) -> int:
+    """Choose the token budget of a micro-batch, a multiple of 64 tokens."""
+
+    def fitting(num_whole: int) -> int:
+        a_token = needs.activations(1, num_whole) - CONSTANT_BYTES
+        return (room - CONSTANT_BYTES) // a_token
+
+    tokens = max(fitting(needs.num_layers), min(fitting(0), _ENOUGH_TOKENS[device.type]))
+    tokens = min(tokens, _MOST_TOKENS[device.type])
+    return max(1, tokens // TOKENS_APART) * TOKENS_APART
+
+
+def _padded(num_tokens: int) -> int:
+    return -(-num_tokens // TOKENS_APART) * TOKENS_APART
+
+
+def _parts(plan: MemoryPlan) -> str:
+    names = ("weights", "scratch", "adapter", "optimizer", "activations")
+    return ", ".join(f"{name} {_gib(getattr(plan, name))}" for name in names)
+
+
+def _remedies(plan: MemoryPlan) -> str:
+    """Say what would change most, the largest part first."""
+    advice = {
+        "use --precision nf4 or a smaller model": plan.weights + plan.scratch,
+        "lower --max-length": plan.activations,
+        "lower --rank, name fewer --target-modules, use --optimizer adamw8bit": plan.adapter
+        + plan.optimizer,
+    }
+    return "; ".join(sorted(advice, key=lambda what: -advice[what]))
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.2f}"

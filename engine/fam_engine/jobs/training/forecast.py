@@ -18,16 +18,10 @@ from fam_engine.config import TrainConfig
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.running import quarantined_by_code
 from fam_engine.jobs.scoring.report import token_texts
-from fam_engine.jobs.training.budget import (
-    MemoryPlan,
-    check_memory,
-    default_tokens,
-    num_trainable,
-    plan_memory,
-    process_share,
-)
+from fam_engine.jobs.training.budget import num_trainable, process_share
+from fam_engine.jobs.training.cards import plan_cards
 from fam_engine.jobs.training.given import Given
-from fam_engine.jobs.training.job import lora_spec
+from fam_engine.jobs.training.job import lora_spec, memory_plan
 from fam_engine.jobs.training.loop import TrainProgress, loss_settings, planned_steps
 from fam_engine.jobs.training.order import Entries, StepOrder
 from fam_engine.jobs.training.prepare import Prepared, prepared
@@ -60,9 +54,10 @@ class TrainForecast:
         num_trainable: Trained parameters.
         max_tokens_per_batch: Token budget of a micro-batch.
         num_processes: Processes that train together; what follows is of each.
-        memory: Its parts by the names of `MemoryPlan`, estimated.
+        memory: The fields of `MemoryPlan`, estimated.
         memory_bytes: All of it.
         free_bytes: What a process may take now.
+        cards: For GPUs of common sizes, the fields of `CardPlan`.
         seconds: Time of the steps, from a trial on this machine, by one process.
     """
 
@@ -80,6 +75,7 @@ class TrainForecast:
     memory: dict[str, int]
     memory_bytes: int
     free_bytes: int
+    cards: list[dict[str, Any]]
     seconds: float
 
 
@@ -100,24 +96,12 @@ def forecast_train(config: TrainConfig, progress: TrainProgress) -> TrainForecas
         dtype = choose_compute_dtype(
             config.compute_dtype, precision=config.precision, device=device
         )
-        spare = process_share(device, config.nproc)
-        budget = config.max_tokens_per_batch or default_tokens(model, device, dtype, config.nproc)
-
-        def memory(num_tokens: int) -> MemoryPlan:
-            return plan_memory(
-                model,
-                spec,
-                num_tokens,
-                precision=config.precision,
-                compute_dtype=dtype,
-                optimizer=config.optimizer,
-            )
-
-        check_memory(memory(Given.of(data).longest), spare, device)
+        given = Given.of(data)
+        memory = memory_plan(config, given, spec, None, config.nproc)
         order = StepOrder(data.train.entries, batch_size=config.batch_size, seed=config.seed)
         steps = planned_steps(config, data.train)
         plans = [
-            shared_out(data.train, order.step_entries(step), budget, config.nproc)
+            shared_out(data.train, order.step_entries(step), memory.max_tokens, config.nproc)
             for step in range(min(steps, order.steps_per_epoch, _NUM_PLANNED))
         ]
         tokens = _tokens(data, plans)
@@ -132,14 +116,15 @@ def forecast_train(config: TrainConfig, progress: TrainProgress) -> TrainForecas
             tokens=tokens,
             micro_batches=sum(map(len, plans)) / len(plans),
             num_trainable=num_trainable(model, spec),
-            max_tokens_per_batch=budget,
+            max_tokens_per_batch=memory.max_tokens,
             num_processes=config.nproc,
-            memory=asdict(memory(budget)),
-            memory_bytes=memory(budget).total,
-            free_bytes=spare,
+            memory=asdict(memory),
+            memory_bytes=memory.total,
+            free_bytes=process_share(device, config.nproc),
+            cards=[asdict(card) for card in plan_cards(config, model, spec, given.longest)],
             seconds=steps
             / order.steps_per_epoch
-            * _epoch_seconds(config, model, data, dtype, device),
+            * _epoch_seconds(config, model, data, memory.num_whole, dtype, device),
         )
 
 
@@ -175,6 +160,7 @@ def _epoch_seconds(
     config: TrainConfig,
     model: ModelConfig,
     data: Prepared,
+    num_whole: int,
     dtype: torch.dtype,
     device: torch.device,
 ) -> float:
@@ -186,6 +172,7 @@ def _epoch_seconds(
         model,
         data.train,
         batch,
+        num_whole=num_whole,
         spec=lora_spec(config),
         loss=loss_settings(config),
         dtype=dtype,

@@ -8,7 +8,7 @@ last bit. Several processes may do the job together: the first reads and writes,
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,13 @@ from fam_engine.jobs.scoring.files import write_quarantine
 from fam_engine.jobs.scoring.sources import Sources, open_model
 from fam_engine.jobs.scoring.stopwatch import Stopwatch
 from fam_engine.jobs.training.budget import (
+    MemoryPlan,
     check_memory,
-    default_tokens,
+    describe_plan,
+    least_plan,
+    memory_needs,
     num_trainable,
-    plan_memory,
+    plan_for,
     process_share,
 )
 from fam_engine.jobs.training.card import CARD, METADATA, metadata, model_card
@@ -39,7 +42,6 @@ from fam_engine.jobs.training.processes import run_processes
 from fam_engine.jobs.training.summary import summarize_run
 from fam_engine.model.adapter_files import save_adapter
 from fam_engine.model.config import ModelConfig
-from fam_engine.model.decoder import Decoder
 from fam_engine.model.loading import choose_compute_dtype, choose_device
 from fam_engine.model.lora import LoraSpec
 from fam_engine.model.trainable import TrainableModel
@@ -107,8 +109,8 @@ def _lead(config: TrainConfig, progress: TrainProgress, together: _Together) -> 
         if summary is None:
             given = Given.of(data)
             peers.share(given.to_json())
-            parts, max_tokens = _open_parts(config, given, progress, together, data.journal)
-            state = _run_loop(parts, max_tokens, together)
+            parts = _open_parts(config, given, progress, together, data.journal)
+            state = _run_loop(parts, together)
             progress.start("writing", None, "files")
             with storage_errors(config.out):
                 summary = _write_outputs(parts, data, state, watch)
@@ -125,13 +127,13 @@ def _follow(config: TrainConfig, together: _Together) -> dict[str, Any]:
     told = together.peers.share(None)
     if told is not None:
         given = Given.from_json(told)
-        _run_loop(*_open_parts(config, given, Nobody(), together, None), together)
+        _run_loop(_open_parts(config, given, Nobody(), together, None), together)
     summary: dict[str, Any] = together.peers.share(None)
     return summary
 
 
-def _run_loop(parts: LoopParts, max_tokens: int, together: _Together) -> RunState:
-    loop = TrainingLoop(parts, max_tokens)
+def _run_loop(parts: LoopParts, together: _Together) -> RunState:
+    loop = TrainingLoop(parts)
     with together.interrupts.held():
         return loop.run(parts.config.out)
 
@@ -157,66 +159,77 @@ def _open_parts(
     progress: TrainProgress,
     together: _Together,
     journal: Journal | None,
-) -> tuple[LoopParts, int]:
-    """Load the model; give what the loop works with, and the token budget of a micro-batch."""
+) -> LoopParts:
+    """Plan the memory, load the model; give what the loop works with."""
     spec, peers = lora_spec(config), together.peers
     progress.start("loading the model", None, "")
-    _check_fit(config, given, spec, peers.size)
+    chosen = memory_plan(config, given, spec, journal, peers.size)
+    # What the first process has planned holds for all.
+    memory = MemoryPlan(**peers.share(asdict(chosen)))
     decoder = open_model(config, Sources((), given.model, None, None))
-    # The first process alone has the journal.
-    chosen = _micro_batch_budget(config, journal, decoder, peers.size) if journal else None
-    budget: int = peers.share(chosen)
     progress.note(
         f"{describe(decoder)}; "
-        f"{num_trainable(decoder.config, spec) / 1e6:.2f} M trained, {budget} tokens a micro-batch"
+        f"{num_trainable(decoder.config, spec) / 1e6:.2f} M trained, "
+        f"{memory.max_tokens} tokens a micro-batch"
         + (f", {peers.size} processes" if peers.size > 1 else "")
     )
+    progress.note(describe_plan(memory))
     if journal:
         with journal.commit():
             journal.put("num_steps", planned_steps(config, given.train))
-    parts = LoopParts(
+    return LoopParts(
         config=config,
         decoder=decoder,
         model=TrainableModel(decoder, spec, seed=config.seed),
         train=given.train,
         validation=given.validation,
+        memory=memory,
         checkpoints=Checkpoints(config.out / "checkpoints", given.run),
         crashes=CrashWatch(journal, given.train, given.validation),
         progress=progress,
         peers=peers,
         check=together.check,
     )
-    return parts, budget
 
 
-def _check_fit(config: TrainConfig, given: Given, spec: LoraSpec, num_processes: int) -> None:
-    """Refuse a model that, with its longest record, does not fit what this process may take."""
+def memory_plan(
+    config: TrainConfig, given: Given, spec: LoraSpec, journal: Journal | None, num_processes: int
+) -> MemoryPlan:
+    """Plan for what this process may take.
+
+    The token budget, once chosen, is always the same: bits depend on it. How many layers keep their activations is
+    planned anew whenever the run goes on, maybe on another machine: no bit depends on that.
+
+    Args:
+        config: The settings.
+        given: The input.
+        spec: The adapter's form.
+        journal: Where the token budget is kept; None: nowhere.
+        num_processes: Of the run, on this machine.
+
+    Raises:
+        DeviceError: The model, with its longest record, does not fit.
+    """
     device = choose_device(config.device)
-    dtype = choose_compute_dtype(config.compute_dtype, precision=config.precision, device=device)
-    plan = plan_memory(
+    needs = memory_needs(
         ModelConfig.from_folder(given.model),
         spec,
-        given.longest,
         precision=config.precision,
-        compute_dtype=dtype,
+        compute_dtype=choose_compute_dtype(
+            config.compute_dtype, precision=config.precision, device=device
+        ),
+        device=device,
         optimizer=config.optimizer,
     )
-    check_memory(plan, process_share(device, num_processes), device)
-
-
-def _micro_batch_budget(
-    config: TrainConfig, journal: Journal, decoder: Decoder, num_processes: int
-) -> int:
-    """Give the token budget of a micro-batch, once chosen always the same: bits depend on it."""
-    kept: int | None = journal.get("max_tokens_per_batch")
-    if kept is not None:
-        return kept
-    budget = config.max_tokens_per_batch or default_tokens(
-        decoder.config, decoder.device, decoder.compute_dtype, num_processes
-    )
-    with journal.commit():
-        journal.put("max_tokens_per_batch", budget)
-    return budget
+    free = process_share(device, num_processes)
+    check_memory(least_plan(needs, given.longest), free, device)
+    kept: int | None = journal.get("max_tokens_per_batch") if journal else None
+    budget = kept or config.max_tokens_per_batch
+    plan = plan_for(needs, free, device, longest=given.longest, max_tokens=budget)
+    if journal and not kept:
+        with journal.commit():
+            journal.put("max_tokens_per_batch", plan.max_tokens)
+    return plan
 
 
 def _write_outputs(

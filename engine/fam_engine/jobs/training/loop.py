@@ -19,6 +19,7 @@ from fam_engine.config import TrainConfig
 from fam_engine.errors import DivergedError
 from fam_engine.jobs.interrupts import Interrupted
 from fam_engine.jobs.scoring.stopwatch import Stopwatch
+from fam_engine.jobs.training.budget import MemoryPlan
 from fam_engine.jobs.training.checkpoints import Checkpoints, RunState
 from fam_engine.jobs.training.crashes import CrashWatch
 from fam_engine.jobs.training.divergence import DivergenceWatch, check_finite
@@ -59,6 +60,7 @@ class LoopParts:
         model: The model, its parameters fresh.
         train: What to train on.
         validation: What to judge by; None: nothing.
+        memory: What is planned for it.
         checkpoints: Where the run is kept.
         crashes: Told of what is computed.
         progress: Told of every step.
@@ -71,6 +73,7 @@ class LoopParts:
     model: TrainableModel
     train: Examples
     validation: Examples | None
+    memory: MemoryPlan
     checkpoints: Checkpoints
     crashes: CrashWatch
     progress: TrainProgress
@@ -83,14 +86,13 @@ class TrainingLoop:
 
     Args:
         parts: What it works with.
-        max_tokens: Token budget of a micro-batch.
 
     Raises:
         DeviceError: The optimizer cannot run here.
         CorruptStateError: There are checkpoints, and none reads back.
     """
 
-    def __init__(self, parts: LoopParts, max_tokens: int) -> None:
+    def __init__(self, parts: LoopParts) -> None:
         config = parts.config
         self._parts = parts
         self._order = StepOrder(parts.train.entries, batch_size=config.batch_size, seed=config.seed)
@@ -108,7 +110,9 @@ class TrainingLoop:
         self._optimizer = AdamW(
             config.optimizer, parts.model.parameters, weight_decay=config.weight_decay
         )
-        self._state = self._first_state(max_tokens)
+        self._state = self._first_state()
+        # Of the plan only the token budget is kept in checkpoints: the layers change no bit.
+        self._plan = replace(parts.memory.step, max_tokens=self._state.max_tokens_per_batch)
         self._saved_step = self._state.step
         self._watch = DivergenceWatch(self._state.recent_nll, self._state.lowest_nll)
 
@@ -152,25 +156,29 @@ class TrainingLoop:
     def _step(self, log: TrainingLog | SilentLog) -> None:
         watch = Stopwatch()
         entries = self._order.step_entries(self._state.step)
-        report, max_tokens = self._learn(entries, log)
+        report = self._learn(entries, log)
         number = report.step
         validation = self._validate(number) if self._is_validation_due(number) else None
         report = replace(report, seconds=watch.seconds(), validation_loss=validation)
-        self._state = self._after(report, max_tokens)
+        self._state = self._after(report)
         log.write(report)
         is_best = validation is not None and self._state.best_step == number
         if is_best or self._is_done() or number % self._parts.config.save_every == 0:
             self._save(log)
         self._tell(report, entries)
 
-    def _learn(self, entries: Entries, log: TrainingLog | SilentLog) -> tuple[StepReport, int]:
-        """Move the parameters once; give what is to be told, and the token budget that fitted."""
+    def _learn(self, entries: Entries, log: TrainingLog | SilentLog) -> StepReport:
+        """Move the parameters once; give what is to be told."""
         state = self._state
         number = state.step + 1
         with self._parts.crashes.noted(replace(self._parts.train, entries=entries)):
-            found, fitted = self._gradients.step(state.step, entries, state.max_tokens_per_batch)
-        if fitted != state.max_tokens_per_batch:
-            self._parts.progress.note(f"memory ran out: {fitted} tokens a batch from here on")
+            found, fitted = self._gradients.step(state.step, entries, self._plan)
+        if fitted != self._plan:
+            self._plan = fitted
+            self._parts.progress.note(
+                f"memory ran out: from here on {fitted.max_tokens} tokens a batch, {fitted.num_whole} "
+                f"of {self._parts.memory.num_layers} layers keep their activations"
+            )
         grad_norm = self._optimizer.clip_grad_norm(self._parts.config.max_grad_norm)
         report = StepReport(
             step=number,
@@ -188,14 +196,14 @@ class TrainingLoop:
             log.write(replace(report, diverged=error.message))
             raise
         self._optimizer.step(self._schedule.learning_rate(state.step))
-        return report, fitted
+        return report
 
-    def _after(self, report: StepReport, max_tokens: int) -> RunState:
+    def _after(self, report: StepReport) -> RunState:
         """Give the counters after a step."""
         state = replace(
             self._state,
             step=report.step,
-            max_tokens_per_batch=max_tokens,
+            max_tokens_per_batch=self._plan.max_tokens,
             tokens=self._state.tokens + report.tokens,
             seconds=self._state.seconds + report.seconds,
             recent_nll=tuple(self._watch.recent),
@@ -226,36 +234,36 @@ class TrainingLoop:
 
     def _validate(self, step: int) -> float:
         assert self._parts.validation is not None
-        budget = self._state.max_tokens_per_batch
         with self._parts.crashes.noted(self._parts.validation):
             loss = validation_loss(
-                self._parts.model, self._parts.validation, budget, self._parts.peers
+                self._parts.model, self._parts.validation, self._plan.max_tokens, self._parts.peers
             )
         check_finite(step, "validation loss", loss)
         self._parts.progress.note(f"step {step}: validation loss {loss:.4f} nats a token")
         return loss
 
     def _try_out(self, examples: Examples) -> None:
-        """Compute examples as a step does, and forget it."""
-        config, state = self._parts.config, self._state
+        """Compute examples as a step does and as validation does, which is another path, and forget it."""
+        config = self._parts.config
         if self._parts.peers.size == 1:  # the others wait, and cannot be asked
             self._parts.check()
         gradients = GradientMaker(
             self._parts.model, examples, loss_settings(config), seed=config.seed
         )
-        gradients.step(state.step, examples.entries, state.max_tokens_per_batch)
+        gradients.step(self._state.step, examples.entries, self._plan)
         self._optimizer.zero_grad()
+        validation_loss(self._parts.model, examples, self._plan.max_tokens)
 
     # -- keeping ---------------------------------------------------------------------------------
 
-    def _first_state(self, max_tokens: int) -> RunState:
+    def _first_state(self) -> RunState:
         """Take over the newest checkpoint, or begin."""
         peers, checkpoints = self._parts.peers, self._parts.checkpoints
         found = checkpoints.latest(self._parts.progress.note) if peers.rank == 0 else None
         # Which one it is the first process says, so that all begin with the same.
         step = peers.share(found.state.step if found else None)
         if step is None:
-            return RunState(step=0, max_tokens_per_batch=max_tokens)
+            return RunState(step=0, max_tokens_per_batch=self._parts.memory.max_tokens)
         found = found or checkpoints.read(step)
         load_parameters(self._parts.model.parameters, found.parameters)
         self._optimizer.load_state(found.optimizer)

@@ -1,28 +1,29 @@
 """One step's gradients: its entries in micro-batches, exactly as if they were one batch.
 
-In: entries, a token budget. Out: gradients on the parameters and what the step's loss was. Every micro-batch's sum of
+In: entries, a plan. Out: gradients on the parameters and what the step's loss was. Every micro-batch's sum of
 weighted losses is divided by the supervised tokens of the whole step, so any split gives the same loss and gradients
 (but for rounding). Dividing by those of the micro-batch, as many trainers did, gives short answers more weight. Several
 processes compute a micro-batch each at a time, and add their sums and gradients at the end.
+
+Where memory runs out the step is done again: first with fewer layers that keep their activations, which changes no bit
+of the result; once none does, with smaller micro-batches, which rounds otherwise.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from fam_engine._rust_tokenize import pack_batch, plan_batches
 from fam_engine.data.packing import PackedBatch
 from fam_engine.errors import DeviceError
+from fam_engine.jobs.training.budget import TOKENS_APART, StepPlan
 from fam_engine.jobs.training.examples import Examples
 from fam_engine.jobs.training.losses import NEEDS_BASE, LossSettings, token_weights
 from fam_engine.jobs.training.order import Entries, dropout_seed
 from fam_engine.jobs.training.peers import ALONE, Peers
 from fam_engine.model.trainable import TrainableModel
-
-# Batches are padded to a multiple of so many tokens.
-_TOKENS_APART = 64
 
 
 @dataclass(frozen=True)
@@ -68,42 +69,45 @@ class GradientMaker:
         self._seed = seed
         self._peers = peers
 
-    def step(self, step: int, entries: Entries, max_tokens: int) -> tuple[StepLoss, int]:
+    def step(self, step: int, entries: Entries, plan: StepPlan) -> tuple[StepLoss, StepPlan]:
         """Add the gradients of a step to the parameters.
 
         Args:
             step: Its number, from 0.
             entries: Its entries.
-            max_tokens: Token budget of a micro-batch.
+            plan: How to compute it.
 
         Returns:
-            What was found, and the budget that fitted in memory: halved as often as need be.
+            What was found, and the plan that fitted in memory.
 
         Raises:
             DeviceError: One entry alone does not fit, or several tiny ones at the least budget.
         """
         while True:
-            batches = shared_out(self._examples, entries, max_tokens, self._peers.size)
-            found = self._try(step, entries, batches)
+            batches = shared_out(self._examples, entries, plan.max_tokens, self._peers.size)
+            found = self._try(step, entries, batches, plan.num_whole)
             if found is not None:
-                return found, max_tokens
-            if max_tokens <= _TOKENS_APART or all(len(batch) == 1 for batch in batches):
+                return found, plan
+            is_least = plan.max_tokens <= TOKENS_APART or all(len(batch) == 1 for batch in batches)
+            if is_least and not plan.num_whole:
                 raise DeviceError(
                     "the smallest micro-batch does not fit in memory",
                     code="E_OOM_RECORD",
                     where=f"step {step + 1}",
                     hint="lower --max-length or --rank",
                 )
-            max_tokens = max(_TOKENS_APART, max_tokens // 2)
+            plan = _lowered(plan)
 
-    def _try(self, step: int, entries: Entries, batches: list[Entries]) -> StepLoss | None:
+    def _try(
+        self, step: int, entries: Entries, batches: list[Entries], num_whole: int
+    ) -> StepLoss | None:
         """Compute a step; None if some process ran out of memory, and then no gradient is left."""
         num_targets = self._examples.num_targets(entries)
         sums, parameters = torch.zeros(3, dtype=torch.float64), self._model.parameters.values()
         is_short = False
         try:
             for number, batch in self._peers.own(list(enumerate(batches))):
-                sums += self._micro_batch(step, number, batch, num_targets)
+                sums += self._micro_batch(step, number, batch, num_targets, num_whole)
         except torch.OutOfMemoryError:
             is_short = True
         told = self._peers.gather([*sums.tolist(), is_short])
@@ -119,17 +123,28 @@ class GradientMaker:
         return StepLoss(loss, nll, kept, num_targets)
 
     def _micro_batch(
-        self, step: int, number: int, entries: Entries, num_targets: int
+        self, step: int, number: int, entries: Entries, num_targets: int, num_whole: int
     ) -> torch.Tensor:
         """Add a micro-batch's gradients; give its sums of weighted loss, surprisal and weight."""
         batch = PackedBatch(**pack_batch(self._examples.spool, entries))
-        nll_R = self._model.token_nll(batch, dropout_seed=dropout_seed(self._seed, step, number))
+        # Before the step, so that nothing is kept for its backward pass meanwhile.
         base_R = self._model.base_token_nll(batch) if self._loss.loss in NEEDS_BASE else None
-        weights_R = token_weights(nll_R.detach(), base_R, self._loss)
-        total = (weights_R * nll_R).sum()
-        (total / num_targets).backward()
-        sums = torch.stack([total.detach(), nll_R.detach().sum(), weights_R.sum()])
+        nll_R = self._model.forward_backward(
+            batch,
+            lambda nll_R: token_weights(nll_R, base_R, self._loss) / num_targets,
+            dropout_seed=dropout_seed(self._seed, step, number),
+            num_whole=num_whole,
+        )
+        weights_R = token_weights(nll_R, base_R, self._loss)
+        sums = torch.stack([(weights_R * nll_R).sum(), nll_R.sum(), weights_R.sum()])
         return sums.to("cpu", torch.float64)
+
+
+def _lowered(plan: StepPlan) -> StepPlan:
+    """Give the next plan that takes less memory."""
+    if plan.num_whole:
+        return replace(plan, num_whole=plan.num_whole // 2)
+    return replace(plan, max_tokens=max(TOKENS_APART, plan.max_tokens // 2))
 
 
 def _gradient(parameter: torch.Tensor) -> torch.Tensor:
@@ -157,10 +172,10 @@ def shared_out(
     if num_processes == 1:
         return batches
     most = -(-len(batches) // num_processes) * num_processes
-    low, high = 1, max_tokens // _TOKENS_APART
+    low, high = 1, max_tokens // TOKENS_APART
     while low < high:
         middle = (low + high) // 2
-        smaller = micro_batches(examples, entries, middle * _TOKENS_APART)
+        smaller = micro_batches(examples, entries, middle * TOKENS_APART)
         if len(smaller) <= most:
             batches, high = smaller, middle
         else:

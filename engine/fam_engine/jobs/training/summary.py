@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from fam_engine.jobs.running import dtype_name, peak_memory
@@ -50,7 +51,7 @@ def summarize_run(
         "training": _training(parts, state, [line for line in lines if line["step"] > 0]),
         "validation": validation,
         "remarks": _remarks(validation, flags, parts.model.spec),
-        "performance": _performance(state, seconds, parts.peers.size),
+        "performance": _performance(parts, state, seconds),
         "settings": _settings(parts, data),
         "key": data.journal.get("key"),
     }
@@ -142,13 +143,14 @@ def _remarks(
     return remarks
 
 
-def _performance(state: RunState, seconds: float, num_processes: int) -> dict[str, float]:
+def _performance(parts: LoopParts, state: RunState, seconds: float) -> dict[str, Any]:
     return {
-        "num_processes": num_processes,
+        "num_processes": parts.peers.size,
         "seconds_total": seconds,
         "seconds_training": state.seconds,
         "supervised_tokens_per_second": state.tokens / max(state.seconds, 1e-9),
         **peak_memory(),
+        "memory_plan": asdict(parts.memory),
     }
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import torch
 
 from fam_engine.config import TrainConfig
-from fam_engine.jobs.random_model import random_decoder, with_all_layers
+from fam_engine.jobs.random_model import random_decoder
 from fam_engine.jobs.scoring.stopwatch import Stopwatch
+from fam_engine.jobs.training.budget import StepPlan
 from fam_engine.jobs.training.examples import Examples
 from fam_engine.jobs.training.losses import LossSettings
 from fam_engine.jobs.training.order import Entries
@@ -29,6 +30,7 @@ def seconds_a_token(
     examples: Examples,
     entries: Entries,
     *,
+    num_whole: int,
     spec: LoraSpec,
     loss: LossSettings,
     dtype: torch.dtype,
@@ -41,6 +43,7 @@ def seconds_a_token(
         model: The model's shape.
         examples: What is trained on.
         entries: The micro-batch.
+        num_whole: How many of the model's layers keep their activations.
         spec: The adapter's form.
         loss: Which loss.
         dtype: Compute dtype.
@@ -49,20 +52,25 @@ def seconds_a_token(
     Returns:
         Seconds a token (prompts counted for every entry) through all layers and the head.
     """
-    times = []
-    for num_layers in (1, 2):
+
+    def seconds(num_layers: int, num_whole: int) -> float:
         decoder = random_decoder(model, num_layers, config.precision, dtype, device)
-        trainable = TrainableModel(decoder, spec, seed=0)
-        maker = GradientMaker(trainable, examples, loss, seed=0)
-        times.append(min(_time(maker, entries, device) for _ in range(_ROUNDS)))
-    one, two = times
-    return with_all_layers(model, one, two) / examples.num_tokens(entries)
+        maker = GradientMaker(TrainableModel(decoder, spec, seed=0), examples, loss, seed=0)
+        # All entries are to be one micro-batch.
+        plan = StepPlan(1 << 40, num_whole)
+        return min(_time(maker, entries, plan, device) for _ in range(_ROUNDS))
+
+    num_again = model.num_layers - max(num_whole, 1)
+    one = seconds(1, 1)
+    total = one + (model.num_layers - 1 - num_again) * max(seconds(2, 2) - one, 0.0)
+    if num_again:
+        total += num_again * max(seconds(2, 1) - one, 0.0)
+    return total / examples.num_tokens(entries)
 
 
-def _time(maker: GradientMaker, entries: Entries, device: torch.device) -> float:
+def _time(maker: GradientMaker, entries: Entries, plan: StepPlan, device: torch.device) -> float:
     watch = Stopwatch()
-    # All entries are to be one micro-batch.
-    maker.step(0, entries, 1 << 40)
+    maker.step(0, entries, plan)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return watch.seconds()

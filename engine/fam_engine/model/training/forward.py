@@ -1,6 +1,8 @@
-"""The decoder with gradients: packed token ids in, hidden states of the rows that predict out.
+"""The decoder as torch can differentiate it: packed token ids in, hidden states of the rows that predict out.
 
 In: a `PackedBatch` and weights, with an adapter or without. Out: hidden_RD after the final norm.
+This is the plain path. Training steps take `planned`, whose gradients the tests hold to these; a run itself
+only asks this one for losses without gradient, of validation and of the base.
 The computation is `Decoder.hidden_rows`, layer by layer; only what is written differs, because
 nothing may be overwritten that a backward pass reads.
 
@@ -89,18 +91,18 @@ class TrainingForward:
 
     Args:
         config: Its shape.
-        weights: Its weights; their sizes set the scratch memory.
+        scratch: Where one of its matrices at a time is made ready.
         dtype: The compute dtype.
         device: Where.
     """
 
     def __init__(
-        self, config: ModelConfig, weights: Weights, *, dtype: torch.dtype, device: torch.device
+        self, config: ModelConfig, scratch: ops.Scratch, *, dtype: torch.dtype, device: torch.device
     ) -> None:
         self._config = config
         self._dtype = dtype
         self._device = device
-        self._scratch = ops.Scratch(weights, dtype=dtype, device=device)
+        self._scratch = scratch
         wide = torch.promote_types(dtype, torch.float32)
         self._attention_dtype = attention_dtype(dtype, device)
         self._rope = RopeTables(config.rope, config.head_dim, dtype=wide, device=device)

@@ -1,7 +1,7 @@
 """How many layers can keep their activations: what memory a micro-batch takes, from shapes alone.
 
 In: the model's shape, the adapter's form, tokens, bytes that are free. Out: the number of layers that
-keep WHOLE (see `layer`). The same input gives the same number, on any machine.
+keep WHOLE (see `layer`), and the scratch memory of the step. The same input gives the same number, on any machine.
 
 A value kept saves the same arithmetic in whichever layer it is kept, so there is nothing to choose but
 how many. At the peak every layer holds its input; k layers, or the one computed again, hold the rest;
@@ -22,6 +22,7 @@ from typing import Final
 
 import torch
 
+from fam_engine.model.checkpoint import linear_shapes
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.lora import SOURCES, LoraSpec
 from fam_engine.model.training.augmented import RANK_ALIGNMENT
@@ -118,6 +119,23 @@ def whole_layers(each: TokenBytes, *, num_layers: int, num_tokens: int, free: in
     if free < one:
         return 0
     return min(num_layers, 1 + (free - one) // (num_tokens * each.whole))
+
+
+def scratch_bytes(config: ModelConfig, spec: LoraSpec, *, dtype: torch.dtype) -> int:
+    """Give the memory in which one matrix at a time stands beside its adapter (`augmented`).
+
+    Args:
+        config: The model's shape.
+        spec: The adapter's form.
+        dtype: The compute dtype.
+    """
+    shapes = linear_shapes(config)
+    sizes = []
+    for sources in SOURCES.values():
+        n, k = sum(shapes[source][0] for source in sources), shapes[sources[0]][1]
+        r = _ranks(spec, sources)
+        sizes.append(max(n * (k + r), (n + r) * k))
+    return max(sizes) * dtype.itemsize
 
 
 def _ranks(spec: LoraSpec, sources: tuple[str, ...]) -> int:

@@ -1,0 +1,91 @@
+"""What training would take on GPUs of common sizes, whether this machine has one or not.
+
+In: the model's shape, the settings, the longest record. Out: a plan for each size, made by the function that plans a
+run. From shapes alone: nothing is loaded and no GPU asked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from fam_engine.config import TrainConfig
+from fam_engine.jobs.training.budget import least_plan, memory_needs, plan_for
+from fam_engine.model.config import ModelConfig
+from fam_engine.model.loading import choose_compute_dtype
+from fam_engine.model.lora import LoraSpec
+
+CARD_SIZES: Final = (8, 12, 16, 24)
+# A card sold as n GB has n GiB. This is an allowance for what screen, driver, CUDA's context and cuBLAS take of it; not
+# measured.
+_TAKEN_BYTES = 768 << 20
+
+
+@dataclass(frozen=True)
+class CardPlan:
+    """Training on one card with nothing else on it, estimated.
+
+    Attributes:
+        gigabytes: Its size.
+        fits: Whether the model, and the longest record in a micro-batch of its own, fit at all.
+        max_tokens: Token budget of a micro-batch.
+        num_whole: Layers that keep their activations.
+        num_layers: All layers.
+        total: Bytes taken.
+    """
+
+    gigabytes: int
+    fits: bool
+    max_tokens: int
+    num_whole: int
+    num_layers: int
+    total: int
+
+
+def plan_cards(
+    config: TrainConfig, model: ModelConfig, spec: LoraSpec, longest: int
+) -> list[CardPlan]:
+    """Plan for every size.
+
+    Args:
+        config: The settings.
+        model: The model's shape.
+        spec: The adapter's form.
+        longest: Tokens of the longest record.
+    """
+    device = torch.device("cuda")
+    needs = memory_needs(
+        model,
+        spec,
+        precision=config.precision,
+        compute_dtype=_card_dtype(config, device),
+        device=device,
+        optimizer=config.optimizer,
+    )
+    least = least_plan(needs, longest)
+    cards = []
+    for gigabytes in CARD_SIZES:
+        free = gigabytes * 2**30 - _TAKEN_BYTES
+        plan = plan_for(
+            needs, free, device, longest=longest, max_tokens=config.max_tokens_per_batch
+        )
+        cards.append(
+            CardPlan(
+                gigabytes=gigabytes,
+                fits=least.total <= free,
+                max_tokens=plan.max_tokens,
+                num_whole=plan.num_whole,
+                num_layers=plan.num_layers,
+                total=plan.total,
+            )
+        )
+    return cards
+
+
+def _card_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
+    """Give the compute dtype on any card of the last years: they all multiply bf16."""
+    if config.compute_dtype == "auto" and config.precision != "fp32":
+        return torch.bfloat16
+    return choose_compute_dtype(config.compute_dtype, precision=config.precision, device=device)
