@@ -219,7 +219,6 @@ class OursTraining:
         """Plan from what the process may still have: how many layers keep their activations."""
         import torch
 
-        from fam_engine.model.training.forward import attention_dtype
         from fam_engine.model.training.recomputation import token_bytes, whole_layers
 
         dtype, place = self.decoder.compute_dtype, self.decoder.device
@@ -227,7 +226,7 @@ class OursTraining:
             self.decoder.config,
             self.spec,
             dtype=dtype,
-            attention_dtype=attention_dtype(dtype, place),
+            device=place,
         )
         if self.device != "cuda":
             return self.decoder.config.num_layers

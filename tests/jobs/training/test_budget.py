@@ -13,7 +13,6 @@ from fam_engine.config import TrainConfig
 from fam_engine.errors import DeviceError
 from fam_engine.jobs.training import budget
 from fam_engine.jobs.training.budget import (
-    CONSTANT_BYTES,
     MemoryNeeds,
     MemoryPlan,
     check_memory,
@@ -72,10 +71,12 @@ def test_needs_add_up(tiny_model: Path) -> None:
     spec = LoraSpec(rank=2, alpha=8.0, dropout=0.0, target_modules=("q_proj",), use_rslora=False)
     config = ModelConfig.from_folder(tiny_model)
     needs = needs_of(config, spec)
-    # Two layers, rank 2, A of 64 columns and B of 64 rows: value and gradient in 4 bytes each.
-    assert needs.adapter == 2 * 2 * (64 + 64) * 8
-    assert needs.optimizer == needs.adapter
-    assert needs_of(config, spec, optimizer="adamw8bit").optimizer == needs.adapter // 4
+    # Two layers, rank 2, A of 64 columns and B of 64 rows: value, gradient and copy in 4 bytes each.
+    trained = 2 * 2 * (64 + 64)
+    assert needs.adapter == trained * 12
+    assert needs_of(config, spec, compute_dtype=torch.bfloat16).adapter == trained * 10
+    assert needs.optimizer == trained * 8
+    assert needs_of(config, spec, optimizer="adamw8bit").optimizer == trained * 2
     # q, k, v, o and gate, up, down of two layers, embeddings and head, 4 bytes each.
     matrices = 2 * (64 * 64 * 2 + 2 * 64 * 32 + 3 * 64 * 128) + 2 * 258 * 64
     assert needs.weights == 4 * matrices
@@ -83,9 +84,8 @@ def test_needs_add_up(tiny_model: Path) -> None:
     parts = (plan.weights, plan.scratch, plan.adapter, plan.optimizer, plan.activations)
     assert plan.total == sum(parts)
     assert plan.activations == needs.activations(128, 2)
-    assert needs.activations(256, 1) - CONSTANT_BYTES == 2 * (
-        needs.activations(128, 1) - CONSTANT_BYTES
-    )
+    constant = needs.each.constant
+    assert needs.activations(256, 1) - constant == 2 * (needs.activations(128, 1) - constant)
 
 
 @pytest.mark.parametrize("target_modules", [("q_proj", "v_proj"), ("up_proj",), ("down_proj",)])

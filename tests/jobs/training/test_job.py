@@ -177,7 +177,7 @@ def test_a_job_goes_on_to_the_same_bits_where_less_memory_is_free(
     # What is needed without one layer kept, and half of one layer: of the room a plan takes half.
     plan = budget.MemoryPlan(**whole)
     least = replace(plan, activations=0).total + 2 * plan.activations
-    needs = plan.activations - budget.CONSTANT_BYTES
+    needs = plan.activations - (64 << 20)
     monkeypatch.setattr(budget, "free_bytes", lambda _: least - needs // 2)
     again = train(**changes).summary["performance"]["memory_plan"]
     assert (whole["num_whole"], again["num_whole"]) == (2, 1)

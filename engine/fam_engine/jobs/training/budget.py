@@ -23,9 +23,7 @@ from fam_engine.model.checkpoint import linear_shapes
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.lora import LoraSpec
 from fam_engine.model.memory import free_bytes, weight_bytes
-from fam_engine.model.training.forward import attention_dtype
 from fam_engine.model.training.recomputation import (
-    CONSTANT_BYTES,
     TokenBytes,
     activation_bytes,
     scratch_bytes,
@@ -42,7 +40,7 @@ _ENOUGH_TOKENS = {"cpu": 1024, "cuda": 2048}
 # Part of what is left beside weights, adapter and optimizer that activations may take. A GPU's allocator leaves gaps;
 # a CPU's memory is others' too, and whoever takes the last of it is killed.
 _SHARE_OF_ROOM = {"cpu": 0.5, "cuda": 0.9}
-# Of a parameter: value and gradient in fp32, then two moments.
+# Of a parameter: value and gradient in fp32, beside its copy in the compute dtype; then two moments.
 _VALUE_BYTES = 8
 _MOMENT_BYTES = {"adamw": 8, "adamw8bit": 2}
 
@@ -67,7 +65,7 @@ class MemoryNeeds:
     Attributes:
         weights: Of the frozen model, and the scratch memory validation and the base's losses use.
         scratch: Of the step: one matrix with its adapter beside it.
-        adapter: The trained parameters and their gradients.
+        adapter: The trained parameters, their gradients and their copies to compute with.
         optimizer: Its moments.
         each: What a token of a micro-batch takes.
         num_layers: The model's layers.
@@ -147,13 +145,13 @@ def memory_needs(
     return MemoryNeeds(
         weights=weight_bytes(config, precision, compute_dtype),
         scratch=scratch_bytes(config, spec, dtype=compute_dtype),
-        adapter=trained * _VALUE_BYTES,
+        adapter=trained * (_VALUE_BYTES + compute_dtype.itemsize),
         optimizer=trained * _MOMENT_BYTES[optimizer],
         each=token_bytes(
             config,
             spec,
             dtype=compute_dtype,
-            attention_dtype=attention_dtype(compute_dtype, device),
+            device=device,
         ),
         num_layers=config.num_layers,
     )
@@ -249,8 +247,8 @@ def _default_tokens(needs: MemoryNeeds, room: int, device: torch.device) -> int:
     """Choose the token budget of a micro-batch, a multiple of 64 tokens."""
 
     def fitting(num_whole: int) -> int:
-        a_token = needs.activations(1, num_whole) - CONSTANT_BYTES
-        return (room - CONSTANT_BYTES) // a_token
+        a_token = needs.activations(1, num_whole) - needs.each.constant
+        return (room - needs.each.constant) // a_token
 
     tokens = max(fitting(needs.num_layers), min(fitting(0), _ENOUGH_TOKENS[device.type]))
     tokens = min(tokens, _MOST_TOKENS[device.type])

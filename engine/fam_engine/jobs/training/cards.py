@@ -7,7 +7,6 @@ run. From shapes alone: nothing is loaded and no GPU asked.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 
@@ -16,11 +15,7 @@ from fam_engine.jobs.training.budget import least_plan, memory_needs, plan_for
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.loading import choose_compute_dtype
 from fam_engine.model.lora import LoraSpec
-
-CARD_SIZES: Final = (8, 12, 16, 24)
-# A card sold as n GB has n GiB. This is an allowance for what screen, driver, CUDA's context and cuBLAS take of it; not
-# measured.
-_TAKEN_BYTES = 768 << 20
+from fam_engine.model.memory import CARDS, CONTEXT_BYTES
 
 
 @dataclass(frozen=True)
@@ -66,8 +61,8 @@ def plan_cards(
     )
     least = least_plan(needs, longest)
     cards = []
-    for gigabytes in CARD_SIZES:
-        free = gigabytes * 2**30 - _TAKEN_BYTES
+    for gigabytes in CARDS:
+        free = gigabytes * 2**30 - CONTEXT_BYTES
         plan = plan_for(
             needs, free, device, longest=longest, max_tokens=config.max_tokens_per_batch
         )

@@ -26,22 +26,28 @@ from fam_engine.model.checkpoint import linear_shapes
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.lora import SOURCES, LoraSpec
 from fam_engine.model.training.augmented import RANK_ALIGNMENT
+from fam_engine.model.training.forward import attention_dtype
 
-# Tiles of logits and of the head in fp32, wide copies of chunks of rows.
-CONSTANT_BYTES: Final = 64 << 20
+# On a CPU: tiles of logits and of the head in fp32, wide copies of chunks of rows.
+_CPU_BYTES: Final = 64 << 20
+# On a GPU: the tile of logits of `linear_cross_entropy`, so many bytes or so many rows, whichever is more.
+_TILE_BYTES: Final = 640 << 20
+_TILE_ROWS: Final = 1024
 
 
 @dataclass(frozen=True)
 class TokenBytes:
-    """What a token takes, bytes.
+    """What a token takes, bytes, and what a micro-batch takes beside its tokens.
 
     Attributes:
+        constant: Of a micro-batch of any size.
         input: Of a layer that keeps its input, and S of `down`, only.
         whole: Of a layer that keeps everything, beside its input.
         working: Of the backward pass of one layer, beside what it kept.
         head: Of losses and their gradient.
     """
 
+    constant: int
     input: int
     whole: int
     working: int
@@ -49,17 +55,20 @@ class TokenBytes:
 
 
 def token_bytes(
-    config: ModelConfig, spec: LoraSpec, *, dtype: torch.dtype, attention_dtype: torch.dtype
+    config: ModelConfig, spec: LoraSpec, *, dtype: torch.dtype, device: torch.device
 ) -> TokenBytes:
     """Give what a token takes.
+
+    Keys of prompts that siblings share are gathered for attention on a GPU; they are not counted.
 
     Args:
         config: The model's shape.
         spec: The adapter's form.
         dtype: The compute dtype.
-        attention_dtype: What attention computes in (`forward.attention_dtype`).
+        device: Where.
     """
     c, size, wide = config, dtype.itemsize, torch.promote_types(dtype, torch.float32).itemsize
+    on_gpu, in_attention = device.type == "cuda", attention_dtype(dtype, device)
     mixed, features = c.num_attention_heads * c.head_dim, c.intermediate_size
     qkv = mixed + 2 * c.num_key_value_heads * c.head_dim
     ranks = {name: _ranks(spec, sources) for name, sources in SOURCES.items()}
@@ -71,14 +80,17 @@ def token_bytes(
     # Gradient of the stream, it with dS, that of the mixed values; gradients of q, k, v; gate and up
     # are given up by then.
     attention = 2 * stream + ranks["o"] + mixed - gate_up
-    attention_bytes = size * attention + attention_dtype.itemsize * qkv
-    if attention_dtype != dtype:
-        attention_bytes += attention_dtype.itemsize * (qkv + 2 * mixed)
+    attention_bytes = size * attention + in_attention.itemsize * qkv
+    if in_attention != dtype:
+        attention_bytes += in_attention.itemsize * (qkv + 2 * mixed)
+    if on_gpu:
+        # Flash attention sums gradients of queries in fp32, and has those of keys and values for each query head.
+        attention_bytes += (wide + 2 * size) * mixed
     # The last three are gone when gradients of q, k, v are written beside their dS, and x is normed.
-    products = (
-        size * (3 * stream + qkv + 2 * ranks["qkv"] - gate_up) + attention_dtype.itemsize * qkv
-    )
+    products = size * (3 * stream + qkv + 2 * ranks["qkv"] - gate_up) + in_attention.itemsize * qkv
+    tile = max(_TILE_BYTES, _TILE_ROWS * wide * c.vocab_size)
     return TokenBytes(
+        constant=tile if on_gpu else _CPU_BYTES,
         # S of `down` is kept with it.
         input=size * (stream + ranks["down"]),
         whole=size * whole + wide * c.num_attention_heads,
@@ -99,7 +111,7 @@ def activation_bytes(each: TokenBytes, *, num_layers: int, num_tokens: int, num_
     a_token = (
         num_layers * each.input + max(num_whole, 1) * each.whole + max(each.head, each.working)
     )
-    return CONSTANT_BYTES + num_tokens * a_token
+    return each.constant + num_tokens * a_token
 
 
 def whole_layers(each: TokenBytes, *, num_layers: int, num_tokens: int, free: int) -> int:
