@@ -477,6 +477,17 @@ def test_prompts_are_computed_in_batches_of_bounded_size(
     assert batches == [(1, 1500), (1, 600), (64, 1024), (8, 16)]
 
 
+def test_many_batches_are_read_one_after_another(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder, encoder = load("llama")
+    monkeypatch.setattr(batching, "BATCH_TOKENS", 3)
+    requests = random_requests([2] * 40)
+    few = Generator(decoder, encoder, max_slots=2)
+    found = by_sample(list(few.generate(requests, Sampling(max_new_tokens=1))))
+    assert sorted(found) == [(number, 0) for number in range(40)]
+
+
 def test_batches_are_filled_to_one_height() -> None:
     contexts = [np.arange(3, 3 + n, dtype=np.int32) for n in (5, 80)]
     for at_least, height in ((0, 128), (1024, 1024), (100, 128)):

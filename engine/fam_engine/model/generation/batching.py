@@ -101,7 +101,9 @@ class Run:
     ) -> None:
         self._model = model
         self._decoder = model.decoder
-        self._requests: Iterator[tuple[int, Request]] = enumerate(requests)
+        self._requests = enumerate(requests)
+        # The one that was read and left for the next batch of prompts.
+        self._held: list[tuple[int, Request]] = []
         self._sampling = sampling
         self._stops = StopStrings(sampling.stop + model.ends.texts)
         self._on_step = on_step
@@ -198,7 +200,8 @@ class Run:
         """Read requests and compute their prompts, as one batch."""
         asked: list[tuple[int, Request, int]] = []
         num_tokens = 0
-        for number, request in self._requests:
+        held, self._held = self._held, []
+        for number, request in chain(held, self._requests):
             limit = min(
                 self._sampling.max_new_tokens,
                 self._decoder.config.max_position_embeddings - len(request.context_ids),
@@ -208,7 +211,7 @@ class Run:
                 continue
             num_tokens += len(request.context_ids)
             if asked and num_tokens > BATCH_TOKENS:
-                self._requests = chain([(number, request)], self._requests)
+                self._held = [(number, request)]
                 break
             asked.append((number, request, limit))
             if len(asked) == BATCH_PROMPTS:
