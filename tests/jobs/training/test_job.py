@@ -18,6 +18,7 @@ from fam_engine.jobs.training.checkpoints import Checkpoints
 from fam_engine.jobs.training.loop import TrainingLoop
 from fam_engine.jobs.training.order import Entries
 from fam_engine.jobs.training.steps import GradientMaker, StepLoss
+from fam_engine.model.training.recomputation import CONSTANT_BYTES
 from tests.jobs.training.conftest import Train
 from tests.jobs.training.small_job import Notes, make_records, read_lines, write_records
 
@@ -177,7 +178,7 @@ def test_a_job_goes_on_to_the_same_bits_where_less_memory_is_free(
     # What is needed without one layer kept, and half of one layer: of the room a plan takes half.
     plan = budget.MemoryPlan(**whole)
     least = replace(plan, activations=0).total + 2 * plan.activations
-    needs = plan.activations - (64 << 20)
+    needs = plan.activations - CONSTANT_BYTES
     monkeypatch.setattr(budget, "free_bytes", lambda _: least - needs // 2)
     again = train(**changes).summary["performance"]["memory_plan"]
     assert (whole["num_whole"], again["num_whole"]) == (2, 1)

@@ -44,7 +44,7 @@ def test_float64_equals_autograd(
     batch, weights_R = pack_reference(entries), torch.cat(token_weights(entries))
     expected_R, expected = by_autograd(model, batch, weights_R)
     one_call()
-    monkeypatch.setattr(varlen_plan, "_KEYS_PER_TOKEN", keys_per_token)
+    monkeypatch.setattr(varlen_plan, "KEYS_PER_TOKEN", keys_per_token)
     num_calls = len(varlen.plan_steps(batch))
     assert (num_calls > 2) == (keys_per_token == 1)
     for num_whole in (0, decoder.config.num_layers):

@@ -13,6 +13,7 @@ never fewer than are enough to multiply at full speed, as long as those fit at a
 
 from __future__ import annotations
 
+import bisect
 from dataclasses import dataclass
 
 import torch
@@ -245,14 +246,16 @@ def _plan(needs: MemoryNeeds, num_tokens: int, max_tokens: int, num_whole: int) 
 
 def _default_tokens(needs: MemoryNeeds, room: int, device: torch.device) -> int:
     """Choose the token budget of a micro-batch, a multiple of 64 tokens."""
+    sizes = range(TOKENS_APART, _MOST_TOKENS[device.type] + 1, TOKENS_APART)
 
     def fitting(num_whole: int) -> int:
-        a_token = needs.activations(1, num_whole) - needs.each.constant
-        return (room - needs.each.constant) // a_token
+        def needed(num_tokens: int) -> int:
+            return needs.activations(num_tokens, num_whole)
+
+        return bisect.bisect_right(sizes, room, key=needed) * TOKENS_APART
 
     tokens = max(fitting(needs.num_layers), min(fitting(0), _ENOUGH_TOKENS[device.type]))
-    tokens = min(tokens, _MOST_TOKENS[device.type])
-    return max(1, tokens // TOKENS_APART) * TOKENS_APART
+    return max(tokens, TOKENS_APART)
 
 
 def _padded(num_tokens: int) -> int:

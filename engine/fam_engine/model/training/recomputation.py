@@ -7,7 +7,7 @@ A value kept saves the same arithmetic in whichever layer it is kept, so there i
 how many. At the peak every layer holds its input; k layers, or the one computed again, hold the rest;
 and either the head or one layer's backward pass has its working memory:
 
-    bytes = constant + T (L input + max(k, 1) whole + max(head, working))
+    bytes = constant + T (L input + max(k, 1) whole) + max(T head + tile, T working)
 
 An upper bound as to rows: it counts the last layer and the head for all T tokens. It knows nothing of
 allocators that leave gaps; what is free should be given less a margin.
@@ -28,30 +28,32 @@ from fam_engine.model.lora import SOURCES, LoraSpec
 from fam_engine.model.training.augmented import RANK_ALIGNMENT
 from fam_engine.model.training.forward import attention_dtype
 
-# On a CPU: tiles of logits and of the head in fp32, wide copies of chunks of rows.
-_CPU_BYTES: Final = 64 << 20
-# On a GPU: the tile of logits of `linear_cross_entropy`, so many bytes or so many rows, whichever is more.
+# Wide copies of chunks of rows; on a CPU also tiles of logits and of the head in fp32.
+CONSTANT_BYTES: Final = 64 << 20
+# The tile of logits of `linear_cross_entropy` on a GPU: so many bytes or so many rows, whichever is more.
 _TILE_BYTES: Final = 640 << 20
 _TILE_ROWS: Final = 1024
 
 
 @dataclass(frozen=True)
 class TokenBytes:
-    """What a token takes, bytes, and what a micro-batch takes beside its tokens.
+    """What a token takes, bytes.
 
     Attributes:
-        constant: Of a micro-batch of any size.
         input: Of a layer that keeps its input, and S of `down`, only.
         whole: Of a layer that keeps everything, beside its input.
         working: Of the backward pass of one layer, beside what it kept.
-        head: Of losses and their gradient.
+        head: Of losses and their gradient, beside the tile.
+        logits: In the tile of logits.
+        tile: All of that tile at most; 0 on a CPU, whose tile is counted with what is constant.
     """
 
-    constant: int
     input: int
     whole: int
     working: int
     head: int
+    logits: int
+    tile: int
 
 
 def token_bytes(
@@ -88,14 +90,15 @@ def token_bytes(
         attention_bytes += (wide + 2 * size) * mixed
     # The last three are gone when gradients of q, k, v are written beside their dS, and x is normed.
     products = size * (3 * stream + qkv + 2 * ranks["qkv"] - gate_up) + in_attention.itemsize * qkv
-    tile = max(_TILE_BYTES, _TILE_ROWS * wide * c.vocab_size)
+    logits = wide * c.vocab_size
     return TokenBytes(
-        constant=tile if on_gpu else _CPU_BYTES,
         # S of `down` is kept with it.
         input=size * (stream + ranks["down"]),
         whole=size * whole + wide * c.num_attention_heads,
         working=max(size * mlp, attention_bytes, products),
         head=stream * (3 * size + 2 * wide),
+        logits=logits,
+        tile=max(_TILE_BYTES, _TILE_ROWS * logits) if on_gpu else 0,
     )
 
 
@@ -108,10 +111,9 @@ def activation_bytes(each: TokenBytes, *, num_layers: int, num_tokens: int, num_
         num_tokens: Of the micro-batch.
         num_whole: Layers that keep everything.
     """
-    a_token = (
-        num_layers * each.input + max(num_whole, 1) * each.whole + max(each.head, each.working)
-    )
-    return each.constant + num_tokens * a_token
+    tile = min(num_tokens * each.logits, each.tile)
+    kept = num_tokens * (num_layers * each.input + max(num_whole, 1) * each.whole)
+    return CONSTANT_BYTES + kept + max(num_tokens * each.head + tile, num_tokens * each.working)
 
 
 def whole_layers(each: TokenBytes, *, num_layers: int, num_tokens: int, free: int) -> int:
