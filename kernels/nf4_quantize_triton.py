@@ -39,7 +39,9 @@ def _quantize(
     place = block[:, None] * SIZE + tl.arange(0, SIZE)[None, :]
     value = tl.load(weight + place, mask=inside[:, None], other=0.0).to(tl.float32)
     largest = tl.max(tl.abs(value), axis=1)
-    scaled = value * tl.div_rn(1.0, tl.maximum(largest, SMALLEST))[:, None]
+    # To some versions of Triton a plain number below fp32's normal ones is a double.
+    smallest = tl.full([], SMALLEST, tl.float32)
+    scaled = value * tl.div_rn(1.0, tl.maximum(largest, smallest))[:, None]
 
     index = tl.zeros((BLOCKS, SIZE), tl.int32)
     for number in tl.static_range(MIDDLES):
