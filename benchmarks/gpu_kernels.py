@@ -37,9 +37,11 @@ from fam_engine.kernels import (
     lora_backward_triton,
     nf4_dequantize_triton,
     nf4_linear_triton,
+    nf4_quantize_triton,
     qk_norm_rope_triton,
     rmsnorm_triton,
     sample_triton,
+    sum_rows_triton,
     swiglu_triton,
     varlen_attention,
 )
@@ -183,6 +185,11 @@ def _of_matrices(s: Shapes) -> Iterator[Case]:
                 )
 
             yield Case(f"nf4_dequantize {n}x{k}{name}", dense, packed + out.nbytes)
+        yield Case(
+            f"nf4_quantize {n}x{k}",
+            lambda out=out: nf4_quantize_triton.nf4_quantize(out),  # type: ignore[misc]
+            out.nbytes + n * k // 2 + n * k // 16,
+        )
         for m in (1, 8, 64):
             x, y = s.random(m, k), s.random(m, n)
 
@@ -292,6 +299,17 @@ def _of_training(s: Shapes) -> Iterator[Case]:
         ),
         grad.nbytes + 2 * inner.nbytes,
         4 * s.num_tokens * s.hidden * s.rank,
+    )
+    # Of every four rows two come from one place: a prompt that two answers read.
+    taken = s.num_tokens // 4
+    starts = torch.arange(s.num_tokens - taken + 1, dtype=torch.int32, device=s.device)
+    starts += starts.clamp(max=taken)
+    places = torch.arange(s.num_tokens, dtype=torch.int32, device=s.device)
+    summed = grad[taken:].clone()
+    yield Case(
+        "sum_rows",
+        lambda: sum_rows_triton.sum_rows(grad, places, starts, out_TW=summed),
+        grad.nbytes + summed.nbytes,
     )
     seed = s.random_ids(1 << 40, 1)
     yield Case(
