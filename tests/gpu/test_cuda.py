@@ -11,7 +11,7 @@ import torch
 from fam_engine import Scorer
 from fam_engine.embedded import DEMO_RECORDS
 from fam_engine.errors import DeviceError
-from fam_engine.model import ops
+from fam_engine.model import products
 from fam_engine.model.exactness import check_exact
 from fam_engine.model.loading import load_model
 from fam_engine.model.nf4 import quantize
@@ -109,19 +109,19 @@ def test_rows_of_products_of_one_height_are_independent(
     linear = Linear(weight=torch.randn(shape, device=device, dtype=dtype))
     norm = torch.ones(1, device=device)
     weights = Weights(embed_VD=norm, head_VD=norm, final_norm_D=norm, layers=())
-    scratch = ops.Scratch(weights, dtype=dtype, device=device, fixed_rows=ops.FIXED_ROWS)
-    x = torch.randn(3 * ops.FIXED_ROWS, inner, device=device, dtype=dtype)
+    scratch = products.Scratch(weights, dtype=dtype, device=device, fixed_rows=products.FIXED_ROWS)
+    x = torch.randn(3 * products.FIXED_ROWS, inner, device=device, dtype=dtype)
     residual = torch.randn(len(x), outer, device=device, dtype=dtype)
 
-    def products(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def both(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         total = residual[rows]
-        ops.linear_add_(total, x[rows], linear, scratch)
-        return ops.linear(x[rows], linear, scratch), total
+        products.linear_add_(total, x[rows], linear, scratch)
+        return products.linear(x[rows], linear, scratch), total
 
     every = torch.arange(len(x), device=device)
-    whole = products(every)
+    whole = both(every)
     for rows in (every.flip(0), every[torch.randperm(len(x), device=device)], every[777:1001]):
-        for ours, all_rows in zip(products(rows), whole, strict=True):
+        for ours, all_rows in zip(both(rows), whole, strict=True):
             assert torch.equal(ours, all_rows[rows])
 
 

@@ -189,7 +189,7 @@ def test_without_the_protections_bits_would_differ(
     kept = facts_of(decoder, entries)
     off_grid = [facts_of(decoder, [entry], grid=1)[0] for entry in entries]
     joint = [facts_joint(decoder, entry) for entry in entries]
-    # In bf16 the grid shows at larger shapes only, see `ops`; MKL in strict mode needs none.
+    # In bf16 the grid shows at larger shapes only, see `products`; MKL in strict mode needs none.
     needs_grid = compute_dtype == "fp32" and "STRICT" not in os.environ.get("MKL_CBWR", "")
     assert not needs_grid or not all(map(same_bits, kept, off_grid))
     assert not all(map(same_bits, kept, joint))

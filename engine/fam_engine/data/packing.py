@@ -24,7 +24,7 @@ from fam_engine._rust_tokenize import Spool
 from fam_engine._rust_tokenize import pack_sequences as pack_in_rust
 
 # T and R are multiples of this: matrix products then give each row the same bits whatever their
-# height (measured; see fam_engine.model.ops).
+# height (measured; see fam_engine.model.products).
 ROW_GRID: Final = 64
 NO_PARENT: Final = -1
 

@@ -38,7 +38,7 @@ import torch
 
 from fam_engine.data.packing import PackedBatch
 from fam_engine.errors import ModelRefusedError
-from fam_engine.model import ops
+from fam_engine.model import ops, products
 from fam_engine.model.checkpoint import Precision
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.rope import RopeTables
@@ -96,8 +96,8 @@ class Decoder:
         self.device = device
         self.exact = exact
         # A CPU needs no more for it than rows in multiples of 64.
-        fixed_rows = ops.FIXED_ROWS if exact and device.type != "cpu" else None
-        self._scratch = ops.Scratch(
+        fixed_rows = products.FIXED_ROWS if exact and device.type != "cpu" else None
+        self._scratch = products.Scratch(
             weights, dtype=compute_dtype, device=device, fixed_rows=fixed_rows
         )
         self._rope = RopeTables(
@@ -136,7 +136,7 @@ class Decoder:
         """
         return Decoder(
             self.config,
-            ops.made_ready(self.weights, dtype=self.compute_dtype),
+            products.made_ready(self.weights, dtype=self.compute_dtype),
             precision=self.precision,
             compute_dtype=self.compute_dtype,
             device=self.device,
@@ -146,10 +146,13 @@ class Decoder:
     @property
     def ready_bytes(self) -> int:
         """Return the bytes `made_ready` takes beside the weights as they are."""
-        return ops.num_unready(self.weights, dtype=self.compute_dtype) * self.compute_dtype.itemsize
+        return (
+            products.num_unready(self.weights, dtype=self.compute_dtype)
+            * self.compute_dtype.itemsize
+        )
 
     @property
-    def scratch(self) -> ops.Scratch:
+    def scratch(self) -> products.Scratch:
         """Return where it makes its matrices ready, for whoever computes between its batches."""
         return self._scratch
 
@@ -158,8 +161,8 @@ class Decoder:
         return self._scratch.dense(linear)
 
     def multiply(self, x: torch.Tensor, linear: Linear, features: slice) -> torch.Tensor:
-        """Give rows [M, K] times one of its matrices, adapter merged, as a pass does; see `ops.linear`."""
-        return ops.linear(x, linear, self._scratch, features=features)
+        """Give rows [M, K] times one of its matrices, adapter merged, as a pass does; see `products.linear`."""
+        return products.linear(x, linear, self._scratch, features=features)
 
     @torch.inference_mode()
     def hidden_rows(
@@ -253,8 +256,8 @@ class Decoder:
         """Run one layer; with `rows_R` only those rows go on after the keys and values."""
         x_QD = self._attention(layer, x_TD, tables, attend, rows_R)
         normed_QD = ops.rmsnorm(x_QD, layer.post_norm_D, eps=self.config.rms_norm_eps)
-        activated = ops.linear_swiglu(normed_QD, layer.gate_up, self._scratch)
-        ops.linear_add_(x_QD, activated, layer.down, self._scratch)
+        activated = products.linear_swiglu(normed_QD, layer.gate_up, self._scratch)
+        products.linear_add_(x_QD, activated, layer.down, self._scratch)
         return x_QD
 
     def _attention(
@@ -271,7 +274,7 @@ class Decoder:
         del normed_TD
         mixed = attend(query_QHd, kv_TG2d)
         x_QD = x_TD if rows_R is None else x_TD[rows_R]
-        ops.linear_add_(x_QD, mixed, layer.o, self._scratch)
+        products.linear_add_(x_QD, mixed, layer.o, self._scratch)
         return x_QD
 
     def _heads(
@@ -290,12 +293,12 @@ class Decoder:
         norms = self._head_norms(layer)
         cos_Td, sin_Td = tables
         if rows_R is None:
-            qkv = ops.linear(normed_TD, layer.qkv, self._scratch).unflatten(1, (-1, width))
+            qkv = products.linear(normed_TD, layer.qkv, self._scratch).unflatten(1, (-1, width))
             ops.qk_norm_rope(qkv[:, : heads + num_keys], cos_Td, sin_Td, norms=norms)
             return qkv[:, :heads], qkv[:, heads:]
         cut = heads * width
         query, kv = (
-            ops.linear(x, layer.qkv, self._scratch, features=part).unflatten(1, (-1, width))
+            products.linear(x, layer.qkv, self._scratch, features=part).unflatten(1, (-1, width))
             for x, part in ((normed_TD[rows_R], slice(0, cut)), (normed_TD, slice(cut, None)))
         )
         ops.qk_norm_rope(query, cos_Td[rows_R], sin_Td[rows_R], norms=norms)

@@ -3,12 +3,12 @@
 In: a decoder made with `exact`. Out: nothing, or a refusal. What makes bits depend on neighbours there, and what is
 done:
 
-- cuBLAS chooses its kernel, and with it the order of sums, by the number of rows. So each product has `ops.FIXED_ROWS`
+- cuBLAS chooses its kernel, and with it the order of sums, by the number of rows. So each product has `FIXED_ROWS`
   rows, the last one of a batch filled up with zeros (1024 rows on average: 6 % of a batch of 16,384 tokens), and NF4
   matrices of few rows take the same way. Whatever the budget, one shape a matrix is ever multiplied: a job that goes on
   with smaller batches when memory runs out, or a single record, has the same bits. Rejected: batches filled up to their
   budget, which another budget would change.
-- Partial sums of a split K may be added in bf16; `ops` forbids that, exact or not.
+- Partial sums of a split K may be added in bf16; `products` forbids that, exact or not.
 - The head has a fixed number of rows, or a kernel of ours whose rows know nothing of each other; so have the other
   kernels. Flash attention adds keys up in blocks counted from the first key of a record (`kernels.varlen_attention`).
   Where torch multiplies the head (its dtype is not that of the hidden states) the promise would not hold: refused.
@@ -28,7 +28,7 @@ from collections.abc import Iterator
 import torch
 
 from fam_engine.errors import DeviceError
-from fam_engine.model import ops
+from fam_engine.model import ops, products
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.weights import Linear
 
@@ -72,7 +72,7 @@ def _products(decoder: Decoder) -> Iterator[tuple[str, Linear, slice]]:
 def _rows_are_independent(decoder: Decoder, linear: Linear, features: slice) -> bool:
     """Multiply random rows, then in another order, then half of them beside zeros."""
     random = torch.Generator().manual_seed(0)
-    shape, num_rows = (ops.FIXED_ROWS, linear.in_features), ops.FIXED_ROWS
+    shape, num_rows = (products.FIXED_ROWS, linear.in_features), products.FIXED_ROWS
     x_MK = torch.randn(shape, generator=random).to(decoder.device, decoder.compute_dtype)
     order = torch.randperm(num_rows, generator=random).to(decoder.device)
     whole = decoder.multiply(x_MK, linear, features)

@@ -11,7 +11,7 @@ import torch
 
 from fam_engine.data.packing import ROW_GRID, Int32
 from fam_engine.measure.results import TokenFacts, TopTokens
-from fam_engine.model import ops
+from fam_engine.model import ops, products
 from fam_engine.model.ops import LinearLogprobs
 from fam_engine.model.varlen_plan import send
 
@@ -83,7 +83,7 @@ def top_tokens(
     """
     tops = []
     for hidden in hidden_RD.split(ROW_GRID):
-        logits_RV = ops.head_logits(hidden, head_VD)
+        logits_RV = products.head_logits(hidden, head_VD)
         values_RK, ids_RK = logits_RV.topk(count)
         # Summed in fp64, or tokens that are near each other would change places with those whose
         # log-probs `token_facts` computes.

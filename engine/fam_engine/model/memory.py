@@ -19,7 +19,7 @@ import torch
 
 from fam_engine.data.packing import ROW_GRID
 from fam_engine.model.config import ModelConfig
-from fam_engine.model.ops import mlp_rows
+from fam_engine.model.products import mlp_rows
 from fam_engine.model.varlen_plan import KEYS_PER_TOKEN
 
 # Memory of the cards people have, GiB.

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fam_engine.kernels import nf4_dequantize
-from fam_engine.model import ops
+from fam_engine.model import products
 from fam_engine.model.nf4 import quantize
 from fam_engine.model.training.augmented import (
     RANK_ALIGNMENT,
@@ -131,9 +131,9 @@ def test_rows_with_room_equal_rows_without(
         weight=(quantize(torch.randn(num_rows, num_columns)), quantize(torch.randn(5, num_columns)))
     )
     plain = torch.empty(num_rows + 5, num_columns, dtype=dtype)
-    ops.write_matrix(weight, plain)
+    products.write_matrix(weight, plain)
     torch.testing.assert_close(plain.double(), dense(weight).to(dtype).double(), rtol=0, atol=0)
     roomy = torch.zeros(num_rows + 5, num_columns + 16, dtype=dtype)
-    ops.write_matrix(weight, roomy[:, :num_columns])
+    products.write_matrix(weight, roomy[:, :num_columns])
     assert torch.equal(roomy[:, :num_columns], plain)
     assert not roomy[:, num_columns:].any()

@@ -2,7 +2,7 @@
 
 In: contexts. Out: for each the keys and values of every layer and the hidden state that predicts the
 first token. A prompt's attention is its own and the row count is on the grid, so on the CPU its bits
-do not depend on which prompts are computed with it (see `fam_engine.model.ops`). On a GPU products of
+do not depend on which prompts are computed with it (see `fam_engine.model.products`). On a GPU products of
 another height may take another kernel, so there all batches are filled up to one height; a prompt that
 is longer is a batch of its own. That a row then has the same bits wherever it lies is what products of
 one shape should give and the tests ask for; it has not been run on a GPU yet.

@@ -7,7 +7,7 @@ keep their place: so many steps can be asked for before anybody looks, and a GPU
 CUDA graph. A text that has ended goes on as a free slot does: computed, and seen by nobody.
 
 On a GPU with NF4 matrices a step has as few rows as a small grid allows, as bits there do not depend
-on the number of rows; elsewhere rows are filled up to the grid of 64 (see `fam_engine.model.ops`). The
+on the number of rows; elsewhere rows are filled up to the grid of 64 (see `fam_engine.model.products`). The
 head has 64 rows or more everywhere: a product of cuBLAS on a GPU.
 
 `CapturedStep` has not been run on a GPU yet. The same step without it is tested everywhere.
@@ -25,7 +25,7 @@ from typing import Any, Final
 import torch
 
 from fam_engine.data.packing import ROW_GRID
-from fam_engine.model import ops
+from fam_engine.model import ops, products
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.generation.cache import KVCache
 from fam_engine.model.generation.requests import Sampling
@@ -66,7 +66,7 @@ class Stepper:
         room = cache.prompt_capacity + cache.capacity
         self._rope = decoder.rope_tables(min(longest, room))
         like = torch.empty(0, dtype=decoder.compute_dtype, device=device)
-        self._has_few_rows = ops.takes_few_rows(decoder.weights, like)
+        self._has_few_rows = products.takes_few_rows(decoder.weights, like)
         # Not in fp64, whose choice asks the host.
         self._is_captured = like.is_cuda and ops.takes_triton(like)
         self._pool = torch.cuda.graph_pool_handle() if self._is_captured else None
@@ -161,7 +161,7 @@ class Stepper:
     def _choose(self, hidden_RD: torch.Tensor, uniform_S: torch.Tensor) -> torch.Tensor:
         """Choose a token for each of the first rows, as `begin` gives them."""
         count = len(uniform_S)
-        logits_RV = ops.head_logits(hidden_RD, self._decoder.weights.head_VD)[:count]
+        logits_RV = products.head_logits(hidden_RD, self._decoder.weights.head_VD)[:count]
         tokens_S, logprobs_S = choose(logits_RV, uniform_S, self._sampling)
         is_finite_S = hidden_RD[:count].isfinite().all(-1)
         return torch.stack((tokens_S.double(), logprobs_S, is_finite_S.double()))

@@ -31,7 +31,7 @@ from typing import Final
 
 import torch
 
-from fam_engine.model import ops
+from fam_engine.model import ops, products
 from fam_engine.model.training.functions import Dropout
 from fam_engine.model.weights import Linear, LoraPart
 
@@ -210,7 +210,7 @@ class AugmentedLinear:
         """Give [W sB], [N, K + R], valid until the scratch memory is used again."""
         n, k, r = self.out_features, self.in_features, self.rank
         matrix = scratch[: n * (k + r)].view(n, k + r)
-        ops.write_matrix(self._frozen, matrix[:, :k])
+        products.write_matrix(self._frozen, matrix[:, :k])
         scaled_B = matrix[:, k:].zero_()
         for source in self._sources:
             # Multiplied in B's dtype, rounded once.
@@ -222,7 +222,7 @@ class AugmentedLinear:
         """Give [W; A], [N + R, K], valid until the scratch memory is used again."""
         n, k, r = self.out_features, self.in_features, self.rank
         matrix = scratch[: (n + r) * k].view(n + r, k)
-        ops.write_matrix(self._frozen, matrix[:n])
+        products.write_matrix(self._frozen, matrix[:n])
         matrix[n:] = self._stacked_A
         return matrix
 

@@ -26,7 +26,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from fam_engine.data.packing import Int32, PackedBatch
-from fam_engine.model import ops
+from fam_engine.model import ops, products
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.decoder import Tables, check_ids
 from fam_engine.model.rope import RopeTables
@@ -97,7 +97,12 @@ class TrainingForward:
     """
 
     def __init__(
-        self, config: ModelConfig, scratch: ops.Scratch, *, dtype: torch.dtype, device: torch.device
+        self,
+        config: ModelConfig,
+        scratch: products.Scratch,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
         self._config = config
         self._dtype = dtype

@@ -26,7 +26,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from fam_engine.data.packing import Int32
-from fam_engine.model import ops
+from fam_engine.model import ops, products
 from fam_engine.model.weights import Linear, LoraPart
 
 Context: TypeAlias = Any  # what a forward pass keeps for its backward pass
@@ -53,7 +53,7 @@ def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
 
 
 def frozen_linear(
-    x: torch.Tensor, weight: Linear, scratch: ops.Scratch, *, features: slice = slice(None)
+    x: torch.Tensor, weight: Linear, scratch: products.Scratch, *, features: slice = slice(None)
 ) -> torch.Tensor:
     """Give x @ W^T + bias, [M, N], W without its adapter; gradients flow to x only.
 
@@ -72,10 +72,10 @@ class _FrozenLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Context, x: torch.Tensor, weight: Linear, scratch: ops.Scratch, features: slice
+        ctx: Context, x: torch.Tensor, weight: Linear, scratch: products.Scratch, features: slice
     ) -> torch.Tensor:
         ctx.weight, ctx.scratch, ctx.features = weight, scratch, features
-        return ops.linear(x, weight, scratch, features=features)
+        return products.linear(x, weight, scratch, features=features)
 
     @staticmethod
     @once_differentiable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fam_engine.model import ops
+from fam_engine.model import ops, products
 from fam_engine.model.nf4 import quantize
 from fam_engine.model.weights import LayerWeights, Linear, LoraDelta, LoraPart, Weights
 from tests.model.plain import dense
@@ -33,8 +33,8 @@ def model_of(linear: Linear) -> Weights:
     return Weights(embed_VD=one, head_VD=one, final_norm_D=one, layers=(layer,))
 
 
-def scratch_for(linear: Linear, dtype: torch.dtype) -> ops.Scratch:
-    return ops.Scratch(model_of(linear), dtype=dtype, device=torch.device("cpu"))
+def scratch_for(linear: Linear, dtype: torch.dtype) -> products.Scratch:
+    return products.Scratch(model_of(linear), dtype=dtype, device=torch.device("cpu"))
 
 
 def lora_for(num_rows: int, num_columns: int) -> LoraDelta:
@@ -79,14 +79,14 @@ def test_linear_equals_the_dense_product(
     # Summation order in fp32 and fp64 (an fp64 scratch holds W + B A of fp32 factors unrounded);
     # in bf16 the rounding of weights and of the result.
     tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.05}[dtype]
-    assert (ops.linear(x, linear, scratch) - truth).abs().max() <= tolerance
-    part = ops.linear(x, linear, scratch, features=slice(7, 20))
+    assert (products.linear(x, linear, scratch) - truth).abs().max() <= tolerance
+    part = products.linear(x, linear, scratch, features=slice(7, 20))
     assert (part - truth[:, 7:20]).abs().max() <= tolerance
     expected = residual.double() + truth
-    ops.linear_add_(residual, x, linear, scratch)
+    products.linear_add_(residual, x, linear, scratch)
     assert (residual - expected).abs().max() <= tolerance
     gate, up = truth.chunk(2, dim=1)
-    activated = ops.linear_swiglu(x, linear, scratch)
+    activated = products.linear_swiglu(x, linear, scratch)
     assert (activated - torch.nn.functional.silu(gate) * up).abs().max() <= 3 * tolerance
 
 
@@ -95,7 +95,7 @@ def test_stored_weights_are_never_written() -> None:
     matrix = torch.randn(64, 64)
     linear = Linear(weight=matrix, lora=lora_for(64, 64))
     before = matrix.clone()
-    ops.linear(torch.randn(64, 64), linear, scratch_for(linear, torch.float32))
+    products.linear(torch.randn(64, 64), linear, scratch_for(linear, torch.float32))
     assert torch.equal(matrix, before)
     ready = Linear(weight=matrix)
     scratch = scratch_for(ready, torch.float32)
@@ -115,16 +115,16 @@ def test_a_row_has_the_same_bits_in_any_multiple_of_64_rows(
     linear = Linear(weight=(torch.randn(num_rows, num_columns) / num_columns**0.5).to(dtype))
     scratch = scratch_for(linear, dtype)
     x, residual = torch.randn(1088, num_columns).to(dtype), torch.randn(1088, num_rows).to(dtype)
-    whole, added = ops.linear(x, linear, scratch), residual.clone()
-    ops.linear_add_(added, x, linear, scratch)
-    activated = ops.linear_swiglu(x, linear, scratch)
+    whole, added = products.linear(x, linear, scratch), residual.clone()
+    products.linear_add_(added, x, linear, scratch)
+    activated = products.linear_swiglu(x, linear, scratch)
     for start, stop in ((0, 64), (64, 192), (448, 768), (1024, 1088), (64, 1088)):
         rows = slice(start, stop)
-        assert torch.equal(ops.linear(x[rows], linear, scratch), whole[rows])
+        assert torch.equal(products.linear(x[rows], linear, scratch), whole[rows])
         part = residual[rows].clone()
-        ops.linear_add_(part, x[rows], linear, scratch)
+        products.linear_add_(part, x[rows], linear, scratch)
         assert torch.equal(part, added[rows])
-        assert torch.equal(ops.linear_swiglu(x[rows], linear, scratch), activated[rows])
+        assert torch.equal(products.linear_swiglu(x[rows], linear, scratch), activated[rows])
 
 
 def test_bf16_takes_our_own_kernel_where_the_processor_has_what_it_needs() -> None:
