@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fam_engine.errors import DeviceError
-from fam_engine.model import exactness, ops
+from fam_engine.model import ops, products
 from fam_engine.model.checkpoint import Precision
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.exactness import check_exact
@@ -93,7 +93,7 @@ def test_products_have_one_height(tiny_checkpoint: TinyCheckpoint, bias: bool) -
 
 @pytest.fixture
 def decoder(tiny_checkpoint: TinyCheckpoint, monkeypatch: pytest.MonkeyPatch) -> Decoder:
-    monkeypatch.setattr(exactness.ops, "FIXED_ROWS", FIXED)
+    monkeypatch.setattr(products, "FIXED_ROWS", FIXED)
     folder = tiny_checkpoint("qwen2", num_hidden_layers=1)
     return exact(load_model(folder, precision="nf4", compute_dtype="bf16"))
 
@@ -119,7 +119,7 @@ def test_a_row_that_depends_on_its_place_is_refused(
             product[40] *= 1 + 2**-7  # the last bit of bf16, or the one before
         return product
 
-    monkeypatch.setattr(ops.functional, "linear", by_place)
+    monkeypatch.setattr(products.functional, "linear", by_place)
     with pytest.raises(DeviceError, match="depend on the place of a row") as refusal:
         check_exact(decoder)
     assert "--exact" in str(refusal.value.hint)
