@@ -68,6 +68,14 @@ def test_without_colour_they_stand_in_brackets() -> None:
     assert "\x1b[2J" not in coloured
 
 
+def test_cards_that_do_equally_well_are_not_listed() -> None:
+    card = FORECAST["cards"][1]
+    equal = FORECAST | {"cards": [card | {"gigabytes": size} for size in (8, 24)]}
+    assert "GPU" not in printed(print_training_forecast, equal)
+    unequal = FORECAST | {"cards": [card, card | {"total": 1 << 32}]}
+    assert "on an NVIDIA GPU" in printed(print_training_forecast, unequal)
+
+
 def test_a_forecast_says_what_would_happen() -> None:
     text = printed(print_training_forecast, FORECAST)
     for said in (
@@ -78,8 +86,8 @@ def test_a_forecast_says_what_would_happen() -> None:
         "221,184 parameters trained",
         "about 3.00 GiB of memory (estimate): weights 0.25, scratch 0.25, adapter 0.25, optimizer 0.25, "
         "activations 0.25; 18 of 32 layers keep theirs; 8.00 free",
-        "on a GPU of 8 GB: does not fit",
-        "on a GPU of 24 GB: 12.00 GiB, micro-batches of 4,096 tokens, 30 of 32 layers keep their",
+        "on an NVIDIA GPU (estimates):\n   8 GB: does not fit",
+        "  24 GB: 12.00 GiB, micro-batches of 4,096 tokens, 30 of 32 layers keep their",
         "about 10 min",
     ):
         assert said in text

@@ -44,7 +44,7 @@ def print_training_forecast(forecast: Mapping[str, Any], console: Console) -> No
         f"{forecast['max_tokens_per_batch']:,} tokens each at most",
         f"{forecast['num_trainable']:,} parameters trained",
         _memory(forecast),
-        *map(card_line, forecast["cards"]),
+        *_cards(forecast["cards"]),
         f"about {duration(forecast['seconds'])} (from a trial on this machine"
         + (", by one process)" if forecast["num_processes"] > 1 else ")"),
     ]
@@ -68,13 +68,20 @@ def _memory(forecast: Mapping[str, Any]) -> str:
     )
 
 
+def _cards(cards: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say how GPUs of usual sizes would do; nothing of a model that does equally well on all of them."""
+    if all(card["fits"] and card["total"] == cards[0]["total"] for card in cards):
+        return []
+    return ["on an NVIDIA GPU (estimates):", *map(card_line, cards)]
+
+
 def card_line(card: Mapping[str, Any]) -> str:
     """Say what training would be on a GPU of some size.
 
     Args:
         card: The fields of a `CardPlan`.
     """
-    name = f"on a GPU of {card['gigabytes']} GB"
+    name = f"  {card['gigabytes']:>2} GB"
     if not card["fits"]:
         return f"{name}: does not fit"
     return (
