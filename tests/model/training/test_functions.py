@@ -13,7 +13,7 @@ from fam_engine.model.training import functions
 from fam_engine.model.training.functions import Dropout
 from fam_engine.model.weights import Linear, LoraPart
 from tests.model.plain import dense
-from tests.model.test_ops import scratch_for
+from tests.model.test_products import scratch_for
 
 NO_DROPOUT = Dropout(0.0, torch.zeros(1, dtype=torch.int64))
 
