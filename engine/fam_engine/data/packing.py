@@ -32,6 +32,11 @@ Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
 
+def on_grid(count: int) -> int:
+    """Give the least multiple of `ROW_GRID` that is no less."""
+    return -(-count // ROW_GRID) * ROW_GRID
+
+
 @dataclass(frozen=True)
 class PackedBatch:
     """One batch.

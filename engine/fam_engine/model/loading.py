@@ -286,6 +286,13 @@ def choose_compute_dtype(
     return torch.bfloat16 if has_native_bf16(device) else torch.float32
 
 
+def card_compute_dtype(compute_dtype: ComputeDtype, *, precision: Precision) -> torch.dtype:
+    """Give the same for a GPU that need not be here: all that are sold now multiply bf16."""
+    if compute_dtype == "auto" and precision != "fp32":
+        return torch.bfloat16
+    return choose_compute_dtype(compute_dtype, precision=precision, device=torch.device("cuda"))
+
+
 def has_native_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bf16 in hardware (Ampere and later; AVX512-BF16, AMX)."""
     if device.type == "cuda":

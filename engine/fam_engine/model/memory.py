@@ -17,7 +17,7 @@ from typing import Final
 
 import torch
 
-from fam_engine.data.packing import ROW_GRID
+from fam_engine.data.packing import ROW_GRID, on_grid
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.products import mlp_rows
 from fam_engine.model.varlen_plan import KEYS_PER_TOKEN
@@ -156,8 +156,7 @@ def plan_device(
         longest: Tokens of the longest record.
     """
     weights = weight_bytes(config, precision, compute_dtype)
-    filled = -(-longest // ROW_GRID) * ROW_GRID
-    least = weights + batch_bytes(config, filled, compute_dtype, device_type)
+    least = weights + batch_bytes(config, on_grid(longest), compute_dtype, device_type)
     fitting = tokens_that_fit(config, free - weights, compute_dtype, device_type)
     return DevicePlan(weights, free - weights, least, fitting if least <= free else 0)
 

@@ -26,7 +26,7 @@ from fam_engine.jobs.scoring.sharing.local import count_workers
 from fam_engine.jobs.scoring.sharing.parts import divide
 from fam_engine.jobs.scoring.stopwatch import Stopwatch
 from fam_engine.model.config import ModelConfig
-from fam_engine.model.loading import choose_compute_dtype, choose_device
+from fam_engine.model.loading import card_compute_dtype, choose_compute_dtype, choose_device
 from fam_engine.model.memory import (
     CARDS,
     DevicePlan,
@@ -134,9 +134,8 @@ def forecast_score(config: ScoreConfig, progress: Progress) -> ScoreForecast:
 
 
 def _plan_cards(config: ScoreConfig, model: ModelConfig, longest: int) -> dict[int, DevicePlan]:
-    """Plan GPUs that need not be here; all of those sold now multiply bf16."""
-    is_fp32 = "fp32" in (config.precision, config.compute_dtype)
-    dtype = torch.float32 if is_fp32 else torch.bfloat16
+    """Plan GPUs that need not be here."""
+    dtype = card_compute_dtype(config.compute_dtype, precision=config.precision)
     return plan_cards(model, precision=config.precision, compute_dtype=dtype, longest=longest)
 
 

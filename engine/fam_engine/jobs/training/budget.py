@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import torch
 
+from fam_engine.data.packing import ROW_GRID, on_grid
 from fam_engine.errors import DeviceError
 from fam_engine.jobs.training.optim import OptimizerName
 from fam_engine.model.checkpoint import linear_shapes
@@ -32,8 +33,6 @@ from fam_engine.model.training.recomputation import (
     whole_layers,
 )
 
-# Batches are padded to a multiple of so many tokens.
-TOKENS_APART = 64
 # By device. Beyond the first a larger micro-batch no longer makes the matrix products faster; from the second on it
 # makes them faster by less than keeping activations saves.
 _MOST_TOKENS = {"cpu": 2048, "cuda": 16384}
@@ -177,7 +176,7 @@ def plan_for(
     fixed = needs.weights + needs.scratch + needs.adapter + needs.optimizer
     room = int(max(free - fixed, 0) * _SHARE_OF_ROOM[device.type])
     budget = max_tokens or _default_tokens(needs, room, device)
-    num_tokens = max(budget, _padded(longest))
+    num_tokens = max(budget, on_grid(longest))
     num_whole = whole_layers(
         needs.each, num_layers=needs.num_layers, num_tokens=num_tokens, free=room
     )
@@ -186,7 +185,7 @@ def plan_for(
 
 def least_plan(needs: MemoryNeeds, longest: int) -> MemoryPlan:
     """Give the plan that takes least: the longest record alone, every layer computed again."""
-    return _plan(needs, _padded(longest), TOKENS_APART, 0)
+    return _plan(needs, on_grid(longest), ROW_GRID, 0)
 
 
 def check_memory(plan: MemoryPlan, free: int, device: torch.device) -> None:
@@ -246,20 +245,16 @@ def _plan(needs: MemoryNeeds, num_tokens: int, max_tokens: int, num_whole: int) 
 
 def _default_tokens(needs: MemoryNeeds, room: int, device: torch.device) -> int:
     """Choose the token budget of a micro-batch, a multiple of 64 tokens."""
-    sizes = range(TOKENS_APART, _MOST_TOKENS[device.type] + 1, TOKENS_APART)
+    sizes = range(ROW_GRID, _MOST_TOKENS[device.type] + 1, ROW_GRID)
 
     def fitting(num_whole: int) -> int:
         def needed(num_tokens: int) -> int:
             return needs.activations(num_tokens, num_whole)
 
-        return bisect.bisect_right(sizes, room, key=needed) * TOKENS_APART
+        return bisect.bisect_right(sizes, room, key=needed) * ROW_GRID
 
     tokens = max(fitting(needs.num_layers), min(fitting(0), _ENOUGH_TOKENS[device.type]))
-    return max(tokens, TOKENS_APART)
-
-
-def _padded(num_tokens: int) -> int:
-    return -(-num_tokens // TOKENS_APART) * TOKENS_APART
+    return max(tokens, ROW_GRID)
 
 
 def _parts(plan: MemoryPlan) -> str:

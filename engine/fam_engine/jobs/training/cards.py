@@ -13,7 +13,7 @@ import torch
 from fam_engine.config import TrainConfig
 from fam_engine.jobs.training.budget import least_plan, memory_needs, plan_for
 from fam_engine.model.config import ModelConfig
-from fam_engine.model.loading import choose_compute_dtype
+from fam_engine.model.loading import card_compute_dtype
 from fam_engine.model.lora import LoraSpec
 from fam_engine.model.memory import CARDS, CONTEXT_BYTES
 
@@ -55,7 +55,7 @@ def plan_cards(
         model,
         spec,
         precision=config.precision,
-        compute_dtype=_card_dtype(config, device),
+        compute_dtype=card_compute_dtype(config.compute_dtype, precision=config.precision),
         device=device,
         optimizer=config.optimizer,
     )
@@ -77,10 +77,3 @@ def plan_cards(
             )
         )
     return cards
-
-
-def _card_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
-    """Give the compute dtype on any card of the last years: they all multiply bf16."""
-    if config.compute_dtype == "auto" and config.precision != "fp32":
-        return torch.bfloat16
-    return choose_compute_dtype(config.compute_dtype, precision=config.precision, device=device)

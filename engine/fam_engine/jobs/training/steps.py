@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from fam_engine._rust_tokenize import pack_batch, plan_batches
-from fam_engine.data.packing import PackedBatch
+from fam_engine.data.packing import ROW_GRID, PackedBatch
 from fam_engine.errors import DeviceError
-from fam_engine.jobs.training.budget import TOKENS_APART, StepPlan
+from fam_engine.jobs.training.budget import StepPlan
 from fam_engine.jobs.training.examples import Examples
 from fam_engine.jobs.training.losses import NEEDS_BASE, LossSettings, token_weights
 from fam_engine.jobs.training.order import Entries, dropout_seed
@@ -88,7 +88,7 @@ class GradientMaker:
             found = self._try(step, entries, batches, plan.num_whole)
             if found is not None:
                 return found, plan
-            is_least = plan.max_tokens <= TOKENS_APART or all(len(batch) == 1 for batch in batches)
+            is_least = plan.max_tokens <= ROW_GRID or all(len(batch) == 1 for batch in batches)
             if is_least and not plan.num_whole:
                 raise DeviceError(
                     "the smallest micro-batch does not fit in memory",
@@ -144,7 +144,7 @@ def _lowered(plan: StepPlan) -> StepPlan:
     """Give the next plan that takes less memory."""
     if plan.num_whole:
         return replace(plan, num_whole=plan.num_whole // 2)
-    return replace(plan, max_tokens=max(TOKENS_APART, plan.max_tokens // 2))
+    return replace(plan, max_tokens=max(ROW_GRID, plan.max_tokens // 2))
 
 
 def _gradient(parameter: torch.Tensor) -> torch.Tensor:
@@ -172,10 +172,10 @@ def shared_out(
     if num_processes == 1:
         return batches
     most = -(-len(batches) // num_processes) * num_processes
-    low, high = 1, max_tokens // TOKENS_APART
+    low, high = 1, max_tokens // ROW_GRID
     while low < high:
         middle = (low + high) // 2
-        smaller = micro_batches(examples, entries, middle * TOKENS_APART)
+        smaller = micro_batches(examples, entries, middle * ROW_GRID)
         if len(smaller) <= most:
             batches, high = smaller, middle
         else:

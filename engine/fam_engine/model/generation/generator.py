@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 import torch
 
-from fam_engine.data.packing import ROW_GRID
+from fam_engine.data.packing import ROW_GRID, on_grid
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.model import ops
 from fam_engine.model.decoder import Decoder
@@ -93,11 +93,11 @@ class Generator:
         like = torch.empty(0, dtype=decoder.compute_dtype, device=decoder.device)
         keeps_apart = ops.takes_triton(like)
         if keeps_apart:
-            prompt, capacity = _on_grid(longest_prompt), _on_grid(max_new_tokens)
+            prompt, capacity = on_grid(longest_prompt), on_grid(max_new_tokens)
             fitting = free // (capacity + prompt // num_samples)
         else:
             longest = decoder.config.max_position_embeddings
-            prompt, capacity = 0, _on_grid(min(longest_prompt + max_new_tokens, longest))
+            prompt, capacity = 0, on_grid(min(longest_prompt + max_new_tokens, longest))
             fitting = free // capacity
         num_slots = max(1, min(self.max_slots, fitting))
         # A prompt stays until the last of its samples ends: with memory to spare none waits for it.
@@ -111,7 +111,3 @@ class Generator:
             dtype=decoder.compute_dtype,
             device=decoder.device,
         )
-
-
-def _on_grid(num_tokens: int) -> int:
-    return -(-num_tokens // ROW_GRID) * ROW_GRID

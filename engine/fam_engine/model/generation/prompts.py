@@ -20,7 +20,7 @@ from typing import Final
 import numpy as np
 import torch
 
-from fam_engine.data.packing import NO_PARENT, ROW_GRID, Int32, PackedBatch
+from fam_engine.data.packing import NO_PARENT, ROW_GRID, Int32, PackedBatch, on_grid
 from fam_engine.model.decoder import Decoder
 
 # Tokens of prompts computed as one batch, and the height of all batches on a GPU: wide enough for full
@@ -72,7 +72,7 @@ def pack_prompts(contexts: Sequence[Int32], *, at_least: int) -> PackedBatch:
     segments = [*lengths, filling] if filling else lengths
     bounds = np.cumsum([0, *segments]).astype(np.int32)
     num_rows = len(contexts)
-    rows = np.zeros(-(-num_rows // ROW_GRID) * ROW_GRID, np.int32)
+    rows = np.zeros(on_grid(num_rows), np.int32)
     rows[:num_rows] = bounds[1 : num_rows + 1] - 1
     return PackedBatch(
         input_ids=np.concatenate([*contexts, np.zeros(filling, np.int32)]).astype(np.int32),

@@ -24,7 +24,7 @@ from typing import Any, Final
 
 import torch
 
-from fam_engine.data.packing import ROW_GRID
+from fam_engine.data.packing import ROW_GRID, on_grid
 from fam_engine.model import ops, products
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.generation.cache import KVCache
@@ -54,7 +54,7 @@ class Stepper:
         self._decoder = decoder
         self._cache = cache
         self._sampling = sampling
-        device, num_rows = decoder.device, -(-cache.num_slots // ROW_GRID) * ROW_GRID
+        device, num_rows = decoder.device, on_grid(cache.num_slots)
         self._last_R = torch.zeros(num_rows, dtype=torch.int64, device=device)
         self._uniform_S = torch.zeros(cache.num_slots, dtype=torch.float64, device=device)
         self._left_S = torch.zeros(cache.num_slots, dtype=torch.int64, device=device)
