@@ -19,13 +19,12 @@ from fam_engine.model.generation.generator import Generator
 from fam_engine.model.generation.requests import Request, Sampling
 from fam_engine.model.generation.stepping import Stepper
 from fam_engine.model.loading import EMBEDDED_FOLDER, ComputeDtype, Precision, load_model
+from tests.simulated.gpu import is_simulated
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
 ]
-
-SAMPLED = Sampling(max_new_tokens=64, temperature=1.0, top_p=0.95)
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +33,15 @@ def encoder() -> TextEncoder:
 
 
 @pytest.fixture(scope="module")
+def sampling() -> Sampling:
+    return Sampling(max_new_tokens=8 if is_simulated() else 64, temperature=1.0, top_p=0.95)
+
+
+@pytest.fixture(scope="module")
 def requests(encoder: TextEncoder) -> list[Request]:
-    lines = DEMO_RECORDS.read_text(encoding="utf-8").splitlines()[:120:2]
+    lines = DEMO_RECORDS.read_text(encoding="utf-8").splitlines()[
+        : 6 if is_simulated() else 120 : 2
+    ]
     prompts = [json.loads(line)["prompt"] for line in lines]
     contexts = [encoder.encode_context([Message("user", text)], text) for text in prompts]
     return [Request(context, seed, num_samples=2) for seed, context in enumerate(contexts)]
@@ -56,14 +62,16 @@ def texts(
     }
 
 
-def test_texts_equal_the_cpu_s(encoder: TextEncoder, requests: list[Request]) -> None:
+def test_texts_equal_the_cpu_s(
+    checkpoint: str, encoder: TextEncoder, requests: list[Request], sampling: Sampling
+) -> None:
     # In fp64 no two tokens are near enough for the order of a sum to choose between them.
     found = [
         texts(
-            load_model("embedded", compute_dtype="fp64", device=device),
+            load_model(checkpoint, compute_dtype="fp64", device=device),
             encoder,
             requests[:20],
-            SAMPLED,
+            sampling,
         )
         for device in ("cpu", "cuda")
     ]
@@ -72,15 +80,19 @@ def test_texts_equal_the_cpu_s(encoder: TextEncoder, requests: list[Request]) ->
 
 @pytest.mark.parametrize("compute_dtype", ["bf16", "fp32"])
 def test_a_text_depends_on_its_request_alone(
-    encoder: TextEncoder, requests: list[Request], compute_dtype: ComputeDtype
+    checkpoint: str,
+    encoder: TextEncoder,
+    requests: list[Request],
+    sampling: Sampling,
+    compute_dtype: ComputeDtype,
 ) -> None:
-    decoder = load_model("embedded", compute_dtype=compute_dtype, device="cuda")
-    together = texts(decoder, encoder, requests, SAMPLED)
+    decoder = load_model(checkpoint, compute_dtype=compute_dtype, device="cuda")
+    together = texts(decoder, encoder, requests, sampling)
     order = np.random.default_rng(0).permutation(len(requests)).tolist()
-    assert texts(decoder, encoder, [requests[i] for i in order], SAMPLED) == together
-    assert texts(decoder, encoder, requests, SAMPLED, max_slots=16) == together
+    assert texts(decoder, encoder, [requests[i] for i in order], sampling) == together
+    assert texts(decoder, encoder, requests, sampling, max_slots=16) == together
     for request in requests[::20]:
-        alone = texts(decoder, encoder, [request], SAMPLED)
+        alone = texts(decoder, encoder, [request], sampling)
         assert alone == {(request.seed, k): together[request.seed, k] for k in range(2)}
 
 
@@ -99,28 +111,35 @@ class PlainStep:
 @pytest.mark.parametrize("precision", ["nf4", "bf16"])
 @pytest.mark.parametrize("max_slots", [1, 5, 64])
 def test_captured_steps_give_the_tokens_of_plain_ones(
+    checkpoint: str,
     encoder: TextEncoder,
     requests: list[Request],
+    sampling: Sampling,
     monkeypatch: pytest.MonkeyPatch,
     precision: Precision,
     max_slots: int,
 ) -> None:
-    decoder = load_model("embedded", precision=precision, compute_dtype="bf16", device="cuda")
+    decoder = load_model(checkpoint, precision=precision, compute_dtype="bf16", device="cuda")
     some = requests[:2] if max_slots == 1 else requests[:12]
     monkeypatch.setattr(stepping, "PLAIN_RUNS", 2)
-    captured = texts(decoder, encoder, some, SAMPLED, max_slots)
+    captured = texts(decoder, encoder, some, sampling, max_slots)
     monkeypatch.setattr(stepping, "CapturedStep", PlainStep)
-    assert texts(decoder, encoder, some, SAMPLED, max_slots) == captured
+    assert texts(decoder, encoder, some, sampling, max_slots) == captured
 
 
 @pytest.mark.parametrize("steps", [1, 3])
 def test_looking_rarely_changes_no_text(
-    encoder: TextEncoder, requests: list[Request], monkeypatch: pytest.MonkeyPatch, steps: int
+    checkpoint: str,
+    encoder: TextEncoder,
+    requests: list[Request],
+    sampling: Sampling,
+    monkeypatch: pytest.MonkeyPatch,
+    steps: int,
 ) -> None:
-    decoder = load_model("embedded", compute_dtype="bf16", device="cuda")
-    rarely = texts(decoder, encoder, requests[:20], SAMPLED)
+    decoder = load_model(checkpoint, compute_dtype="bf16", device="cuda")
+    rarely = texts(decoder, encoder, requests[:20], sampling)
     monkeypatch.setattr(batching, "STEPS_A_ROUND", {"cuda": steps})
-    assert texts(decoder, encoder, requests[:20], SAMPLED) == rarely
+    assert texts(decoder, encoder, requests[:20], sampling) == rarely
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

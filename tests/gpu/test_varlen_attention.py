@@ -15,6 +15,7 @@ from fam_engine.model.varlen_plan import VarlenPlan
 from tests.kernels.test_varlen_attention import Case, make_case
 from tests.model.packing_reference import Entry, pack_reference
 from tests.model.plain import facts_of, random_entries
+from tests.simulated.gpu import is_simulated
 
 pytestmark = [
     pytest.mark.gpu,
@@ -96,7 +97,8 @@ def test_the_bits_of_a_sequence_are_its_own(window: int | None) -> None:
 
 
 def entries_with_siblings() -> list[Entry]:
-    entries = random_entries(1000, LENGTHS)
+    lengths = [(a // 8 + 1, b // 8 + 1) for a, b in LENGTHS] if is_simulated() else LENGTHS
+    entries = random_entries(1000, lengths)
     return [
         *entries,
         (entries[2][0], [3, 1, 4, 1, 5]),
@@ -115,17 +117,17 @@ def a_call_a_segment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyP
 
 @pytest.mark.parametrize("keys_per_token", [8, 1])
 def test_one_call_equals_a_call_a_segment(
-    a_call_a_segment: pytest.MonkeyPatch, keys_per_token: int
+    checkpoint: str, a_call_a_segment: pytest.MonkeyPatch, keys_per_token: int
 ) -> None:
     entries = entries_with_siblings()
-    decoder = load_model("embedded", precision="bf16", compute_dtype="bf16", device="cuda")
+    decoder = load_model(checkpoint, precision="bf16", compute_dtype="bf16", device="cuda")
     apart = facts_of(decoder, entries)
     a_call_a_segment.undo()
     a_call_a_segment.setattr(varlen_plan, "KEYS_PER_TOKEN", keys_per_token)
     plan = decoder._on_device(pack_reference(entries)).plan
     assert isinstance(plan, VarlenPlan)
     assert (len(plan.tokens) > 1) == (keys_per_token == 1)
-    exact = facts_of(load_model("embedded", precision="bf16", compute_dtype="fp64"), entries)
+    exact = facts_of(load_model(checkpoint, precision="bf16", compute_dtype="fp64"), entries)
     error, own = (
         max(np.abs(a.logprobs - b.logprobs).max() for a, b in zip(found, exact, strict=True))
         for found in (facts_of(decoder, entries), apart)
@@ -134,8 +136,8 @@ def test_one_call_equals_a_call_a_segment(
 
 
 @pytest.mark.parametrize("precision", ["bf16", "nf4"])
-def test_nothing_waits_for_the_gpu(precision: str) -> None:
-    decoder = load_model("embedded", precision=precision, compute_dtype="bf16", device="cuda")  # type: ignore[arg-type]
+def test_nothing_waits_for_the_gpu(checkpoint: str, precision: str) -> None:
+    decoder = load_model(checkpoint, precision=precision, compute_dtype="bf16", device="cuda")  # type: ignore[arg-type]
     batch = pack_reference(entries_with_siblings())
     first = decoder.hidden_rows(batch)
     torch.cuda.set_sync_debug_mode("error")

@@ -1,0 +1,105 @@
+"""Torch's flash attention on the simulated GPU: its contract checked, its result by the plain reference.
+
+The contract is that of `flash_api.cpp` in torch 2.11 (`mha_varlen_fwd`, `mha_varlen_bwd`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from fam_engine.kernels import varlen_attention as reference
+
+
+def _check(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **bounds: Any) -> None:  # noqa: ANN401
+    for x in (query, key, value):
+        assert x.dtype in (torch.bfloat16, torch.float16), x.dtype
+        assert x.dtype == query.dtype
+        assert x.dim() == 3 and x.stride(-1) == 1
+        assert x.shape[2] % 8 == 0 and x.shape[2] <= 256
+        assert all(stride % 8 == 0 for stride in x.stride()[:2]), x.stride()  # 16 bytes at a time
+        assert x.storage_offset() % 8 == 0
+    assert key.shape == value.shape and query.shape[1] % key.shape[1] == 0
+    for name, rows in (("q", len(query)), ("k", len(key))):
+        cu_seqlens, longest = bounds[f"cu_seqlens_{name}"], bounds[f"max_seqlen_{name}"]
+        assert cu_seqlens.dtype == torch.int32 and cu_seqlens.is_contiguous()
+        assert int(cu_seqlens[0]) == 0 and int(cu_seqlens[-1]) == rows
+        assert 0 < int(cu_seqlens.diff().max()) <= longest
+    assert len(bounds["cu_seqlens_q"]) == len(bounds["cu_seqlens_k"])
+
+
+def _window(is_causal: bool, left: int, right: int) -> int | None:
+    assert right == 0 and is_causal == (left == -1)
+    return None if left == -1 else left + 1
+
+
+def forward(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cum_seq_q: torch.Tensor,
+    cum_seq_k: torch.Tensor,
+    max_q: int,
+    max_k: int,
+    dropout_p: float,
+    is_causal: bool,
+    return_debug_mask: bool,
+    *,
+    window_size_left: int,
+    window_size_right: int,
+) -> tuple[torch.Tensor, ...]:
+    """`aten::_flash_attention_forward` of a packed batch."""
+    assert dropout_p == 0 and not return_debug_mask
+    _check(
+        query,
+        key,
+        value,
+        cu_seqlens_q=cum_seq_q,
+        cu_seqlens_k=cum_seq_k,
+        max_seqlen_q=max_q,
+        max_seqlen_k=max_k,
+    )
+    window = _window(is_causal, window_size_left, window_size_right)
+    out, lse = reference._forward_by_sequence(query, key, value, cum_seq_q, cum_seq_k, window)
+    empty = torch.empty(0)
+    return out, lse, torch.zeros(2, dtype=torch.uint64), empty, empty.clone()
+
+
+def backward(
+    grad_out: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    out: torch.Tensor,
+    logsumexp: torch.Tensor,
+    cum_seq_q: torch.Tensor,
+    cum_seq_k: torch.Tensor,
+    max_q: int,
+    max_k: int,
+    dropout_p: float,
+    is_causal: bool,
+    rng_state: torch.Tensor,
+    unused: torch.Tensor,
+    *,
+    window_size_left: int,
+    window_size_right: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`aten::_flash_attention_backward` of a packed batch."""
+    assert dropout_p == 0 and rng_state.dtype == torch.uint64 and unused.numel() == 0
+    _check(
+        query,
+        key,
+        value,
+        cu_seqlens_q=cum_seq_q,
+        cu_seqlens_k=cum_seq_k,
+        max_seqlen_q=max_q,
+        max_seqlen_k=max_k,
+    )
+    for x in (grad_out, out):
+        assert x.shape == query.shape and x.dtype == query.dtype and x.stride(-1) == 1
+    assert logsumexp.dtype == torch.float32 and logsumexp.shape == (query.shape[1], len(query))
+    assert torch.are_deterministic_algorithms_enabled()
+    window = _window(is_causal, window_size_left, window_size_right)
+    tensors = (grad_out, query, key, value, out, logsumexp)
+    return reference._backward_by_sequence(tensors, cum_seq_q, cum_seq_k, window)

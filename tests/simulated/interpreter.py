@@ -1,0 +1,122 @@
+"""Triton's interpreter on tensors of the simulated GPU, and right in bf16.
+
+The interpreter keeps bf16 as its bits and computes with those: sums and products are silently wrong, and so is the
+rounding of fp32 to bf16 where it carries. Here conversions are torch's, products of matrices are of the numbers, and
+other arithmetic in bf16 is refused: our kernels have none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import triton.language as tl
+from triton.runtime import interpreter
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from tests.simulated import graphs
+from tests.simulated.tensors import CudaTensor
+
+Array = npt.NDArray[Any]
+
+
+def install() -> None:
+    """Let kernels be interpreted so from now on."""
+    interpreter._convert_float = _convert_float
+    interpreter.GridExecutor.__call__ = _launch(interpreter.GridExecutor.__call__)
+    builder = interpreter.InterpreterBuilder
+    builder.create_dot = _dot(builder.create_dot)
+    for name in ("binary_op", "unary_op", "ternary_op"):
+        setattr(builder, name, _without_bf16(getattr(builder, name)))
+
+
+def _launch(execute: Any) -> Any:  # noqa: ANN401
+    """Give a launch that takes tensors of the GPU, and no others."""
+
+    def launch(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        given = {**dict(enumerate(args)), **kwargs}
+        pointers = {name: x for name, x in given.items() if _tensor(x) is not None}
+
+        def do(*memory: torch.Tensor) -> None:
+            of = {
+                name: _with_tensor(x, there)
+                for (name, x), there in zip(pointers.items(), memory, strict=True)
+            }
+            execute(
+                self,
+                *(of.get(number, x) for number, x in enumerate(args)),
+                **{name: of.get(name, x) for name, x in kwargs.items()},
+            )
+
+        graph = graphs.capturing()
+        memory = tuple(_memory(name, x) for name, x in pointers.items())
+        if graph is None:
+            do(*memory)
+        else:
+            graph.run(do, memory, {})
+
+    return launch
+
+
+def _tensor(argument: Any) -> torch.Tensor | None:  # noqa: ANN401
+    """Give the tensor whose address a kernel is given."""
+    tensor = argument.base if isinstance(argument, TensorDescriptor) else argument
+    return tensor if isinstance(tensor, torch.Tensor) else None
+
+
+def _with_tensor(argument: Any, tensor: torch.Tensor) -> Any:  # noqa: ANN401
+    """Give the argument with another tensor."""
+    if isinstance(argument, TensorDescriptor):
+        return dataclasses.replace(argument, base=tensor)
+    return tensor
+
+
+def _memory(name: int | str, argument: Any) -> torch.Tensor:  # noqa: ANN401
+    tensor = _tensor(argument)
+    if not isinstance(tensor, CudaTensor):
+        raise ValueError(f"pointer argument {name} cannot be accessed from Triton (cpu tensor?)")
+    return tensor.memory
+
+
+def _floats(bits: Array) -> Array:
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def _convert_float(values: Array, source: Any, target: Any, rounding_mode: Any) -> Array:  # noqa: ANN401
+    if (source, target) == (tl.bfloat16, tl.float32):
+        return _floats(values).view(np.uint32)
+    if (source, target) == (tl.float32, tl.bfloat16):
+        rounded = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).bfloat16()
+        return rounded.view(torch.uint16).numpy().reshape(values.shape)
+    return _convert_float_of_triton(values, source, target, rounding_mode)
+
+
+_convert_float_of_triton = interpreter._convert_float
+
+
+def _dot(create_dot: Any) -> Any:  # noqa: ANN401
+    def dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:  # noqa: ANN401
+        a, b = (
+            interpreter.TensorHandle(_floats(x.data), tl.float32)
+            if x.dtype.scalar == tl.bfloat16
+            else x
+            for x in (a, b)
+        )
+        return create_dot(self, a, b, *rest)
+
+    return dot
+
+
+def _without_bf16(operation: Any) -> Any:  # noqa: ANN401
+    def refusing(self: Any, *args: Any) -> Any:  # noqa: ANN401
+        if any(
+            getattr(x, "dtype", None) is not None and x.dtype.scalar == tl.bfloat16
+            for x in args[:-1]
+        ):
+            raise TypeError(f"arithmetic in bf16: {args[-1]}")
+        return operation(self, *args)
+
+    return refusing

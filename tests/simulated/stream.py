@@ -1,0 +1,112 @@
+"""The stream of the simulated GPU: what a real one would still be doing, and what makes the host wait for it.
+
+Operations are done at once, but for two kinds whose time matters to the host. A copy from page-locked memory may be
+made late: who writes to that memory before waiting is told so. A copy to page-locked memory has come only once the host
+has waited: until then it holds nonsense.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+# Who is on its way, oldest first; each is called when the host has waited for it.
+_on_its_way: list[Callable[[], None]] = []
+_num_ended = 0
+_sync_debug_mode = "default"
+# Memory by its address, held so that the address is nobody else's.
+_pinned: dict[int, torch.UntypedStorage] = {}
+is_capturing = False
+
+
+def wait(upto: int | None = None) -> None:
+    """Let the host wait for what was asked for before, or for the first `upto` requests since the start."""
+    global _num_ended
+    count = len(_on_its_way) if upto is None else max(0, upto - _num_ended)
+    ended, _on_its_way[:] = _on_its_way[:count], _on_its_way[count:]
+    _num_ended += len(ended)
+    with torch.inference_mode():  # in which any tensor may be written to
+        for end in ended:
+            end()
+
+
+def host_waits(why: str) -> None:
+    """Note that an operation makes the host wait.
+
+    Raises:
+        RuntimeError: It must not now, as torch says it.
+    """
+    if is_capturing:
+        raise RuntimeError(f"operation not permitted when stream is capturing: {why}")
+    if _sync_debug_mode == "error":
+        raise RuntimeError(f"called a synchronizing CUDA operation: {why}")
+    wait()
+
+
+def copy_in(source: torch.Tensor, target: torch.Tensor) -> None:
+    """Copy page-locked memory to the GPU while the host goes on."""
+    target.copy_(source)
+    as_sent = source.clone()
+
+    def check() -> None:
+        if not torch.equal(_bytes(source), _bytes(as_sent)):
+            raise RuntimeError("page-locked memory was written to before its copy had ended")
+
+    _on_its_way.append(check)
+
+
+def copy_out(source: torch.Tensor, target: torch.Tensor) -> None:
+    """Copy to page-locked memory while the host goes on."""
+    values = source.clone()
+    spoil(target)
+    _on_its_way.append(lambda: target.copy_(values))
+
+
+def _bytes(x: torch.Tensor) -> torch.Tensor:
+    return x.contiguous().view(-1).view(torch.uint8)
+
+
+def spoil(x: torch.Tensor) -> None:
+    """Fill with what no program should read."""
+    x.fill_(torch.nan if x.is_floating_point() else x.dtype == torch.bool or 77)
+
+
+def pin(x: torch.Tensor) -> torch.Tensor:
+    """Note that the memory of a tensor is page-locked."""
+    for place, storage in list(_pinned.items()):
+        if torch._C._storage_Use_Count(storage._cdata) <= 1:
+            del _pinned[place]
+    storage = x.untyped_storage()
+    _pinned[storage.data_ptr()] = storage
+    return x
+
+
+def is_pinned(x: torch.Tensor) -> bool:
+    """Whether the memory of a tensor is page-locked."""
+    return x.untyped_storage().data_ptr() in _pinned
+
+
+class Event:
+    """`torch.cuda.Event` of the one stream."""
+
+    def __init__(self, enable_timing: bool = False, **_: Any) -> None:
+        self._upto = 0
+
+    def record(self, stream: object = None) -> None:
+        self._upto = _num_ended + len(_on_its_way)
+
+    def synchronize(self) -> None:
+        wait(self._upto)
+
+    def query(self) -> bool:
+        return self._upto <= _num_ended
+
+    def elapsed_time(self, end: Event) -> float:
+        return 1.0
+
+
+def set_sync_debug_mode(mode: str | int) -> None:
+    global _sync_debug_mode
+    _sync_debug_mode = {0: "default", 1: "warn", 2: "error"}.get(mode, mode)  # type: ignore[arg-type, assignment]
