@@ -17,6 +17,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -88,20 +89,21 @@ def run(command: list[str], environment: dict[str, str]) -> dict[str, Any]:
     # Files side by side must not each start a thread a core.
     environment = {**os.environ, "OMP_NUM_THREADS": "2", **environment}
     timed_out = False
-    with subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    ) as process:
+    # A file, not a pipe: a process that outlives the one it was started by would keep it open.
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as file,
+        subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT
+        ) as process,
+    ):
         try:
-            output, _ = process.communicate(timeout=MOST_SECONDS)
+            process.wait(MOST_SECONDS)
         except subprocess.TimeoutExpired:
             timed_out = True
             process.kill()
-            output, _ = process.communicate()
+            process.wait()
+        file.seek(0)
+        output = file.read()
     lines = output.splitlines()
     return {
         "seconds": time.perf_counter() - start,

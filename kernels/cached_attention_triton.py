@@ -145,12 +145,13 @@ def _attend_part(
     tl.store(part_out + out_place, mixed, mask=is_head[:, None] & is_column[None, :])
 
 
-@triton.jit(do_not_specialize=["num_parts"])
+@triton.jit(do_not_specialize=["num_prompt_parts", "num_parts"])
 def _merge_parts(
     part_out,
     part_lse,
     out,
     out_stride,
+    num_prompt_parts,
     num_parts,
     H: tl.constexpr,
     D: tl.constexpr,
@@ -171,11 +172,18 @@ def _merge_parts(
         lse = tl.load(part_lse + part, mask=part < num_parts, other=float("-inf"))
         highest = tl.maximum(highest, tl.max(lse, 0))
 
+    # The prompt's parts and the slot's own in blocks of their own, or the room a prompt has would change the order of
+    # sums.
+    prompt_blocks = tl.cdiv(num_prompt_parts, MERGED)
+    own_blocks = tl.cdiv(num_parts - num_prompt_parts, MERGED)
     total = tl.zeros([MERGED], tl.float32)
     mixed = tl.zeros([COLUMNS], tl.float32)
-    for block in range(0, num_parts, MERGED):
-        part = block + tl.arange(0, MERGED)
-        lse = tl.load(part_lse + part, mask=part < num_parts, other=float("-inf"))
+    for block in range(prompt_blocks + own_blocks):
+        is_prompt = block < prompt_blocks
+        begin = tl.where(is_prompt, 0, num_prompt_parts - prompt_blocks * MERGED)
+        part = begin + block * MERGED + tl.arange(0, MERGED)
+        stop = tl.where(is_prompt, num_prompt_parts, num_parts)
+        lse = tl.load(part_lse + part, mask=part < stop, other=float("-inf"))
         weights = tl.exp2(lse - highest)
         place = part.to(tl.int64)[:, None] * D + column[None, :]
         # Where it is NaN, values are loaded too, and NaN comes through.
@@ -241,7 +249,7 @@ def cached_attention(
     )
     merging = _merge_launch(num_heads, width).keywords
     _merge_parts[num_slots, num_heads](
-        part_out, part_lse, out_SHd, out_SHd.stride(0), num_parts, **merging
+        part_out, part_lse, out_SHd, out_SHd.stride(0), num_prompt_parts, num_parts, **merging
     )
 
 
@@ -315,5 +323,6 @@ _MERGE_ARGUMENTS = {
     "part_lse": _FLOAT32,
     "out": _BF16,
     "out_stride": "i32",
+    "num_prompt_parts": "i32",
     "num_parts": "i32",
 }

@@ -31,7 +31,7 @@ ADAPTER_SIZES: Final = {
 
 @triton.jit
 def _flat_adamw(
-    params,
+    values,
     grads,
     exp_avgs,
     exp_avg_sqs,
@@ -46,7 +46,7 @@ def _flat_adamw(
     decay, step_size, correction = tl.load(scalars), tl.load(scalars + 1), tl.load(scalars + 2)
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = place < P
-    param = tl.load(params + place, mask=inside, other=0.0)
+    param = tl.load(values + place, mask=inside, other=0.0)
     grad = tl.load(grads + place, mask=inside, other=0.0) * tl.load(clip)
     exp_avg = tl.load(exp_avgs + place, mask=inside, other=0.0)
     exp_avg_sq = tl.load(exp_avg_sqs + place, mask=inside, other=0.0)
@@ -56,7 +56,7 @@ def _flat_adamw(
     denominator = tl.div_rn(tl.sqrt_rn(exp_avg_sq), correction) + EPS
     param = decay * param - step_size * tl.div_rn(exp_avg, denominator)
 
-    tl.store(params + place, param, mask=inside)
+    tl.store(values + place, param, mask=inside)
     tl.store(exp_avgs + place, exp_avg, mask=inside)
     tl.store(exp_avg_sqs + place, exp_avg_sq, mask=inside)
 
@@ -109,7 +109,7 @@ def _launch(size: int, betas: tuple[float, float], eps: float) -> Launch:
 def variants(capability: int) -> Iterator[Variant]:
     """Yield what is shipped for a capability."""
     del capability  # the same for all
-    fp32 = ("params", "grads", "exp_avgs", "exp_avg_sqs", "scalars", "clip")
+    fp32 = ("values", "grads", "exp_avgs", "exp_avg_sqs", "scalars", "clip")
     for name, size in ADAPTER_SIZES.items():
         yield Variant(
             name=f"flat_adamw fp32 {name}",

@@ -44,7 +44,7 @@ _BLOCK = 4096
 _SHIPPED = (128_256, 151_936)
 
 
-@triton.jit(do_not_specialize=["row_stride"])
+@triton.jit
 def _softmax_minus_onehot(
     logits,
     gradient,
@@ -167,4 +167,5 @@ def variants(capability: int) -> Iterator[Variant]:
                     "row_stride": "i32",
                 },
                 launch=_launch(vocab_size, with_gradient=with_gradient),
+                divisible=frozenset({"row_stride"}),
             )

@@ -29,7 +29,7 @@ import torch
 import triton
 import triton.language as tl
 
-from fam_engine.kernels.launching import POINTER, Launch, Variant
+from fam_engine.kernels.launching import POINTER, Launch, Variant, capability_of
 from fam_engine.kernels.mm_fp32 import mm_fp32
 
 # The largest rank that is worth it, see above.
@@ -177,7 +177,7 @@ def _by_shares(
     grad_B_NR: torch.Tensor,
 ) -> None:
     width, rank = lora_B_NR.shape
-    making = _making(width, rank, grad_TN.dtype)
+    making = _making(width, rank, grad_TN.dtype, capability_of(grad_TN.device))
     num_blocks = triton.cdiv(width, making.constants["BN"])
     size = min(_CHUNK, grad_TN.shape[0])
     num_splits = triton.cdiv(size, making.constants["SPLIT"])
@@ -208,7 +208,7 @@ def _padded(rank: int) -> int:
     return 1 << max(4, (rank - 1).bit_length())
 
 
-def _making(width: int, rank: int, dtype: torch.dtype) -> Launch:
+def _making(width: int, rank: int, dtype: torch.dtype, capability: int) -> Launch:
     padded = _padded(rank)
     # Large matrices have programs enough for blocks that write fewer shares; at rank 64 B would fill shared memory.
     columns = 512 if width >= 8192 and padded <= 32 else 256
@@ -216,7 +216,10 @@ def _making(width: int, rank: int, dtype: torch.dtype) -> Launch:
     split = 512 if padded == 64 else 256
     sizes = {"BN": columns, "BT": 32, "SPLIT": split}
     constants = {"N": width, "R": rank, "RANK": padded, **sizes}
-    return Launch(constants, num_warps=8 if columns * padded > 4096 else 4, num_stages=3)
+    # On 9.0 dB is made by matrix instructions that run on by themselves, dS by others: Triton (3.6, 3.9) then has one
+    # buffer too few for dY in stages, and loads into the one that is still read.
+    num_stages = 1 if capability == 90 else 3
+    return Launch(constants, num_warps=8 if columns * padded > 4096 else 4, num_stages=num_stages)
 
 
 def _adding(rank: int, *, is_added: bool) -> Launch:
@@ -226,7 +229,6 @@ def _adding(rank: int, *, is_added: bool) -> Launch:
 
 def variants(capability: int) -> Iterator[Variant]:
     """Yield what is shipped for a capability."""
-    del capability  # the same for all
     bf16, fp32 = POINTER[torch.bfloat16], POINTER[torch.float32]
     for rank in (16, 64):
         for width in _SHIPPED:
@@ -238,7 +240,7 @@ def variants(capability: int) -> Iterator[Variant]:
                     **dict.fromkeys(("inner_shares", "B_shares"), fp32),
                     **dict.fromkeys(("num_rows", "grad_stride", "inner_stride"), "i32"),
                 },
-                launch=_making(width, rank, torch.bfloat16),
+                launch=_making(width, rank, torch.bfloat16, capability),
                 divisible=frozenset({"grad_stride", "inner_stride"}),
                 uses_matrix_units=True,
             )

@@ -122,6 +122,18 @@ def test_the_sanitizer_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert found["output"] == ["========= Invalid __global__ write"]
 
 
+def test_a_command_out_of_time_is_left_though_what_it_started_lives_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import gpu_tests
+
+    monkeypatch.setattr(gpu_tests, "MOST_SECONDS", 1)
+    found = gpu_tests.run(["sh", "-c", "echo begun; sleep 20 & wait"], {})
+    assert found["timed_out"]
+    assert found["seconds"] < 15
+    assert found["output"] == ["begun"]
+
+
 def test_a_wheel_is_cut_to_what_is_kept(tmp_path: Path) -> None:
     import gpu_wheels
 

@@ -7,6 +7,8 @@
 In: the `variants(capability)` of every `kernels/*_triton.py`. Measured of each: registers, bytes spilled to memory,
 bytes of shared memory, instructions (and for a value made, where a kernel counts them), and whether it uses matrix
 instructions.
+Arguments are also handed to what Triton makes of a kernel's signature for its launches, which compiling passes by: a
+kernel with an argument that is named like a variable there compiles, and cannot be launched.
 Budgets hold for one version of Triton: another one compiles otherwise. The same version makes the same of the same
 source, so a kernel whose source, arguments and options have the recorded hash is not compiled again.
 """
@@ -29,11 +31,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.compiler.compiler import make_backend
+from triton.runtime.jit import create_function_from_signature
+from triton.tools.tensor_descriptor import TensorDescriptor
 
-from fam_engine.kernels.launching import CAPABILITIES, SHARED_LIMIT, Variant
+from fam_engine.kernels.launching import CAPABILITIES, POINTER, SHARED_LIMIT, Variant
 
 _KERNELS = Path(__file__).parents[2] / "kernels"
 BUDGETS = Path(__file__).with_name("budgets") / f"triton-{triton.__version__}.json"
@@ -47,6 +53,8 @@ _MATRIX = {
     100: "tcgen05",
     120: "mma.sync",
 }
+_DTYPES = {kind: dtype for dtype, kind in POINTER.items()}
+_NUMBERS = {"i32": 16, "fp32": 0.5}
 # Compilers order instructions anew at every release of ours; more than this is a change of the code.
 _SLACK = 1.05
 _NUM_PROCESSES = 2
@@ -109,7 +117,33 @@ def complaints(found: dict[str, dict[str, Any]], capability: int) -> list[str]:
             said.append(f"{name} on sm_{capability} needs {one['shared']} of {limit} bytes shared")
         if matrix[name] and not one["has_matrix"]:
             said.append(f"{name} on sm_{capability} uses no {_MATRIX[capability]}")
+    for variant in variants(capability):
+        launched = launched_with(variant, capability)
+        if launched != dict(variant.arguments):
+            said.append(f"{variant.name} on sm_{capability} is launched with {launched}")
     return said
+
+
+def launched_with(variant: Variant, capability: int) -> dict[str, str]:
+    """Give the types of arguments as Triton sees them when a kernel is launched."""
+    backend = make_backend(GPUTarget("cuda", capability, 32))
+    bind = create_function_from_signature(variant.kernel.signature, variant.kernel.params, backend)
+    arguments = {name: _argument(kind) for name, kind in variant.arguments.items()}
+    _, specialized, _ = bind(**arguments, **variant.launch.keywords)
+    types = dict(zip(variant.kernel.arg_names, specialized, strict=True))
+    return {name: types[name][0] for name in variant.arguments}
+
+
+def _argument(kind: str) -> object:
+    """Give something of a type."""
+    if kind in _DTYPES:
+        return torch.empty(16, dtype=_DTYPES[kind])
+    if descriptor := re.fullmatch(r"tensordesc<(\w+)\[(\d+), (\d+)\]>", kind):
+        sides = [int(side) for side in descriptor.groups()[1:]]
+        return TensorDescriptor.from_tensor(
+            torch.empty(sides, dtype=_DTYPES[f"*{descriptor[1]}"]), sides
+        )
+    return _NUMBERS[kind]
 
 
 def changes(found: dict[str, dict[str, Any]], recorded: dict[str, dict[str, Any]]) -> list[str]:

@@ -113,7 +113,9 @@ def test_a_slot_does_not_depend_on_its_place_neighbours_or_room() -> None:
     assert torch.equal(found, out[order])
     roomy = torch.full((1, 6000, 4, 16), torch.nan, device=DEVICE)
     roomy[0, :CAPACITY] = kv[5]
-    alone = replace(prompts, entry_S=int32([2]), lengths_S=int32([301]))
+    roomy_prompt = torch.full((1, 3000, 4, 16), torch.nan, device=DEVICE)
+    roomy_prompt[0, :320] = prompts.kv_EPGd[2]
+    alone = Prompts(roomy_prompt, int32([0]), int32([301]))
     found = torch.zeros_like(query[5:])
     cached_attention(query[5:], roomy, int32([300]), window=None, out_SHd=found, prompts=alone)
     assert torch.equal(found[0], out[5])

@@ -16,6 +16,9 @@ from fam_engine.kernels.linear_logprob import LinearLogprobs
 from tests.kernels.on import DEVICE, DTYPES
 
 Facts = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], LinearLogprobs]
+# Of the largest logit: what a sum over up to 128 products may be off, and over 896. A GPU's matrix units cut every 16
+# products' sum off to fp32 instead of rounding it: 56 times half of 2^-23 of what has come together, always towards 0.
+ERROR, ERROR_896 = (1e-6 if DEVICE.type == "cpu" else 4e-6), 1e-5
 NAMES = ("logprob_R", "rank_R", "entropy_R", "margin_R")
 FLOATS = ("logprob_R", "entropy_R", "margin_R")
 
@@ -77,7 +80,7 @@ def test_facts_are_exact(facts: Facts, shape: tuple[int, int, int], dtype: torch
     assert torch.equal(ours.rank_R, truth.rank_R)
     for name in FLOATS:
         difference = getattr(ours, name) - getattr(truth, name)
-        assert difference.abs().max() <= 1e-6 * size, name
+        assert difference.abs().max() <= ERROR * size, name
 
 
 # Without another token; fewer than a tile; two tiles.
@@ -229,4 +232,4 @@ def test_shipped_tiles_keep_bits_and_ties(facts: Facts, num_rows: int) -> None:
     size = size_of(hidden_RD, head_VD)
     for name in FLOATS:
         difference = getattr(together, name) - getattr(truth, name)
-        assert difference.abs().max() <= 2e-6 * size, name
+        assert difference.abs().max() <= ERROR_896 * size, name

@@ -18,6 +18,7 @@ from fam_engine.model.logprobs import token_facts
 from fam_engine.model.memory import (
     CONTEXT_BYTES,
     batch_bytes,
+    free_bytes,
     plan_cards,
     plan_device,
     tokens_that_fit,
@@ -209,3 +210,10 @@ def test_a_budget_takes_its_share_of_what_is_free(config: ModelConfig) -> None:
         assert batch_bytes(config, budget + 64, BF16, "cuda") > 0.7 * free or budget == 16384
     assert tokens_that_fit(config, -1, BF16, "cuda") == 64
     assert CONTEXT_BYTES >= 512 << 20
+
+
+def test_what_the_allocator_holds_for_nobody_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"mem_get_info": (5, 20), "memory_reserved": 9, "memory_allocated": 7}
+    for name, value in told.items():
+        monkeypatch.setattr(torch.cuda, name, lambda _, value=value: value)
+    assert free_bytes(torch.device("cuda")) == 5 + 9 - 7

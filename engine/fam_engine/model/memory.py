@@ -93,7 +93,9 @@ def _token_bytes(config: ModelConfig, itemsize: int, device_type: str) -> int:
 def free_bytes(device: torch.device) -> int:
     """Give the memory that may still be taken on a device, bytes."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        # What torch's allocator holds for nobody it uses again, or gives back when the driver has no more.
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + held
     meminfo = Path("/proc/meminfo")
     for line in meminfo.read_text(encoding="ascii").splitlines() if meminfo.exists() else ():
         if line.startswith("MemAvailable:"):

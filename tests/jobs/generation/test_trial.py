@@ -10,10 +10,11 @@ import torch
 
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.jobs.generation import trial
-from fam_engine.jobs.generation.trial import WritingSpeed, try_writing
+from fam_engine.jobs.generation.trial import WritingSpeed, text_lengths, try_writing
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.generation.generator import Generator
 from fam_engine.model.generation.requests import Sampling
+from fam_engine.model.generation.stepping import PLAIN_RUNS
 
 PROMPTS = [np.arange(2, 2 + length, dtype=np.int32) for length in (5, 7)]
 
@@ -52,6 +53,13 @@ def test_layers_and_steps_are_told_apart(tiny_model: Path, monkeypatch: pytest.M
     assert speed.prompt_token == pytest.approx((1 + 2 * 2) / 12)  # two layers, 12 tokens
     assert speed.step == pytest.approx(0.1 + 0.3 * 2)
     assert set(asked) == {(1, 1, 3), (1, 9, 3), (2, 1, 3), (2, 9, 3)}
+
+
+def test_steps_of_a_gpu_are_timed_once_they_are_replayed() -> None:
+    one, before, after = text_lengths("cuda")
+    assert one == 1
+    assert before - one > PLAIN_RUNS  # the step after the plain ones is captured
+    assert after - before >= 64
 
 
 def test_few_texts_take_as_many_steps_as_the_longest() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -458,6 +459,28 @@ def test_what_comes_often_is_captured_once(
     assert found == expected
     assert captured == [64]
     assert len(replayed) > 24 - plain_runs
+
+
+def test_a_run_that_fails_lets_go_of_its_steps_at_once(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder, encoder = load("llama")
+    steppers: list[weakref.ref[Stepper]] = []
+    make = Stepper.__init__
+
+    def noted(self: Stepper, *rest: Any) -> None:  # noqa: ANN401
+        make(self, *rest)
+        steppers.append(weakref.ref(self))
+
+    def fail(_: int) -> None:
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(Stepper, "__init__", noted)
+    run = Generator(decoder, encoder).generate(random_requests([3, 4]), SAMPLED, on_step=fail)
+    with pytest.raises(RuntimeError, match="enough") as kept:
+        list(run)
+    assert kept.tb is not None  # whose frames know the run
+    assert [stepper() for stepper in steppers] == [None]
 
 
 def test_prompts_are_computed_in_batches_of_bounded_size(

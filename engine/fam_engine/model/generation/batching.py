@@ -117,11 +117,16 @@ class Run:
     def completions(self) -> Iterator[Completion]:
         """Yield completions in the order they finish."""
         is_going = True
-        while is_going:
-            with _step_threads(self._decoder):
-                is_going = self._round()
-            yield from self._done
-            self._done.clear()
+        try:
+            while is_going:
+                with _step_threads(self._decoder):
+                    is_going = self._round()
+                yield from self._done
+                self._done.clear()
+        finally:
+            # Not when an error's traceback lets go of this run: with graphs that go, newer torch frees memory
+            # that those of a later run multiply in (pytorch/pytorch issue 193402).
+            self._cache = self._stepper = None
 
     def _round(self) -> bool:
         """Begin texts, run some steps, and look at the tokens; False if there is nothing left to do."""

@@ -33,9 +33,10 @@ from fam_engine.model.generation.sampling import choose
 
 # Rows of a step on a GPU with NF4 matrices; a graph each.
 _FEW_ROWS: Final = (1, 2, 4, 8, 16, 32, 64)
-# Steps of a number of rows before it is captured: kernels are compiled and loaded by then, and what
-# comes more rarely is not worth a capture.
-PLAIN_RUNS: Final = 16
+# Steps of a number of rows before it is captured: kernels are compiled and loaded by then. A capture takes the host
+# about as long as two steps that it launches, one to note and what is left to make the graph of some 900 launches (8B);
+# so a number of rows that has come this often has cost what its capture will. Not yet measured on a GPU.
+PLAIN_RUNS: Final = 3
 
 
 class Stepper:
