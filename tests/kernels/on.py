@@ -1,14 +1,16 @@
-"""What Triton kernels are tested on: a GPU where there is one, else Triton's interpreter on CPU tensors.
-
-The interpreter is silently wrong for arithmetic in bf16, so that dtype is left to the GPU.
-"""
+"""What Triton kernels are tested on: a GPU where there is one, else Triton's interpreter on CPU tensors."""
 
 from __future__ import annotations
 
 import torch
 
+from tests.kernels.bf16 import mend_interpreter
+
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * (DEVICE.type == "cuda")
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+
+if DEVICE.type == "cpu":
+    mend_interpreter()
 
 
 def rounding(dtype: torch.dtype) -> float:

@@ -25,12 +25,7 @@ Array = npt.NDArray[Any]
 
 def install() -> None:
     """Let kernels be interpreted so from now on."""
-    interpreter._convert_float = _convert_float
     interpreter.GridExecutor.__call__ = _launch(interpreter.GridExecutor.__call__)
-    builder = interpreter.InterpreterBuilder
-    builder.create_dot = _dot(builder.create_dot)
-    for name in ("binary_op", "unary_op", "ternary_op"):
-        setattr(builder, name, _without_bf16(getattr(builder, name)))
 
 
 def _launch(execute: Any) -> Any:  # noqa: ANN401
@@ -79,44 +74,3 @@ def _memory(name: int | str, argument: Any) -> torch.Tensor:  # noqa: ANN401
     if not isinstance(tensor, CudaTensor):
         raise ValueError(f"pointer argument {name} cannot be accessed from Triton (cpu tensor?)")
     return tensor.memory
-
-
-def _floats(bits: Array) -> Array:
-    return (bits.astype(np.uint32) << 16).view(np.float32)
-
-
-def _convert_float(values: Array, source: Any, target: Any, rounding_mode: Any) -> Array:  # noqa: ANN401
-    if (source, target) == (tl.bfloat16, tl.float32):
-        return _floats(values).view(np.uint32)
-    if (source, target) == (tl.float32, tl.bfloat16):
-        rounded = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).bfloat16()
-        return rounded.view(torch.uint16).numpy().reshape(values.shape)
-    return _convert_float_of_triton(values, source, target, rounding_mode)
-
-
-_convert_float_of_triton = interpreter._convert_float
-
-
-def _dot(create_dot: Any) -> Any:  # noqa: ANN401
-    def dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:  # noqa: ANN401
-        a, b = (
-            interpreter.TensorHandle(_floats(x.data), tl.float32)
-            if x.dtype.scalar == tl.bfloat16
-            else x
-            for x in (a, b)
-        )
-        return create_dot(self, a, b, *rest)
-
-    return dot
-
-
-def _without_bf16(operation: Any) -> Any:  # noqa: ANN401
-    def refusing(self: Any, *args: Any) -> Any:  # noqa: ANN401
-        if any(
-            getattr(x, "dtype", None) is not None and x.dtype.scalar == tl.bfloat16
-            for x in args[:-1]
-        ):
-            raise TypeError(f"arithmetic in bf16: {args[-1]}")
-        return operation(self, *args)
-
-    return refusing
