@@ -25,10 +25,17 @@ from pydantic import (
 
 from fam_engine.errors import UsageError
 
+# What --map may name: the columns of every form of records, and what stands beside them.
 RECORD_FIELDS = (
     "prompt",
-    "messages",
     "response",
+    "completion",
+    "messages",
+    "conversations",
+    "question",
+    "instruction",
+    "input",
+    "output",
     "id",
     "source",
     "group",
@@ -96,7 +103,8 @@ class RecordSettings(Settings):
     def _known_fields(cls, value: dict[str, str]) -> dict[str, str]:
         for name in value:
             if name not in RECORD_FIELDS:
-                raise ValueError(f"`{name}` is no record field{nearest(name, RECORD_FIELDS)}")
+                known = nearest(name, RECORD_FIELDS) or f", expected {', '.join(RECORD_FIELDS)}"
+                raise ValueError(f"`{name}` is no record field{known}")
         return value
 
     @field_validator("data")

@@ -224,6 +224,15 @@ def test_ifd_and_in_context_follow_their_definitions(
         assert row["in_context_perplexity"] == pytest.approx(np.exp(expected), rel=1e-5)
 
 
+def test_in_context_scores_that_no_record_can_have_are_refused(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    records = [record | {"correct": index == 0} for index, record in enumerate(make_records(4))]
+    data = write(tmp_path / "data.jsonl", records)
+    with pytest.raises(InputError, match="1 questions have an answer whose `correct` is true"):
+        score(tiny_model, data, tmp_path / "out", in_context=2)
+
+
 def test_token_facts_add_up_to_the_scores(tiny_model: Path, data: Path, tmp_path: Path) -> None:
     score(tiny_model, data, tmp_path / "out", tokens=True)
     tokens = pq.read_table(tmp_path / "out" / "tokens.parquet").to_pylist()

@@ -2,7 +2,8 @@
 
 In: the records of a journal, their texts kept by pass 1. Out: an entry a record. The examples are the next K records
 marked correct, cyclic, of K other questions, so every record's are fixed by the file alone. Where there are too few
-of them, or the context grows too long, the record has no such entry and its columns stay null.
+of them, or the context grows too long, the record has no such entry and its columns stay null; a job where that is so of
+every record is refused.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from fam_engine.data.records import Message
 from fam_engine.data.tokenizer import TextEncoder
-from fam_engine.errors import RecordError
+from fam_engine.errors import InputError, RecordError
 from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.scoring.spooling import IN_CONTEXT, EntryWriter
 
@@ -34,6 +35,9 @@ def add_in_context(
         writer: The spool.
         count: Number of examples, K.
         max_length: Longest sequence the model takes, tokens.
+
+    Raises:
+        InputError: Not one record gets an entry.
     """
     correct = journal.db.execute(
         "SELECT position, grp FROM records WHERE correct ORDER BY position"
@@ -50,6 +54,20 @@ def add_in_context(
                 if len(examples) == count:
                     _add(db, encoder, writer, (position, examples), max_length)
         writer.flush()
+    _check_some(journal.db, count)
+
+
+def _check_some(db: sqlite3.Connection, count: int) -> None:
+    """Refuse a job whose columns would all be null: whoever asked for them would find out at its end."""
+    if db.execute("SELECT 1 FROM records WHERE entry_in_context IS NOT NULL LIMIT 1").fetchone():
+        return
+    (known,) = db.execute("SELECT COUNT(DISTINCT grp) FROM records WHERE correct").fetchone()
+    raise InputError(
+        f"not one record can be scored after {count} answers to other questions: {known:,} questions have an answer "
+        "whose `correct` is true, or what comes together is too long for the model",
+        code="E_IN_CONTEXT",
+        hint="say which answers are right, or leave --in-context out",
+    )
 
 
 def _add(
