@@ -123,6 +123,18 @@ class SamplingSettings(Settings):
     top_p: float = Field(default=1.0, gt=0, le=1)
     top_k: int = Field(default=0, ge=0)
 
+    @field_validator("top_p", "top_k")
+    @classmethod
+    def _with_a_temperature(cls, value: float, info: ValidationInfo) -> float:
+        if (
+            info.data.get("temperature") == 0
+            and value != cls.model_fields[str(info.field_name)].default
+        ):
+            raise ValueError(
+                "needs a `temperature` above 0, where the likeliest token is all there is"
+            )
+        return value
+
 
 # Settings of a scoring job that say which processes do it; results do not depend on them.
 HOW_IT_RUNS = {"shard", "launcher", "workers"}
@@ -184,6 +196,13 @@ class GenerateConfig(ModelSettings, RecordSettings, SamplingSettings):
     source: str | None = None
     max_slots: int = Field(default=64, ge=1)
     seed: int = Field(default=0, ge=0)
+
+    @field_validator("samples")
+    @classmethod
+    def _not_alike(cls, value: int, info: ValidationInfo) -> int:
+        if value > 1 and info.data.get("temperature") == 0:
+            raise ValueError("needs a `temperature` above 0, where all would be the same text")
+        return value
 
 
 class RewriteConfig(ModelSettings, RecordSettings, SamplingSettings):

@@ -2,8 +2,8 @@
 
 In: the records of a journal, their texts kept by pass 1. Out: an entry a record. The examples are the next K records
 marked correct, cyclic, of K other questions, so every record's are fixed by the file alone. Where there are too few
-of them, or the context grows too long, the record has no such entry and its columns stay null; a job where that is so of
-every record is refused.
+of them, or the context grows too long, the record has no such entry and its columns stay null, which
+is said before anything is computed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from fam_engine.data.records import Message
 from fam_engine.data.tokenizer import TextEncoder
-from fam_engine.errors import InputError, RecordError
+from fam_engine.errors import RecordError
 from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.scoring.spooling import IN_CONTEXT, EntryWriter
 
@@ -35,9 +35,6 @@ def add_in_context(
         writer: The spool.
         count: Number of examples, K.
         max_length: Longest sequence the model takes, tokens.
-
-    Raises:
-        InputError: Not one record gets an entry.
     """
     correct = journal.db.execute(
         "SELECT position, grp FROM records WHERE correct ORDER BY position"
@@ -54,19 +51,19 @@ def add_in_context(
                 if len(examples) == count:
                     _add(db, encoder, writer, (position, examples), max_length)
         writer.flush()
-    _check_some(journal.db, count)
 
 
-def _check_some(db: sqlite3.Connection, count: int) -> None:
-    """Refuse a job whose columns would all be null: whoever asked for them would find out at its end."""
-    if db.execute("SELECT 1 FROM records WHERE entry_in_context IS NOT NULL LIMIT 1").fetchone():
-        return
+def missing_in_context(db: sqlite3.Connection, count: int) -> str | None:
+    """Say how many records have no such entry, and why; None where all have one."""
+    num_records, num_entries = db.execute(
+        "SELECT COUNT(*), COUNT(entry_in_context) FROM records"
+    ).fetchone()
+    if num_entries == num_records:
+        return None
     (known,) = db.execute("SELECT COUNT(DISTINCT grp) FROM records WHERE correct").fetchone()
-    raise InputError(
-        f"not one record can be scored after {count} answers to other questions: {known:,} questions have an answer "
-        "whose `correct` is true, or what comes together is too long for the model",
-        code="E_IN_CONTEXT",
-        hint="say which answers are right, or leave --in-context out",
+    return (
+        f"in-context scores: none for {num_records - num_entries:,} of {num_records:,} records; they take answers "
+        f"marked `correct` to {count} other questions ({known:,} have one) and a context that the model can hold"
     )
 
 
