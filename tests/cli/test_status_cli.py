@@ -137,7 +137,7 @@ def test_a_command_that_was_refused_a_folder_changes_nothing_of_its_status(
     out = tmp_path / "out"
     job = ("--model", tiny_model, "--data", data, "--out", out, "--quiet")
     assert run("score", *job)[0] == 3
-    code, _, err = run("generate", *job)
+    code, _, err = run("generate", *job, "--max-new-tokens", "4")
     assert code == 2
     assert "holds the job of another command" in err
     code, printed, _ = run("status", out)
