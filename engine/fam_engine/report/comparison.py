@@ -91,7 +91,10 @@ def _plain(value: float | None) -> str:
 
 
 def _signed(value: float | None) -> str:
-    return MISSING if value is None else f"{value:+.3f}"
+    if value is None:
+        return MISSING
+    # A difference of rounding alone is not to stand there as a zero that is `higher`.
+    return f"{value:+.0e}" if 0.0 < abs(value) < 0.0005 else f"{value:+.3f}"
 
 
 def _print_changed(comparison: Mapping[str, Any], console: Console) -> None:
