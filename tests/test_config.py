@@ -6,6 +6,7 @@ import pytest
 
 from fam_engine.config import (
     EvalConfig,
+    ExportConfig,
     GenerateConfig,
     RewriteConfig,
     ScoreConfig,
@@ -74,6 +75,12 @@ def test_a_setting_that_does_something_is_taken(
     kind: type[Settings], more: dict[str, object]
 ) -> None:
     assert more.items() <= read_config(kind, FLAGS | more, None).model_dump().items()
+
+
+def test_a_path_is_shown_as_it_was_given() -> None:
+    given = {"data": ["a.jsonl"], "format": "trl", "out": Path("o.json")}
+    with pytest.raises(UsageError, match=r"\.jsonl, given 'o\.json' \("):
+        read_config(ExportConfig, given, None)
 
 
 def test_a_missing_setting_is_named(tmp_path: Path) -> None:

@@ -551,5 +551,5 @@ def _first_problem(error: ValidationError, file: Path | None) -> UsageError:
 
 def _shown(value: object) -> str:
     """Show a value in part: aliases can make a few lines of YAML a billion values."""
-    text = reprlib.repr(value)
+    text = reprlib.repr(str(value) if isinstance(value, Path) else value)
     return text if len(text) <= 80 else f"{text[:77]}..."
