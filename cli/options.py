@@ -79,7 +79,9 @@ Limit = Annotated[
 ]
 Map = Annotated[
     list[str] | None,
-    typer.Option("--map", help="field=column; repeat it.", rich_help_panel=DATA),
+    typer.Option(
+        "--map", help="field=column, as response=solution; repeat it.", rich_help_panel=DATA
+    ),
 ]
 
 MaxNewTokens = Annotated[

@@ -4,7 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from fam_engine.config import ScoreConfig, read_config
+from fam_engine.config import (
+    EvalConfig,
+    ExportConfig,
+    GenerateConfig,
+    RewriteConfig,
+    ScoreConfig,
+    Settings,
+    read_config,
+)
 from fam_engine.errors import UsageError
 
 FLAGS = {"model": "m", "data": ["a.jsonl"], "out": "o"}
@@ -37,6 +45,42 @@ def test_what_does_not_fit_is_named_with_the_remedy(tmp_path: Path, text: str, n
         read_config(ScoreConfig, FLAGS, file)
     assert named in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "named"),
+    [
+        (GenerateConfig, {"samples": 4}, "`samples`: needs a `temperature` above 0"),
+        (GenerateConfig, {"top_p": 0.9}, "`top_p`: needs a `temperature` above 0"),
+        (EvalConfig, {"top_k": 5, "temperature": 0.0}, "`top_k`: needs a `temperature`"),
+    ],
+)
+def test_a_setting_that_would_do_nothing_is_refused(
+    kind: type[Settings], more: dict[str, object], named: str
+) -> None:
+    with pytest.raises(UsageError, match=r".") as caught:
+        read_config(kind, FLAGS | more, None)
+    assert named in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        (GenerateConfig, {"samples": 4, "top_p": 0.9, "top_k": 5, "temperature": 0.7}),
+        (GenerateConfig, {"samples": 1, "top_p": 1.0, "top_k": 0}),
+        (RewriteConfig, {"samples": 4, "top_p": 0.9}),
+    ],
+)
+def test_a_setting_that_does_something_is_taken(
+    kind: type[Settings], more: dict[str, object]
+) -> None:
+    assert more.items() <= read_config(kind, FLAGS | more, None).model_dump().items()
+
+
+def test_a_path_is_shown_as_it_was_given() -> None:
+    given = {"data": ["a.jsonl"], "format": "trl", "out": Path("o.json")}
+    with pytest.raises(UsageError, match=r"\.jsonl, given 'o\.json' \("):
+        read_config(ExportConfig, given, None)
 
 
 def test_a_missing_setting_is_named(tmp_path: Path) -> None:

@@ -25,10 +25,17 @@ from pydantic import (
 
 from fam_engine.errors import UsageError
 
+# What --map may name: the columns of every form of records, and what stands beside them.
 RECORD_FIELDS = (
     "prompt",
-    "messages",
     "response",
+    "completion",
+    "messages",
+    "conversations",
+    "question",
+    "instruction",
+    "input",
+    "output",
     "id",
     "source",
     "group",
@@ -96,7 +103,8 @@ class RecordSettings(Settings):
     def _known_fields(cls, value: dict[str, str]) -> dict[str, str]:
         for name in value:
             if name not in RECORD_FIELDS:
-                raise ValueError(f"`{name}` is no record field{nearest(name, RECORD_FIELDS)}")
+                known = nearest(name, RECORD_FIELDS) or f", expected {', '.join(RECORD_FIELDS)}"
+                raise ValueError(f"`{name}` is no record field{known}")
         return value
 
     @field_validator("data")
@@ -114,6 +122,18 @@ class SamplingSettings(Settings):
     temperature: float = Field(default=0.0, ge=0, le=100)
     top_p: float = Field(default=1.0, gt=0, le=1)
     top_k: int = Field(default=0, ge=0)
+
+    @field_validator("top_p", "top_k")
+    @classmethod
+    def _with_a_temperature(cls, value: float, info: ValidationInfo) -> float:
+        if (
+            info.data.get("temperature") == 0
+            and value != cls.model_fields[str(info.field_name)].default
+        ):
+            raise ValueError(
+                "needs a `temperature` above 0, where the likeliest token is all there is"
+            )
+        return value
 
 
 # Settings of a scoring job that say which processes do it; results do not depend on them.
@@ -176,6 +196,13 @@ class GenerateConfig(ModelSettings, RecordSettings, SamplingSettings):
     source: str | None = None
     max_slots: int = Field(default=64, ge=1)
     seed: int = Field(default=0, ge=0)
+
+    @field_validator("samples")
+    @classmethod
+    def _not_alike(cls, value: int, info: ValidationInfo) -> int:
+        if value > 1 and info.data.get("temperature") == 0:
+            raise ValueError("needs a `temperature` above 0, where all would be the same text")
+        return value
 
 
 class RewriteConfig(ModelSettings, RecordSettings, SamplingSettings):
@@ -524,5 +551,5 @@ def _first_problem(error: ValidationError, file: Path | None) -> UsageError:
 
 def _shown(value: object) -> str:
     """Show a value in part: aliases can make a few lines of YAML a billion values."""
-    text = reprlib.repr(value)
+    text = reprlib.repr(str(value) if isinstance(value, Path) else value)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -23,6 +23,7 @@ def test_two_real_runs_are_compared(run: Run, tiny_model: Path, tmp_path: Path) 
     assert "only in A: 1 (r5)" in printed
     assert "one [b]" in printed
     assert 'precision: "fp32", "nf4"' in printed
+    assert "one [b] and two: fewer than 20 questions" in printed
     assert max(map(len, printed.splitlines())) <= 80
     code, printed, _ = run("compare", first, second, "--json")
     found = json.loads(printed)

@@ -52,7 +52,9 @@ def test_a_dry_run_only_says_what_would_happen(
     run: Run, tiny_model: Path, data: Path, tmp_path: Path
 ) -> None:
     arguments = ("--model", tiny_model, "--data", data, "--out", tmp_path / "out", "--dry-run")
-    code, printed, _ = run(*arguments, "--samples", "3", "--max-new-tokens", "5")
+    code, printed, _ = run(
+        *arguments, "--samples", "3", "--temperature", "1", "--max-new-tokens", "5"
+    )
     assert code == 0
     assert "2 records to answer, 3 answers each" in printed
     assert "at most 30 to write" in printed

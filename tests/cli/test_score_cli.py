@@ -94,6 +94,7 @@ def test_quarantined_records_end_in_exit_code_3(
         ({"--precision": "int8"}, 2, "error[E_CONFIG_VALUE]", "'nf4', 'bf16' or 'fp32'"),
         ({"--map": "response"}, 2, "error[E_USAGE]", "field=column"),
         ({"--map": "respnse=a"}, 2, "error[E_CONFIG_VALUE]", "did you mean `response`"),
+        ({"--map": "zzz=a"}, 2, "error[E_CONFIG_VALUE]", "expected prompt, response, completion"),
         ({"--device": "cuda"}, 8, "error[E_DEVICE]", "--device cpu"),
         ({"--config": "nowhere.yaml"}, 2, "error[E_CONFIG_FILE] nowhere.yaml", "cannot be read"),
         ({"--shard": "5/4"}, 2, "error[E_CONFIG_VALUE]", "1 <= I <= N, given '5/4'"),

@@ -129,3 +129,18 @@ def test_it_is_printed_in_a_few_lines(
     assert "4 of 4 records (100%)" in printed
     assert "left out: 1 with E_" in printed
     assert run("status", tmp_path)[0] == 4
+
+
+def test_a_command_that_was_refused_a_folder_changes_nothing_of_its_status(
+    run: Run, tiny_model: Path, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    job = ("--model", tiny_model, "--data", data, "--out", out, "--quiet")
+    assert run("score", *job)[0] == 3
+    code, _, err = run("generate", *job, "--max-new-tokens", "4")
+    assert code == 2
+    assert "holds the job of another command" in err
+    code, printed, _ = run("status", out)
+    assert code == 0
+    assert "finished" in printed
+    assert "score, " in printed

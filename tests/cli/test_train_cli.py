@@ -131,3 +131,14 @@ def test_the_flags_are_the_settings_and_no_others(
     flags = {name.rstrip("_") for name in inspect.signature(command).parameters}
     assert flags - set(settings.model_fields) == others
     assert set(settings.model_fields) <= flags
+
+
+def test_a_threshold_of_another_loss_is_refused(run: Run, arguments: dict[str, str]) -> None:
+    code, _, err = run("train", *words(arguments), "--max-token-perplexity", "3")
+    assert code == 2
+    assert "--max-token-perplexity is the threshold of --loss stm and soft, this is plain" in err
+    code, _, err = run("train", *words(arguments), "--loss", "stm", "--min-excess", "-2")
+    assert code == 2
+    assert "--min-excess is the threshold of --loss excess, this is stm" in err
+    given = ("--loss", "soft", "--max-token-perplexity", "3", "--dry-run", "--quiet")
+    assert run("train", *words(arguments), *given)[0] == 0

@@ -4,7 +4,15 @@ from typing import Any
 
 import pytest
 
-from fam_engine.data.records import Message, Record, detect_form, map_columns, read_record
+from fam_engine.config import RECORD_FIELDS
+from fam_engine.data.records import (
+    FORMS,
+    Message,
+    Record,
+    detect_form,
+    map_columns,
+    read_record,
+)
 from fam_engine.errors import RecordError
 
 
@@ -77,7 +85,12 @@ def test_a_gold_answer_may_be_true_or_false() -> None:
         ({"prompt": "P", "response": "R", "source": {}}, "E_RECORD_TYPE", "`source`"),
         ({"messages": CHAT[:1]}, "E_RECORD_ROLE", "assistant"),
         ({"messages": "Hi"}, "E_RECORD_TYPE", "`messages`"),
-        ({"messages": [{"role": "robot", "content": "x"}]}, "E_RECORD_ROLE", "robot"),
+        (
+            {"messages": [{"role": "robot", "content": "x"}]},
+            "E_RECORD_ROLE",
+            "'robot', expected system, developer, user, assistant, tool",
+        ),
+        ({"conversations": [{"from": "tool", "value": "x"}]}, "E_RECORD_ROLE", "human, user, gpt"),
         ({"messages": [{"role": "user"}]}, "E_RECORD_FIELD", "`content`"),
         ({"messages": ["Hi"]}, "E_RECORD_TYPE", "messages[0]"),
         ({"prompt": "P", "response": "\ud800"}, "E_RECORD_TEXT", "surrogate"),
@@ -96,6 +109,11 @@ def test_columns_can_be_mapped() -> None:
     row = {"frage": "Q", "antwort": "A", "id": "x"}
     mapped = map_columns(row, {"prompt": "frage", "response": "antwort"})
     assert mapped == {"prompt": "Q", "response": "A", "id": "x"}
+
+
+def test_every_column_of_every_form_can_be_mapped() -> None:
+    columns = {column for form in FORMS for column in form.columns} | {"input"}
+    assert columns < set(RECORD_FIELDS)
 
 
 def test_a_row_of_another_form_than_its_file_is_refused() -> None:

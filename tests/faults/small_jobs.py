@@ -64,7 +64,11 @@ def small_jobs(model: Path, folder: Path) -> dict[str, SmallJob]:
             ),
             0,
         ),
-        SmallJob("generate", (*base, *_data(questions), *_flags(max_new_tokens=6, samples=2)), 3),
+        SmallJob(
+            "generate",
+            (*base, *_data(questions), *_flags(max_new_tokens=6, samples=2, temperature=0.8)),
+            3,
+        ),
         SmallJob(
             "rewrite",
             (*base, *_data(numbers), *_flags(max_new_tokens=6, samples=1, method="answer")),

@@ -77,6 +77,21 @@ def test_another_job_is_refused_and_the_difference_named(tmp_path: Path) -> None
     Journal(tmp_path, KEY, SCHEMA).__exit__(None, None, None)
 
 
+def test_the_job_of_another_command_is_refused_and_finds_its_journal_as_it_was(
+    tmp_path: Path,
+) -> None:
+    def tables(journal: Journal) -> list[tuple[str]]:
+        return journal.db.execute("SELECT name FROM sqlite_master ORDER BY name").fetchall()
+
+    with Journal(tmp_path, KEY, SCHEMA) as journal:
+        before = tables(journal)
+    other = {**KEY, "temperature": 0}
+    with pytest.raises(UsageError, match="holds the job of another command, or of another release"):
+        Journal(tmp_path, other, "CREATE TABLE IF NOT EXISTS others (name TEXT)")
+    with Journal(tmp_path, KEY, SCHEMA) as journal:
+        assert tables(journal) == before
+
+
 HASHES = ["a" * 64, "b" * 64, "c" * 64]
 NAMES = [[f"part-{number}.jsonl", 1000 + number] for number in range(9)]
 

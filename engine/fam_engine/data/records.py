@@ -16,7 +16,7 @@ from fam_engine.errors import RecordError
 
 _SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 _SHAREGPT_ROLES |= {"system": "system"}
-_ROLES = ("system", "developer", "user", "assistant", "tool")
+_ROLES = {role: role for role in ("system", "developer", "user", "assistant", "tool")}
 
 
 @dataclass(frozen=True)
@@ -240,14 +240,16 @@ def _turn(turn: object, name: str) -> Message:
     if not isinstance(turn, Mapping):
         raise RecordError("E_RECORD_TYPE", f"`{name}` is {_type_name(turn)}, expected an object")
     if "from" in turn:
-        role = _SHAREGPT_ROLES.get(str(turn["from"]))
-        found, content = turn["from"], _text(turn, "value")
-    else:
-        role = turn.get("role") if turn.get("role") in _ROLES else None
-        found, content = turn.get("role"), _text(turn, "content")
-    if role is None:
-        raise RecordError("E_RECORD_ROLE", f"`{name}` has role {found!r}, expected user, ...")
-    return Message(role, content)
+        return Message(_role(turn["from"], _SHAREGPT_ROLES, name), _text(turn, "value"))
+    return Message(_role(turn.get("role"), _ROLES, name), _text(turn, "content"))
+
+
+def _role(found: object, known: Mapping[str, str], name: str) -> str:
+    if not isinstance(found, str) or found not in known:
+        raise RecordError(
+            "E_RECORD_ROLE", f"`{name}` has role {found!r}, expected {', '.join(known)}"
+        )
+    return known[found]
 
 
 def _conversation(turns: tuple[Message, ...], name: str) -> _Parts:

@@ -74,8 +74,8 @@ class Journal:
             self._lock = _take_lock(self.folder / "lock", out)
         try:
             with storage_errors(out):
-                self.db = _open(self.folder / _DATABASE, _SCHEMA + schema)
-                self._check_key(key, out)
+                self.db = _open(self.folder / _DATABASE, _SCHEMA)
+                self._begin(key, schema, out)
         except BaseException:
             self._lock.close()
             raise
@@ -203,13 +203,15 @@ class Journal:
 
     # -- opening -----------------------------------------------------------------------------------
 
-    def _check_key(self, key: dict[str, Any], out: Path) -> None:
+    def _begin(self, key: dict[str, Any], schema: str, out: Path) -> None:
+        """Make the job's own tables, once it is sure that no other job has the journal: a refusal leaves no trace."""
         kept = self.get("key")
+        if kept is not None:
+            check_same_job(kept, key, out)
+        self.db.executescript(schema)
         if kept is None:
             with self.commit():
                 self.put("key", key)
-            return
-        check_same_job(kept, key, out)
 
 
 def check_same_job(kept: dict[str, Any], key: dict[str, Any], out: Path) -> None:
@@ -219,10 +221,17 @@ def check_same_job(kept: dict[str, Any], key: dict[str, Any], out: Path) -> None
         UsageError: They differ; the message names what.
     """
     now = json.loads(json.dumps(key))
-    for name in sorted(kept.keys() | now.keys()):
-        if kept.get(name) != now.get(name):
+    if kept.keys() != now.keys():
+        raise UsageError(
+            "holds the job of another command, or of another release of fam-engine",
+            code="E_RESUME_MISMATCH",
+            where=str(out),
+            hint="choose another --out",
+        )
+    for name in sorted(now):
+        if kept[name] != now[name]:
             raise UsageError(
-                f"holds a job with {_difference(name, kept.get(name), now.get(name))}",
+                f"holds a job with {_difference(name, kept[name], now[name])}",
                 code="E_RESUME_MISMATCH",
                 where=str(out),
                 hint="choose another --out, or repeat the earlier settings",

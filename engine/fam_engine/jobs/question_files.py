@@ -142,6 +142,21 @@ def texts_of(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
     return tuple(value)
 
 
+def choices_of(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Give a row's options.
+
+    Raises:
+        RecordError: They are no list of texts; or the gold answer is a JSON number that is the text of none. Data that
+            holds numbers counts from 0 (MMLU) or from 1, and the wrong guess grades every question by its neighbour.
+    """
+    choices, gold = texts_of(row, "choices"), row.get("answer")
+    is_number = isinstance(gold, int | float) and not isinstance(gold, bool)
+    if choices and is_number and str(gold) not in choices:
+        found = f"the gold answer {gold} may count the choices from 0 or from 1"
+        raise RecordError("E_NO_GOLD", f"{found}, expected the letter or the text of one")
+    return choices
+
+
 def kind_of(row: Mapping[str, Any]) -> TaskKind | None:
     """Give how a row says its answers are judged, None where it does not say.
 

@@ -6,7 +6,7 @@ In: the dictionary `jobs.comparing.job.compare_runs` makes. Out: text through ri
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fam_engine.report.wording import MISSING, short_names, visible
+from fam_engine.report.wording import MISSING, short_names, too_few, visible
 
 _SOURCE_WIDTH = 17
 _LABELS = {
@@ -38,6 +38,8 @@ def print_comparison(comparison: Mapping[str, Any], console: Console) -> None:
             console.print(Text(visible(f"only in {letter}: {only['n']:,} ({ids})")))
     for metric in comparison["overall"]["metrics"]:
         _print_metric(comparison, metric, console)
+    for remark in too_few(comparison["sources"]):
+        console.print(Text(remark, style="dim"))
     _print_changed(comparison, console)
     _print_settings(comparison["settings"], console)
 
@@ -49,17 +51,25 @@ def _print_metric(comparison: Mapping[str, Any], metric: str, console: Console) 
     table.add_column("source", overflow="fold", max_width=_SOURCE_WIDTH)
     for name in ("records", "A", "B", "B - A", "interval"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("B is")
     names = list(comparison["sources"])
-    for name, label in short_names(names, 2 * _SOURCE_WIDTH, mark="..").items():
-        table.add_row(label, *_cells(comparison["sources"][name]["metrics"][metric]))
+    rows = [_cells(comparison["sources"][name]["metrics"][metric]) for name in names]
+    overall = _cells(comparison["overall"]["metrics"][metric])
+    # The source's name is folded before a word of the verdict is cut.
+    table.add_column("B is", min_width=_longest_word([*rows, overall]))
+    labels = short_names(names, 2 * _SOURCE_WIDTH, mark="..").values()
+    for label, cells in zip(labels, rows, strict=True):
+        table.add_row(label, *cells)
     if len(names) > 1:
         table.add_section()
-        table.add_row("all", *_cells(comparison["overall"]["metrics"][metric]))
+        table.add_row("all", *overall)
     console.print(table)
     correlation = comparison["rank_correlation"][metric]
     if correlation is not None:
         console.print(Text(f"rank correlation of the records: {correlation:.3f}"))
+
+
+def _longest_word(rows: Sequence[Sequence[str]]) -> int:
+    return max(len(word) for *_, verdict in rows for word in verdict.split())
 
 
 def _cells(entry: Mapping[str, Any]) -> list[str]:
@@ -81,7 +91,10 @@ def _plain(value: float | None) -> str:
 
 
 def _signed(value: float | None) -> str:
-    return MISSING if value is None else f"{value:+.3f}"
+    if value is None:
+        return MISSING
+    # A difference of rounding alone is not to stand there as a zero that is `higher`.
+    return f"{value:+.0e}" if 0.0 < abs(value) < 0.0005 else f"{value:+.3f}"
 
 
 def _print_changed(comparison: Mapping[str, Any], console: Console) -> None:

@@ -18,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from fam_engine.report.forecast import duration
 from fam_engine.report.wording import visible
 
 # On a log file one line this often is enough.
@@ -97,6 +98,15 @@ class _Phase:
         seconds = max(time.monotonic() - self.started, sys.float_info.epsilon)
         rate = self.done / seconds
         of_total = f"/{self.total:,}" if self.total else ""
-        left = f", {(self.total - self.done) / rate:.0f} s left" if self.total and self.done else ""
+        left = ""
+        if self.total and self.done:
+            left = f", {duration((self.total - self.done) / rate)} left"
         detail = f", {self.detail}" if self.detail else ""
-        return f"{self.done:,}{of_total} {self.unit}, {rate:,.0f} a second{left}{detail}"
+        return f"{self.done:,}{of_total} {self.unit}, {_rate(rate)}{left}{detail}"
+
+
+def _rate(rate: float) -> str:
+    """Say a rate so that slow work does not look like none."""
+    if rate >= 10:
+        return f"{rate:,.0f} a second"
+    return f"{rate:.1f} a second" if rate >= 1 else f"{60 * rate:.2g} a minute"

@@ -198,11 +198,7 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
             f"At {number(bits)} bits a byte the model foresees these texts no better than a table of how often each "
             "letter occurs: it hardly knows their kind, so what it finds more familiar says little."
         )
-    few = [name for name, entry in sources.items() if entry["num_groups"] < FEW_GROUPS]
-    if few:
-        found.append(
-            f"{_listed(few)}: fewer than {FEW_GROUPS} questions, too few to lean on an interval."
-        )
+    found += too_few(sources)
     found += _uneven(sources)
     pairs = (summary["comparison"] or {"pairs": []})["pairs"]
     apart = [pair["source"] for pair in pairs if pair["verdict"] == "no shared questions"]
@@ -212,6 +208,14 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
             "so a difference may come from the questions."
         )
     return found
+
+
+def too_few(sources: Mapping[str, Any]) -> list[str]:
+    """Say which sources have so few questions that their intervals are too narrow."""
+    few = [name for name, entry in sources.items() if entry["num_groups"] < FEW_GROUPS]
+    if not few:
+        return []
+    return [f"{_listed(few)}: fewer than {FEW_GROUPS} questions, too few to lean on an interval."]
 
 
 def _uneven(sources: Mapping[str, Any]) -> list[str]:

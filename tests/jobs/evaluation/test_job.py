@@ -220,7 +220,8 @@ def test_what_cannot_be_asked_or_judged_is_left_out_and_counted(
             prompt | {"answer": "B", "choices": ["a", "x" * 260]},
         ],
     }
-    bad["E_NO_GOLD"].append(prompt | {"answer": "F", "choices": ["red", "blue"]})
+    for answer in ("F", "0", 0, 1, 1.0):  # a number may count from 0 or from 1
+        bad["E_NO_GOLD"].append(prompt | {"answer": answer, "choices": ["red", "blue"]})
     records = [QUESTIONS[0], *(record for some in bad.values() for record in some)]
     outcome = evaluate(tiny_model, write(tmp_path / "task.jsonl", records), tmp_path / "out")
     counts = {code: len(some) for code, some in bad.items()}

@@ -63,6 +63,11 @@ def test_good_study(tmp_path: Path) -> None:
             "`gold` is made from `plain`, which is no variant before it",
         ),
         (
+            {"answers": {**GOOD["answers"], "gold": {"make": "gold", "of": "plain"}}},
+            "setting `answers.gold.make`: Input should be 'rewrite', 'self', 'explain', "
+            "'minimum-change', 'gold-only'",
+        ),
+        (
             {"answers": {**GOOD["answers"], "same": {"of": "plain"}}},
             "need `train` settings of their own",
         ),

@@ -350,6 +350,7 @@ def test_a_forecast_counts_without_a_model(
         data=(str(write(tmp_path / "q.jsonl", questions(7))),),
         out=tmp_path / "out",
         samples=2,
+        temperature=1.0,
         max_new_tokens=10,
     )
     forecast = forecast_generate(config, Silent())

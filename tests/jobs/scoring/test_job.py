@@ -224,6 +224,25 @@ def test_ifd_and_in_context_follow_their_definitions(
         assert row["in_context_perplexity"] == pytest.approx(np.exp(expected), rel=1e-5)
 
 
+def test_records_without_in_context_scores_are_told_of_beforehand(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    records = [record | {"correct": index == 0} for index, record in enumerate(make_records(4))]
+    data = write(tmp_path / "data.jsonl", records)
+    notes: list[str] = []
+    progress = Silent()
+    progress.note = notes.append  # type: ignore[method-assign]
+    config = ScoreConfig(
+        model=str(tiny_model), data=(str(data),), out=tmp_path / "out", in_context=1
+    )
+    run_score(config, progress)
+    (note,) = (note for note in notes if note.startswith("in-context"))
+    missing = [row["in_context_nll_mean"] is None for row in table(tmp_path / "out")]
+    assert f"none for {sum(missing)} of 4 records" in note
+    assert "1 other questions (1 have one)" in note
+    assert 0 < sum(missing) < 4
+
+
 def test_token_facts_add_up_to_the_scores(tiny_model: Path, data: Path, tmp_path: Path) -> None:
     score(tiny_model, data, tmp_path / "out", tokens=True)
     tokens = pq.read_table(tmp_path / "out" / "tokens.parquet").to_pylist()
@@ -387,6 +406,11 @@ def test_a_forecast_counts_what_the_job_then_does(
     assert forecast.memory_bytes > 0
     assert len(forecast.longest) == 5
     assert forecast.lengths["response"]["max"] == max(len(r["response"]) + 1 for r in records)
+    # Scores beside those of the records take more computing, and are no other records.
+    more = forecast_score(config.model_copy(update={"ifd": True, "in_context": 1}), Silent())
+    assert more.lengths == forecast.lengths
+    assert more.tokens["response"] == forecast.tokens["response"]
+    assert more.tokens["computed"] > 2 * forecast.tokens["computed"]
 
 
 def test_limit_reads_no_further(tiny_model: Path, data: Path, tmp_path: Path) -> None:

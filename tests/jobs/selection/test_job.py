@@ -238,6 +238,7 @@ def test_a_path_may_be_spelled_another_way(
         ({"metric": "perplexty"}, "did you mean `perplexity`?"),
         ({"quota": {"aa": 1}}, "no record has; did you mean `a`?"),
         ({"pick": "lowest", "band": (0.0, 0.5)}, "give one of them"),
+        ({"quota": {"z": 1}}, "(the sources are a, b)"),
         ({"per": "all"}, "give --budget, --quota or --band"),
         ({"max_share": 0.4}, "raise --max-share"),
         ({"min_tokens": 9, "max_tokens": 8}, "is above"),
@@ -250,6 +251,21 @@ def test_what_does_not_fit_is_named_with_the_remedy(
     with pytest.raises((InputError, UsageError)) as caught:
         select(data, scores, **more)
     assert named in str(caught.value)
+
+
+def test_what_left_nothing_is_named_with_its_own_remedy(scored: Scored) -> None:
+    unknown = [record("q1", "a", 1.0), record("q2", "a", 2.0)]
+    data, scores = scored(unknown)
+    assert "have it there, or leave the flag out" in refused(data, scores, correct_only=True)
+    assert "loosen the limits" in refused(data, scores, min_tokens=1_000)
+    undefined = [{**record("q1", "a", 1.0), "score": {"eos_nll": None}}]
+    data, scores = scored(undefined)
+    assert "choose another --metric" in refused(data, scores, metric="eos_nll")
+
+
+def test_of_many_sources_some_are_named_and_the_rest_counted(scored: Scored) -> None:
+    data, scores = scored([record("q", name, 1.0) for name in "abcdefghij"])
+    assert "g, h and 2 others)" in refused(data, scores, quota={"z": 1})
 
 
 def test_what_is_no_scores_table_is_refused(scored: Scored, tmp_path: Path) -> None:

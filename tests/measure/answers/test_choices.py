@@ -99,7 +99,9 @@ def test_forms_of_the_gold_answer(gold: str) -> None:
 def test_a_gold_answer_that_is_no_option_cannot_be_judged() -> None:
     verdict = judge("C", kind="choice", answer="attic", choices=PLACES)
     assert verdict.correct is None
-    assert "none of the options" in verdict.reason
+    assert verdict.reason == "the gold answer 'attic' is none of the options"
+    verdict = judge("C", kind="choice", answer="0", choices=PLACES)
+    assert (verdict.correct, verdict.reason[-26:]) == (None, ", which are counted from 1")
 
 
 def test_without_options_the_label_counts() -> None:

@@ -15,7 +15,7 @@ from fam_engine.data.reading import Row
 from fam_engine.data.records import Record, detect_form, gold_answer, read_record
 from fam_engine.errors import RecordError
 from fam_engine.jobs.generation.rows import as_question
-from fam_engine.jobs.question_files import kind_of, texts_of
+from fam_engine.jobs.question_files import choices_of, kind_of, texts_of
 from fam_engine.jobs.scoring.ingest import DataFile
 from fam_engine.measure.answers import TaskKind, guess_kind, judge
 
@@ -61,7 +61,7 @@ def read_question(file: DataFile, place: Row, row: Mapping[str, Any], column: st
     )
     # In the question/answer form the answer is in the place of the response.
     answer = gold_answer(row) if column == "question" else record.answer
-    choices, tests = texts_of(row, "choices"), texts_of(row, "tests")
+    choices, tests = choices_of(row), texts_of(row, "tests")
     task = record.task or file.path.stem
     kind = kind_of(row) or guess_kind(answer, choices, tests)
     _check_gold(kind, answer, choices, tests)

@@ -98,7 +98,7 @@ class AnswerSettings(Settings):
     file: str | None = None
     source: str = ""
     style: Style | None = None
-    make: ByModel | ByRule | None = None
+    make: Literal[ByModel, ByRule] | None = None
     of: str | None = None
     to: str | None = None
     form: str = "{answer}"

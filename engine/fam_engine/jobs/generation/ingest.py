@@ -24,6 +24,7 @@ from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.question_files import (
     Item,
     check_prompt,
+    choices_of,
     ingest_items,
     kind_of,
     read_items,
@@ -102,8 +103,8 @@ def _read(file: DataFile, place: Row, row: Mapping[str, Any], kind: str) -> Ques
     record = read_record(
         question, detect_form(question), file=file.name, line=place.line, stem=file.path.stem
     )
-    for name in ("choices", "tests"):
-        texts_of(question, name)
+    choices_of(question)
+    texts_of(question, "tests")
     kind_of(question)
     return Question(question, record)
 

@@ -22,6 +22,7 @@ from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.question_files import (
     Item,
     check_prompt,
+    choices_of,
     ingest_items,
     kind_of,
     read_items,
@@ -152,7 +153,7 @@ class _Ingest:
 
 
 def _reference(record: Record, row: Mapping[str, Any]) -> Reference | None:
-    choices, tests = texts_of(row, "choices"), texts_of(row, "tests")
+    choices, tests = choices_of(row), texts_of(row, "tests")
     return find_reference(record.response, record.answer, choices, tests, kind=kind_of(row))
 
 

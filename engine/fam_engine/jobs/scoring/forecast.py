@@ -106,19 +106,17 @@ def forecast_score(config: ScoreConfig, progress: Progress) -> ScoreForecast:
             model, plan.total_tokens, int(index["target_len"].sum()), dtype, device
         )
         _, offsets = divide(spool, np.arange(len(spool)))
+        own = _entries(journal)
+        lengths = {"prompt": index["context_len"][own], "response": index["target_len"][own]}
         return ScoreForecast(
             num_records=journal.get("ingested")["records"],
             quarantined=quarantined_by_code(journal),
             tokens={
-                "prompt": int(index["context_len"].sum()),
-                "response": int(index["target_len"].sum()),
+                **{name: int(counts.sum()) for name, counts in lengths.items()},
                 "computed": plan.total_tokens,
                 "without_sharing": plan.tokens_without_sharing,
             },
-            lengths={
-                "prompt": _lengths(index["context_len"]),
-                "response": _lengths(index["target_len"]),
-            },
+            lengths={name: _lengths(counts) for name, counts in lengths.items()},
             longest=_longest(journal),
             max_tokens_per_batch=budget,
             memory_bytes=memory.weight_bytes + batch_bytes(model, budget, dtype, device.type),
@@ -149,6 +147,12 @@ def _count_workers(config: ScoreConfig) -> int:
     if config.shard:
         return int(config.shard.partition("/")[2])
     return count_workers(config) if config.launcher == "local" else config.workers or 1
+
+
+def _entries(journal: Journal) -> npt.NDArray[np.int64]:
+    """Give the records' own entries: `ifd` and `in_context` have more, the same responses after other prompts."""
+    rows = journal.db.execute("SELECT entry FROM records ORDER BY position")
+    return np.fromiter((entry for (entry,) in rows), np.int64)
 
 
 def _lengths(counts: npt.NDArray[np.uint32]) -> dict[str, float]:

@@ -2,7 +2,8 @@
 
 In: the records of a journal, their texts kept by pass 1. Out: an entry a record. The examples are the next K records
 marked correct, cyclic, of K other questions, so every record's are fixed by the file alone. Where there are too few
-of them, or the context grows too long, the record has no such entry and its columns stay null.
+of them, or the context grows too long, the record has no such entry and its columns stay null, which
+is said before anything is computed.
 """
 
 from __future__ import annotations
@@ -50,6 +51,20 @@ def add_in_context(
                 if len(examples) == count:
                     _add(db, encoder, writer, (position, examples), max_length)
         writer.flush()
+
+
+def missing_in_context(db: sqlite3.Connection, count: int) -> str | None:
+    """Say how many records have no such entry, and why; None where all have one."""
+    num_records, num_entries = db.execute(
+        "SELECT COUNT(*), COUNT(entry_in_context) FROM records"
+    ).fetchone()
+    if num_entries == num_records:
+        return None
+    (known,) = db.execute("SELECT COUNT(DISTINCT grp) FROM records WHERE correct").fetchone()
+    return (
+        f"in-context scores: none for {num_records - num_entries:,} of {num_records:,} records; they take answers "
+        f"marked `correct` to {count} other questions ({known:,} have one) and a context that the model can hold"
+    )
 
 
 def _add(

@@ -16,6 +16,7 @@ from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, storage_errors
 from fam_engine.jobs.scoring.entries import SCHEMA
+from fam_engine.jobs.scoring.in_context import missing_in_context
 from fam_engine.jobs.scoring.ingest import ingest_records
 from fam_engine.jobs.scoring.sources import Sources, find_sources, ingest_plan, run_key
 from fam_engine.model.config import ModelConfig
@@ -61,6 +62,8 @@ def prepared(
                 spool = ingest_records(journal, encoder, plan, sources.files, advance)
             for form in journal.get("forms"):
                 progress.note(shown_form(form))
+            if config.in_context and (missing := missing_in_context(journal.db, config.in_context)):
+                progress.note(missing)
             yield journal, spool, encoder, sources
 
 

@@ -36,6 +36,11 @@ from fam_engine.measure.statistics import Ints, ratio_estimate, resample_groups
 
 # Beyond this many sources a comparison of each with the first is no longer a table to read.
 MAX_SOURCES = 200
+# What to do where no record is left, by what took most of them.
+_REMEDIES = {
+    "metric_undefined": "choose another --metric: these records have no value of this one",
+    "correctness_unknown": "--correct-only goes by `correct` of the records; have it there, or leave the flag out",
+}
 _SCORED_BY = ("model", "revision", "adapter", "template", "precision")
 
 
@@ -149,10 +154,11 @@ def _check_some(admitted: Codes) -> None:
         return
     numbers: list[int] = np.bincount(admitted, minlength=len(REASONS)).tolist()
     counts = [f"{count:,} {name}" for name, count in zip(REASONS, numbers, strict=True) if count]
+    most = REASONS[int(np.argmax(numbers))] if counts else ""
     raise UsageError(
         f"no record is left to choose from: {', '.join(counts) or 'none has a score'}",
         code="E_NOTHING_LEFT",
-        hint="loosen the limits",
+        hint=_REMEDIES.get(most, "loosen the limits"),
     )
 
 
@@ -168,13 +174,14 @@ def _codes(column: pa.ChunkedArray) -> tuple[Ints, list[str]]:
 
 
 def _plan(config: SelectConfig, metric: Metric, names: Sequence[str]) -> Plan:
+    more = f" and {len(names) - 8:,} others" * (len(names) > 8)
     for source in config.quota:
         if source not in names:
             raise UsageError(
                 f"--quota names the source `{source}`, which no record has"
                 f"{nearest(source, list(names))}",
                 code="E_SOURCE_MIX",
-                hint=f"the sources are {', '.join(names[:8])}",
+                hint=f"the sources are {', '.join(names[:8])}{more}",
             )
     return Plan(
         per=config.per,

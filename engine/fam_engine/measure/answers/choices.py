@@ -78,7 +78,8 @@ def judge_choice(response: str, answer: str, choices: Sequence[str]) -> Verdict:
     gold = _gold_option(answer, options)
     if gold is None:
         found = answer.strip()[:60]
-        return Verdict(None, None, f"the gold answer {found!r} is none of the options")
+        counted = ", which are counted from 1" * found.isdigit()
+        return Verdict(None, None, f"the gold answer {found!r} is none of the options{counted}")
     picked = sorted(_picked(response, options))
     if not picked:
         return Verdict(False, None, "no option found")

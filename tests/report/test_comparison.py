@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from rich.console import Console
+
+from fam_engine.measure.comparison import Metric, compare_rows
+from fam_engine.measure.statistics import Floats
+from fam_engine.report.comparison import print_comparison
+
+
+def printed_comparison(sources: list[str], first: Floats, second: Floats) -> str:
+    questions = [str(n) for n in range(len(sources))]
+    metrics = [Metric("nll_mean", first, second)]
+    runs = [{"path": name, "n": len(sources), "num_repeated": 0} for name in "ab"]
+    only = [{"n": 0, "ids": []}] * 2
+    rest = {"runs": runs, "joined": len(sources), "only": only, "settings": {}}
+    output = io.StringIO()
+    found = compare_rows(questions, sources, questions, metrics, seed=0)
+    print_comparison(found | rest, Console(file=output, width=80))
+    return output.getvalue()
+
+
+def test_no_word_of_a_verdict_is_cut_at_80_columns() -> None:
+    sources = ["a_source_with_a_name_beyond_the_column"] * 24
+    first = np.linspace(1.0, 9.0, 24)
+    second = first + np.where(np.arange(24) % 2, 0.5, -0.5)
+    printed = printed_comparison(sources, first, second)
+    assert "distinguishable" in printed
+    assert "\u2026" not in printed
+    assert "fewer than" not in printed
+    assert max(map(len, printed.splitlines())) <= 80
+
+
+def test_a_difference_of_rounding_is_not_shown_as_zero() -> None:
+    first = np.linspace(1.0, 9.0, 24)
+    printed = printed_comparison(["one"] * 24, first, first + 4e-6)
+    assert "+4e-06  +4e-06 to +4e-06  higher" in printed
+    assert "+0.000  +0.000 to +0.000  equal" in printed_comparison(["one"] * 24, first, first)
