@@ -7,9 +7,11 @@ SOURCES := pyproject.toml Cargo.toml Cargo.lock rust_tokenize/Cargo.toml rust_to
 	$(shell find rust_tokenize/src rust_tokenize/simd -name '*.rs')
 # Small models on few cores: spinning worker threads cost more than they give.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+# Python as a slow GPU; on a real one `make gpu-check` runs the same tests.
+SIMULATED := $(PYTEST) --numprocesses 2 -p tests.simulated.plugin tests/gpu tests/simulated
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check check-kernels agreement docs examples audit test-faults faults-all test-ray test-wheel release test-matrix test-parity fuzz bench bench-memory bench-tokenize soak gpu-wheels gpu-check clean
+.PHONY: help install demo test test-simulated check check-kernels agreement docs examples audit test-faults faults-all test-ray test-wheel release test-matrix test-parity fuzz bench bench-memory bench-tokenize soak gpu-wheels gpu-check clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -29,6 +31,10 @@ demo: $(STAMP) ## Score 1,000 real answers with the embedded model
 test: $(STAMP) ## Run all tests
 	cargo test --quiet --manifest-path rust_tokenize/Cargo.toml
 	$(PYTEST) --numprocesses 2 -m 'not faults and not ray'
+	$(SIMULATED) -m 'not real_gpu'
+
+test-simulated: $(STAMP) ## Run every test of a GPU on a simulated one (half an hour)
+	$(SIMULATED) --deselect tests/gpu/test_cuda.py::test_rows_of_products_of_one_height_are_independent
 
 check: $(STAMP) ## Lint, types, layers
 	$(BIN)/ruff format --check .

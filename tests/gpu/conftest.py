@@ -31,5 +31,5 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def records() -> list[dict[str, object]]:
     """Records to score."""
-    lines = DEMO_RECORDS.read_text(encoding="utf-8").splitlines()[: 12 if is_simulated() else 100]
+    lines = DEMO_RECORDS.read_text(encoding="utf-8").splitlines()[: 8 if is_simulated() else 100]
     return [json.loads(line) for line in lines]

@@ -18,15 +18,16 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
 ]
+REAL = pytest.mark.real_gpu
 
 
 @pytest.mark.parametrize(
     ("precision", "compute_dtype", "tolerance"),
     [
         # A token's log-prob in fp32 differs by summation order only; in bf16 by its 8 bits.
-        ("fp32", "fp32", 5e-5),
-        ("nf4", "fp32", 5e-5),
-        ("bf16", "bf16", 0.02),
+        pytest.param("fp32", "fp32", 5e-5, marks=REAL),
+        pytest.param("nf4", "fp32", 5e-5, marks=REAL),
+        pytest.param("bf16", "bf16", 0.02, marks=REAL),
         ("nf4", "bf16", 0.02),
     ],
 )
@@ -45,6 +46,7 @@ def test_scores_equal_the_cpu_s(
     assert np.abs(means[0] - means[1]).max() <= tolerance
 
 
+@REAL
 def test_the_same_command_gives_the_same_scores_twice(
     checkpoint: str, records: list[dict[str, object]]
 ) -> None:
@@ -61,6 +63,7 @@ NEIGHBOURS = [(0, 0), (3, 0), (40, 17), (90, 0)]
 @pytest.mark.parametrize(
     ("precision", "compute_dtype"), [("nf4", "bf16"), ("bf16", "bf16"), ("fp32", "fp32")]
 )
+@REAL
 @pytest.mark.parametrize("budget", [64, 1024, 32768])
 def test_exact_scores_do_not_depend_on_neighbours(
     checkpoint: str,
@@ -100,6 +103,7 @@ SHAPES = [(3072, 2048), (2048, 2048), (16384, 2048), (2048, 8192)]
 SHAPES += [(6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336)]
 
 
+@REAL
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_rows_of_products_of_one_height_are_independent(
@@ -127,6 +131,7 @@ def test_rows_of_products_of_one_height_are_independent(
             assert torch.equal(ours, all_rows[rows])
 
 
+@REAL
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_a_matrix_quantized_on_the_gpu_has_the_bits_of_the_cpu(dtype: torch.dtype) -> None:
     torch.manual_seed(0)

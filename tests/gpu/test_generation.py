@@ -26,6 +26,8 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
 ]
 
+REAL = pytest.mark.real_gpu
+
 
 @pytest.fixture(scope="module")
 def encoder() -> TextEncoder:
@@ -34,7 +36,7 @@ def encoder() -> TextEncoder:
 
 @pytest.fixture(scope="module")
 def sampling() -> Sampling:
-    return Sampling(max_new_tokens=8 if is_simulated() else 64, temperature=1.0, top_p=0.95)
+    return Sampling(max_new_tokens=5 if is_simulated() else 64, temperature=1.0, top_p=0.95)
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +80,7 @@ def test_texts_equal_the_cpu_s(
     assert found[0] == found[1]
 
 
+@REAL
 @pytest.mark.parametrize("compute_dtype", ["bf16", "fp32"])
 def test_a_text_depends_on_its_request_alone(
     checkpoint: str,
@@ -108,8 +111,10 @@ class PlainStep:
         self._stepper.advance(self._num_rows)
 
 
-@pytest.mark.parametrize("precision", ["nf4", "bf16"])
-@pytest.mark.parametrize("max_slots", [1, 5, 64])
+@pytest.mark.parametrize("precision", ["nf4", pytest.param("bf16", marks=REAL)])
+@pytest.mark.parametrize(
+    "max_slots", [pytest.param(1, marks=REAL), 5, pytest.param(64, marks=REAL)]
+)
 def test_captured_steps_give_the_tokens_of_plain_ones(
     checkpoint: str,
     encoder: TextEncoder,
@@ -127,6 +132,7 @@ def test_captured_steps_give_the_tokens_of_plain_ones(
     assert texts(decoder, encoder, some, sampling, max_slots) == captured
 
 
+@REAL
 @pytest.mark.parametrize("steps", [1, 3])
 def test_looking_rarely_changes_no_text(
     checkpoint: str,

@@ -24,6 +24,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
 ]
 
+REAL = pytest.mark.real_gpu
 SEED = 2**61 + 7
 Gradients: TypeAlias = dict[str, torch.Tensor]
 Run: TypeAlias = Callable[[TrainableModel], tuple[float, Gradients]]
@@ -72,20 +73,16 @@ def by_hand(model: TrainableModel, *, num_whole: int = 1) -> tuple[float, Gradie
     return nll_R.sum().item(), {name: x.cpu().double() for name, x in gradients.items()}
 
 
-def skip_where_simulated(run: Run) -> None:
-    if is_simulated() and run is by_autograd:
-        pytest.skip("torch's autograd knows no simulated GPU")
-
-
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
-@pytest.mark.parametrize("run", [by_autograd, by_hand])
+@pytest.mark.parametrize("dropout", [pytest.param(0.0, marks=REAL), 0.1])
+# Torch's autograd knows no simulated GPU.
+@pytest.mark.parametrize("run", [pytest.param(by_autograd, marks=REAL), by_hand])
 @pytest.mark.parametrize(
     ("precision", "compute_dtype", "tolerance"),
     [
         ("nf4", "fp64", 1e-9),
-        ("nf4", "fp32", 1e-4),
+        pytest.param("nf4", "fp32", 1e-4, marks=REAL),
         ("nf4", "bf16", 0.1),  # relative, of a gradient's norm
-        ("bf16", "bf16", 0.1),
+        pytest.param("bf16", "bf16", 0.1, marks=REAL),
     ],
 )
 def test_equal_to_the_cpu_s(
@@ -97,7 +94,6 @@ def test_equal_to_the_cpu_s(
     dropout: float,
 ) -> None:
     """With dropout too: masks are the same on any device."""
-    skip_where_simulated(run)
     expected_loss, expected = by_autograd(
         model_on(checkpoint, "cpu", precision, "fp64", dropout=dropout)
     )
@@ -107,8 +103,8 @@ def test_equal_to_the_cpu_s(
         assert (gradient - expected[name]).norm() <= tolerance * expected[name].norm(), name
 
 
+@REAL
 def test_in_bf16_as_near_fp32_as_autograd_is(checkpoint: str) -> None:
-    skip_where_simulated(by_autograd)
     _, truth = by_hand(model_on(checkpoint, "cuda", "nf4", "fp32"))
     model = model_on(checkpoint, "cuda", "nf4", "bf16")
     errors = [
@@ -119,7 +115,7 @@ def test_in_bf16_as_near_fp32_as_autograd_is(checkpoint: str) -> None:
         assert error <= 3 * errors[1][name] + 2**-7, name
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("dropout", [0.0, pytest.param(0.1, marks=REAL)])
 def test_the_policy_and_a_second_run_change_no_bit(checkpoint: str, dropout: float) -> None:
     model = model_on(checkpoint, "cuda", "nf4", "bf16", dropout=dropout)
     loss, expected = by_hand(model, num_whole=0)
@@ -141,16 +137,17 @@ def test_a_run_that_is_resumed_ends_in_the_same_bits(checkpoint: str) -> None:
         return model, AdamW("adamw", model.parameters, weight_decay=0.01)
 
     (whole, optimizer), (first, stopped), (second, resumed) = fresh(), fresh(), fresh()
-    steps(whole, optimizer, range(6))
-    steps(first, stopped, range(3))
+    half = 1 if is_simulated() else 3
+    steps(whole, optimizer, range(2 * half))
+    steps(first, stopped, range(half))
     load_parameters(second.parameters, {n: x.detach().cpu() for n, x in first.parameters.items()})
     resumed.load_state(stopped.state())
-    steps(second, resumed, range(3, 6))
+    steps(second, resumed, range(half, 2 * half))
     for name, parameter in whole.parameters.items():
         assert torch.equal(parameter, second.parameters[name]), name
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("dropout", [pytest.param(0.0, marks=REAL), 0.1])
 def test_nothing_waits_for_the_gpu(checkpoint: str, dropout: float) -> None:
     model = model_on(checkpoint, "cuda", "nf4", "bf16", dropout=dropout)
     by_hand(model)

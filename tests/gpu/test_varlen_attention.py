@@ -22,6 +22,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
 ]
 
+REAL = pytest.mark.real_gpu
 # Siblings, prompts and answers of one token, and lengths around blocks of 64 and 128 keys.
 LENGTHS = [(1, 1), (1, 2), (64, 65), (63, 2), (127, 130), (300, 40)]
 
@@ -115,7 +116,7 @@ def a_call_a_segment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyP
         yield patch
 
 
-@pytest.mark.parametrize("keys_per_token", [8, 1])
+@pytest.mark.parametrize("keys_per_token", [pytest.param(8, marks=REAL), 1])
 def test_one_call_equals_a_call_a_segment(
     checkpoint: str, a_call_a_segment: pytest.MonkeyPatch, keys_per_token: int
 ) -> None:
@@ -135,7 +136,7 @@ def test_one_call_equals_a_call_a_segment(
     assert error <= 2 * own
 
 
-@pytest.mark.parametrize("precision", ["bf16", "nf4"])
+@pytest.mark.parametrize("precision", [pytest.param("bf16", marks=REAL), "nf4"])
 def test_nothing_waits_for_the_gpu(checkpoint: str, precision: str) -> None:
     decoder = load_model(checkpoint, precision=precision, compute_dtype="bf16", device="cuda")  # type: ignore[arg-type]
     batch = pack_reference(entries_with_siblings())

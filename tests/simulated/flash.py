@@ -16,21 +16,27 @@ def _check(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **bounds
     for x in (query, key, value):
         assert x.dtype in (torch.bfloat16, torch.float16), x.dtype
         assert x.dtype == query.dtype
-        assert x.dim() == 3 and x.stride(-1) == 1
-        assert x.shape[2] % 8 == 0 and x.shape[2] <= 256
+        assert x.dim() == 3
+        assert x.stride(-1) == 1
+        assert x.shape[2] % 8 == 0
+        assert x.shape[2] <= 256
         assert all(stride % 8 == 0 for stride in x.stride()[:2]), x.stride()  # 16 bytes at a time
         assert x.storage_offset() % 8 == 0
-    assert key.shape == value.shape and query.shape[1] % key.shape[1] == 0
+    assert key.shape == value.shape
+    assert query.shape[1] % key.shape[1] == 0
     for name, rows in (("q", len(query)), ("k", len(key))):
         cu_seqlens, longest = bounds[f"cu_seqlens_{name}"], bounds[f"max_seqlen_{name}"]
-        assert cu_seqlens.dtype == torch.int32 and cu_seqlens.is_contiguous()
-        assert int(cu_seqlens[0]) == 0 and int(cu_seqlens[-1]) == rows
+        assert cu_seqlens.dtype == torch.int32
+        assert cu_seqlens.is_contiguous()
+        assert int(cu_seqlens[0]) == 0
+        assert int(cu_seqlens[-1]) == rows
         assert 0 < int(cu_seqlens.diff().max()) <= longest
     assert len(bounds["cu_seqlens_q"]) == len(bounds["cu_seqlens_k"])
 
 
 def _window(is_causal: bool, left: int, right: int) -> int | None:
-    assert right == 0 and is_causal == (left == -1)
+    assert right == 0
+    assert is_causal == (left == -1)
     return None if left == -1 else left + 1
 
 
@@ -50,7 +56,8 @@ def forward(
     window_size_right: int,
 ) -> tuple[torch.Tensor, ...]:
     """`aten::_flash_attention_forward` of a packed batch."""
-    assert dropout_p == 0 and not return_debug_mask
+    assert dropout_p == 0
+    assert not return_debug_mask
     _check(
         query,
         key,
@@ -86,7 +93,9 @@ def backward(
     window_size_right: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """`aten::_flash_attention_backward` of a packed batch."""
-    assert dropout_p == 0 and rng_state.dtype == torch.uint64 and unused.numel() == 0
+    assert dropout_p == 0
+    assert rng_state.dtype == torch.uint64
+    assert unused.numel() == 0
     _check(
         query,
         key,
@@ -97,8 +106,11 @@ def backward(
         max_seqlen_k=max_k,
     )
     for x in (grad_out, out):
-        assert x.shape == query.shape and x.dtype == query.dtype and x.stride(-1) == 1
-    assert logsumexp.dtype == torch.float32 and logsumexp.shape == (query.shape[1], len(query))
+        assert x.shape == query.shape
+        assert x.dtype == query.dtype
+        assert x.stride(-1) == 1
+    assert logsumexp.dtype == torch.float32
+    assert logsumexp.shape == (query.shape[1], len(query))
     assert torch.are_deterministic_algorithms_enabled()
     window = _window(is_causal, window_size_left, window_size_right)
     tensors = (grad_out, query, key, value, out, logsumexp)

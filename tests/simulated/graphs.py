@@ -111,7 +111,7 @@ def _again(do: Callable[..., Any], args: Any, kwargs: Any, olds: Sequence[torch.
 
 
 @contextlib.contextmanager
-def graph(captured: CUDAGraph, pool: object = None, **_: Any) -> Iterator[None]:
+def graph(captured: CUDAGraph, pool: object = None) -> Iterator[None]:
     """`torch.cuda.graph`."""
     global _capturing
     stream.wait()

@@ -1,30 +1,22 @@
-"""Triton's interpreter on tensors of the simulated GPU, and right in bf16.
-
-The interpreter keeps bf16 as its bits and computes with those: sums and products are silently wrong, and so is the
-rounding of fp32 to bf16 where it carries. Here conversions are torch's, products of matrices are of the numbers, and
-other arithmetic in bf16 is refused: our kernels have none.
-"""
+"""Triton's interpreter, given tensors of the simulated GPU: a launch finds their memory; others are refused."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
-import triton.language as tl
 from triton.runtime import interpreter
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from tests.kernels.bf16 import mend_interpreter
 from tests.simulated import graphs
 from tests.simulated.tensors import CudaTensor
 
-Array = npt.NDArray[Any]
-
 
 def install() -> None:
-    """Let kernels be interpreted so from now on."""
+    """Let kernels be launched so from now on."""
+    mend_interpreter()
     interpreter.GridExecutor.__call__ = _launch(interpreter.GridExecutor.__call__)
 
 

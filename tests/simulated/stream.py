@@ -8,7 +8,6 @@ has waited: until then it holds nonsense.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -91,7 +90,7 @@ def is_pinned(x: torch.Tensor) -> bool:
 class Event:
     """`torch.cuda.Event` of the one stream."""
 
-    def __init__(self, enable_timing: bool = False, **_: Any) -> None:
+    def __init__(self, *, enable_timing: bool = False) -> None:
         self._upto = 0
 
     def record(self, stream: object = None) -> None:

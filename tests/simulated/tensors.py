@@ -29,7 +29,6 @@ class CudaTensor(torch.Tensor):
 
     memory: torch.Tensor
 
-    @staticmethod
     def __new__(cls, memory: torch.Tensor) -> CudaTensor:
         """Give a tensor of the GPU with this memory."""
         with torch.inference_mode(mode=False):  # else no view of it is possible outside of it
@@ -100,7 +99,7 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # no
         kwargs = {**kwargs, "pin_memory": False}
     operands = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
     on_gpu = [x for x in operands if isinstance(x, CudaTensor)]
-    device = kwargs.get("device")
+    device = next((x for x in (*args, *kwargs.values()) if isinstance(x, torch.device)), None)
     if func in _COPIES and (on_gpu or (device is not None and device.type == "cuda")):
         return _copy(func, args, kwargs)
     if not on_gpu and (device is None or device.type != "cuda"):
