@@ -29,7 +29,7 @@ SHARED_LIMIT: Final = {
     100: 232_448,
     120: 101_376,
 }
-# Triton's interpreter, on CPU tensors: it is wrong for bf16 arithmetic, and has no inline assembly.
+# Triton's interpreter, on CPU tensors: it has no inline assembly.
 INTERPRETED: Final = bool(triton.knobs.runtime.interpret)
 # How Triton names a pointer to each dtype.
 POINTER: Final = {
