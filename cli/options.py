@@ -50,7 +50,10 @@ Download = Annotated[
 
 Data = Annotated[
     list[str] | None,
-    typer.Option(help="JSON Lines, an array in .json, Parquet; one or more.", rich_help_panel=DATA),
+    typer.Option(
+        help="JSON Lines, array in .json, both also .gz or .zst; Parquet; one or more.",
+        rich_help_panel=DATA,
+    ),
 ]
 Template = Annotated[
     str | None,

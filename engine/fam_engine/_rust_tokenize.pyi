@@ -8,7 +8,7 @@ OSError. A panic is never a `PanicException`.
 
 from collections.abc import Sequence
 from os import PathLike
-from typing import Literal, TypedDict, final, type_check_only
+from typing import Literal, Protocol, TypedDict, final, type_check_only
 
 import numpy as np
 from numpy.typing import NDArray
@@ -183,15 +183,27 @@ class Tokenizer:
             TokenizerError: As for `encode_batch`.
         """
 
+@type_check_only
+class _Readable(Protocol):
+    """What gives bytes on request."""
+
+    def read(self, size: int, /) -> bytes: ...
+
 @final
 class JsonLinesReader:
     """Reads a JSON Lines file once, checking each line; belongs to one thread at a time.
 
-    Memory is bounded by `max_line_bytes` and the 16 MiB of text after which a batch ends early.
+    With `file` the bytes come from there, `path` being what errors name: `file.read(size)` gives up to `size` of them,
+    none at the end. What it raises goes through unchanged. Memory is bounded by `max_line_bytes` and the 16 MiB of text
+    after which a batch ends early.
     """
 
     def __new__(
-        cls, path: str | PathLike[str], *, max_line_bytes: int = 67108864
+        cls,
+        path: str | PathLike[str],
+        *,
+        max_line_bytes: int = 67108864,
+        file: _Readable | None = None,
     ) -> JsonLinesReader: ...
     def read_batch(
         self, max_lines: int

@@ -94,7 +94,9 @@ class ModelSettings(BaseModelSettings):
 class RecordSettings(Settings):
     """Which records are read."""
 
-    data: tuple[str, ...] = Field(description="JSON Lines or Parquet files, or `embedded`")
+    data: tuple[str, ...] = Field(
+        description="JSON Lines (also .gz, .zst) or Parquet files, or `embedded`"
+    )
     map: dict[str, str] = Field(default_factory=dict)
     limit: int | None = Field(default=None, ge=1)
 

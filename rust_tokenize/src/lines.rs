@@ -1,12 +1,12 @@
 //! A JSON Lines file as a stream of checked lines.
 //!
-//! In: a path. Out: batches of [`Line`], each the text of one JSON object or the reason why it is
+//! In: a path, or whatever else gives bytes. Out: batches of [`Line`], each the text of one JSON object or the reason why it is
 //! none; or a [`Chunk`] of lines yet to be checked, for who can do it on several threads. Lines end at byte 0x0A alone, so that U+2028 inside a string splits nothing. Memory is
 //! bounded by the longest line allowed: a longer one is skipped as it is read, and reported. Every
 //! byte consumed goes through SHA-256, so that the end of the file is also its identity.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -119,12 +119,20 @@ pub struct LineReader {
 impl LineReader {
     /// Opens `path`; a line of more than `max_line_bytes` bytes, its end apart, will be refused.
     pub fn open(path: &Path, max_line_bytes: usize) -> Result<Self> {
+        Self::from_reader(path, File::open(path).map_err(Error::io(path))?, max_line_bytes)
+    }
+
+    /// Reads `source` instead of a file, such as one that is compressed; errors name `path`.
+    pub fn from_reader(
+        path: &Path,
+        source: impl Read + Send + Sync + 'static,
+        max_line_bytes: usize,
+    ) -> Result<Self> {
         if max_line_bytes == 0 {
             return Err(Error::Argument("`max_line_bytes` is 0, expected at least 1".to_owned()));
         }
-        let file = File::open(path).map_err(Error::io(path))?;
-        let file = Box::new(BufReader::with_capacity(READ_BYTES, file));
-        Ok(Self::new(path, file, max_line_bytes))
+        let source = Box::new(BufReader::with_capacity(READ_BYTES, source));
+        Ok(Self::new(path, source, max_line_bytes))
     }
 
     fn new(path: &Path, file: Box<dyn BufRead + Send + Sync>, max_line_bytes: usize) -> Self {

@@ -5,6 +5,7 @@
 //! [`guard`], and hands the vectors that come back to numpy without copying them. Signatures and documentation for Python live in
 //! `engine/fam_engine/_rust_tokenize.pyi`.
 
+use std::io::{self, Read};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -73,7 +74,8 @@ impl From<Error> for PyErr {
                     let reason = reason.split(" (os error").next().unwrap_or_default().to_owned();
                     PyOSError::new_err((number, reason, path))
                 }
-                None => PyOSError::new_err(text),
+                // What a file object of Python raised goes on as it came.
+                None => source.downcast().unwrap_or_else(|_| PyOSError::new_err(text)),
             },
         }
     }
@@ -292,6 +294,24 @@ fn described(py: Python<'_>, mismatch: Mismatch) -> PyResult<Bound<'_, PyDict>> 
     Ok(described)
 }
 
+/// A file object of Python; the interpreter lock is taken for each read.
+struct PythonFile(Py<PyAny>);
+
+impl Read for PythonFile {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        Python::attach(|py| {
+            let read = self.0.call_method1(py, "read", (buffer.len(),))?;
+            let bytes: &[u8] = read.extract(py)?;
+            let Some(place) = buffer.get_mut(..bytes.len()) else {
+                return Err(PyValueError::new_err("`file.read` gave more bytes than asked for"));
+            };
+            place.copy_from_slice(bytes);
+            Ok(bytes.len())
+        })
+        .map_err(io::Error::from)
+    }
+}
+
 #[pyclass(module = "fam_engine._rust_tokenize")]
 struct JsonLinesReader {
     reader: LineReader,
@@ -309,9 +329,13 @@ fn to_row(line: Line) -> LineRow {
 #[pymethods]
 impl JsonLinesReader {
     #[new]
-    #[pyo3(signature = (path, *, max_line_bytes=67_108_864))]
-    fn new(path: PathBuf, max_line_bytes: usize) -> PyResult<Self> {
-        Ok(Self { reader: LineReader::open(&path, max_line_bytes)? })
+    #[pyo3(signature = (path, *, max_line_bytes=67_108_864, file=None))]
+    fn new(path: PathBuf, max_line_bytes: usize, file: Option<Py<PyAny>>) -> PyResult<Self> {
+        let reader = match file {
+            None => LineReader::open(&path, max_line_bytes)?,
+            Some(file) => LineReader::from_reader(&path, PythonFile(file), max_line_bytes)?,
+        };
+        Ok(Self { reader })
     }
 
     fn read_batch(&mut self, py: Python<'_>, max_lines: usize) -> PyResult<Vec<LineRow>> {

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import random
@@ -82,6 +83,8 @@ def readers(file: str) -> tuple[str, ...]:
 KINDS = {
     "lines": Kind("data.jsonl", mutations.bad_lines, readers("data.jsonl")),
     "array": Kind("array.json", mutations.bad_json, readers("array.json")),
+    "compressed lines": Kind("data.jsonl.gz", mutations.damage, readers("data.jsonl.gz")),
+    "compressed array": Kind("array.json.zst", mutations.damage, readers("array.json.zst")),
     "parquet": Kind("data.parquet", mutations.bad_parquet, readers("data.parquet")),
     "scores": Kind("scored/scores.parquet", mutations.bad_parquet, (SELECT,), is_named=False),
     "settings": Kind(
@@ -161,7 +164,11 @@ def write_data(folder: Path) -> None:
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     for name in ("data.jsonl", "good.jsonl"):
         (folder / name).write_text(lines)
-    (folder / "array.json").write_text(json.dumps(rows, indent=1))
+    array = json.dumps(rows, indent=1)
+    (folder / "array.json").write_text(array)
+    (folder / "data.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    with pa.output_stream(folder / "array.json.zst", compression="zstd") as file:
+        file.write(array.encode())
     pq.write_table(pa.Table.from_pylist(rows), folder / "data.parquet", row_group_size=2)
 
 

@@ -13,9 +13,9 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from fam_engine._rust_tokenize import JsonLinesReader
+from fam_engine.data.compressed import ByteStream, open_bytes
 from fam_engine.errors import InputError
 
 # Number, offset, text, code, reason: as `JsonLinesReader.read_batch` gives them.
@@ -24,6 +24,7 @@ Line = tuple[int, int, str | None, str | None, str | None]
 MAX_ELEMENT_BYTES = 64 << 20
 _CHUNK_BYTES = 1 << 20
 _BATCH_BYTES = 16 << 20
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _BLANK = b" \t\r\n"
 # A whole text, or what may begin or end an element; a lone quotation mark is a text that goes on beyond the buffer.
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["{}\[\],]', re.DOTALL)
@@ -31,7 +32,7 @@ _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["{}\[\],]', re.DOTALL)
 
 def holds_array(path: Path) -> bool:
     """Whether the first character of a file opens an array."""
-    with path.open("rb") as file:
+    with open_bytes(path) as file:
         return _skip_to_array(file)
 
 
@@ -43,7 +44,7 @@ def read_array(path: Path) -> Iterator[Line]:
         OSError: It cannot be read.
     """
     with (
-        path.open("rb") as file,
+        open_bytes(path) as file,
         tempfile.TemporaryDirectory(prefix="fam-engine-") as folder,
     ):
         _skip_to_array(file)
@@ -60,16 +61,18 @@ def read_array(path: Path) -> Iterator[Line]:
             first += len(batch)
 
 
-def _skip_to_array(file: BinaryIO) -> bool:
+def _skip_to_array(file: ByteStream) -> bool:
     """Move behind the `[` a file begins with; False if it begins otherwise."""
-    if file.read(3) != b"\xef\xbb\xbf":
-        file.seek(0)
-    while (byte := file.read(1)) and byte in _BLANK:
-        pass
+    byte = file.read(1)
+    if byte == _BYTE_ORDER_MARK[:1]:
+        mark = byte + file.read(2)
+        byte = file.read(1) if mark == _BYTE_ORDER_MARK else byte
+    while byte and byte in _BLANK:
+        byte = file.read(1)
     return byte == b"["
 
 
-def _elements(path: Path, file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+def _elements(path: Path, file: ByteStream) -> Iterator[tuple[int, bytes]]:
     """Give where each element starts and its bytes; `file` stands behind the opening bracket."""
     buffer, offset = b"", file.tell()
     start = place = count = 0  # of the element and of the search, in the buffer
@@ -103,11 +106,13 @@ def _elements(path: Path, file: BinaryIO) -> Iterator[tuple[int, bytes]]:
         buffer += more
 
 
-def _check_end(path: Path, count: int, rest: bytes, file: BinaryIO) -> None:
-    while rest:
-        if rest.strip(_BLANK):
-            raise _damaged(path, count, "more text after the closing `]`")
+def _check_end(path: Path, count: int, rest: bytes, file: ByteStream) -> None:
+    # To the very end: only there does a compressed file show whether it is whole.
+    while not rest.strip(_BLANK):
         rest = file.read(_CHUNK_BYTES)
+        if not rest:
+            return
+    raise _damaged(path, count, "more text after the closing `]`")
 
 
 def _batches(elements: Iterable[tuple[int, bytes]]) -> Iterator[list[tuple[int, bytes]]]:

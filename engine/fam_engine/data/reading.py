@@ -1,9 +1,10 @@
 """Files in, rows out, one bad row never stopping the rest.
 
-In: paths to JSON Lines, arrays of JSON, or Parquet. Out: `Row`s in file order, each with its place and either its
-columns or what is wrong with it. JSON Lines go through our own strict reader in Rust (exact line and byte of every
-fault, memory bounded by the longest line), arrays by way of it (`json_arrays`); Parquet through pyarrow in a child
-process (`parquet`), one row group at a time, which stays flat where whole-file readers do not.
+In: paths to JSON Lines, arrays of JSON, both also compressed, or Parquet. Out: `Row`s in file order, each with its
+place and either its columns or what is wrong with it. JSON Lines go through our own strict reader in Rust (exact line
+and byte of every fault, memory bounded by the longest line), arrays by way of it (`json_arrays`); what is compressed is
+decompressed as they ask for it (`compressed`). Parquet goes through pyarrow in a child process (`parquet`), one row
+group at a time, which stays flat where whole-file readers do not.
 """
 
 from __future__ import annotations
@@ -17,6 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from fam_engine._rust_tokenize import JsonLinesReader
+from fam_engine.data.compressed import (
+    COMPRESSED_SUFFIXES,
+    CompressedFile,
+    check_compression,
+    is_compressed,
+    uncompressed_name,
+)
 from fam_engine.data.json_arrays import Line, holds_array, read_array
 from fam_engine.data.parquet import read_parquet
 from fam_engine.errors import InputError
@@ -32,7 +40,7 @@ class Row:
 
     Attributes:
         line: Line, element or row number, from 1.
-        offset: Byte where it starts; None in Parquet.
+        offset: Byte where it starts, of the content where the file is compressed; None in Parquet.
         columns: Its values; None if it could not be read.
         code: What was wrong, as a stable name.
         reason: What was wrong, in words.
@@ -55,24 +63,34 @@ def check_file(name: str) -> Path:
     if not path.is_file():
         found = "is not a plain file" if path.exists() else "does not exist"
         raise InputError(found, code="E_INPUT_FILE", where=name, hint="check the path")
-    if path.suffix.lower() not in JSON_SUFFIXES + PARQUET_SUFFIXES:
+    bare = uncompressed_name(path)
+    if bare.suffix.lower() not in JSON_SUFFIXES + (PARQUET_SUFFIXES if bare == path else ()):
         raise InputError(
-            f"has the ending `{path.suffix}`, expected {', '.join(JSON_SUFFIXES)} (JSON Lines; in "
-            f".json also one array) or {', '.join(PARQUET_SUFFIXES)}",
+            f"has the ending `{bare.suffix}{path.suffix if bare != path else ''}`, expected "
+            f"{', '.join(JSON_SUFFIXES)} (JSON Lines; in .json also one array), these also with "
+            f"{' or '.join(COMPRESSED_SUFFIXES)} behind it, or {', '.join(PARQUET_SUFFIXES)}",
             code="E_INPUT_KIND",
             where=name,
             hint="rename or convert it",
         )
+    if path.suffix.lower() not in PARQUET_SUFFIXES:
+        with reading_errors(path):
+            check_compression(name)
     return path
 
 
+def data_stem(path: Path) -> str:
+    """Give the name of a data file without its endings: `a` for `a.jsonl` and for `a.jsonl.gz`."""
+    return uncompressed_name(path).stem
+
+
 def is_json_lines(path: Path) -> bool:
-    """Whether a file holds JSON Lines; what is called `.json` may also hold one array.
+    """Whether a file holds JSON Lines, compressed or not; what is called `.json` may also hold one array.
 
     Raises:
         InputError: It cannot be read.
     """
-    suffix = path.suffix.lower()
+    suffix = uncompressed_name(path).suffix.lower()
     if suffix != ".json":
         return suffix in JSON_SUFFIXES
     with reading_errors(path):
@@ -91,8 +109,17 @@ def read_rows(path: Path) -> Iterator[Row]:
         yield from _read_json(path)
 
 
+def open_lines(path: Path) -> JsonLinesReader:
+    """Open JSON Lines, compressed or not.
+
+    Raises:
+        OSError: They cannot be opened.
+    """
+    return JsonLinesReader(path, file=CompressedFile(path) if is_compressed(path) else None)
+
+
 def hash_file(path: Path) -> str:
-    """Give the SHA-256 of a file's bytes, in hex."""
+    """Give the SHA-256 of a file's bytes as they are on disk, in hex."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -126,7 +153,7 @@ def _read_json(path: Path) -> Iterator[Row]:
 
 
 def _read_lines(path: Path) -> Iterator[Line]:
-    reader = JsonLinesReader(str(path))
+    reader = open_lines(path)
     while batch := reader.read_batch(_LINES_A_READ):
         yield from batch
 

@@ -81,7 +81,7 @@ def _records(file: DataFile, columns: Mapping[str, str]) -> Sequence[Record]:
                     detect_form(mapped),
                     file=file.name,
                     line=row.line,
-                    stem=file.path.stem,
+                    stem=file.stem,
                 )
             )
         except RecordError as error:

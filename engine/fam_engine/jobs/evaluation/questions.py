@@ -56,13 +56,11 @@ def read_question(file: DataFile, place: Row, row: Mapping[str, Any], column: st
         RecordError: It cannot be asked or judged.
     """
     asked = as_question(row, column)
-    record = read_record(
-        asked, detect_form(asked), file=file.name, line=place.line, stem=file.path.stem
-    )
+    record = read_record(asked, detect_form(asked), file=file.name, line=place.line, stem=file.stem)
     # In the question/answer form the answer is in the place of the response.
     answer = gold_answer(row) if column == "question" else record.answer
     choices, tests = choices_of(row), texts_of(row, "tests")
-    task = record.task or file.path.stem
+    task = record.task or file.stem
     kind = kind_of(row) or guess_kind(answer, choices, tests)
     _check_gold(kind, answer, choices, tests)
     gold = _gold_option(answer, choices) if kind == "choice" and choices else None

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fam_engine.data.files import write_text_whole
-from fam_engine.data.reading import check_file, read_rows
+from fam_engine.data.reading import check_file, data_stem, read_rows
 from fam_engine.data.records import Record, detect_form, read_record
 from fam_engine.embedded.problems import Problem, generate
 from fam_engine.errors import InputError, RecordError
@@ -143,7 +143,7 @@ def read_answers(
             kind = kind or find_kind(place.columns)
             asked = as_question(place.columns, kind)
             record = read_record(
-                asked, detect_form(asked), file=file.name, line=place.line, stem=file.stem
+                asked, detect_form(asked), file=file.name, line=place.line, stem=data_stem(file)
             )
         except RecordError:
             continue
@@ -168,7 +168,7 @@ def _question_row(asked: Row, columns: Mapping[str, Any], kind: str, *, gold: bo
 def _response(columns: Mapping[str, Any], file: Path, line: int) -> str | None:
     try:
         record: Record = read_record(
-            columns, detect_form(columns), file=file.name, line=line, stem=file.stem
+            columns, detect_form(columns), file=file.name, line=line, stem=data_stem(file)
         )
     except RecordError:
         return None

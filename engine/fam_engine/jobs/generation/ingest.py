@@ -101,7 +101,7 @@ def ingest_questions(
 def _read(file: DataFile, place: Row, row: Mapping[str, Any], kind: str) -> Question:
     question = as_question(row, kind)
     record = read_record(
-        question, detect_form(question), file=file.name, line=place.line, stem=file.path.stem
+        question, detect_form(question), file=file.name, line=place.line, stem=file.stem
     )
     choices_of(question)
     texts_of(question, "tests")

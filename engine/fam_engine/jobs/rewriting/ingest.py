@@ -122,7 +122,7 @@ class _Ingest:
             self._kinds[file.name] = kind
             _check_kinds(self._kinds)
         form = detect_form(row)
-        record = read_record(row, form, file=file.name, line=place.line, stem=file.path.stem)
+        record = read_record(row, form, file=file.name, line=place.line, stem=file.stem)
         question = as_question(row, kind)
         if isinstance(row.get("provenance"), Mapping):
             question["provenance"] = row["provenance"]

@@ -26,14 +26,21 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from fam_engine._rust_tokenize import (
-    JsonLinesReader,
     LineChunk,
     RecordBatch,
     Spool,
     context_name,
 )
 from fam_engine.data.fast_records import FLAGS, FastRecords, flag_names
-from fam_engine.data.reading import Row, is_json_lines, read_line, read_rows, reading_errors
+from fam_engine.data.reading import (
+    Row,
+    data_stem,
+    is_json_lines,
+    open_lines,
+    read_line,
+    read_rows,
+    reading_errors,
+)
 from fam_engine.data.records import (
     Record,
     RecordForm,
@@ -112,6 +119,11 @@ class DataFile:
     name: str
     path: Path
 
+    @property
+    def stem(self) -> str:
+        """Its name without folder and endings, what its records have as `source` if nothing else."""
+        return data_stem(self.path)
+
 
 @dataclass(frozen=True)
 class FileForm:
@@ -129,6 +141,7 @@ class _File:
     def __init__(self, file: DataFile, plan: IngestPlan, forms: list[FileForm]) -> None:
         self.name = file.name
         self.path = file.path
+        self.stem = file.stem
         self.form: RecordForm | None = None
         self.columns = plan.columns or {}
         self._expand = plan.expand
@@ -148,7 +161,7 @@ class _File:
         if self.form is None:
             self.form = detect_form(columns)
             self._forms.append(FileForm(self.name, self.form.name, "", ""))
-        return read_record(columns, self.form, file=self.name, line=line, stem=self.path.stem)
+        return read_record(columns, self.form, file=self.name, line=line, stem=self.stem)
 
     def is_shown(self) -> bool:
         """Whether its form is known and an example was kept."""
@@ -254,7 +267,7 @@ class Ingest:
         self, writer: EntryWriter, file: _File, fast: FastRecords, room: int | None
     ) -> Iterator[tuple[int, int]]:
         with reading_errors(file.path):
-            reader = JsonLinesReader(file.path)
+            reader = open_lines(file.path)
         size = 1  # usually all it takes to know and show the form
         while room is None or room > 0:
             with reading_errors(file.path):
@@ -399,7 +412,7 @@ class _Bulk:
         self._batch = batch
         self._num_kept = 0
         columns = batch.columns()
-        lines, stem = columns["line"], file.path.stem
+        lines, stem = columns["line"], file.stem
         # As in the table, from `id` on to `flags`.
         self._columns: tuple[list[Any], ...] = (
             [id_ or f"{file.name}:{line}" for id_, line in zip(columns["id"], lines, strict=True)],

@@ -69,7 +69,7 @@ def questions_of(file: DataFile, columns: Mapping[str, str]) -> Iterator[str]:
         try:
             bare = as_question(mapped, find_kind(mapped))
             record = read_record(
-                bare, detect_form(bare), file=file.name, line=row.line, stem=file.path.stem
+                bare, detect_form(bare), file=file.name, line=row.line, stem=file.stem
             )
         except RecordError:
             continue

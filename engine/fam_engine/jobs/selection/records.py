@@ -178,7 +178,7 @@ def _record(
     mapped = map_columns(row.columns, columns)
     if file.name not in forms:
         forms[file.name] = detect_form(mapped)
-    return read_record(mapped, forms[file.name], file=file.name, line=row.line, stem=file.path.stem)
+    return read_record(mapped, forms[file.name], file=file.name, line=row.line, stem=file.stem)
 
 
 @dataclass
