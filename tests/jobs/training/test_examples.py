@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fam_engine.data.records import Message, Record
+from fam_engine.data.records import Record
+from fam_engine.data.turns import Message
 from fam_engine.errors import InputError
 from fam_engine.jobs.training.examples import Examples, assistant_turns, split_off
 
