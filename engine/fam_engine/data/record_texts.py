@@ -18,7 +18,7 @@ from fam_engine.data.records import Record
 from fam_engine.data.rendering import Renderer
 from fam_engine.data.stand_ins import StandIns
 from fam_engine.data.tool_probes import find_dropped, needs_probe
-from fam_engine.data.turns import Message, Tools, strings_in
+from fam_engine.data.turns import Message, Tools
 from fam_engine.errors import RecordError
 
 A = TypeVar("A")
@@ -77,10 +77,8 @@ class TextMaker:
         return for_good(for_good(texts, self.rendered), self._compared)
 
     def _read(self, record: Record) -> Texts | RecordError:
-        turns = (*record.context, record.answer_turn())
-        written = [record.verbatim, record.response, *(m.content for m in record.context)]
-        if record.tools is not None or any([turn.given is not None for turn in turns]):
-            written += strings_in([record.tools, *(turn.given for turn in turns)])
+        written = [record.verbatim, record.response, *[m.content for m in record.context]]
+        written += record.strings_beside()
         if any(map(self._stand_ins.are_in, written)):
             # Restoring would turn these characters into special tokens' names.
             return RecordError("E_RECORD_TEXT", "the text holds reserved private-use characters")
@@ -125,7 +123,10 @@ class TextMaker:
             tools=[text.tools for text in texts],
         )
         rendered = [
-            replace(text, context=context) if isinstance(context, str) else context
+            # `replace` takes a tenth of the time of a plain record.
+            Texts(text.turns, context, text.response, text.flags, text.tools, text.turn)
+            if isinstance(context, str)
+            else context
             for text, context in zip(texts, contexts, strict=True)
         ]
         return for_good(rendered, self._checked)

@@ -7,7 +7,7 @@ whose rows mean different things is a mistake to show, not to smooth over.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
@@ -62,6 +62,17 @@ class Record:
         """Whether it is roles and texts, nothing more."""
         is_text = self.tools is None and self.turn is None
         return is_text and all([turn.given is None for turn in self.context])
+
+    def strings_beside(self) -> Iterable[str]:
+        """Give every text that a template reads beside the turns' own: of tools, calls, parts, names.
+
+        Raises:
+            RecordError: There is something that JSON does not have.
+        """
+        if self.is_plain:
+            return ()
+        given = [turn.given for turn in (*self.context, self.answer_turn())]
+        return strings_in([self.tools, given])
 
     @property
     def uses_tools(self) -> bool:
@@ -167,11 +178,9 @@ def read_record(
     tools = read_tools(row)
     for text in (verbatim, answer.content, *(message.content for message in context)):
         _refuse_surrogates(text)
-    for text in strings_in([tools, *(message.given for message in (*context, answer))]):
-        _refuse_surrogates(text)
     # In the question/answer form `answer` is the response itself, not the gold answer.
     gold = None if "answer" in form.columns else gold_answer(row)
-    return Record(
+    record = Record(
         file=file,
         line=line,
         context=context,
@@ -186,6 +195,9 @@ def read_record(
         tools=tools,
         turn=None if answer.given is None else answer,
     )
+    for text in record.strings_beside():
+        _refuse_surrogates(text)
+    return record
 
 
 def _missing_field(name: str, row: Mapping[str, Any], form: RecordForm) -> RecordError:

@@ -19,7 +19,7 @@ from fam_engine.errors import RecordError
 Tools = Sequence[Mapping[str, Any]]
 
 # What a turn may say beside its content; the reader in Rust leaves turns that say it to Python.
-_HANDED: Final = ("tool_calls", "tool_call_id", "name")
+_HANDED: Final = frozenset({"tool_calls", "tool_call_id", "name"})
 _SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 _SHAREGPT_ROLES |= {"system": "system"}
 _ROLES = {role: role for role in ("system", "developer", "user", "assistant", "tool")}
@@ -155,17 +155,21 @@ def type_name(value: object) -> str:
 def _turn(turn: object, name: str) -> Message:
     if not isinstance(turn, Mapping):
         raise RecordError("E_RECORD_TYPE", f"`{name}` is {type_name(turn)}, expected an object")
-    has_from = "from" in turn
-    role = _role(turn["from"], _SHAREGPT_ROLES, name) if has_from else None
-    role = role or _role(turn.get("role"), _ROLES, name)
-    content = turn.get("value" if has_from else "content")
-    handed = {key: turn[key] for key in _HANDED if turn.get(key) is not None}
+    said = "value" if "from" in turn else "content"
+    if "from" in turn:
+        role = _role(turn["from"], _SHAREGPT_ROLES, name)
+    else:
+        role = _role(turn.get("role"), _ROLES, name)
+    content = turn.get(said)
+    if isinstance(content, str) and _HANDED.isdisjoint(turn):
+        return Message(role, content)
+    handed = {key: value for key, value in turn.items() if key in _HANDED and value is not None}
     _check_calls(handed.get("tool_calls", []), name)
     if isinstance(content, list):
         handed["content"] = [_part(part, f"{name}.content[{i}]") for i, part in enumerate(content)]
         content = "\n".join(part["text"] for part in handed["content"])
     elif content is not None or not handed.get("tool_calls"):
-        content = text_of(turn, "value" if has_from else "content")
+        content = text_of(turn, said)
         if handed:
             handed["content"] = content
     return Message(role, content or "", {"role": role, **handed} if handed else None)

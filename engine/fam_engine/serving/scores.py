@@ -109,7 +109,7 @@ def _texts(asked: ScoreRequest, served: Served) -> list[Encoded]:
         ]
     except RecordError as error:
         param = "prompt" if asked.messages is None else "messages"
-        raise RequestError(error.reason, param=param, code=error.code) from None
+        raise RequestError(f"`{param}`: {error.reason}", param=param, code=error.code) from None
     results = served.model.encoder.encode(records)
     encoded = [one for one in results if isinstance(one, Encoded)]
     for one in results:
