@@ -81,8 +81,8 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    # Jinja's own filter escapes for HTML, which would change the text the model sees. The order of the arguments is that
-    # of transformers.
+    # Jinja's own filter escapes for HTML, which would change the text the model sees. The arguments are
+    # in the order of transformers.
     return json.dumps(
         value,
         ensure_ascii=ensure_ascii,

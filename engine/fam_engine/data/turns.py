@@ -2,8 +2,9 @@
 
 In: the turns and the `tools` of a row. Out: `Message`s, or a `RecordError` naming the place. A turn that is more than
 its role and text keeps what it said (`given`), so that a chat template is handed what `apply_chat_template` of
-transformers would hand it: calls, ids and names untouched, what is null left out. Beside it stands its text, for all that needs only that: questions
-compared, prompts of models without a template. Parts of other types than text are refused: nothing here sees images.
+transformers would hand it: calls, ids and names untouched, what is null left out. Beside it stands its text, for all
+that needs only that: questions compared, prompts of models without a template. Parts of other types than text are
+refused: nothing here sees images.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ _HANDED: Final = frozenset({"tool_calls", "tool_call_id", "name"})
 _SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 _SHAREGPT_ROLES |= {"system": "system"}
 _ROLES = {role: role for role in ("system", "developer", "user", "assistant", "tool")}
+# Keys of the speaker and of what is said, and the speakers.
+_OWN, _SHAREGPT = ("role", "content", _ROLES), ("from", "value", _SHAREGPT_ROLES)
 
 
 @dataclass(frozen=True)
@@ -155,11 +158,8 @@ def type_name(value: object) -> str:
 def _turn(turn: object, name: str) -> Message:
     if not isinstance(turn, Mapping):
         raise RecordError("E_RECORD_TYPE", f"`{name}` is {type_name(turn)}, expected an object")
-    said = "value" if "from" in turn else "content"
-    if "from" in turn:
-        role = _role(turn["from"], _SHAREGPT_ROLES, name)
-    else:
-        role = _role(turn.get("role"), _ROLES, name)
+    speaker, said, roles = _SHAREGPT if "from" in turn else _OWN
+    role = _role(turn.get(speaker), roles, name)
     content = turn.get(said)
     if isinstance(content, str) and _HANDED.isdisjoint(turn):
         return Message(role, content)
