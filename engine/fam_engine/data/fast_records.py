@@ -71,8 +71,6 @@ class FastRecords:
         whole = renderer.compile(Shape((*roles, "assistant"), False))
         if context is None or whole is None:
             return
-        if not context.writes([index for index, role in enumerate(roles) if role == "tool"]):
-            return  # Python puts such a record aside
         self._rust.add_shape(list(roles), _as_data(context), _as_data(whole))
         if not self._agrees(roles):
             self._rust.remove_shape(list(roles))

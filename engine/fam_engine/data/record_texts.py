@@ -187,7 +187,7 @@ class TextMaker:
         response = whole.removeprefix(text.context).removesuffix(end)
         if dropped:
             return dropped
-        if len(text.context) + len(response) + len(end) != len(whole) or not response:
+        if len(text.context) + len(response) + len(end) != len(whole):
             return RecordError(
                 "E_TEMPLATE_TOOLS",
                 "the chat template opens or ends an answer that calls tools otherwise than a text, so that it has no "
