@@ -137,7 +137,7 @@ def settings_given(arguments: dict[str, Any]) -> dict[str, Any]:
     """Turn a command's arguments into settings: those of the run itself left out, --map read.
 
     Raises:
-        UsageError: A --map that is no field=column.
+        UsageError: A --map that is no field=column, or two for one field.
     """
     settings = {
         # Flags that may be repeated come as an empty list when they are not given.
@@ -256,12 +256,17 @@ def forecasting(
 
 
 def _columns(pairs: list[str]) -> dict[str, str]:
-    columns = {}
+    columns: dict[str, str] = {}
     for pair in pairs:
         field, equals, column = pair.partition("=")
         if not (field and equals and column):
             raise UsageError(
                 f"--map {pair}: expected field=column, such as response=output", code="E_USAGE"
+            )
+        if field in columns:
+            raise UsageError(
+                f"--map {field}={columns[field]} and --map {pair}: expected one column a field",
+                code="E_USAGE",
             )
         columns[field] = column
     return columns

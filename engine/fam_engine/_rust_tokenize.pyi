@@ -298,7 +298,8 @@ class RecordEncoder:
             lines: The lines.
             form: `turns`, `turns and answer`, `prompt`, `question` or `instruction`.
             columns: (column, what it holds): `prompt`, `input`, `response`, `id`, `source`, `group`,
-                `correct`, or `checked` for a label that only has to be one.
+                `correct`, or `checked` for a label that only has to be one,
+                `handed` for what only Python hands to a template.
             num_threads: At most so many threads (default: as many as the machine has).
         """
 

@@ -45,6 +45,7 @@ RECORD_FIELDS = (
     "choices",
     "tests",
     "kind",
+    "tools",
 )
 
 # The matrices of a layer an adapter can change, in PEFT's names.

@@ -44,6 +44,8 @@ pub enum Field {
     Correct,
     /// A label that must be text or a number but is not needed.
     Checked,
+    /// What only Python hands to a template: a row where it is not null is for it.
+    Handed,
 }
 
 /// The columns of a file.
@@ -52,7 +54,7 @@ pub struct Fields {
     /// How its rows are written.
     pub form: Form,
     /// Each column's name and what it holds; a column may hold several things, and only
-    /// [`Field::Checked`] may come from several columns.
+    /// [`Field::Checked`] and [`Field::Handed`] may come from several columns.
     pub columns: Vec<(String, Field)>,
 }
 
@@ -108,6 +110,7 @@ impl Fields {
                     Field::Group => labels.group = tree.label(value)?,
                     Field::Correct => labels.correct = tree.truth(value)?,
                     Field::Checked => tree.check_label(value)?,
+                    Field::Handed => tree.nothing(value)?,
                 }
             }
         }
@@ -155,6 +158,10 @@ impl<'a> Tree<'a> {
 
     fn unless_null(self, node: usize) -> Option<usize> {
         (self.kind(node) != Kind::Null).then_some(node)
+    }
+
+    fn nothing(self, node: usize) -> Option<()> {
+        (self.kind(node) == Kind::Null).then_some(())
     }
 
     /// The keys and values of an object.
@@ -214,6 +221,8 @@ impl<'a> Tree<'a> {
                     "from" => from = Some(node),
                     "content" => content = Some(node),
                     "value" => value = Some(node),
+                    // A template may read these, so they are for Python.
+                    "tool_calls" | "tool_call_id" | "name" => self.nothing(node)?,
                     _ => {}
                 }
             }

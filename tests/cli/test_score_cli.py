@@ -127,6 +127,15 @@ def test_an_error_is_one_line_with_its_own_exit_code(
     assert err.count("\n") == 1
 
 
+def test_two_columns_for_one_field_are_refused(
+    run: Run, tiny_model: Path, data: Path, tmp_path: Path
+) -> None:
+    flags = ["--model", tiny_model, "--data", data, "--out", tmp_path / "out"]
+    found, _, err = run("score", *flags, "--map", "response=a", "--map", "response=b")
+    assert found == 2
+    assert err.startswith("error[E_USAGE]: --map response=a and --map response=b: expected one")
+
+
 def test_a_pickle_checkpoint_is_refused(
     run: Run, tiny_model: Path, data: Path, tmp_path: Path
 ) -> None:

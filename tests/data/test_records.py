@@ -5,14 +5,8 @@ from typing import Any
 import pytest
 
 from fam_engine.config import RECORD_FIELDS
-from fam_engine.data.records import (
-    FORMS,
-    Message,
-    Record,
-    detect_form,
-    map_columns,
-    read_record,
-)
+from fam_engine.data.records import FORMS, Record, detect_form, map_columns, read_record
+from fam_engine.data.turns import Message
 from fam_engine.errors import RecordError
 
 

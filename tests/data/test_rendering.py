@@ -8,9 +8,9 @@ import pytest
 
 from fam_engine.data import rendering
 from fam_engine.data.compiled_templates import Shape
-from fam_engine.data.records import Message
 from fam_engine.data.rendering import Renderer
 from fam_engine.data.templates import Template, find_template
+from fam_engine.data.turns import Message
 from fam_engine.errors import ModelRefusedError, RecordError
 
 ASK = [Message("user", "Hi")]

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fam_engine.data.records import Message, Record, detect_form, read_record
+from fam_engine.data.records import Record, detect_form, read_record
 from fam_engine.data.tokenizer import Encoded, TextEncoder
+from fam_engine.data.turns import Message
 from fam_engine.errors import ModelRefusedError, RecordError
 
 CHATML = (

@@ -95,6 +95,34 @@ def test_messages_go_through_the_template(bos_model: Path, tmp_path: Path) -> No
     assert as_prompt["num_prompt_tokens"] < one["num_prompt_tokens"]
 
 
+def test_tools_and_parts_are_those_of_files(bos_model: Path, tmp_path: Path) -> None:
+    from fam_engine import Scorer
+
+    folder = tmp_path / "model"
+    shutil.copytree(bos_model, folder)
+    template = (
+        "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}{% for m in messages %}[{{ m.role }}]"
+        "{{ m.content }}{{ (m.tool_calls or []) | tojson }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    (folder / "chat_template.jinja").write_text(template)
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "pear?"}]
+    turns = [
+        {"role": "user", "content": parts},
+        {"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]},
+        {"role": "tool", "content": "3"},
+    ]
+    row = {"messages": turns, "tools": [{"name": "f"}], "response": "yes"}
+    with Scorer(folder, precision="fp32", device="cpu") as scorer:
+        [expected] = scorer.score([row]).to_pylist()
+    with serving(folder) as post:
+        [one] = scored(post, messages=turns, tools=row["tools"], responses=["yes"])
+        status, _ = post(PATH, prompt="a", tools=row["tools"], responses=["yes"])
+    assert status == 400
+    assert one["nll_sum"] == expected["nll_sum"]
+    assert one["num_prompt_tokens"] == expected["num_prompt_tokens"]
+
+
 def test_usage_counts_the_prompt_once(post: Post) -> None:
     _, body = post(PATH, prompt=PROMPT, responses=["one", "two"])
     assert body["usage"] == {

@@ -105,6 +105,11 @@ class CompiledTemplate:
             piece if isinstance(piece, str) else piece.of(contents) for piece in self.pieces
         )
 
+    def writes(self, turns: Sequence[int]) -> bool:
+        """Whether the contents of all these turns stand in the rendering."""
+        written = {piece.turn for piece in self.pieces if isinstance(piece, Content)}
+        return written.issuperset(turns)
+
 
 def keeps_response(context: CompiledTemplate, whole: CompiledTemplate) -> bool:
     """Whether a response stands verbatim after its context, whatever both are.

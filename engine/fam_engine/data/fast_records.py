@@ -15,20 +15,17 @@ import numpy as np
 
 from fam_engine._rust_tokenize import LineChunk, RecordBatch, RecordEncoder
 from fam_engine.data.compiled_templates import CompiledTemplate, Shape
-from fam_engine.data.records import (
-    Message,
-    RecordForm,
-    column_of,
-    detect_form,
-    read_record,
-)
+from fam_engine.data.records import RecordForm, column_of, detect_form, read_record
 from fam_engine.data.tokenizer import Encoded, TextEncoder
+from fam_engine.data.turns import Message
 
 # Flags by bit, in the order in which `TextEncoder` gives them.
 FLAGS = ("special_in_text", "template_altered", "boundary_merged", "first_token_unscored")
 _LABELS = {"id": "id", "source": "source", "group": "group", "correct": "correct"}
 # Labels nobody asks for here, but of which a wrong type is an error.
 _CHECKED = ("answer", "task")
+# What makes a record one for Python.
+_HANDED = ("tools",)
 # Beyond this a data set has no usual shapes.
 _MAX_SHAPES = 256
 
@@ -120,6 +117,7 @@ def _fields(form: RecordForm, columns: Mapping[str, str]) -> list[tuple[str, str
         fields["input"] = "input"
     # In the question/answer form `answer` is the response itself.
     fields |= dict.fromkeys((name for name in _CHECKED if name not in form.columns), "checked")
+    fields |= dict.fromkeys(_HANDED, "handed")
     named = ((column_of(name, columns), kind) for name, kind in fields.items())
     return [(column, kind) for column, kind in named if column is not None]
 

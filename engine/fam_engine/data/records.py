@@ -7,24 +7,22 @@ whose rows mean different things is a mistake to show, not to smooth over.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
+from fam_engine.data.turns import (
+    Message,
+    Tools,
+    joined_turns,
+    read_tools,
+    read_turns,
+    strings_in,
+    text_of,
+    type_name,
+)
 from fam_engine.errors import RecordError
-
-_SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
-_SHAREGPT_ROLES |= {"system": "system"}
-_ROLES = {role: role for role in ("system", "developer", "user", "assistant", "tool")}
-
-
-@dataclass(frozen=True)
-class Message:
-    """One turn of a conversation."""
-
-    role: str
-    content: str
 
 
 @dataclass(frozen=True)
@@ -36,11 +34,13 @@ class Record:
         line: Line (JSON Lines) or row (Parquet) number in it, from 1.
         context: The turns before the answer.
         verbatim: The text before the answer when no template is used.
-        response: The answer, never empty.
+        response: The answer's text; empty only where the answer is calls of tools and nothing else.
         id: Name of the record, `file:line` by default.
         source: Who wrote the answer; the file's stem by default.
         group: What the answer answers; None: the hash of the prompt ids.
         correct: Whether the answer is right, where known.
+        tools: The functions the template is told of.
+        turn: The answer as a turn, where it is more than one text.
     """
 
     file: str
@@ -54,9 +54,39 @@ class Record:
     answer: str | None = None
     correct: bool | None = None
     task: str | None = None
+    tools: Tools | None = None
+    turn: Message | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is roles and texts, nothing more."""
+        is_text = self.tools is None and self.turn is None
+        return is_text and all([turn.given is None for turn in self.context])
+
+    def strings_beside(self) -> Iterable[str]:
+        """Give every text that a template reads beside the turns' own: of tools, calls, parts, names.
+
+        Raises:
+            RecordError: There is something that JSON does not have.
+        """
+        if self.is_plain:
+            return ()
+        given = [turn.given for turn in (*self.context, self.answer_turn())]
+        return strings_in([self.tools, given])
+
+    @property
+    def uses_tools(self) -> bool:
+        """Whether the record is more than texts: it has tools, or a turn or the answer calls some."""
+        turns = self.context if self.turn is None else (*self.context, self.turn)
+        return self.tools is not None or any(turn.tool_calls for turn in turns)
+
+    def answer_turn(self) -> Message:
+        """Give the answer as a turn."""
+        return self.turn or Message("assistant", self.response)
 
 
-_Parts = tuple[tuple[Message, ...], str, str]
+# The turns before the answer, the verbatim prompt, the answer.
+_Parts = tuple[tuple[Message, ...], str, Message]
 _Reader = Callable[[Mapping[str, Any]], _Parts]
 Layout = Literal["turns", "turns and answer", "prompt", "question", "instruction"]
 
@@ -142,26 +172,32 @@ def read_record(
     """
     if missing := _missing(row, form):
         raise _missing_field(missing[0], row, form)
-    context, verbatim, response = form.read(row)
-    if not response:
+    context, verbatim, answer = form.read(row)
+    if not answer.content and not answer.tool_calls:
         raise RecordError("E_EMPTY_RESPONSE", "the response is empty, expected some text")
-    for text in (verbatim, response, *(message.content for message in context)):
+    tools = read_tools(row)
+    for text in (verbatim, answer.content, *(message.content for message in context)):
         _refuse_surrogates(text)
     # In the question/answer form `answer` is the response itself, not the gold answer.
     gold = None if "answer" in form.columns else gold_answer(row)
-    return Record(
+    record = Record(
         file=file,
         line=line,
         context=context,
         verbatim=verbatim,
-        response=response,
+        response=answer.content,
         id=_label(row, "id") or f"{file}:{line}",
         source=_label(row, "source") or stem,
         group=_label(row, "group"),
         answer=gold,
         correct=_flag(row, "correct"),
         task=_label(row, "task"),
+        tools=tools,
+        turn=None if answer.given is None else answer,
     )
+    for text in record.strings_beside():
+        _refuse_surrogates(text)
+    return record
 
 
 def _missing_field(name: str, row: Mapping[str, Any], form: RecordForm) -> RecordError:
@@ -192,15 +228,6 @@ def _refuse_surrogates(text: str) -> None:
         ) from None
 
 
-def _text(row: Mapping[str, Any], name: str) -> str:
-    value = row.get(name)
-    if value is None:
-        raise RecordError("E_RECORD_FIELD", f"field `{name}` is missing or null, expected text")
-    if not isinstance(value, str):
-        raise RecordError("E_RECORD_TYPE", f"field `{name}` is {_type_name(value)}, expected text")
-    return value
-
-
 def _label(row: Mapping[str, Any], name: str) -> str | None:
     value = row.get(name)
     if value is None or isinstance(value, str):
@@ -208,7 +235,7 @@ def _label(row: Mapping[str, Any], name: str) -> str | None:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     raise RecordError(
-        "E_RECORD_TYPE", f"field `{name}` is {_type_name(value)}, expected text or a number"
+        "E_RECORD_TYPE", f"field `{name}` is {type_name(value)}, expected text or a number"
     )
 
 
@@ -217,86 +244,54 @@ def _flag(row: Mapping[str, Any], name: str) -> bool | None:
     if value is None or isinstance(value, bool):
         return value
     raise RecordError(
-        "E_RECORD_TYPE", f"field `{name}` is {_type_name(value)}, expected true or false"
+        "E_RECORD_TYPE", f"field `{name}` is {type_name(value)}, expected true or false"
     )
-
-
-def _type_name(value: object) -> str:
-    names = {bool: "true/false", int: "a number", float: "a number", list: "a list"}
-    names |= {str: "a text", type(None): "null"}
-    return names.get(type(value), "an object" if isinstance(value, Mapping) else "no text")
-
-
-def _turns(value: object, name: str) -> tuple[Message, ...]:
-    """Read a list of turns, `role`/`content` or ShareGPT's `from`/`value`."""
-    if not isinstance(value, list):
-        raise RecordError(
-            "E_RECORD_TYPE", f"field `{name}` is {_type_name(value)}, expected a list of turns"
-        )
-    return tuple(_turn(turn, f"{name}[{index}]") for index, turn in enumerate(value))
-
-
-def _turn(turn: object, name: str) -> Message:
-    if not isinstance(turn, Mapping):
-        raise RecordError("E_RECORD_TYPE", f"`{name}` is {_type_name(turn)}, expected an object")
-    if "from" in turn:
-        return Message(_role(turn["from"], _SHAREGPT_ROLES, name), _text(turn, "value"))
-    return Message(_role(turn.get("role"), _ROLES, name), _text(turn, "content"))
-
-
-def _role(found: object, known: Mapping[str, str], name: str) -> str:
-    if not isinstance(found, str) or found not in known:
-        raise RecordError(
-            "E_RECORD_ROLE", f"`{name}` has role {found!r}, expected {', '.join(known)}"
-        )
-    return known[found]
 
 
 def _conversation(turns: tuple[Message, ...], name: str) -> _Parts:
     if not turns or turns[-1].role != "assistant":
         raise RecordError("E_RECORD_ROLE", f"`{name}` does not end in an assistant turn")
-    return turns[:-1], joined_turns(turns[:-1]), turns[-1].content
+    return turns[:-1], joined_turns(turns[:-1]), turns[-1]
 
 
-def joined_turns(turns: tuple[Message, ...]) -> str:
-    """Turns as plain text for models without a template: one a line."""
-    return "".join(f"{turn.content}\n" for turn in turns)
+def _answer(row: Mapping[str, Any], name: str) -> Message:
+    return Message("assistant", text_of(row, name))
 
 
 def _read_messages(row: Mapping[str, Any]) -> _Parts:
-    return _conversation(_turns(row.get("messages"), "messages"), "messages")
+    return _conversation(read_turns(row.get("messages"), "messages"), "messages")
 
 
 def _read_sharegpt(row: Mapping[str, Any]) -> _Parts:
-    return _conversation(_turns(row.get("conversations"), "conversations"), "conversations")
+    return _conversation(read_turns(row.get("conversations"), "conversations"), "conversations")
 
 
 def _read_messages_response(row: Mapping[str, Any]) -> _Parts:
-    turns = _turns(row.get("messages"), "messages")
-    return turns, joined_turns(turns), _text(row, "response")
+    turns = read_turns(row.get("messages"), "messages")
+    return turns, joined_turns(turns), _answer(row, "response")
 
 
 def _read_prompt(row: Mapping[str, Any], answer: str) -> _Parts:
     """Read TRL's two prompt forms: text, or a list of turns with the answer as a list of one."""
     if isinstance(row.get("prompt"), list):
-        turns = _turns(row["prompt"], "prompt")
+        turns = read_turns(row["prompt"], "prompt")
         if isinstance(row.get(answer), list):
-            return _conversation((*turns, *_turns(row[answer], answer)), answer)
-        return turns, joined_turns(turns), _text(row, answer)
-    prompt = _text(row, "prompt")
-    return (Message("user", prompt),), prompt, _text(row, answer)
+            return _conversation((*turns, *read_turns(row[answer], answer)), answer)
+        return turns, joined_turns(turns), _answer(row, answer)
+    prompt = text_of(row, "prompt")
+    return (Message("user", prompt),), prompt, _answer(row, answer)
 
 
 def _read_question(row: Mapping[str, Any]) -> _Parts:
-    question = _text(row, "question")
-    return (Message("user", question),), f"{question}\n", _text(row, "answer")
+    question = text_of(row, "question")
+    return (Message("user", question),), f"{question}\n", _answer(row, "answer")
 
 
 def _read_instruction(row: Mapping[str, Any]) -> _Parts:
-    text = _text(row, "instruction")
+    text = text_of(row, "instruction")
     if row.get("input"):
-        text = f"{text}\n\n{_text(row, 'input')}"
-    return (Message("user", text),), f"{text}\n", _text(row, "output")
+        text = f"{text}\n\n{text_of(row, 'input')}"
+    return (Message("user", text),), f"{text}\n", _answer(row, "output")
 
 
 # The first form whose columns are all there wins, so the more telling ones come first.

@@ -1,16 +1,18 @@
 """Conversations rendered with a chat template.
 
 In: conversations. Out: texts, or a `RecordError` for each that would not render. Most are rendered here, from what
-their shape compiled to; the rest, in batches, by the template itself. Both the template and its compilation run in
+their shape compiled to; the rest (those with tools, calls or lists of parts among them), in batches, by the template
+itself. Both the template and its compilation run in
 `template_worker`, a child with time and memory limits. A child that dies or hangs is replaced, and the batch that
 killed it is rendered one by one, so that it costs one record.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 from fam_engine.data.children import JsonChild
 from fam_engine.data.compiled_templates import (
@@ -20,8 +22,8 @@ from fam_engine.data.compiled_templates import (
     Shape,
     keeps_response,
 )
-from fam_engine.data.records import Message
 from fam_engine.data.templates import TEMPLATE_DATE, Template
+from fam_engine.data.turns import Message, Tools
 from fam_engine.errors import ModelRefusedError, RecordError
 
 Conversation = Sequence[Message]
@@ -34,6 +36,18 @@ _MAX_SHAPES = 1024
 # What goes to the child at once: so much that the round trip costs nothing, and little of its memory.
 _BATCH_CONVERSATIONS = 256
 _BATCH_CHARACTERS = 1 << 20
+# Stands for an answer when a template is asked what it adds around one.
+_PROBE: Final = "fam-engine-probe-response"
+_PARTS: Final = ("fam-engine-probe-first", "fam-engine-probe-second")
+_CALL: Final = {"id": "probe0000", "type": "function", "function": {"name": "f", "arguments": {}}}
+# What stands before a turn of a role, where no template refuses a conversation that begins with it.
+_BEFORE: Final[dict[str, list[dict[str, Any]]]] = {
+    "assistant": [{"role": "user", "content": "a"}],
+    "tool": [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "", "tool_calls": [_CALL]},
+    ],
+}
 
 
 class Renderer:
@@ -50,6 +64,8 @@ class Renderer:
         self._template = template
         self._shapes: dict[Shape, CompiledTemplate | None] = {}
         self._keeps: dict[Shape, bool] = {}
+        self._separators: dict[str, str | None] = {}
+        self._answer_end: str | None = None
         self._child = self._start()
 
     def __enter__(self) -> Renderer:
@@ -64,38 +80,83 @@ class Renderer:
         """Stop the child; may be called again."""
         self._child.close()
 
-    def render(self, messages: Conversation, *, add_generation_prompt: bool) -> str:
+    def render(
+        self, messages: Conversation, *, add_generation_prompt: bool, tools: Tools | None = None
+    ) -> str:
         """Render one conversation.
 
         Raises:
             RecordError: The template refused it, or went beyond its limits.
         """
-        (result,) = self.render_batch([messages], add_generation_prompt=add_generation_prompt)
+        (result,) = self.render_batch(
+            [messages], add_generation_prompt=add_generation_prompt, tools=[tools]
+        )
         if isinstance(result, RecordError):
             raise result
         return result
 
     def render_batch(
-        self, conversations: Sequence[Conversation], *, add_generation_prompt: bool
+        self,
+        conversations: Sequence[Conversation],
+        *,
+        add_generation_prompt: bool,
+        tools: Sequence[Tools | None] | None = None,
     ) -> list[str | RecordError]:
         """Render conversations.
+
+        Args:
+            conversations: Turns.
+            add_generation_prompt: Whether each ends in the opening of an assistant's turn.
+            tools: What the template is told of, a conversation each; None: of nothing.
 
         Returns:
             One text or error a conversation, in order.
         """
         results: dict[int, str | RecordError] = {}
-        others: list[int] = []
+        requests: dict[int, dict[str, Any]] = {}
         for index, messages in enumerate(conversations):
+            known = tools[index] if tools else None
+            compiled = self._compiled(messages, add_generation_prompt, known)
             contents = [message.content for message in messages]
-            compiled = self._compiled(messages, add_generation_prompt)
             if compiled is not None and compiled.fits(contents):
                 results[index] = compiled.render(contents)
             else:
-                others.append(index)
-        for batch in _batches(others, conversations):
-            rendered = self._ask_batch([conversations[i] for i in batch], add_generation_prompt)
+                requests[index] = self._request(messages, add_generation_prompt, known)
+        for batch in _batches(requests, conversations):
+            rendered = self._ask_batch([requests[i] for i in batch])
             results.update(zip(batch, rendered, strict=True))
         return [results[index] for index in range(len(conversations))]
+
+    def part_separator(self, role: str) -> str | None:
+        """Give what the template writes between two parts of a turn's text; None: it takes no lists.
+
+        Found by rendering one: a template may refuse a list, write it as Python does, or leave it out.
+        """
+        if role not in self._separators:
+            self._separators[role] = self._find_separator(role)
+        return self._separators[role]
+
+    def answer_end(self) -> str:
+        """Give what the template writes after an answer that is a text.
+
+        Raises:
+            RecordError: It does not render a plain question and its answer.
+        """
+        if self._answer_end is None:
+            turns = (Message("user", "a"), Message("assistant", _PROBE))
+            text = self.render(turns, add_generation_prompt=False)
+            self._answer_end = text.partition(_PROBE)[2]
+        return self._answer_end
+
+    def writes_tool_turns(self, messages: Conversation, tools: Tools | None) -> bool:
+        """Whether the results of tools are known to stand in what these turns are rendered to.
+
+        False is no answer: then only rendering tells. It is so for all turns that call, and where there are tools.
+        """
+        compiled = self._compiled(messages, True, tools)
+        if compiled is None or not compiled.fits([message.content for message in messages]):
+            return False
+        return compiled.writes([i for i, turn in enumerate(messages) if turn.role == "tool"])
 
     def compile(self, shape: Shape) -> CompiledTemplate | None:
         """Compile the template for a shape; None if only running it tells what it renders."""
@@ -111,8 +172,10 @@ class Renderer:
         return compiled
 
     def _compiled(
-        self, messages: Conversation, add_generation_prompt: bool
+        self, messages: Conversation, add_generation_prompt: bool, tools: Tools | None = None
     ) -> CompiledTemplate | None:
+        if tools is not None or any([message.given is not None for message in messages]):
+            return None
         roles = tuple([message.role for message in messages])
         return self.compile(Shape(roles, add_generation_prompt))
 
@@ -133,27 +196,39 @@ class Renderer:
 
     # -- the child -----------------------------------------------------------------------------
 
-    def _ask_batch(
-        self, conversations: Sequence[Conversation], add_generation_prompt: bool
-    ) -> list[str | RecordError]:
-        requests = [
-            {
-                "messages": [{"role": m.role, "content": m.content} for m in messages],
-                "add_generation_prompt": add_generation_prompt,
-            }
-            for messages in conversations
-        ]
+    def _request(
+        self, messages: Conversation, add_generation_prompt: bool, tools: Tools | None
+    ) -> dict[str, Any]:
+        return {
+            "messages": [
+                m.for_template(takes_parts=m.has_parts and self.part_separator(m.role) is not None)
+                for m in messages
+            ],
+            "add_generation_prompt": add_generation_prompt,
+            "tools": tools,
+        }
+
+    def _find_separator(self, role: str) -> str | None:
+        parts = [{"type": "text", "text": text} for text in _PARTS]
+        turns = [*_BEFORE.get(role, []), {"role": role, "content": parts}]
+        if role in ("system", "developer"):
+            turns.append({"role": "user", "content": "a"})
+        (text,) = self._ask_batch([{"messages": turns, "add_generation_prompt": False}])
+        if isinstance(text, RecordError):
+            return None
+        _, first, rest = text.partition(_PARTS[0])
+        between, second, _ = rest.partition(_PARTS[1])
+        is_list = "'type'" in between or '"type"' in between
+        return between if first and second and not is_list else None
+
+    def _ask_batch(self, requests: Sequence[dict[str, Any]]) -> list[str | RecordError]:
         answers = self._ask({"render": requests})
         if answers is not None:
             return [_read_rendering(answer) for answer in answers]
         self._restart()
-        if len(conversations) == 1:
+        if len(requests) == 1:
             return [RecordError("E_TEMPLATE_LIMIT", "the chat template ran out of time or memory")]
-        return [
-            result
-            for messages in conversations
-            for result in self._ask_batch([messages], add_generation_prompt)
-        ]
+        return [result for request in requests for result in self._ask_batch([request])]
 
     def _restart(self) -> None:
         self.close()
@@ -184,12 +259,16 @@ class Renderer:
         return self._child.ask(request, _PATIENCE_SECONDS)
 
 
-def _batches(indices: Sequence[int], conversations: Sequence[Conversation]) -> Iterator[list[int]]:
+def _batches(
+    requests: Mapping[int, dict[str, Any]], conversations: Sequence[Conversation]
+) -> Iterator[list[int]]:
     """Cut into batches bounded in number and in text; a long conversation is alone."""
     batch: list[int] = []
     room = _BATCH_CHARACTERS
-    for index in indices:
+    for index, request in requests.items():
         size = sum(len(message.content) for message in conversations[index])
+        if request["tools"] is not None or any(m.given for m in conversations[index]):
+            size = len(json.dumps(request))
         if batch and (size > room or len(batch) == _BATCH_CONVERSATIONS):
             yield batch
             batch, room = [], _BATCH_CHARACTERS

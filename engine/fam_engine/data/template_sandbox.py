@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
@@ -20,6 +20,8 @@ import jinja2.ext
 import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
+
+from fam_engine.data.turns import Tools
 
 SECONDS_A_RENDER = 2.0
 # A rendering may grow its input by this much: templates add role names and a system prompt, not books.
@@ -72,9 +74,22 @@ def compile_template(source: TemplateSource) -> jinja2.Template:
     return environment.from_string(source.text)
 
 
-def _to_json(value: Any, indent: int | None = None) -> str:  # noqa: ANN401 - any JSON value
-    # Jinja's own filter escapes for HTML, which would change the text the model sees.
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _to_json(
+    value: Any,  # noqa: ANN401 - any JSON value
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    # Jinja's own filter escapes for HTML, which would change the text the model sees. The arguments are
+    # in the order of transformers.
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
 
 
 def _raise(message: str) -> None:
@@ -102,16 +117,17 @@ def time_limit(seconds: float = SECONDS_A_RENDER) -> Iterator[None]:
 def generate(
     template: jinja2.Template,
     constants: Mapping[str, str],
-    messages: list[dict[str, str]],
+    messages: Sequence[Mapping[str, Any]],
     *,
     add_generation_prompt: bool,
+    tools: Tools | None = None,
 ) -> Iterator[str]:
     """Run a template on a conversation, piece by piece."""
     return template.generate(
         **constants,
         messages=messages,
         add_generation_prompt=add_generation_prompt,
-        tools=None,
+        tools=tools,
         documents=None,
     )
 
@@ -119,9 +135,10 @@ def generate(
 def render(
     template: jinja2.Template,
     constants: Mapping[str, str],
-    messages: list[dict[str, str]],
+    messages: Sequence[Mapping[str, Any]],
     *,
     add_generation_prompt: bool,
+    tools: Tools | None = None,
 ) -> str:
     """Render one conversation; the caller limits the time.
 
@@ -129,13 +146,20 @@ def render(
         jinja2.TemplateError: The template refused it or is wrong.
         MemoryError: It wrote too much.
     """
-    limit = GROWTH_BYTES + GROWTH_FACTOR * sum(len(m["content"]) for m in messages)
+    size = sum(map(_size, messages)) + (0 if tools is None else len(json.dumps(tools)))
+    limit = GROWTH_BYTES + GROWTH_FACTOR * size
     parts, length = [], 0
     for part in generate(
-        template, constants, messages, add_generation_prompt=add_generation_prompt
+        template, constants, messages, add_generation_prompt=add_generation_prompt, tools=tools
     ):
         length += len(part)
         if length > limit:
             raise MemoryError(f"the template wrote more than {limit} characters")
         parts.append(part)
     return "".join(parts)
+
+
+def _size(message: Mapping[str, Any]) -> int:
+    if len(message) == 2 and isinstance(message.get("content"), str):
+        return len(message["content"])
+    return len(json.dumps(message))

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from fam_engine._rust_tokenize import Tokenizer, TokenizerError
 from fam_engine.data.child_encoding import TextsEncoder
 from fam_engine.data.record_texts import TextMaker, Texts, for_good
-from fam_engine.data.records import Message, Record
+from fam_engine.data.records import Record
 from fam_engine.data.rendering import Renderer
 from fam_engine.data.stand_ins import StandIns
 from fam_engine.data.templates import Template, find_template
@@ -33,13 +33,11 @@ from fam_engine.data.tokenizer_files import (
     token_text,
 )
 from fam_engine.data.tokenizer_loading import load_tokenizer
+from fam_engine.data.turns import Message
 from fam_engine.errors import ModelRefusedError, RecordError
 
 Ids = npt.NDArray[np.int32]
 Boundary = Literal["separate", "joint"]
-
-# Stands for a response when a template is asked what it adds around one.
-_PROBE = "fam-engine-probe-response"
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,7 @@ class Encoded:
         response_ids: int32, the tokens to be scored.
         end_of_turn_ids: int32, what ends the turn, scored apart.
         context_text: The context as text, for showing.
+        response_text: The response as text; of an answer that calls tools what the template writes.
         flags: What is unusual about it.
     """
 
@@ -58,6 +57,7 @@ class Encoded:
     response_ids: Ids
     end_of_turn_ids: Ids
     context_text: str
+    response_text: str
     flags: tuple[str, ...]
 
 
@@ -148,12 +148,13 @@ class TextEncoder:
         return for_good(self._texts.make(records), self._encode_texts)
 
     def encode_context(self, messages: Sequence[Message], verbatim: str) -> Ids:
-        """Encode a context that came from no record, by the same rule.
+        """Encode a context that came from no record and has no tools, by the same rule.
 
         Raises:
             RecordError: The template would not render it.
         """
-        (text,) = self._texts.rendered([self._texts.marked(messages, verbatim)])
+        texts = self._texts.marked(Texts(tuple(messages), verbatim, "", ()))
+        (text,) = self._texts.rendered([texts])
         if isinstance(text, RecordError):
             raise text
         return self._contexts([text.context])[0]
@@ -173,9 +174,7 @@ class TextEncoder:
 
     def _encode_texts(self, texts: Sequence[Texts]) -> list[Encoded]:
         contexts = self._contexts([text.context for text in texts])
-        responses = self._ids(
-            [text.response for text in texts], parse=self.parse_special, continuation=True
-        )
+        responses = self._responses(texts)
         joint = self._contexts([text.context + text.response for text in texts])
         encoded = []
         for text, context, response, both in zip(texts, contexts, responses, joint, strict=True):
@@ -183,10 +182,19 @@ class TextEncoder:
             flags = (*text.flags, "boundary_merged") if merged else text.flags
             if self.boundary == "joint":
                 context, response = both[: len(context)], both[len(context) :]
-            encoded.append(self._finish(context, response, text.context, flags))
+            encoded.append(self._finish(context, response, text, flags))
         return encoded
 
-    def _finish(self, context: Ids, response: Ids, text: str, flags: tuple[str, ...]) -> Encoded:
+    def _responses(self, texts: Sequence[Texts]) -> list[Ids]:
+        """Encode the responses; those a template writes bring its special tokens."""
+        plain = ["" if text.is_written else text.response for text in texts]
+        ids = self._ids(plain, parse=self.parse_special, continuation=True)
+        for index, text in enumerate(texts):
+            if text.is_written:
+                (ids[index],) = self._ids([text.response], parse=True, continuation=True)
+        return ids
+
+    def _finish(self, context: Ids, response: Ids, text: Texts, flags: tuple[str, ...]) -> Encoded:
         if len(context) == 0 and self.bos_id is not None:
             context = np.array([self.bos_id], np.int32)
         elif len(context) == 0:
@@ -194,7 +202,12 @@ class TextEncoder:
             context, response = response[:1], response[1:]
             flags = (*flags, "first_token_unscored")
         return Encoded(
-            context, response, self.end_of_turn_ids, self._stand_ins.restore(text), flags
+            context,
+            response,
+            self.end_of_turn_ids,
+            self._stand_ins.restore(text.context),
+            self._stand_ins.restore(text.response),
+            flags,
         )
 
     def _contexts(self, texts: Sequence[str]) -> list[Ids]:
@@ -257,7 +270,10 @@ class TextEncoder:
         bos = self.tokenizer.token_to_id(name) if name else None
         if self._renderer is None or bos is None:
             return None
-        text = self._rendered((Message("user", "a"),), add_generation_prompt=True)
+        try:
+            text = self._renderer.render((Message("user", "a"),), add_generation_prompt=True)
+        except RecordError as error:
+            raise self._refused(error) from None
         (ids,) = self._ids([text], parse=True)
         return bos if ids[:2].tolist() == [bos, bos] else None
 
@@ -272,31 +288,26 @@ class TextEncoder:
         return np.array([] if eos is None else [eos], np.int32)
 
     def _template_end(self) -> Ids:
-        turns = (Message("user", "a"), Message("assistant", _PROBE))
-        _, _, after = self._rendered(turns, add_generation_prompt=False).partition(_PROBE)
+        assert self._renderer is not None
+        try:
+            after = self._renderer.answer_end()
+        except RecordError as error:
+            raise self._refused(error) from None
         match = self._stand_ins.first_special(after)
         # A newline after the special token is layout between turns; generation stops before it.
         text = after[: match.end()] if match else after.rstrip()
         ids, _ = self.tokenizer.encode_batch([text], parse_special=True, continuation=True)
         return ids
 
-    def _rendered(self, turns: Sequence[Message], *, add_generation_prompt: bool) -> str:
-        """Render what every template is to take.
-
-        Raises:
-            ModelRefusedError: It does not.
-        """
-        assert self._renderer is not None
+    def _refused(self, error: RecordError) -> ModelRefusedError:
+        """Say that a template does not render what every template is to take."""
         assert self.template is not None
-        try:
-            return self._renderer.render(turns, add_generation_prompt=add_generation_prompt)
-        except RecordError as error:
-            raise ModelRefusedError(
-                f"{error.reason} on a plain question",
-                code="E_TEMPLATE",
-                where=self.template.where,
-                hint="give one with --template FILE, or --template none",
-            ) from None
+        return ModelRefusedError(
+            f"{error.reason} on a plain question",
+            code="E_TEMPLATE",
+            where=self.template.where,
+            hint="give one with --template FILE, or --template none",
+        )
 
     def _probe_sections(self) -> bool:
         """Whether text after a special token is encoded as a continuation (no dummy blank)."""

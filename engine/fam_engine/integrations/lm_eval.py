@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from fam_engine.config import ComputeDtype, Precision, nearest
 from fam_engine.data.packing import Int32
-from fam_engine.data.records import Message
+from fam_engine.data.turns import Message
 from fam_engine.errors import InputError, RecordError, UsageError
 from fam_engine.jobs.resident import ResidentModel
 from fam_engine.jobs.scoring.continuations import Continuation

@@ -131,15 +131,21 @@ class Turn(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str
+    content: str | list[dict[str, Any]] | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
 
 
 class ScoreRequest(_Request):
-    """Body of `POST /v1/score`: `prompt` or `messages`, and the responses to it."""
+    """Body of `POST /v1/score`: `prompt` or `messages` (with `tools`), and the responses to it."""
 
     prompt: str | _Ids | None = Field(default=None, description="a text or a list of token ids")
     messages: Annotated[list[Turn], Field(min_length=1)] | None = Field(
         default=None, description="a list of {role, content}"
+    )
+    tools: list[dict[str, Any]] | None = Field(
+        default=None, description="a list of functions' JSON Schemas"
     )
     responses: (
         Annotated[list[str], Field(min_length=1)] | Annotated[list[list[int]], Field(min_length=1)]

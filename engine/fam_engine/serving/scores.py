@@ -62,6 +62,8 @@ def plan_score(body: bytes, served: Served) -> ScorePlan:
     if (asked.prompt is None) == (asked.messages is None):
         message = "expected either `prompt` or `messages`"
         raise RequestError(message, param="prompt" if asked.messages else "messages")
+    if asked.tools is not None and asked.messages is None:
+        raise RequestError("`tools` go with `messages`, not with `prompt`", param="tools")
     has_ids = isinstance(asked.prompt, list)
     if has_ids != isinstance(asked.responses[0], list):
         message = "`prompt` and `responses` are ids and text, expected both of one kind"
@@ -92,7 +94,7 @@ def _ids(asked: ScoreRequest, served: Served) -> list[Encoded]:
     assert isinstance(asked.prompt, list)
     context = served.ids(asked.prompt, "prompt")
     return [
-        Encoded(context, served.ids(ids, "responses"), _NO_IDS, "", ())  # type: ignore[arg-type]
+        Encoded(context, served.ids(ids, "responses"), _NO_IDS, "", "", ())  # type: ignore[arg-type]
         for ids in asked.responses
     ]
 
@@ -100,15 +102,15 @@ def _ids(asked: ScoreRequest, served: Served) -> list[Encoded]:
 def _texts(asked: ScoreRequest, served: Served) -> list[Encoded]:
     """Encode texts as records of a file are."""
     form = detect_form(_row(asked, ""))
-    results: list[Encoded | RecordError] = []
     try:
         records = [
             read_record(_row(asked, str(text)), form, file="request", line=number, stem="request")
             for number, text in enumerate(asked.responses, start=1)
         ]
-        results = served.model.encoder.encode(records)
     except RecordError as error:
-        results = [error]
+        param = "prompt" if asked.messages is None else "messages"
+        raise RequestError(f"`{param}`: {error.reason}", param=param, code=error.code) from None
+    results = served.model.encoder.encode(records)
     encoded = [one for one in results if isinstance(one, Encoded)]
     for one in results:
         if isinstance(one, RecordError):
@@ -118,8 +120,8 @@ def _texts(asked: ScoreRequest, served: Served) -> list[Encoded]:
 
 def _row(asked: ScoreRequest, response: str) -> dict[str, Any]:
     if asked.messages is not None:
-        turns = [{"role": turn.role, "content": turn.content} for turn in asked.messages]
-        return {"messages": turns, "response": response}
+        turns = [turn.model_dump(exclude_none=True) for turn in asked.messages]
+        return {"messages": turns, "tools": asked.tools, "response": response}
     return {"prompt": asked.prompt, "response": response}
 
 

@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from fam_engine.config import ExportConfig
-from fam_engine.data.records import Message, Record
+from fam_engine.data.records import Record
+from fam_engine.data.turns import Message
 from fam_engine.errors import InputError, RecordError, StorageError, UsageError
 from fam_engine.jobs.exporting.formats import FORMATS
 from fam_engine.jobs.exporting.job import run_export

@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 
 from fam_engine.config import RewriteMethod
-from fam_engine.data.records import Message
+from fam_engine.data.turns import Message
 from fam_engine.errors import UsageError
 from fam_engine.jobs.rewriting.prompts import TEMPLATES, load_prompt, question_text
 

@@ -119,6 +119,7 @@ odd_labels = st.fixed_dictionaries(
         "correct": st.one_of(st.booleans(), odd),
         "task": st.one_of(texts, odd),
         "answer": st.one_of(texts, odd),
+        "tools": st.one_of(st.none(), st.just([]), odd),
         "other": odd,
     },
 )
@@ -134,8 +135,10 @@ good_labels = st.fixed_dictionaries(
 )
 labels = st.one_of(good_labels, good_labels, good_labels, odd_labels)
 roles = st.sampled_from(["system", "user", "assistant", "tool", "human", "gpt", "developer"])
+calls = st.one_of(st.none(), st.just([]), st.just([{"name": "ab"}]), odd)
 turn = st.one_of(
     st.fixed_dictionaries({"role": roles, "content": texts}),
+    st.fixed_dictionaries({"role": roles, "content": texts, "tool_calls": calls, "name": odd}),
     st.fixed_dictionaries({"from": roles, "value": texts}),
     st.fixed_dictionaries({"role": st.one_of(roles, odd), "content": st.one_of(texts, odd)}),
     st.fixed_dictionaries({"from": st.one_of(roles, odd), "value": texts, "role": roles}),

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fam_engine.data.records import Message, Record
+from fam_engine.data.records import Record
+from fam_engine.data.turns import Message
 from fam_engine.errors import InputError
 from fam_engine.jobs.training.examples import Examples, assistant_turns, split_off
 
@@ -35,6 +36,24 @@ def test_turns_without_words_and_single_turns() -> None:
     assert assistant_turns(silent) == [silent]
     plain = record(("user", "a"))
     assert assistant_turns(plain) == [plain]
+
+
+def test_a_turn_that_only_calls_is_an_example_with_its_calls() -> None:
+    given = {"role": "assistant", "tool_calls": [{"name": "f"}]}
+    calling = Message("assistant", "", given)
+    whole = Record(
+        "f",
+        1,
+        (Message("user", "a"), calling, Message("tool", "3")),
+        "",
+        "b",
+        "id",
+        "f",
+        tools=[{"name": "f"}],
+    )
+    first, last = assistant_turns(whole)
+    assert (first.turn, first.response, first.tools) == (calling, "", whole.tools)
+    assert (last.turn, last.context) == (None, whole.context)
 
 
 def examples(groups: list[str]) -> Examples:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from fam_engine.data.records import Message
 from fam_engine.data.tokenizer import TextEncoder
+from fam_engine.data.turns import Message
 from fam_engine.embedded import DEMO_RECORDS
 from fam_engine.jobs.scoring.continuations import continuations
 from fam_engine.jobs.scoring.scorer import Scorer

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fam_engine.data.reading import read_rows
-from fam_engine.data.records import Message, Record, detect_form, map_columns, read_record
+from fam_engine.data.records import Record, detect_form, map_columns, read_record
+from fam_engine.data.turns import Message
 from fam_engine.errors import InputError, RecordError
 from fam_engine.jobs.scoring.ingest import DataFile
 from fam_engine.jobs.selection.overlap import asked, fingerprint
@@ -36,7 +37,7 @@ class Examples:
         turns: list[Message] = []
         verbatim = ""
         for example in chosen:
-            turns += [*example.context, Message("assistant", example.response)]
+            turns += [*example.context, example.answer_turn()]
             verbatim += f"{example.verbatim}{example.response}\n\n"
         return replace(
             record, context=(*turns, *record.context), verbatim=verbatim + record.verbatim
@@ -75,15 +76,14 @@ def _records(file: DataFile, columns: Mapping[str, str]) -> Sequence[Record]:
             if row.columns is None:
                 raise RecordError(row.code or "E_JSON", row.reason or "")
             mapped = map_columns(row.columns, columns)
-            records.append(
-                read_record(
-                    mapped,
-                    detect_form(mapped),
-                    file=file.name,
-                    line=row.line,
-                    stem=file.stem,
-                )
+            record = read_record(
+                mapped, detect_form(mapped), file=file.name, line=row.line, stem=file.stem
             )
+            if record.uses_tools:
+                raise RecordError(
+                    "E_FEW_SHOT", "has tools or calls some, which no other question would have"
+                )
+            records.append(record)
         except RecordError as error:
             raise InputError(
                 error.reason, code=error.code, where=f"{file.name}:{row.line}"

@@ -18,7 +18,8 @@ from typing import Any
 
 import yaml
 
-from fam_engine.data.records import Message, Record
+from fam_engine.data.records import Record
+from fam_engine.data.turns import Message
 from fam_engine.errors import RecordError
 
 
@@ -36,7 +37,12 @@ class ExportFormat:
 
 
 def _check_turns(record: Record) -> None:
-    """Refuse an answer that answers nobody: every tool's template opens the assistant's turn itself."""
+    """Refuse an answer that answers nobody: every tool's template opens the assistant's turn itself.
+
+    And calls of tools, which each of them has under other names.
+    """
+    if record.uses_tools:
+        raise RecordError("E_EXPORT_TOOLS", "has tools or calls some, expected texts only")
     last = record.context[-1].role if record.context else None
     if last not in ("user", "tool"):
         found = f"a turn of role `{last}`" if last else "no turn"

@@ -14,7 +14,7 @@ from fam_engine.data.records import found_columns
 from fam_engine.errors import RecordError
 
 # Kept beside the prompt, if there.
-_LABELS = ("id", "group", "answer", "task", "choices", "tests", "kind")
+_LABELS = ("id", "group", "answer", "task", "choices", "tests", "kind", "tools")
 # What a row asks with, in the order it is looked for -> where its answer goes.
 RESPONSE_COLUMNS = {
     "messages": "response",

@@ -15,8 +15,8 @@ from typing import Final, Literal
 
 from fam_engine._rust_tokenize import TokenizerError
 from fam_engine.config import RewriteConfig, RewriteMethod
-from fam_engine.data.records import Message
 from fam_engine.data.tokenizer import Ids, TextEncoder
+from fam_engine.data.turns import Message
 from fam_engine.errors import RecordError
 from fam_engine.jobs.generation.ingest import record_seed
 from fam_engine.jobs.rewriting.ingest import Source

@@ -14,8 +14,9 @@ from itertools import islice
 from typing import Any
 
 from fam_engine.data.reading import Row
-from fam_engine.data.records import Message, Record, detect_form, read_record
+from fam_engine.data.records import Record, detect_form, read_record
 from fam_engine.data.tokenizer import TextEncoder
+from fam_engine.data.turns import Message, turns_from_json, turns_to_json
 from fam_engine.errors import InputError, RecordError
 from fam_engine.jobs.generation.rows import as_question
 from fam_engine.jobs.journal import Journal
@@ -123,6 +124,11 @@ class _Ingest:
             _check_kinds(self._kinds)
         form = detect_form(row)
         record = read_record(row, form, file=file.name, line=place.line, stem=file.stem)
+        if record.uses_tools:
+            raise RecordError(
+                "E_REWRITE_TOOLS",
+                "has tools or calls some; what is rewritten is shown to the model as text, which would leave them out",
+            )
         question = as_question(row, kind)
         if isinstance(row.get("provenance"), Mapping):
             question["provenance"] = row["provenance"]
@@ -189,7 +195,7 @@ def _values(read: _Read) -> tuple[Any, ...]:
         record.line,
         record.source,
         json.dumps(read.question, default=str),
-        json.dumps([[turn.role, turn.content] for turn in record.context]),
+        turns_to_json(record.context),
         record.verbatim,
         record.response,
         record.correct,
@@ -204,6 +210,6 @@ def read_source(journal: Journal, position: int) -> Source:
         "WHERE position = ?",
         (position,),
     ).fetchone()
-    turns = tuple(Message(role, content) for role, content in json.loads(context))
+    turns = tuple(turns_from_json(context))
     known = Reference.from_json(reference) if reference is not None else None
     return Source(position, name, file, line, turns, verbatim, response, known)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fam_engine.config import RewriteMethod, nearest
-from fam_engine.data.records import Message
+from fam_engine.data.turns import Message
 from fam_engine.errors import UsageError
 
 TEMPLATES = Path(__file__).parent / "templates"

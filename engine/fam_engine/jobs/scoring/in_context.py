@@ -3,20 +3,20 @@
 In: the records of a journal, their texts kept by pass 1. Out: an entry a record. The examples are the next K records
 marked correct, cyclic, of K other questions, so every record's are fixed by the file alone. Where there are too few
 of them, or the context grows too long, the record has no such entry and its columns stay null, which
-is said before anything is computed.
+is said before anything is computed. So it is with records that use tools, which pass 1 keeps no texts of: examples and
+question would need one list of tools.
 """
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
 
-from fam_engine.data.records import Message
 from fam_engine.data.tokenizer import TextEncoder
+from fam_engine.data.turns import Message, turns_from_json
 from fam_engine.errors import RecordError
 from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.scoring.spooling import IN_CONTEXT, EntryWriter
@@ -37,12 +37,14 @@ def add_in_context(
         max_length: Longest sequence the model takes, tokens.
     """
     correct = journal.db.execute(
-        "SELECT position, grp FROM records WHERE correct ORDER BY position"
+        "SELECT position, grp FROM records JOIN texts USING (position) WHERE correct ORDER BY position"
     ).fetchall()
     positions = np.array([row[0] for row in correct], np.int64)
     groups = [row[1] for row in correct]
     records = iter(
-        journal.db.execute("SELECT position, grp FROM records ORDER BY position").fetchall()
+        journal.db.execute(
+            "SELECT position, grp FROM records JOIN texts USING (position) ORDER BY position"
+        ).fetchall()
     )
     while chunk := list(islice(records, _CHUNK)):
         with journal.commit() as db:
@@ -60,10 +62,13 @@ def missing_in_context(db: sqlite3.Connection, count: int) -> str | None:
     ).fetchone()
     if num_entries == num_records:
         return None
-    (known,) = db.execute("SELECT COUNT(DISTINCT grp) FROM records WHERE correct").fetchone()
+    (known,) = db.execute(
+        "SELECT COUNT(DISTINCT grp) FROM records JOIN texts USING (position) WHERE correct"
+    ).fetchone()
     return (
         f"in-context scores: none for {num_records - num_entries:,} of {num_records:,} records; they take answers "
-        f"marked `correct` to {count} other questions ({known:,} have one) and a context that the model can hold"
+        f"marked `correct` to {count} other questions ({known:,} have one), a context that the model can hold "
+        "and no tools"
     )
 
 
@@ -118,4 +123,4 @@ def _texts(db: sqlite3.Connection, position: int) -> tuple[list[Message], str, s
     turns, verbatim, response = db.execute(
         "SELECT context, verbatim, response FROM texts WHERE position = ?", (position,)
     ).fetchone()
-    return [Message(role, content) for role, content in json.loads(turns)], verbatim, response
+    return turns_from_json(turns), verbatim, response

@@ -49,6 +49,7 @@ from fam_engine.data.records import (
     read_record,
 )
 from fam_engine.data.tokenizer import Encoded, Ids, TextEncoder
+from fam_engine.data.turns import turns_to_json
 from fam_engine.errors import InputError, RecordError
 from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.scoring.in_context import add_in_context
@@ -290,7 +291,7 @@ class Ingest:
         items = _items(file, ((index, read_line(lines.row(index))) for index in others))
         self._take(writer, file, items, batch)
         for item in items:
-            if isinstance(item.record, Record):
+            if isinstance(item.record, Record) and item.record.is_plain:
                 fast.learn(item.record.context)
 
     # -- records to entries --------------------------------------------------------------------
@@ -345,6 +346,7 @@ class Ingest:
             encoded.response_ids,
             encoded.end_of_turn_ids,
             encoded.context_text,
+            encoded.response_text,
             (*encoded.flags, "prompt_cut"),
         )
 
@@ -371,7 +373,7 @@ class Ingest:
                 record.source,
                 group,
                 record.correct,
-                len(record.response.encode()),
+                len(encoded.response_text.encode()),
                 len(encoded.context_ids),
                 len(encoded.response_ids),
                 json.dumps(encoded.flags),
@@ -380,11 +382,11 @@ class Ingest:
                 None,
             ),
         )
-        if self.plan.in_context:
-            turns = json.dumps([[m.role, m.content] for m in record.context])
+        if self.plan.in_context and not record.uses_tools:
+            turns = turns_to_json(record.context)
             db.execute(
                 "INSERT INTO texts VALUES (?, ?, ?, ?)",
-                (position, turns, record.verbatim, record.response),
+                (position, turns, record.verbatim, encoded.response_text),
             )
 
     def next_positions(self, count: int) -> int:
@@ -397,7 +399,7 @@ class Ingest:
         for index, form in enumerate(self.forms):
             if form.file == record.file and not form.response:
                 self.forms[index] = FileForm(
-                    form.file, form.form, encoded.context_text, record.response
+                    form.file, form.form, encoded.context_text, encoded.response_text
                 )
 
 

@@ -8,6 +8,7 @@ labels.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -232,8 +233,11 @@ class _Gathered:
 
 
 def _hash(record: Record) -> int:
-    """Name a text by 63 bits: among a million texts two collide by chance once in 18 million runs."""
+    """Name what a template reads of a record by 63 bits: a million collide by chance once in 18 million runs."""
     parts = [part for turn in record.context for part in (turn.role, turn.content)]
+    if not record.is_plain:
+        given = [turn.given for turn in (*record.context, record.answer_turn())]
+        parts.append(json.dumps([record.tools, given]))
     text = "\x00".join([*parts, record.response]).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) >> 1
 

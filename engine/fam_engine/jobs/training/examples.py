@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fam_engine._rust_tokenize import Spool
-from fam_engine.data.records import Record, joined_turns
+from fam_engine.data.records import Record
+from fam_engine.data.turns import Message, joined_turns
 from fam_engine.errors import InputError
 from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.scoring.ingest import spool_folder
@@ -52,12 +53,12 @@ class Examples:
 
 
 def assistant_turns(record: Record) -> list[Record]:
-    """Give an example for each turn of the assistant that says something, the last one included.
+    """Give an example for each turn of the assistant that says or calls something, the last one included.
 
     Its context is everything before it. All are of one group: what the conversation opens with.
     """
     turns = record.context
-    places = [i for i, turn in enumerate(turns) if turn.role == "assistant" and turn.content]
+    places = [i for i, turn in enumerate(turns) if _says_something(turn)]
     if not places:
         return [record]
     opening = joined_turns(turns[: places[0]])
@@ -69,11 +70,16 @@ def assistant_turns(record: Record) -> list[Record]:
             context=turns[:place],
             verbatim=joined_turns(turns[:place]),
             response=turns[place].content,
+            turn=None if turns[place].given is None else turns[place],
             group=group,
         )
         for number, place in enumerate(places, start=1)
     ]
     return [*earlier, replace(record, group=group)]
+
+
+def _says_something(turn: Message) -> bool:
+    return turn.role == "assistant" and bool(turn.content or turn.tool_calls)
 
 
 def find_examples(journal: Journal, spool: Spool) -> Examples:

@@ -1,0 +1,108 @@
+"""Whether a chat template writes what a conversation says with tools, or silently leaves it out.
+
+In: turns and tools that a template has rendered. Out: what it left out, or nothing. It is not guessed from the
+template's source: the same conversation is rendered once more with marked names of functions, arguments and results,
+and a marker that does not come out again is what the template drops. A template that refuses the marked conversation
+has looked at what was marked, so it is no reason to put the record aside. Ids of calls and names of speakers are not
+looked for: most templates have no place for them, as `apply_chat_template` of transformers has it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from fam_engine.data.rendering import Renderer
+from fam_engine.data.turns import Message, Tools
+from fam_engine.errors import RecordError
+
+# Letters and a number, so that no JSON, quoting or trimming changes it; the end keeps 1 out of 10.
+_MARKER: Final = "famengineprobe{}end"
+
+
+def needs_probe(turns: Sequence[Message], tools: Tools | None) -> bool:
+    """Whether a conversation says anything with tools."""
+    return bool(tools) or any([turn.role == "tool" or turn.tool_calls for turn in turns])
+
+
+def find_dropped(
+    renderer: Renderer,
+    conversations: Sequence[tuple[Sequence[Message], Tools | None]],
+    *,
+    add_generation_prompt: bool,
+) -> list[RecordError | None]:
+    """Find what the template leaves out of conversations it renders.
+
+    Returns:
+        For each of them, in order, an error that names the first thing left out; None: nothing is.
+    """
+    probes = [_Probe(turns, tools) for turns, tools in conversations]
+    rendered = renderer.render_batch(
+        [probe.turns for probe in probes],
+        add_generation_prompt=add_generation_prompt,
+        tools=[probe.tools for probe in probes],
+    )
+    return [probe.dropped(text) for probe, text in zip(probes, rendered, strict=True)]
+
+
+class _Probe:
+    """A conversation with markers in place of all that tools say, and what each marker stands for."""
+
+    def __init__(self, turns: Sequence[Message], tools: Tools | None) -> None:
+        self._names: list[str] = []
+        self.tools = tools and [
+            _renamed(tool, self._mark(f"`tools[{index}]`")) for index, tool in enumerate(tools)
+        ]
+        self.turns = [self._marked(turn, index) for index, turn in enumerate(turns)]
+
+    def dropped(self, text: str | RecordError) -> RecordError | None:
+        """Give what of it is not in its rendering."""
+        if isinstance(text, RecordError):
+            return None
+        for number, name in enumerate(self._names):
+            if _MARKER.format(number) not in text:
+                return RecordError(
+                    "E_TEMPLATE_TOOLS",
+                    f"the chat template leaves out {name}, so the model would not see it "
+                    "(give one that knows tools with --template FILE)",
+                )
+        return None
+
+    def _mark(self, name: str) -> str:
+        self._names.append(name)
+        return _MARKER.format(len(self._names) - 1)
+
+    def _marked(self, turn: Message, index: int) -> Message:
+        if turn.role == "tool":
+            mark = self._mark(f"the tool's result in turn {index + 1}")
+            given = turn.given and {**turn.given, "content": mark}
+            return Message(turn.role, mark, given)
+        if not turn.tool_calls:
+            return turn
+        assert turn.given is not None
+        calls = [
+            self._marked_call(call, f"call {number} in turn {index + 1}")
+            for number, call in enumerate(turn.tool_calls, start=1)
+        ]
+        return Message(turn.role, turn.content, {**turn.given, "tool_calls": calls})
+
+    def _marked_call(self, call: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+        function = call.get("function") or call
+        arguments = function.get("arguments")
+        call = _renamed(call, self._mark(name))
+        if not arguments or not isinstance(arguments, str | Mapping):
+            return call
+        mark = self._mark(f"the arguments of {name}")
+        marked = mark if isinstance(arguments, str) else dict.fromkeys(arguments, mark)
+        return _with_function(call, {"arguments": marked})
+
+
+def _renamed(item: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    return _with_function(item, {"name": name})
+
+
+def _with_function(item: Mapping[str, Any], changed: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Change a function, which stands under `function` or is the item itself."""
+    if item.get("function"):
+        return {**item, "function": {**item["function"], **changed}}
+    return {**item, **changed}

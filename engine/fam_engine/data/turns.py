@@ -1,0 +1,218 @@
+"""Turns of conversations, as chat data sets have them: texts, lists of parts, calls of tools and their results.
+
+In: the turns and the `tools` of a row. Out: `Message`s, or a `RecordError` naming the place. A turn that is more than
+its role and text keeps what it said (`given`), so that a chat template is handed what `apply_chat_template` of
+transformers would hand it: calls, ids and names untouched, what is null left out. Beside it stands its text, for all
+that needs only that: questions compared, prompts of models without a template. Parts of other types than text are
+refused: nothing here sees images.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from fam_engine.errors import RecordError
+
+# JSON Schemas of functions, as transformers calls them.
+Tools = Sequence[Mapping[str, Any]]
+
+# What a turn may say beside its content; the reader in Rust leaves turns that say it to Python.
+_HANDED: Final = frozenset({"tool_calls", "tool_call_id", "name"})
+_SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
+_SHAREGPT_ROLES |= {"system": "system"}
+_ROLES = {role: role for role in ("system", "developer", "user", "assistant", "tool")}
+# Keys of the speaker and of what is said, and the speakers.
+_OWN, _SHAREGPT = ("role", "content", _ROLES), ("from", "value", _SHAREGPT_ROLES)
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation.
+
+    Attributes:
+        role: Who speaks.
+        content: The text; that of several parts is joined by line breaks, as vLLM joins it for templates without lists.
+        given: The turn as a template is handed it, where it is more than role and text: `content` as a list of parts or
+            left out, `tool_calls`, `tool_call_id`, `name`.
+    """
+
+    role: str
+    content: str
+    given: Mapping[str, Any] | None = None
+
+    @property
+    def tool_calls(self) -> Sequence[Mapping[str, Any]]:
+        """The calls it makes."""
+        return self.given.get("tool_calls", ()) if self.given else ()
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether the content was given as a list of parts."""
+        return self.given is not None and isinstance(self.given.get("content"), list)
+
+    def for_template(self, *, takes_parts: bool = True) -> Mapping[str, Any]:
+        """Give the turn as a template is handed it; `takes_parts`: whether the template renders lists of parts."""
+        if self.given is None:
+            return {"role": self.role, "content": self.content}
+        if self.has_parts and not takes_parts:
+            return {**self.given, "content": self.content}
+        return self.given
+
+
+def turns_to_json(turns: Sequence[Message]) -> str:
+    """Write turns as a journal keeps them."""
+    return json.dumps(
+        [[m.role, m.content] if m.given is None else [m.role, m.content, m.given] for m in turns]
+    )
+
+
+def turns_from_json(text: str) -> list[Message]:
+    """Read back what `turns_to_json` wrote."""
+    return [Message(*turn) for turn in json.loads(text)]
+
+
+def joined_turns(turns: Sequence[Message]) -> str:
+    """Turns as plain text for models without a template: one a line."""
+    return "".join(f"{turn.content}\n" for turn in turns)
+
+
+def strings_in(value: object) -> Iterator[str]:
+    """Give every text in a JSON value, names of members too.
+
+    Raises:
+        RecordError: It holds what JSON does not have; Parquet may.
+    """
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, member in value.items():
+            yield from strings_in(name)
+            yield from strings_in(member)
+    elif isinstance(value, list | tuple):
+        for member in value:
+            yield from strings_in(member)
+    elif not isinstance(value, bool | int | float | None):
+        raise RecordError(
+            "E_RECORD_TYPE", f"`tools` or a turn holds a {type(value).__name__}, expected JSON"
+        )
+
+
+def read_turns(value: object, name: str) -> tuple[Message, ...]:
+    """Read a list of turns, `role`/`content` or ShareGPT's `from`/`value`.
+
+    Raises:
+        RecordError: It is none.
+    """
+    if not isinstance(value, list):
+        raise RecordError(
+            "E_RECORD_TYPE", f"field `{name}` is {type_name(value)}, expected a list of turns"
+        )
+    return tuple(_turn(turn, f"{name}[{index}]") for index, turn in enumerate(value))
+
+
+def read_tools(row: Mapping[str, Any]) -> Tools | None:
+    """Read a row's `tools`: a list, or its JSON as text, which is how TRL and Parquet files have it.
+
+    Raises:
+        RecordError: It is something else, or one has no name.
+    """
+    value = row.get("tools")
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise _no_tools("a text that is no JSON") from None
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(isinstance(tool, Mapping) for tool in value):
+        raise _no_tools(type_name(value))
+    for index, tool in enumerate(value):
+        _check_named(tool, f"tools[{index}]")
+    return value
+
+
+def text_of(row: Mapping[str, Any], name: str) -> str:
+    """Give a field that must be text.
+
+    Raises:
+        RecordError: It is not.
+    """
+    value = row.get(name)
+    if value is None:
+        raise RecordError("E_RECORD_FIELD", f"field `{name}` is missing or null, expected text")
+    if not isinstance(value, str):
+        raise RecordError("E_RECORD_TYPE", f"field `{name}` is {type_name(value)}, expected text")
+    return value
+
+
+def type_name(value: object) -> str:
+    """Name a value's type, as a user would."""
+    names = {bool: "true/false", int: "a number", float: "a number", list: "a list"}
+    names |= {str: "a text", type(None): "null"}
+    return names.get(type(value), "an object" if isinstance(value, Mapping) else "no text")
+
+
+def _turn(turn: object, name: str) -> Message:
+    if not isinstance(turn, Mapping):
+        raise RecordError("E_RECORD_TYPE", f"`{name}` is {type_name(turn)}, expected an object")
+    speaker, said, roles = _SHAREGPT if "from" in turn else _OWN
+    role = _role(turn.get(speaker), roles, name)
+    content = turn.get(said)
+    if isinstance(content, str) and _HANDED.isdisjoint(turn):
+        return Message(role, content)
+    handed = {key: value for key, value in turn.items() if key in _HANDED and value is not None}
+    _check_calls(handed.get("tool_calls", []), name)
+    if isinstance(content, list):
+        handed["content"] = [_part(part, f"{name}.content[{i}]") for i, part in enumerate(content)]
+        content = "\n".join(part["text"] for part in handed["content"])
+    elif content is not None or not handed.get("tool_calls"):
+        content = text_of(turn, said)
+        if handed:
+            handed["content"] = content
+    return Message(role, content or "", {"role": role, **handed} if handed else None)
+
+
+def _part(part: object, name: str) -> Mapping[str, Any]:
+    """Read a part of a content; keys that are null are those of other parts in the same Parquet column."""
+    found = type_name(part)
+    if isinstance(part, Mapping):
+        if part.get("type") == "text" and isinstance(part.get("text"), str):
+            return {key: value for key, value in part.items() if value is not None}
+        found = f"a part of type {part.get('type')!r}"
+    raise RecordError(
+        "E_RECORD_PART", f"`{name}` is {found}, expected {{'type': 'text', 'text': ...}}"
+    )
+
+
+def _role(found: object, known: Mapping[str, str], name: str) -> str:
+    if not isinstance(found, str) or found not in known:
+        raise RecordError(
+            "E_RECORD_ROLE", f"`{name}` has role {found!r}, expected {', '.join(known)}"
+        )
+    return known[found]
+
+
+def _check_calls(calls: object, name: str) -> None:
+    if not isinstance(calls, list):
+        raise RecordError(
+            "E_RECORD_TYPE", f"`{name}.tool_calls` is {type_name(calls)}, expected a list"
+        )
+    for index, call in enumerate(calls):
+        _check_named(call, f"{name}.tool_calls[{index}]")
+
+
+def _check_named(item: object, name: str) -> None:
+    function = (item.get("function") or item) if isinstance(item, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise RecordError("E_RECORD_TYPE", f"`{name}` names no function")
+
+
+def _no_tools(found: str) -> RecordError:
+    return RecordError(
+        "E_RECORD_TYPE",
+        f"field `tools` is {found}, expected a list of functions' JSON Schemas "
+        "(--map tools=COLUMN reads another column)",
+    )

@@ -1,0 +1,392 @@
+"""Tools, calls and parts, as transformers renders them: by the templates of models, and by small ones written here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fam_engine._rust_tokenize import LineChunk
+from fam_engine.data.fast_records import FastRecords
+from fam_engine.data.records import detect_form, read_record
+from fam_engine.data.rendering import Renderer
+from fam_engine.data.templates import Template
+from fam_engine.data.tokenizer import Encoded, TextEncoder
+from fam_engine.data.turns import Message
+from fam_engine.errors import RecordError
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "What it is like outside, e.g. <dry> & warm.",
+        "parameters": {"type": "object", "properties": {"town": {"type": "string"}}},
+    },
+}
+CALL = {
+    "id": "call00001",
+    "type": "function",
+    "function": {"name": "weather", "arguments": {"town": "Zürich", "days": 1.5}},
+}
+ASKED = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "How is Zürich?"},
+    {"role": "assistant", "content": None, "tool_calls": [CALL, CALL]},
+    {"role": "tool", "tool_call_id": "call00001", "name": "weather", "content": "rain"},
+    {"role": "tool", "tool_call_id": "call00002", "name": "weather", "content": "sun"},
+]
+TEXT_ANSWER = {"role": "assistant", "content": "Rain, then sun."}
+CALLING_ANSWER = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+TALKING_ANSWER = {"role": "assistant", "content": "Let me look.", "tool_calls": [CALL]}
+
+# Knows tools, calls, results, names, and contents as lists.
+KNOWING = (
+    "{% if tools %}<tools>{% for t in tools %}{{ t | tojson }}{% endfor %}</tools>{% endif %}"
+    "{% for m in messages %}<s>{{ m.role }}{% if m.name %} {{ m.name }}{% endif %}: "
+    "{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}[{{ p.text }}]{% endfor %}"
+    "{% endif %}{% for c in m.tool_calls %}<call>{{ c.function | tojson }}{% endfor %}</s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant: {% endif %}"
+)
+
+
+def record_of(row: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a Record
+    return read_record(row, detect_form(row), file="f", line=1, stem="f")
+
+
+def encode(encoder: TextEncoder, row: Mapping[str, Any]) -> Encoded | RecordError:
+    (result,) = encoder.encode([record_of(row)])
+    return result
+
+
+def encoded(encoder: TextEncoder, row: Mapping[str, Any]) -> Encoded:
+    result = encode(encoder, row)
+    assert isinstance(result, Encoded), result
+    return result
+
+
+def refused(encoder: TextEncoder, row: Mapping[str, Any], code: str) -> str:
+    result = encode(encoder, row)
+    assert isinstance(result, RecordError)
+    assert result.code == code
+    return result.reason
+
+
+@pytest.fixture(params=["qwen2.5", "qwen3"])
+def model(request: pytest.FixtureRequest, shared: Path) -> Iterator[tuple[TextEncoder, Any]]:
+    """Give our encoder and transformers' tokenizer of a model whose template knows tools."""
+    from transformers import AutoTokenizer
+
+    folder = shared / "tokenizers" / request.param
+    if not folder.is_dir():
+        pytest.skip(f"needs the tokenizer {folder}")
+    encoder = TextEncoder(folder)
+    yield encoder, AutoTokenizer.from_pretrained(folder)
+    encoder.close()
+
+
+@pytest.fixture
+def bytes_folder(tmp_path: Path) -> Path:
+    """Give a folder with a tokenizer of single characters and three special tokens."""
+    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({char: i for i, char in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.add_special_tokens(
+        [AddedToken(name, special=True) for name in ("<s>", "</s>", "<call>")]
+    )
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
+    return tmp_path
+
+
+@pytest.fixture
+def make(bytes_folder: Path) -> Iterator[Any]:
+    """Give what makes an encoder with a template."""
+    made = []
+
+    def with_template(source: str | None, **options: bool) -> TextEncoder:
+        file = bytes_folder / "template.jinja"
+        file.write_text(source or "")
+        made.append(TextEncoder(bytes_folder, template=str(file) if source else "none", **options))
+        return made[-1]
+
+    yield with_template
+    for one in made:
+        one.close()
+
+
+def their_text(
+    messages: list[dict[str, Any]], tools: list[Any] | None, source: str, *, opened: bool
+) -> str:
+    """Give what transformers renders."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    # As `apply_chat_template` does before it renders.
+    turns = [{key: v for key, v in turn.items() if v is not None} for turn in messages]
+    (text,), _ = render_jinja_template(
+        conversations=[turns], tools=tools, chat_template=source, add_generation_prompt=opened
+    )
+    return str(text)
+
+
+# -- as transformers -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tools", [[WEATHER], [WEATHER, WEATHER["function"]], None])
+def test_a_text_after_calls_has_the_ids_of_transformers(
+    model: tuple[TextEncoder, Any], tools: list[Any] | None
+) -> None:
+    ours, theirs = model
+    row = {"messages": [*ASKED, TEXT_ANSWER], "tools": tools}
+    one = encoded(ours, row)
+    options = {"tools": tools, "add_generation_prompt": True}
+    assert one.context_text == theirs.apply_chat_template(ASKED, tokenize=False, **options)
+    ids = theirs.apply_chat_template(ASKED, return_dict=False, **options)
+    assert one.context_ids.tolist() == ids
+    assert one.response_text == "Rain, then sun."
+    # TRL's way to write a list in a column of Parquet.
+    as_text = encoded(ours, {**row, "tools": json.dumps(tools)})
+    assert as_text.context_text == one.context_text
+
+
+@pytest.mark.parametrize("answer", [CALLING_ANSWER, TALKING_ANSWER])
+def test_a_calling_answer_is_what_transformers_writes_for_the_turn(
+    model: tuple[TextEncoder, Any], answer: dict[str, Any]
+) -> None:
+    ours, theirs = model
+    turns = [*ASKED[:2], answer]
+    one = encoded(ours, {"messages": turns, "tools": [WEATHER]})
+    whole = theirs.apply_chat_template(turns, tools=[WEATHER], tokenize=False)
+    assert whole == f"{one.context_text}{one.response_text}<|im_end|>\n"
+    assert '"weather"' in one.response_text
+    # The answer is encoded alone, as every answer is.
+    alone = theirs(one.response_text, add_special_tokens=False)["input_ids"]
+    assert one.response_ids.tolist() == alone
+    assert one.flags == ()
+
+
+def test_parts_are_joined_for_a_template_of_texts(model: tuple[TextEncoder, Any]) -> None:
+    ours, theirs = model
+    parts = [{"type": "text", "text": "One?"}, {"type": "text", "text": "Two?"}]
+    question, joined = ([{"role": "user", "content": content}] for content in (parts, "One?\nTwo?"))
+    answer = {"role": "assistant", "content": [{"type": "text", "text": "Yes."}]}
+    one = encoded(ours, {"messages": [*question, answer]})
+    assert one.context_ids.tolist() == theirs.apply_chat_template(
+        joined, return_dict=False, add_generation_prompt=True
+    )
+    plain = encoded(ours, {"messages": [*joined, {"role": "assistant", "content": "Yes."}]})
+    assert np.array_equal(one.response_ids, plain.response_ids)
+    assert one.flags == plain.flags
+
+
+@pytest.mark.parametrize("answer", [TEXT_ANSWER, CALLING_ANSWER, TALKING_ANSWER])
+def test_a_template_of_ones_own_renders_as_in_transformers(
+    make: Any,  # noqa: ANN401 - a function
+    answer: dict[str, Any],
+) -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b", "cache": True}]
+    turns = [*ASKED, {"role": "user", "content": parts, "name": "Ann"}, answer]
+    one = encoded(make(KNOWING), {"messages": turns, "tools": [WEATHER]})
+    assert one.context_text == their_text(turns[:-1], [WEATHER], KNOWING, opened=True)
+    assert "<s>user Ann: [a][b]</s>" in one.context_text
+    whole = their_text(turns, [WEATHER], KNOWING, opened=False)
+    assert f"{one.context_text}{one.response_text}</s>\n" == whole
+
+
+def test_an_answer_of_parts_is_joined_as_the_template_joins_them(make: Any) -> None:  # noqa: ANN401
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    row = {"messages": [ASKED[1], {"role": "assistant", "content": parts}]}
+    assert (
+        encoded(make(KNOWING.replace("[{{ p.text }}]", "{{ p.text }}")), row).response_text == "ab"
+    )
+    assert (
+        encoded(make(KNOWING.replace("m.content is string", "true")), row).response_text == "a\nb"
+    )
+    assert encoded(make(None), row).response_text == "a\nb"
+
+
+def test_filters_take_their_arguments_in_the_order_of_transformers() -> None:
+    source = "{{ {'b': 'é', 'a': 1} | tojson(true, 1, sort_keys=true) }}"
+    with Renderer(Template(source, {})) as renderer:
+        text = renderer.render([Message("user", "")], add_generation_prompt=False)
+    assert text == their_text([], None, source, opened=False)
+
+
+# -- left out or refused ---------------------------------------------------------------------------
+
+PLAIN = (
+    "{% for m in messages %}<s>{{ m.role }}\n{{ m.content }}</s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant\n{% endif %}"
+)
+FIRST_CALL_ONLY = KNOWING.replace("for c in m.tool_calls", "for c in (m.tool_calls or [])[:1]")
+
+
+@pytest.mark.parametrize(
+    ("source", "messages", "tools", "named"),
+    [
+        (PLAIN, [ASKED[1], TEXT_ANSWER], [WEATHER], "tools[0]"),
+        (PLAIN, [*ASKED, TEXT_ANSWER], None, "call 1 in turn 3"),
+        (PLAIN, [ASKED[1], CALLING_ANSWER], None, "call 1 in turn 2"),
+        (PLAIN, [ASKED[1], TALKING_ANSWER], None, "call 1 in turn 2"),
+        (FIRST_CALL_ONLY, [*ASKED, TEXT_ANSWER], None, "call 2 in turn 3"),
+        (
+            KNOWING.replace("c.function | tojson", "c.function.name"),
+            [*ASKED, TEXT_ANSWER],
+            None,
+            "the arguments of call 1 in turn 3",
+        ),
+        (
+            # A whole turn is left out because it calls: without its calls it would be there.
+            PLAIN.replace("in messages", "in messages if not m.tool_calls"),
+            [*ASKED, TEXT_ANSWER],
+            None,
+            "call 1 in turn 3",
+        ),
+        (
+            PLAIN.replace("in messages", "in messages if m.role != 'tool'"),
+            [ASKED[1], {"role": "tool", "content": "rain"}, TEXT_ANSWER],
+            None,
+            "the tool's result in turn 2",
+        ),
+    ],
+)
+def test_what_a_template_leaves_out_is_named(
+    make: Any,  # noqa: ANN401
+    source: str,
+    messages: list[Any],
+    tools: list[Any] | None,
+    named: str,
+) -> None:
+    reason = refused(make(source), {"messages": messages, "tools": tools}, "E_TEMPLATE_TOOLS")
+    assert f"leaves out {named}," in reason or f"leaves out `{named}`," in reason
+
+
+def test_empty_lists_and_ids_nobody_writes_are_no_reason(make: Any) -> None:  # noqa: ANN401
+    turns = [{**ASKED[1], "name": "Ann"}, {**TEXT_ANSWER, "tool_calls": []}]
+    one = encoded(make(PLAIN), {"messages": turns, "tools": []})
+    assert (one.response_text, one.flags) == ("Rain, then sun.", ())
+
+
+def test_a_template_that_refuses_says_why(make: Any) -> None:  # noqa: ANN401
+    source = "{% if tools %}{{ raise_exception('no tools here') }}{% endif %}" + PLAIN
+    row = {"messages": [ASKED[1], TEXT_ANSWER], "tools": [WEATHER]}
+    assert "no tools here" in refused(make(source), row, "E_TEMPLATE")
+
+
+def test_without_a_template_nothing_says_how_calls_are_written(make: Any) -> None:  # noqa: ANN401
+    encoder = make(None)
+    for row in (
+        {"messages": [ASKED[1], TEXT_ANSWER], "tools": [WEATHER]},
+        {"messages": [*ASKED, TEXT_ANSWER]},
+        {"messages": [ASKED[1], CALLING_ANSWER]},
+    ):
+        assert "only a chat template" in refused(encoder, row, "E_TEMPLATE_TOOLS")
+
+
+def test_a_turn_opened_or_ended_otherwise_has_no_text_of_its_own(make: Any) -> None:  # noqa: ANN401
+    row = {"messages": [ASKED[1], CALLING_ANSWER], "tools": [WEATHER]}
+    opening = KNOWING.removesuffix("{% endif %}") + "<think>{% endif %}"
+    assert "opens or ends" in refused(make(opening), row, "E_TEMPLATE_TOOLS")
+    ending = KNOWING.replace("</s>", "</s>{% if not m.tool_calls %}--{% endif %}")
+    assert "opens or ends" in refused(make(ending), row, "E_TEMPLATE_TOOLS")
+    within = KNOWING.replace("</s>", "{% if m.tool_calls %}!{% endif %}</s>")
+    assert encoded(make(within), row).response_text.endswith("!")
+
+
+# -- special tokens --------------------------------------------------------------------------------
+
+
+def test_only_special_tokens_of_the_template_are_special(make: Any) -> None:  # noqa: ANN401
+    encoder = make(KNOWING)
+    call = {"function": {"name": "f", "arguments": {"<call>": "</s>"}}}
+    answer = {"role": "assistant", "content": "", "tool_calls": [call]}
+    tools = [{"name": "f", "description": "<s>"}]
+    one = encoded(encoder, {"messages": [ASKED[1], answer], "tools": tools})
+    special = dict(encoder.tokenizer.special_tokens())
+    assert one.response_text == '<call>{"name": "f", "arguments": {"<call>": "</s>"}}'
+    assert one.response_ids.tolist().count(special["<call>"]) == 1
+    assert one.response_ids[0] == special["<call>"]
+    assert special["</s>"] not in one.response_ids
+    assert one.context_text.count("<s>") == 3
+    assert one.context_ids.tolist().count(special["<s>"]) == 2
+    assert "special_in_text" in one.flags
+
+
+def test_reserved_characters_in_tools_are_refused(make: Any) -> None:  # noqa: ANN401
+    tools = [{"name": "f", "description": "\U000f0000"}]
+    row = {"messages": [ASKED[1], TEXT_ANSWER], "tools": tools}
+    assert "reserved" in refused(make(KNOWING), row, "E_RECORD_TEXT")
+
+
+# -- the path in Rust ------------------------------------------------------------------------------
+
+
+def test_rust_leaves_to_python_what_a_template_may_read(make: Any) -> None:  # noqa: ANN401
+    plain = [ASKED[1], TEXT_ANSWER]
+    fast = FastRecords(make(KNOWING), max_length=1000)
+    fast.learn([Message("user", "")])
+    rows = [
+        {"messages": plain},
+        {"messages": plain, "tools": None},
+        {"messages": [{**turn, "tool_calls": None, "name": None} for turn in plain]},
+        {"messages": plain, "tools": [WEATHER]},
+        {"messages": [{**ASKED[1], "name": "Ann"}, TEXT_ANSWER]},
+        {"messages": [ASKED[1], TALKING_ANSWER]},
+        {"messages": [{**ASKED[1], "tool_call_id": "1"}, TEXT_ANSWER]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}, TEXT_ANSWER]},
+    ]
+    lines = LineChunk.from_bytes("\n".join(map(json.dumps, rows)).encode())
+    batch = fast.encode(lines, detect_form(rows[0]), {})
+    assert (len(batch), batch.others()) == (3, [3, 4, 5, 6, 7])
+
+
+def test_rust_never_learns_turns_a_template_leaves_out(make: Any) -> None:  # noqa: ANN401
+    row = {"messages": [ASKED[1], {"role": "tool", "content": "rain"}, TEXT_ANSWER]}
+    lines = json.dumps(row).encode()
+    for source, others in (
+        (PLAIN, []),
+        (PLAIN.replace("in messages", "in messages if m.role != 'tool'"), [0]),
+    ):
+        fast = FastRecords(make(source), max_length=1000)
+        fast.learn([Message("user", ""), Message("tool", "")])
+        batch = fast.encode(LineChunk.from_bytes(lines), detect_form(row), {})
+        assert batch.others() == others
+
+
+# -- what is no record -----------------------------------------------------------------------------
+
+PICTURE = {"type": "image_url", "image_url": {"url": "x"}}
+
+
+@pytest.mark.parametrize(
+    ("turn", "tools", "code", "named"),
+    [
+        ({"role": "user", "content": [PICTURE]}, None, "E_RECORD_PART", "`messages[0].content[0]`"),
+        ({"role": "user", "content": ["a"]}, None, "E_RECORD_PART", "a text"),
+        ({"role": "user", "content": None}, None, "E_RECORD_FIELD", "`content`"),
+        ({"role": "user", "content": None, "tool_calls": []}, None, "E_RECORD_FIELD", "`content`"),
+        ({"role": "user", "content": "", "tool_calls": "f()"}, None, "E_RECORD_TYPE", "tool_calls"),
+        ({"role": "user", "content": "", "tool_calls": [{"id": 1}]}, None, "E_RECORD_TYPE", "[0]`"),
+        (ASKED[1], "hammer", "E_RECORD_TYPE", "no JSON"),
+        (ASKED[1], {"name": "f"}, "E_RECORD_TYPE", "an object"),
+        (ASKED[1], [{"type": "function"}], "E_RECORD_TYPE", "`tools[0]` names no function"),
+        (ASKED[1], [{"name": "f", "x": b"1"}], "E_RECORD_TYPE", "bytes"),
+        (ASKED[1], [{"name": "f", "x": "\ud800"}], "E_RECORD_TEXT", "surrogate"),
+    ],
+)
+def test_what_cannot_be_read_is_named(turn: object, tools: object, code: str, named: str) -> None:
+    with pytest.raises(RecordError) as caught:
+        record_of({"messages": [turn, TEXT_ANSWER], "tools": tools})
+    assert caught.value.code == code
+    assert named in caught.value.reason
+
+
+def test_an_answer_of_nothing_is_still_refused() -> None:
+    for content in ("", [], [{"type": "text", "text": ""}]):
+        with pytest.raises(RecordError, match="response is empty"):
+            record_of({"messages": [ASKED[1], {"role": "assistant", "content": content}]})
