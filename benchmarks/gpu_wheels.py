@@ -33,7 +33,14 @@ ROOT = Path(__file__).parents[1]
 DIST = ROOT / "dist"
 CUDA_LIBRARY = "libbitsandbytes_cuda130.so"
 # Of the versions installed here.
-OURS = ("bitsandbytes", "pydantic", "pydantic-core", "annotated-types", "typing-inspection")
+OURS = (
+    "bitsandbytes",
+    "pydantic",
+    "pydantic-core",
+    "annotated-types",
+    "typing-inspection",
+    "typing-extensions",  # newer than the machine's may be
+)
 DATASETS = ("dill==0.4.1", "multiprocess==0.70.19")
 PEERS: dict[str, tuple[str, ...]] = {
     "gpu-peers-liger": ("liger-kernel==0.8.5",),
