@@ -5,20 +5,20 @@ What has changed is compiled, and some of the rest; `make check-kernels` compile
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
 import pytest
 
 from tests.kernels import offline
-
-WITHOUT = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+from tests.kernels.compiling import WITHOUT_INTERPRETER
 
 
 def test_every_shipped_kernel_is_as_recorded_on_every_gpu() -> None:
     command = [sys.executable, "-m", "tests.kernels.offline", "--anew", "24"]
     if not offline.BUDGETS.exists():
         pytest.skip(f"no budgets are kept for {offline.BUDGETS.stem}")
-    ended = subprocess.run(command, env=WITHOUT, capture_output=True, text=True, timeout=900)
+    ended = subprocess.run(
+        command, env=WITHOUT_INTERPRETER, capture_output=True, text=True, timeout=900
+    )
     assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -74,16 +74,22 @@ def test_ids_are_taken_as_they_are(post: Post, resident: ResidentModel) -> None:
         assert other["eos_nll"] is not None
 
 
+def with_template(model: Path, tmp_path: Path, template: str) -> Path:
+    """Copy a model and give it a chat template."""
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    (folder / "chat_template.jinja").write_text(template)
+    return folder
+
+
 def test_messages_go_through_the_template(bos_model: Path, tmp_path: Path) -> None:
     from fam_engine import Scorer
 
-    folder = tmp_path / "model"
-    shutil.copytree(bos_model, folder)
     template = (
         "{% for m in messages %}[{{ m.role }}]{{ m.content }}</s>{% endfor %}"
         "{% if add_generation_prompt %}[assistant]{% endif %}"
     )
-    (folder / "chat_template.jinja").write_text(template)
+    folder = with_template(bos_model, tmp_path, template)
     turns = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "a pear?"}]
     with Scorer(folder, precision="fp32", device="cpu") as scorer:
         [row] = scorer.score([{"messages": turns, "response": "yes"}]).to_pylist()
@@ -98,14 +104,12 @@ def test_messages_go_through_the_template(bos_model: Path, tmp_path: Path) -> No
 def test_tools_and_parts_are_those_of_files(bos_model: Path, tmp_path: Path) -> None:
     from fam_engine import Scorer
 
-    folder = tmp_path / "model"
-    shutil.copytree(bos_model, folder)
     template = (
         "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}{% for m in messages %}[{{ m.role }}]"
         "{{ m.content }}{{ (m.tool_calls or []) | tojson }}</s>{% endfor %}"
         "{% if add_generation_prompt %}[assistant]{% endif %}"
     )
-    (folder / "chat_template.jinja").write_text(template)
+    folder = with_template(bos_model, tmp_path, template)
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "pear?"}]
     turns = [
         {"role": "user", "content": parts},

@@ -5,15 +5,19 @@ The contract is that of `flash_api.cpp` in torch 2.11 (`mha_varlen_fwd`, `mha_va
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from fam_engine.kernels import varlen_attention as reference
 
 
-def _check(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **bounds: Any) -> None:  # noqa: ANN401
-    for x in (query, key, value):
+def _check(
+    tensors: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    cu_seqlens: tuple[torch.Tensor, torch.Tensor],
+    max_seqlens: tuple[int, int],
+) -> None:
+    """Check queries, keys and values; then bounds of sequences, and the longest, of queries and of keys."""
+    query, key, value = tensors
+    for x in tensors:
         assert x.dtype in (torch.bfloat16, torch.float16), x.dtype
         assert x.dtype == query.dtype
         assert x.dim() == 3
@@ -24,14 +28,13 @@ def _check(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **bounds
         assert x.storage_offset() % 8 == 0
     assert key.shape == value.shape
     assert query.shape[1] % key.shape[1] == 0
-    for name, rows in (("q", len(query)), ("k", len(key))):
-        cu_seqlens, longest = bounds[f"cu_seqlens_{name}"], bounds[f"max_seqlen_{name}"]
-        assert cu_seqlens.dtype == torch.int32
-        assert cu_seqlens.is_contiguous()
-        assert int(cu_seqlens[0]) == 0
-        assert int(cu_seqlens[-1]) == rows
-        assert 0 < int(cu_seqlens.diff().max()) <= longest
-    assert len(bounds["cu_seqlens_q"]) == len(bounds["cu_seqlens_k"])
+    for bounds, longest, x in zip(cu_seqlens, max_seqlens, (query, key), strict=True):
+        assert bounds.dtype == torch.int32
+        assert bounds.is_contiguous()
+        assert int(bounds[0]) == 0
+        assert int(bounds[-1]) == len(x)
+        assert 0 < int(bounds.diff().max()) <= longest
+    assert len(cu_seqlens[0]) == len(cu_seqlens[1])
 
 
 def _window(is_causal: bool, left: int, right: int) -> int | None:
@@ -58,15 +61,7 @@ def forward(
     """`aten::_flash_attention_forward` of a packed batch."""
     assert dropout_p == 0
     assert not return_debug_mask
-    _check(
-        query,
-        key,
-        value,
-        cu_seqlens_q=cum_seq_q,
-        cu_seqlens_k=cum_seq_k,
-        max_seqlen_q=max_q,
-        max_seqlen_k=max_k,
-    )
+    _check((query, key, value), (cum_seq_q, cum_seq_k), (max_q, max_k))
     window = _window(is_causal, window_size_left, window_size_right)
     out, lse = reference._forward_by_sequence(query, key, value, cum_seq_q, cum_seq_k, window)
     empty = torch.empty(0)
@@ -96,15 +91,7 @@ def backward(
     assert dropout_p == 0
     assert rng_state.dtype == torch.uint64
     assert unused.numel() == 0
-    _check(
-        query,
-        key,
-        value,
-        cu_seqlens_q=cum_seq_q,
-        cu_seqlens_k=cum_seq_k,
-        max_seqlen_q=max_q,
-        max_seqlen_k=max_k,
-    )
+    _check((query, key, value), (cum_seq_q, cum_seq_k), (max_q, max_k))
     for x in (grad_out, out):
         assert x.shape == query.shape
         assert x.dtype == query.dtype
