@@ -47,6 +47,7 @@ from fam_engine.kernels import (
 )
 from fam_engine.kernels.flat_adamw import step_scalars
 from fam_engine.kernels.nf4_dequantize import LoraFactors
+from fam_engine.kernels.nf4_linear import NF4Tensors
 
 _EPS = 1e-5
 
@@ -194,7 +195,7 @@ def _of_matrices(s: Shapes) -> Iterator[Case]:
             x, y = s.random(m, k), s.random(m, n)
 
             def few(x=x, weight=weight, y=y) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
-                nf4_linear_triton.nf4_linear(x, *weight, out=y)
+                nf4_linear_triton.nf4_linear(x, [NF4Tensors(*weight)], out=y)
 
             yield Case(
                 f"nf4_linear {m} rows {n}x{k}", few, packed + x.nbytes + y.nbytes, 2 * m * n * k

@@ -44,7 +44,7 @@ def run_file(name: str) -> dict[str, Any]:
     counts = {what: int(count) for count, what in _COUNTED.findall(found["last_line"])}
     failures = [line for line in found["output"] if line.startswith(("FAILED", "ERROR"))]
     is_whole = found["exit_code"] in (0, 1, 5) and not found["timed_out"]
-    details = {} if found["exit_code"] in (0, 5) else {"output": found["output"][-60:]}
+    details = {} if found["exit_code"] in (0, 5) else {"output": found["output"][-300:]}
     return {
         **counts,
         "seconds": found["seconds"],
@@ -120,7 +120,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--files", nargs="*", default=test_files())
-    parser.add_argument("--processes", type=int, default=max(1, (os.cpu_count() or 1) // 2))
+    parser.add_argument("--processes", type=int, default=max(1, (os.cpu_count() or 1) - 2))
     options = parser.parse_args()
     answer: dict[str, Any] = {"files": {}, "sanitizer": {"found": "not finished"}}
     with ThreadPoolExecutor(options.processes) as pool:

@@ -81,8 +81,8 @@ class Variant:
     Attributes:
         name: Kernel and what sets its shape, such as "nf4_dequantize bf16 4096x4096".
         kernel: What `triton.jit` gives.
-        arguments: Types of the arguments that are not constexpr, by name: "*bf16", "i32", "fp32". Pointers are
-            taken to be multiples of 16 bytes, as torch's are.
+        arguments: Types of the arguments that are not constexpr, by name: "*bf16", "i32", "fp32", or a tuple of such.
+            Pointers are taken to be multiples of 16 bytes, as torch's are.
         launch: What it is launched with.
         divisible: Integer arguments that are always multiples of 16, which `triton.jit` then specializes.
         uses_matrix_units: Whether the GPU's matrix instructions must appear in it.
@@ -91,7 +91,7 @@ class Variant:
 
     name: str
     kernel: Any
-    arguments: Mapping[str, str]
+    arguments: Mapping[str, str | tuple[str, ...]]
     launch: Launch
     divisible: frozenset[str] = field(default_factory=frozenset)
     uses_matrix_units: bool = False

@@ -1,12 +1,13 @@
 """The product of few rows with an NF4 matrix: torch reference and CPU path.
 
-Equation, with W as `nf4_dequantize` gives it in the dtype of x:
+Equation, with W as `nf4_dequantize` gives it in fp32 (fp64 for fp64), the matrices of several sources one below the
+other:
 
     y = x @ W^T + scaling * (x @ A^T) @ B^T + bias
 
 Dimensions: M rows, N output features, K input features, R rank of the adapter.
-Dtypes: x, bias and y in bf16, fp16, fp32 or fp64; W rounded to that dtype, so that it is the matrix the product of many
-rows uses; A and B in fp32. All products and sums in fp32 (fp64 for fp64), one rounding out.
+Dtypes: x, bias and y in bf16, fp16, fp32 or fp64; A and B in fp32. All products and sums in fp32 (fp64 for fp64), one
+rounding out. The product of many rows has W in the dtype of x, rounded once more.
 
 Here W is written to memory and read again; the kernel beside this file (`nf4_linear_triton.py`) does not. A row's bits
 may change with M here, as those of torch's products do; there they do not.
@@ -14,7 +15,8 @@ may change with M here, as those of torch's products do; there they do not.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 import torch
 
@@ -24,44 +26,67 @@ from fam_engine.kernels.nf4_dequantize import BLOCK_SIZE, LoraFactors, nf4_dequa
 MAX_ROWS: Final = 64
 
 
-def nf4_linear(
-    x: torch.Tensor,
-    packed: torch.Tensor,
-    absmax: torch.Tensor,
-    absmax2: torch.Tensor,
-    offset: torch.Tensor,
-    code2: torch.Tensor,
-    *,
-    out: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    lora: LoraFactors | None = None,
-) -> None:
-    """Write x @ W^T + scaling * (x @ A^T) @ B^T + bias, of one NF4 matrix W [N, K].
+class NF4Tensors(NamedTuple):
+    """The tensors of an NF4 matrix [N, K], as `nf4_dequantize` takes them.
 
-    Args:
-        x: [M, K], rows contiguous, any row stride; M at most `MAX_ROWS`, K a multiple of 64.
-        packed: uint8[N * K / 2]; this and the next four as in `nf4_dequantize`.
+    Attributes:
+        packed: uint8[N * K / 2].
         absmax: uint8[N * K / 64].
         absmax2: float32[ceil(num_blocks / 256)].
         offset: float32[].
         code2: float32[256].
+    """
+
+    packed: torch.Tensor
+    absmax: torch.Tensor
+    absmax2: torch.Tensor
+    offset: torch.Tensor
+    code2: torch.Tensor
+
+
+def nf4_linear(
+    x: torch.Tensor,
+    sources: Sequence[NF4Tensors],
+    *,
+    out: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    loras: Sequence[LoraFactors | None] = (),
+    adds: bool = False,
+) -> None:
+    """Write x @ W^T + scaling * (x @ A^T) @ B^T + bias, W [N, K] the sources' matrices one below the other.
+
+    Args:
+        x: [M, K], rows contiguous, any row stride; M at most `MAX_ROWS`, K a multiple of 64.
+        sources: At least one.
         out: [M, N] of x's dtype, rows contiguous, any row stride: where to write.
         bias: [N] of x's dtype.
-        lora: The adapter, both of its factors contiguous float32.
+        loras: The adapter of each source, or nothing for all; both factors contiguous float32.
+        adds: Add to what is in `out`, before the sum is rounded.
 
     Raises:
         ValueError: M or K is not supported.
     """
     check_shape(x)
     wide = torch.promote_types(x.dtype, torch.float32)
-    shape = (out.shape[1], x.shape[1])
-    dense = nf4_dequantize(packed, absmax, absmax2, offset, code2, shape=shape, dtype=x.dtype)
-    x = x.to(wide)
-    total = x @ dense.to(wide).t()
-    if lora is not None:
-        inner = x @ lora.lora_A.to(wide).t()
-        total.addmm_(inner, lora.lora_B.to(wide).t(), alpha=lora.scaling)
-    out.copy_(total if bias is None else total.add_(bias))
+    start = 0
+    for source, lora in zip(sources, loras or [None] * len(sources), strict=True):
+        stop = start + num_features_of(source, x.shape[1])
+        shape = (stop - start, x.shape[1])
+        total = x.to(wide) @ nf4_dequantize(*source, shape=shape, dtype=wide).t()
+        if lora is not None:
+            inner = x.to(wide) @ lora.lora_A.to(wide).t()
+            total.addmm_(inner, lora.lora_B.to(wide).t(), alpha=lora.scaling)
+        if bias is not None:
+            total += bias[start:stop]
+        if adds:
+            total += out[:, start:stop]
+        out[:, start:stop] = total
+        start = stop
+
+
+def num_features_of(source: NF4Tensors, num_columns: int) -> int:
+    """Give N of a source."""
+    return source.packed.numel() * 2 // num_columns
 
 
 def check_shape(x: torch.Tensor) -> None:

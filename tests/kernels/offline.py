@@ -124,7 +124,7 @@ def complaints(found: dict[str, dict[str, Any]], capability: int) -> list[str]:
     return said
 
 
-def launched_with(variant: Variant, capability: int) -> dict[str, str]:
+def launched_with(variant: Variant, capability: int) -> dict[str, str | tuple[str, ...]]:
     """Give the types of arguments as Triton sees them when a kernel is launched."""
     backend = make_backend(GPUTarget("cuda", capability, 32))
     bind = create_function_from_signature(variant.kernel.signature, variant.kernel.params, backend)
@@ -134,8 +134,10 @@ def launched_with(variant: Variant, capability: int) -> dict[str, str]:
     return {name: types[name][0] for name in variant.arguments}
 
 
-def _argument(kind: str) -> object:
+def _argument(kind: str | tuple[str, ...]) -> object:
     """Give something of a type."""
+    if isinstance(kind, tuple):
+        return tuple(map(_argument, kind))
     if kind in _DTYPES:
         return torch.empty(16, dtype=_DTYPES[kind])
     if descriptor := re.fullmatch(r"tensordesc<(\w+)\[(\d+), (\d+)\]>", kind):
@@ -199,14 +201,22 @@ def _source(variant: Variant) -> ASTSource:
     aligned = [
         name
         for name, kind in variant.arguments.items()
-        if kind.startswith("*") or name in variant.divisible
+        if kind[0].startswith("*") or name in variant.divisible
+    ]
+    places = [
+        place for name in aligned for place in _places(names.index(name), variant.arguments[name])
     ]
     return ASTSource(
         fn=variant.kernel,
         signature={name: variant.arguments.get(name, "constexpr") for name in names},
         constexprs={(names.index(name),): value for name, value in constants.items()},
-        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
+        attrs={place: [["tt.divisibility", 16]] for place in places},
     )
+
+
+def _places(index: int, kind: str | tuple[str, ...]) -> list[tuple[int, ...]]:
+    """Give where an argument, or each of a tuple, is found."""
+    return [(index,)] if isinstance(kind, str) else [(index, part) for part in range(len(kind))]
 
 
 def _cuobjdump(what: str, file: str) -> str:

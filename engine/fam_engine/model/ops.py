@@ -22,13 +22,15 @@ from fam_engine.kernels.flat_adamw import step_scalars
 from fam_engine.kernels.linear_logprob import LinearLogprobs
 from fam_engine.kernels.mm_fp32 import mm_fp32
 from fam_engine.kernels.nf4_dequantize import BLOCK_SIZE, LoraFactors
-from fam_engine.kernels.nf4_linear import MAX_ROWS
+from fam_engine.kernels.nf4_linear import MAX_ROWS, NF4Tensors
 from fam_engine.kernels.qk_norm_rope import HeadNorms
 from fam_engine.kernels.rope import rope_
 from fam_engine.kernels.varlen_attention import is_supported as has_varlen_attention
 from fam_engine.kernels.varlen_attention import varlen_attention, varlen_attention_backward
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fam_engine.model.nf4 import NF4Weight
 
 __all__ = [
@@ -288,24 +290,19 @@ def dequantize(
 
 def nf4_linear(
     x: torch.Tensor,
-    weight: NF4Weight,
+    weights: Sequence[NF4Weight],
     *,
     out: torch.Tensor,
     bias: torch.Tensor | None,
-    lora: LoraFactors | None,
+    loras: Sequence[LoraFactors | None],
+    adds: bool,
 ) -> None:
-    """Multiply few rows by an NF4 matrix; see `fam_engine.kernels.nf4_linear`."""
-    _kernel("nf4_linear", x)(
-        x,
-        weight.packed,
-        weight.absmax,
-        weight.absmax2,
-        weight.offset,
-        weight.code2,
-        out=out,
-        bias=bias,
-        lora=lora,
-    )
+    """Multiply few rows by NF4 matrices one below the other; see `fam_engine.kernels.nf4_linear`."""
+    sources = [
+        NF4Tensors(part.packed, part.absmax, part.absmax2, part.offset, part.code2)
+        for part in weights
+    ]
+    _kernel("nf4_linear", x)(x, sources, out=out, bias=bias, loras=loras, adds=adds)
 
 
 def nf4_quantize(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

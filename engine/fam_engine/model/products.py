@@ -185,7 +185,9 @@ def linear(
         features: Which output features to compute; all by default.
     """
     if features == slice(None) and _are_few_rows(x, weight, scratch):
-        return _few_rows_linear(x, weight)
+        out = x.new_empty((x.shape[0], weight.out_features))
+        _few_rows_linear(x, weight, out)
+        return out
     dense = scratch.dense(weight)[features]
     bias = None if weight.bias is None else weight.bias[features]
     if scratch.fixed_rows is None:
@@ -203,7 +205,7 @@ def linear_add_(residual: torch.Tensor, x: torch.Tensor, weight: Linear, scratch
     Without a bias the sum is made before the product is rounded.
     """
     if _are_few_rows(x, weight, scratch):
-        residual.add_(_few_rows_linear(x, weight))
+        _few_rows_linear(x, weight, residual, adds=True)
         return
     dense = scratch.dense(weight)
     num_rows = scratch.fixed_rows or max(x.shape[0], 1)
@@ -221,7 +223,9 @@ def linear_swiglu(x: torch.Tensor, gate_up: Linear, scratch: Scratch) -> torch.T
     """Return silu(gate) * up as [M, N / 2], where gate and up are the halves of x @ W^T + bias."""
     out = x.new_empty((x.shape[0], gate_up.out_features // 2))
     if _are_few_rows(x, gate_up, scratch):
-        ops.swiglu(_few_rows_linear(x, gate_up), out=out)
+        product = x.new_empty((x.shape[0], gate_up.out_features))
+        _few_rows_linear(x, gate_up, product)
+        ops.swiglu(product, out=out)
         return out
     dense = scratch.dense(gate_up)
     for rows in _row_tiles(x.shape[0], scratch.fixed_rows or mlp_rows(x.device.type)):
@@ -258,13 +262,12 @@ def takes_few_rows(weights: Weights, like: torch.Tensor) -> bool:
     ) and ops.takes_triton(like)
 
 
-def _few_rows_linear(x: torch.Tensor, weight: Linear) -> torch.Tensor:
-    """Return x @ (W + scaling * B @ A)^T + bias without W in memory."""
-    out = x.new_empty((x.shape[0], weight.out_features))
-    for part, rows, factors in _sources(weight):
-        bias = None if weight.bias is None else weight.bias[rows]
-        ops.nf4_linear(x, part, out=out[:, rows], bias=bias, lora=factors)
-    return out
+def _few_rows_linear(
+    x: torch.Tensor, weight: Linear, out: torch.Tensor, *, adds: bool = False
+) -> None:
+    """Write x @ (W + scaling * B @ A)^T + bias, or add it to what is there, without W in memory."""
+    parts, _, loras = zip(*_sources(weight), strict=True)
+    ops.nf4_linear(x, parts, out=out, bias=weight.bias, loras=loras, adds=adds)
 
 
 def head_logits(hidden_RD: torch.Tensor, head_VD: torch.Tensor) -> torch.Tensor:

@@ -45,7 +45,7 @@ class KVCache:
 
     Attributes:
         lengths_S: int64[S], how many positions of a slot are written.
-        before_S: int64[S], how many of its prompt come before them.
+        before_S: int32[S], how many of its prompt come before them.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class KVCache:
         self._slots = torch.arange(num_slots, device=device)
         self._entry_S = torch.zeros(num_slots, dtype=torch.int32, device=device)
         self.lengths_S = torch.zeros_like(self._slots)
-        self.before_S = torch.zeros_like(self._slots)
+        self.before_S = torch.zeros_like(self._entry_S)
         self.num_slots = num_slots
         self.capacity = capacity
         self.prompt_capacity = prompt_capacity
@@ -137,11 +137,13 @@ class KVCache:
         count = len(seen_S)
         kv_SCG2d = self._layers[layer][:count]
         kv_SCG2d[self._slots[:count], self.lengths_S[:count]] = kv_RG2d[:count]
-        out_RHd = query_RHd.new_zeros(query_RHd.shape)
+        out_RHd = torch.empty_like(query_RHd, memory_format=torch.contiguous_format)
+        out_RHd[count:] = 0
         prompts = None
         if self._prompts:
-            before_S = self.before_S[:count].int()
-            prompts = ops.Prompts(self._prompts[layer], self._entry_S[:count], before_S)
+            prompts = ops.Prompts(
+                self._prompts[layer], self._entry_S[:count], self.before_S[:count]
+            )
         ops.cached_attention(
             query_RHd[:count],
             kv_SCG2d,
