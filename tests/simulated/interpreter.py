@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -25,21 +26,18 @@ def _launch(execute: Any) -> Any:  # noqa: ANN401
 
     def launch(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         given = {**dict(enumerate(args)), **kwargs}
-        pointers = {name: x for name, x in given.items() if _tensor(x) is not None}
+        memory = tuple(_memory(name, x) for name, one in given.items() for x in _tensors(one))
 
         def do(*memory: torch.Tensor) -> None:
-            of = {
-                name: _with_tensor(x, there)
-                for (name, x), there in zip(pointers.items(), memory, strict=True)
-            }
+            left = iter(memory)
+            of = {name: _with_tensors(one, left) for name, one in given.items()}
             execute(
                 self,
-                *(of.get(number, x) for number, x in enumerate(args)),
-                **{name: of.get(name, x) for name, x in kwargs.items()},
+                *(of[number] for number in range(len(args))),
+                **{name: of[name] for name in kwargs},
             )
 
         graph = graphs.capturing()
-        memory = tuple(_memory(name, x) for name, x in pointers.items())
         if graph is None:
             do(*memory)
         else:
@@ -48,21 +46,24 @@ def _launch(execute: Any) -> Any:  # noqa: ANN401
     return launch
 
 
-def _tensor(argument: Any) -> torch.Tensor | None:  # noqa: ANN401
-    """Give the tensor whose address a kernel is given."""
+def _tensors(argument: Any) -> list[torch.Tensor]:  # noqa: ANN401
+    """Give the tensors whose addresses a kernel is given."""
+    if isinstance(argument, tuple):
+        return [tensor for one in argument for tensor in _tensors(one)]
     tensor = argument.base if isinstance(argument, TensorDescriptor) else argument
-    return tensor if isinstance(tensor, torch.Tensor) else None
+    return [tensor] if isinstance(tensor, torch.Tensor) else []
 
 
-def _with_tensor(argument: Any, tensor: torch.Tensor) -> Any:  # noqa: ANN401
-    """Give the argument with another tensor."""
+def _with_tensors(argument: Any, left: Iterator[torch.Tensor]) -> Any:  # noqa: ANN401
+    """Give the argument with other tensors."""
+    if isinstance(argument, tuple):
+        return tuple(_with_tensors(one, left) for one in argument)
     if isinstance(argument, TensorDescriptor):
-        return dataclasses.replace(argument, base=tensor)
-    return tensor
+        return dataclasses.replace(argument, base=next(left))
+    return next(left) if isinstance(argument, torch.Tensor) else argument
 
 
-def _memory(name: int | str, argument: Any) -> torch.Tensor:  # noqa: ANN401
-    tensor = _tensor(argument)
+def _memory(name: int | str, tensor: torch.Tensor) -> torch.Tensor:
     if not isinstance(tensor, CudaTensor):
         raise ValueError(f"pointer argument {name} cannot be accessed from Triton (cpu tensor?)")
     return tensor.memory
