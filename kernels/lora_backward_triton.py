@@ -13,8 +13,9 @@ rows are taken 4096 at a time, of those each `SPLIT` are one share.
 Memory traffic for a value of dY in 16 bits: 2 bytes, and 8 r (1 / BN + 1 / SPLIT) bytes of shares, written and read:
 1 at r = 16 (0.75 where N is 8192 or more), 3 at r = 64. Two products of cuBLAS read dY twice: 4 bytes. What decides is
 how many of the shares stay in the L2 cache; they take 4 * 4096 * N * r (1 / BN + 1 / SPLIT) bytes, at the gate of 8B
-22 MB at r = 16 and 88 MB at r = 64. Not yet measured on a GPU; rank 64 is where the products may win. Above it they
-are what runs here: each then does r operations a byte or more, and shares would outgrow dY.
+22 MB at r = 16 and 88 MB at r = 64. On an H100 16,384 rows of N = 4096 at r = 16 take 0.132 ms, 34 % of the rate of a
+copy, and all of an 8B step's 4.5 % of it; two products were not timed beside it. Rank 64 is where they may win. Above
+it they are what runs here: each then does r operations a byte or more, and shares would outgrow dY.
 
 Rejected: dB's shares streamed and dS kept in registers (the same traffic, rows and columns exchanged); one program for
 all columns of some rows (few programs, and dB's shares as large as dY at 128 rows and r = 32); blocks of 512 columns at

@@ -8,7 +8,7 @@ One program norms one row, or as many narrow ones as make 1024 values (heads of 
 16 values a thread: two loads of 16 bytes in bf16. Rows never mix, and each is summed in the same order
 wherever it lies. (Strides and addresses of no multiple of 16 compile to another order; a model has one
 or the other.) Rejected: several wide rows a program, one after the other, with the weight in registers;
-it would save reads of the weight that the L2 cache should serve. Not yet measured on a GPU.
+it would save reads of the weight that the L2 cache serves: on an H100 a norm is as fast as a copy.
 """
 
 from __future__ import annotations

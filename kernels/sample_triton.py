@@ -21,7 +21,9 @@ V / 2048 and trees of 2048, and exp2 to 2 units of the last place, are together 
 neighbour in the order of sums may be taken.
 
 One program a row, whose bits depend on that row alone. A row without any finite logit gets token 0.
-Not yet measured on a GPU.
+On an H100 64 rows of 128,256 normally distributed logits take 0.04 ms greedy, 0.08 by temperature, 2.8 with top-p and
+2.6 with top-k: 0.6 times a step of an 8B model with as many texts. One program a row leaves half of the card idle, and
+every pass looks at the whole row; passes over what is left of it would be next.
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ G8 and 246 MB for L8, less than its MLP takes; the kernel reads them once more, 
 calls and some 5 launches more a layer, rounds partial results to bf16 before it adds them, and needs masks of its own
 for sliding windows. What it saves is tiles: the 8 responses of L8 over their prompt are one run of 1200 queries there,
 here 8 runs of 150 in 2 tiles of 128 each; it would execute 0.73 of the responses' products, 2 % of the time. All
-derived, not yet measured on a GPU; a kernel of our own with a list of key ranges a tile would have both.
+derived, but for the gathering of L8, which took 0.8 % of the time of eight layers on an H100; a kernel of our own with
+a list of key ranges a tile would have both.
 
 Letters: T tokens, S segments, R rows, N sequences; Q queries.
 """

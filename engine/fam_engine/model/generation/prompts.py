@@ -5,7 +5,7 @@ first token. A prompt's attention is its own and the row count is on the grid, s
 do not depend on which prompts are computed with it (see `fam_engine.model.products`). On a GPU products of
 another height may take another kernel, so there all batches are filled up to one height; a prompt that
 is longer is a batch of its own. That a row then has the same bits wherever it lies is what products of
-one shape should give and the tests ask for; it has not been run on a GPU yet.
+one shape should give and the tests ask for; so it is on an H100.
 
 Letters: T tokens of all prompts, P of one, N prompts, R rows, D hidden size, G key heads, d head
 width.

@@ -10,8 +10,6 @@ On a GPU with NF4 matrices a step has as few rows as a small grid allows, as bit
 on the number of rows; elsewhere rows are filled up to the grid of 64 (see `fam_engine.model.products`). The
 head has 64 rows or more everywhere: a product of cuBLAS on a GPU.
 
-`CapturedStep` has not been run on a GPU yet. The same step without it is tested everywhere.
-
 Letters: S slots, R rows of a step (slots, then filling), N tokens that begin, V vocabulary.
 """
 
@@ -35,7 +33,7 @@ from fam_engine.model.generation.sampling import choose
 _FEW_ROWS: Final = (1, 2, 4, 8, 16, 32, 64)
 # Steps of a number of rows before it is captured: kernels are compiled and loaded by then. A capture takes the host
 # about as long as two steps that it launches, one to note and what is left to make the graph of some 900 launches (8B);
-# so a number of rows that has come this often has cost what its capture will. Not yet measured on a GPU.
+# so a number of rows that has come this often has cost what its capture will. Derived, not measured.
 PLAIN_RUNS: Final = 3
 
 
