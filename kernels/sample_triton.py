@@ -1,35 +1,38 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
-"""The choice of a token a row from its logits and one random number, as a Triton kernel.
+"""The choice of a token a row from its logits and one random number, as Triton kernels.
 
-Equations and dimensions as in `sample.py`, the reference. Dtypes: logits fp32; weights and their sums
-fp32, the share of the random number fp64; token ids int64, logprobs fp64 of fp32 sums.
-Memory traffic, in logits of a row: 2 V greedy, 3 V by temperature alone, 27 V with top-k or top-p,
-39 V with both (a row of 128,256 is 513 KB; 64 of them fit in the L2 cache of an H100).
+Equations and dimensions as in `sample.py`, the reference. Dtypes: logits fp32; weights and their sums over a part of a
+row fp32, sums over parts and the share of the random number fp64; token ids int64, logprobs fp64 of fp32 logits.
+Memory traffic, in logits of a row: 2 V greedy and by temperature alone, 26 V with top-k or top-p, 38 V with both (a row
+of 128,256 is 513 KB; 64 of them fit in the L2 cache of an H100).
 
-Nothing is sorted. What top-k keeps, what top-p keeps and the token itself are each the same question:
-going down from the largest logit, at which value does a sum (of ones, of weights, of weights) pass a
-goal? The sum of all weights at or above a value only falls as the value rises - rounded sums too, as
-adding in a fixed order is monotone. So the value is found digit by digit: floats are mapped to integers
-of the same order, and each pass over the row adds up for 8 candidates of the next 3 bits; 11 passes
-find it to the last bit. Ties are counted off in the vocabulary's order.
-Rejected: sorting or `topk`, which need a second way for rows whose mass lies wider, and a look at the
-host to see which; 16 candidates a pass (7 passes): more comparisons than loads.
+Rows lie in parts of 2048 logits, a program each, so that one row alone keeps a GPU busy. What programs of a row find
+the next kernel reads, all of it in each program, in a fixed order: nothing is added atomically, a row's bits depend on
+that row alone.
 
-Exactness: equal to the reference in fp64 except where the random number, or top-p, is within 1e-5 of
-where one token ends and the next begins, in parts of the whole: fp32 sums of V values in chains of
-V / 2048 and trees of 2048, and exp2 to 2 units of the last place, are together below that. There a
-neighbour in the order of sums may be taken.
+Nothing is sorted. What top-k keeps, what top-p keeps and the token itself are each the same question: going down from
+the largest logit, at which value does a sum (of ones, of weights, of weights) pass a goal? The sum of all weights at or
+above a value only falls as the value rises - rounded sums too, as adding in a fixed order is monotone. So the value is
+found digit by digit: floats are mapped to integers of the same order, and each launch adds up for 8 candidates of the
+next 3 bits; 11 launches find it to the last bit, one more what is above it and at it. Ties are counted off in the
+vocabulary's order.
+Rejected: sorting or `topk`, which need a second way for rows whose mass lies wider, and a look at the host to see
+which; 16 candidates a launch (8 launches): more comparisons than loads. One program a row, which asked all its
+questions without another launch, took an H100 2.8 ms for 64 rows of 128,256 with top-p and 2.6 with top-k (0.04 greedy,
+0.08 by temperature), half a step of an 8B model. These kernels have not been measured yet.
 
-One program a row, whose bits depend on that row alone. A row without any finite logit gets token 0.
-On an H100 64 rows of 128,256 normally distributed logits take 0.04 ms greedy, 0.08 by temperature, 2.8 with top-p and
-2.6 with top-k: 0.6 times a step of an 8B model with as many texts. One program a row leaves half of the card idle, and
-every pass looks at the whole row; passes over what is left of it would be next.
+Exactness: equal to the reference in fp64 except where the random number, or top-p, is within 1e-5 of where one token
+ends and the next begins, in parts of the whole: fp32 sums of 2048 values in trees, and exp2 to 2 units of the last
+place, are together below that. There a neighbour in the order of sums may be taken.
+
+A row without any finite logit gets token 0.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
 import torch
 import triton
@@ -37,20 +40,35 @@ import triton.language as tl
 
 from fam_engine.kernels.launching import POINTER, Launch, Variant
 
-# With 16 warps the same block spills as Triton 3.6 compiles it, and one of 1024 does with 3.9.
-_BLOCK = 2048
-_NUM_WARPS = 8
+_PART: Final = 2048
+_NUM_WARPS: Final = 8
+# With fewer, 8 sums of each of a part's logits do not fit into the registers.
+_NUM_WARPS_OF_DIGITS: Final = 16
+# Three bits a launch, from the top; the last one looks at a bit twice.
+_SHIFTS: Final = (29, 26, 23, 20, 17, 14, 11, 8, 5, 2, 0)
+# What a value is looked for for, in this order.
+_TOP_K, _TOP_P, _TOKEN = (tl.constexpr(number) for number in range(3))
+_LOWEST: Final = tl.constexpr(-2147483648)
+_HIGHEST: Final = tl.constexpr(2147483647)
+_LOG2_E: Final = tl.constexpr(math.log2(math.e))
 # Vocabularies of Llama 3 and Qwen2.5.
-_SHIPPED = (128_256, 151_936)
+_SHIPPED: Final = (128_256, 151_936)
 
 
 @triton.jit
-def _load(logits, begin, V: tl.constexpr, BLOCK: tl.constexpr):
-    """Give columns and their logits: -inf where not finite, one zero instead of two."""
-    column = begin + tl.arange(0, BLOCK)
-    z = tl.load(logits + column, mask=column < V, other=float("-inf"))
+def _load(logits, stride, row, part, V: tl.constexpr, PART: tl.constexpr):
+    """Give columns of a part and their logits: -inf where not finite, one zero instead of two."""
+    column = part * PART + tl.arange(0, PART)
+    z = tl.load(logits + row * stride + column, mask=column < V, other=float("-inf"))
     z = tl.where(tl.abs(z) < float("inf"), z, float("-inf"))
     return column, tl.where(z == 0, 0.0, z)
+
+
+@triton.jit
+def _of_parts(values, row, other, P: tl.constexpr, BLOCK_P: tl.constexpr):
+    """Give what the parts of a row found."""
+    part = tl.arange(0, BLOCK_P)
+    return tl.load(values + row * P + part, mask=part < P, other=other)
 
 
 @triton.jit
@@ -61,177 +79,341 @@ def _key(z):
 
 
 @triton.jit
-def _value(key):
-    """Undo `_key`."""
-    return (key ^ ((key >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
+def _weight_of(key, highest, scale):
+    """Give the weight of the value that was mapped to a key."""
+    z = (key ^ ((key >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
+    return tl.exp2((z - highest) * scale)
 
 
 @triton.jit
-def _find(
+def _find_best(logits, stride, best, place, V: tl.constexpr, PART: tl.constexpr, P: tl.constexpr):
+    """Find the largest logit of each part, and the first place it is at."""
+    row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    column, z = _load(logits, stride, row, part, V, PART)
+    highest = tl.max(z, 0)
+    tl.store(best + row * P + part, highest)
+    tl.store(place + row * P + part, tl.min(tl.where(z == highest, column, V), 0))
+
+
+@triton.jit
+def _add_up(
     logits,
+    stride,
+    best,
     highest,
+    plain,
+    mass,
+    lowest,
     scale,
-    goal,
-    COUNTS: tl.constexpr,
-    AT_LEAST: tl.constexpr,
     V: tl.constexpr,
-    BLOCK: tl.constexpr,
+    PART: tl.constexpr,
+    P: tl.constexpr,
+    BLOCK_P: tl.constexpr,
 ):
-    """Give the largest key at or above which the weights (or ones) sum to more than the goal."""
-    found = tl.full([], -2147483648, tl.int32)
-    for digit in range(11):
-        shift = tl.maximum(29 - 3 * digit, 0)
-        candidate = found + (tl.arange(0, 8) << shift)
-        sums = tl.zeros([BLOCK, 8], tl.float32)
-        for begin in tl.range(0, V, BLOCK, num_stages=4):
-            _, z = _load(logits, begin, V, BLOCK)
-            weight = tl.exp2((z - highest) * scale)
-            if COUNTS:
-                weight = tl.where(z > float("-inf"), 1.0, 0.0)
-            is_over = _key(z)[:, None] >= candidate[None, :]
-            sums += tl.where(is_over, weight[:, None], 0.0)
-        total = tl.sum(sums, 0).to(tl.float64)
-        passes = total >= goal if AT_LEAST else total > goal
-        found += tl.maximum(tl.sum(passes.to(tl.int32), 0) - 1, 0) << shift
-    return found
+    """Add up the weights of each part, without temperature and with it, and find its smallest key with a weight."""
+    row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    largest = tl.max(_of_parts(best, row, float("-inf"), P, BLOCK_P), 0)
+    largest = tl.maximum(largest, -3.4e38)
+    if part == 0:
+        tl.store(highest + row, largest)
+    _, z = _load(logits, stride, row, part, V, PART)
+    weight = tl.exp2((z - largest) * scale)
+    at = row * P + part
+    tl.store(plain + at, tl.sum(tl.exp2((z - largest) * _LOG2_E), 0))
+    tl.store(mass + at, tl.sum(weight, 0))
+    tl.store(lowest + at, tl.min(tl.where(weight > 0, _key(z), _HIGHEST), 0))
 
 
 @triton.jit
-def _at(logits, highest, scale, key, V: tl.constexpr, BLOCK: tl.constexpr):
-    """Give the weight and the number of what is above a key, and the number of what is at it."""
-    weight = tl.zeros([BLOCK], tl.float32)
-    above = tl.zeros([BLOCK], tl.int32)
-    ties = tl.zeros([BLOCK], tl.int32)
-    for begin in tl.range(0, V, BLOCK, num_stages=4):
-        _, z = _load(logits, begin, V, BLOCK)
-        is_above = _key(z) > key
-        weight += tl.where(is_above, tl.exp2((z - highest) * scale), 0.0)
-        above += is_above.to(tl.int32)
-        ties += (_key(z) == key).to(tl.int32)
-    return tl.sum(weight, 0).to(tl.float64), tl.sum(above, 0), tl.sum(ties, 0)
-
-
-@triton.jit
-def _nth_at(logits, key, number, V: tl.constexpr, BLOCK: tl.constexpr):
-    """Give the column of the tie with this number, from 0, at a key."""
-    seen = tl.zeros([], tl.int32)
-    token = tl.zeros([], tl.int32)
-    for begin in tl.range(0, V, BLOCK, num_stages=4):
-        column, z = _load(logits, begin, V, BLOCK)
-        is_tie = (_key(z) == key).to(tl.int32)
-        here = tl.sum(is_tie, 0)
-        if (seen <= number) & (number < seen + here):
-            is_it = (tl.cumsum(is_tie, 0) + seen == number + 1) & (is_tie == 1)
-            token = tl.sum(tl.where(is_it, column, 0), 0)
-        seen += here
-    return token
-
-
-@triton.jit
-def _first_over(logits, highest, scale, goal, V: tl.constexpr, BLOCK: tl.constexpr):
-    """Give the first column up to which the weights sum to more than the goal."""
-    sum_before = tl.zeros([], tl.float32)
-    token = tl.full([], -1, tl.int32)
-    last = tl.zeros([BLOCK], tl.int32)
-    for begin in tl.range(0, V, BLOCK, num_stages=4):
-        column, z = _load(logits, begin, V, BLOCK)
-        weight = tl.exp2((z - highest) * scale)
-        last = tl.where(weight > 0, column, last)
-        sum_after = sum_before + tl.sum(weight, 0)
-        if (token < 0) & (sum_after.to(tl.float64) > goal):
-            # The running sum rounds otherwise than the sum: it may stay below.
-            sums = (sum_before + tl.cumsum(weight, 0)).to(tl.float64)
-            over = tl.min(tl.where(sums > goal, column, V), 0)
-            token = tl.minimum(over, tl.max(last, 0))
-        sum_before = sum_after
-    return tl.where(token < 0, tl.max(last, 0), token)
+def _goal(stage: tl.constexpr, left, number, top_p, top_k):
+    """Give the sum that the value looked for passes."""
+    if stage == _TOP_K:
+        return top_k.to(tl.float64) - 0.5
+    elif stage == _TOP_P:
+        return top_p * left
+    else:
+        return number * left
 
 
 @triton.jit(do_not_specialize=["top_k"])
-def _sample(
-    logits,
+def _begin(
+    highest,
+    mass,
+    lowest,
     uniform,
-    tokens,
-    logprobs,
-    logits_stride,
+    goal,
+    last,
+    num_last,
+    top_p,
+    top_k,
+    NEXT: tl.constexpr,
+    V: tl.constexpr,
+    P: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+):
+    """Set the first goal, and what is left: all that has a weight."""
+    row = tl.program_id(0).to(tl.int64)
+    left = tl.sum(_of_parts(mass, row, 0.0, P, BLOCK_P).to(tl.float64), 0)
+    smallest = tl.min(_of_parts(lowest, row, _HIGHEST, P, BLOCK_P), 0)
+    # Of a row without any, what stands for the largest.
+    tl.store(last + row, tl.minimum(smallest, _key(tl.load(highest + row))))
+    tl.store(num_last + row, V)  # how often it is left, at most
+    tl.store(goal + row, _goal(NEXT, left, tl.load(uniform + row), top_p, top_k))
+
+
+@triton.jit
+def _found(
+    keys, sums, goal, row, shift, AT_LEAST: tl.constexpr, P: tl.constexpr, BLOCK_P: tl.constexpr
+):
+    """Give the largest of 8 candidates at or above which the sum passes the goal."""
+    part, candidate = tl.arange(0, BLOCK_P)[:, None], tl.arange(0, 8)[None, :]
+    each = tl.load(sums + (row * P + part) * 8 + candidate, mask=part < P, other=0.0)
+    total, wanted = tl.sum(each.to(tl.float64), 0), tl.load(goal + row)
+    passes = total >= wanted if AT_LEAST else total > wanted
+    digit = tl.maximum(tl.sum(passes.to(tl.int32), 0) - 1, 0)
+    return tl.load(keys + row) + (digit << shift)
+
+
+@triton.jit(do_not_specialize=["shift", "shift_before"])
+def _add_up_above(
+    logits,
+    stride,
+    highest,
+    goal,
+    keys_before,
+    sums_before,
+    keys,
+    sums,
+    scale,
+    shift_before,
+    shift,
+    STAGE: tl.constexpr,
+    IS_FIRST: tl.constexpr,
+    V: tl.constexpr,
+    PART: tl.constexpr,
+    P: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+):
+    """Add up, a part each, the weights (or ones) at or above 8 candidates for the next three bits of a key."""
+    row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    key = tl.full([], _LOWEST, tl.int32)
+    if not IS_FIRST:
+        key = _found(keys_before, sums_before, goal, row, shift_before, STAGE == _TOP_P, P, BLOCK_P)
+    if part == 0:
+        tl.store(keys + row, key)
+    _, z = _load(logits, stride, row, part, V, PART)
+    weight = tl.exp2((z - tl.load(highest + row)) * scale)
+    if STAGE == _TOP_K:
+        weight = tl.where(z > float("-inf"), 1.0, 0.0)
+    candidate = tl.arange(0, 8)
+    is_over = _key(z)[:, None] >= (key + (candidate << shift))[None, :]
+    total = tl.sum(tl.where(is_over, weight[:, None], 0.0), 0)
+    tl.store(sums + (row * P + part) * 8 + candidate, total)
+
+
+@triton.jit(do_not_specialize=["shift"])
+def _look_at(
+    logits,
+    stride,
+    highest,
+    goal,
+    last,
+    keys_before,
+    sums_before,
+    keys,
+    above,
+    num_above,
+    ties,
+    scale,
+    shift,
+    STAGE: tl.constexpr,
+    V: tl.constexpr,
+    PART: tl.constexpr,
+    P: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+):
+    """Find, a part each, the weight and the number of what is above the key found, and the number of what is at it."""
+    row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    key = _found(keys_before, sums_before, goal, row, shift, STAGE == _TOP_P, P, BLOCK_P)
+    key = tl.maximum(key, tl.load(last + row))
+    if part == 0:
+        tl.store(keys + row, key)
+    _, z = _load(logits, stride, row, part, V, PART)
+    is_above = _key(z) > key
+    weight = tl.exp2((z - tl.load(highest + row)) * scale)
+    at = row * P + part
+    tl.store(above + at, tl.sum(tl.where(is_above, weight, 0.0), 0))
+    tl.store(num_above + at, tl.sum(is_above.to(tl.int32), 0))
+    tl.store(ties + at, tl.sum((_key(z) == key).to(tl.int32), 0))
+
+
+@triton.jit(do_not_specialize=["top_k"])
+def _go_on(
+    highest,
+    uniform,
+    keys,
+    above,
+    num_above,
+    ties,
+    goal,
+    last,
+    num_last,
     scale,
     top_p,
     top_k,
-    IS_GREEDY: tl.constexpr,
-    HAS_TOP_P: tl.constexpr,
-    HAS_TOP_K: tl.constexpr,
-    V: tl.constexpr,
-    BLOCK: tl.constexpr,
+    STAGE: tl.constexpr,
+    NEXT: tl.constexpr,
+    P: tl.constexpr,
+    BLOCK_P: tl.constexpr,
 ):
+    """Say what top-k or top-p leaves, and set the next goal."""
     row = tl.program_id(0).to(tl.int64)
-    logits += row * logits_stride
+    key = tl.load(keys + row)
+    weight = _weight_of(key, tl.load(highest + row), scale)
+    weight_above = tl.sum(_of_parts(above, row, 0.0, P, BLOCK_P).to(tl.float64), 0)
+    num_ties = tl.sum(_of_parts(ties, row, 0, P, BLOCK_P), 0)
+    if STAGE == _TOP_K:
+        count = top_k - tl.sum(_of_parts(num_above, row, 0, P, BLOCK_P), 0)
+        count = tl.minimum(num_ties, count)
+    else:
+        is_last = key == tl.load(last + row)
+        most = tl.where(is_last, tl.minimum(tl.load(num_last + row), num_ties), num_ties)
+        needed = (tl.load(goal + row) - weight_above) / weight
+        count = tl.minimum(tl.maximum(tl.ceil(needed.to(tl.float32)).to(tl.int32), 1), most)
+    left = weight_above + count * weight
+    tl.store(last + row, key)
+    tl.store(num_last + row, count)
+    tl.store(goal + row, _goal(NEXT, left, tl.load(uniform + row), top_p, top_k))
 
-    # ---- the largest logit, and the first place it is at ----
-    best = tl.full([BLOCK], float("-inf"), tl.float32)
-    place = tl.zeros([BLOCK], tl.int32)
-    for begin in tl.range(0, V, BLOCK, num_stages=4):
-        column, z = _load(logits, begin, V, BLOCK)
-        place = tl.where(z > best, column, place)
-        best = tl.maximum(best, z)
-    highest = tl.max(best, 0)
-    token = tl.min(tl.where(best == highest, place, V), 0)
-    highest = tl.maximum(highest, -3.4e38)
 
-    # ---- sums: of the model's own distribution, and with temperature ----
-    plain = tl.zeros([BLOCK], tl.float32)
-    mass = tl.zeros([], tl.float32)
-    lowest = tl.full([BLOCK], 2147483647, tl.int32)
-    for begin in tl.range(0, V, BLOCK, num_stages=4):
-        _, z = _load(logits, begin, V, BLOCK)
-        plain += tl.exp2((z - highest) * 1.4426950408889634)
-        if not IS_GREEDY:
-            weight = tl.exp2((z - highest) * scale)
-            mass += tl.sum(weight, 0)
-            lowest = tl.minimum(lowest, tl.where(weight > 0, _key(z), 2147483647))
+@triton.jit
+def _find_tie(
+    logits,
+    stride,
+    highest,
+    keys,
+    above,
+    ties,
+    goal,
+    last,
+    num_last,
+    row,
+    scale,
+    V: tl.constexpr,
+    PART: tl.constexpr,
+    P: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+):
+    """Give the token: of those at the key found, the one at which the sum passes the goal."""
+    key = tl.load(keys + row)
+    weight = _weight_of(key, tl.load(highest + row), scale)
+    weight_above = tl.sum(_of_parts(above, row, 0.0, P, BLOCK_P).to(tl.float64), 0)
+    each = _of_parts(ties, row, 0, P, BLOCK_P)
+    num_ties = tl.sum(each, 0)
+    is_last = key == tl.load(last + row)
+    most = tl.where(is_last, tl.minimum(tl.load(num_last + row), num_ties), num_ties)
+    number = tl.floor(((tl.load(goal + row) - weight_above) / weight).to(tl.float32))
+    number = tl.minimum(tl.maximum(number.to(tl.int32), 0), most - 1)
+    # ---- the part it lies in, and its place there ----
+    parts = tl.arange(0, BLOCK_P)
+    part = tl.min(tl.where(tl.cumsum(each, 0) > number, parts, P - 1), 0)
+    number -= tl.sum(tl.where(parts < part, each, 0), 0)
+    column, z = _load(logits, stride, row, part, V, PART)
+    is_tie = (_key(z) == key).to(tl.int32)
+    is_it = (tl.cumsum(is_tie, 0) == number + 1) & (is_tie == 1)
+    return tl.sum(tl.where(is_it, column, 0), 0)
 
-    # ---- the token ----
-    if not IS_GREEDY:
-        left = mass.to(tl.float64)
+
+@triton.jit
+def _find_in_order(
+    logits,
+    stride,
+    highest,
+    mass,
+    number,
+    row,
+    scale,
+    V: tl.constexpr,
+    PART: tl.constexpr,
+    P: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+):
+    """Give the first column up to which the weights sum to more than a share of all."""
+    parts = tl.arange(0, BLOCK_P)
+    each = _of_parts(mass, row, 0.0, P, BLOCK_P).to(tl.float64)
+    goal = number * tl.sum(each, 0)
+    part = tl.min(tl.where(tl.cumsum(each, 0) > goal, parts, P), 0)
+    # Rounding can put the share at the whole, which no sum exceeds: then the last column that adds to it.
+    part = tl.where(part < P, part, tl.max(tl.where(each > 0, parts, 0), 0))
+    before = tl.sum(tl.where(parts < part, each, 0.0), 0)
+    column, z = _load(logits, stride, row, part, V, PART)
+    weight = tl.exp2((z - tl.load(highest + row)) * scale)
+    sums = before + tl.cumsum(weight, 0).to(tl.float64)
+    over = tl.min(tl.where(sums > goal, column, V), 0)
+    return tl.minimum(over, tl.max(tl.where(weight > 0, column, 0), 0))
+
+
+@triton.jit
+def _choose(
+    logits,
+    stride,
+    uniform,
+    best,
+    place,
+    highest,
+    plain,
+    mass,
+    keys,
+    above,
+    ties,
+    goal,
+    last,
+    num_last,
+    tokens,
+    logprobs,
+    scale,
+    IS_GREEDY: tl.constexpr,
+    IS_CUT: tl.constexpr,
+    V: tl.constexpr,
+    PART: tl.constexpr,
+    P: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+):
+    """Write the token and its log-prob."""
+    row = tl.program_id(0).to(tl.int64)
+    if IS_GREEDY:
+        each = _of_parts(best, row, float("-inf"), P, BLOCK_P)
+        places = _of_parts(place, row, V, P, BLOCK_P)
+        token = tl.min(tl.where(each == tl.max(each, 0), places, V), 0)
+    elif IS_CUT:
+        token = _find_tie(
+            logits,
+            stride,
+            highest,
+            keys,
+            above,
+            ties,
+            goal,
+            last,
+            num_last,
+            row,
+            scale,
+            V,
+            PART,
+            P,
+            BLOCK_P,
+        )
+    else:
         number = tl.load(uniform + row)
-        if not HAS_TOP_K and not HAS_TOP_P:
-            token = _first_over(logits, highest, scale, number * left, V, BLOCK)
-        else:
-            # The smallest value that is left; of a row without any, what stands for the largest.
-            last = tl.minimum(tl.min(lowest, 0), _key(highest))
-            num_last = tl.full([], V, tl.int32)  # how often it is left, at most
-            if HAS_TOP_K:
-                goal = top_k.to(tl.float64) - 0.5
-                key = _find(logits, highest, scale, goal, True, False, V, BLOCK)
-                last = tl.maximum(key, last)
-                above, num_above, ties = _at(logits, highest, scale, last, V, BLOCK)
-                num_last = tl.minimum(ties, top_k - num_above)
-                left = above + num_last * tl.exp2((_value(last) - highest) * scale)
-            if HAS_TOP_P:
-                goal = top_p * left
-                key = _find(logits, highest, scale, goal, False, True, V, BLOCK)
-                key = tl.maximum(key, last)
-                above, num_above, ties = _at(logits, highest, scale, key, V, BLOCK)
-                weight = tl.exp2((_value(key) - highest) * scale)
-                most = tl.where(key == last, tl.minimum(num_last, ties), ties)
-                needed = tl.ceil(((goal - above) / weight).to(tl.float32)).to(tl.int32)
-                num_last = tl.minimum(tl.maximum(needed, 1), most)
-                left = above + num_last * weight
-                last = key
-            goal = number * left
-            key = _find(logits, highest, scale, goal, False, False, V, BLOCK)
-            key = tl.maximum(key, last)
-            above, num_above, ties = _at(logits, highest, scale, key, V, BLOCK)
-            weight = tl.exp2((_value(key) - highest) * scale)
-            most = tl.where(key == last, tl.minimum(num_last, ties), ties)
-            before = tl.floor(((goal - above) / weight).to(tl.float32)).to(tl.int32)
-            before = tl.minimum(tl.maximum(before, 0), most - 1)
-            token = _nth_at(logits, key, before, V, BLOCK)
-
-    # ---- store ----
-    total = tl.maximum(tl.sum(plain, 0), 1.0)  # 1 is what the largest adds to it, if there is one
-    logprob = tl.load(logits + token) - highest - tl.log(total)
+        token = _find_in_order(
+            logits, stride, highest, mass, number, row, scale, V, PART, P, BLOCK_P
+        )
+    total = tl.sum(_of_parts(plain, row, 0.0, P, BLOCK_P).to(tl.float64), 0)
+    total = tl.maximum(total, 1.0)  # 1 is what the largest adds to it, if there is one
+    z = tl.load(logits + row * stride + token).to(tl.float64)
+    logprob = z - tl.load(highest + row).to(tl.float64) - tl.log(total)
     tl.store(tokens + row, token.to(tl.int64))
-    tl.store(logprobs + row, logprob.to(tl.float64))
+    tl.store(logprobs + row, logprob)
 
 
 def sample(
@@ -258,59 +440,145 @@ def sample(
     assert logits_RV.dtype == torch.float32
     assert logits_RV.stride(1) == 1
     assert uniform_R.dtype == torch.float64
-    tokens_R = torch.empty(num_rows, dtype=torch.int64, device=logits_RV.device)
-    logprobs_R = torch.empty_like(uniform_R)
-    launch = _launch(vocab_size, is_greedy=temperature == 0, top_p=top_p < 1, top_k=top_k > 0)
-    _sample[num_rows,](
-        logits_RV,
-        uniform_R,
-        tokens_R,
-        logprobs_R,
-        logits_RV.stride(0),
-        math.log2(math.e) / temperature if temperature else 1.0,
-        top_p,
-        min(top_k, vocab_size),
-        **launch.keywords,
-    )
-    return tokens_R, logprobs_R
-
-
-def _launch(vocab_size: int, *, is_greedy: bool, top_p: bool, top_k: bool) -> Launch:
-    constants = {
-        "IS_GREEDY": is_greedy,
-        "HAS_TOP_P": top_p,
-        "HAS_TOP_K": top_k,
-        "V": vocab_size,
-        "BLOCK": _BLOCK,
+    given: dict[str, Any] = {
+        "logits": logits_RV,
+        "stride": logits_RV.stride(0),
+        "uniform": uniform_R,
+        "tokens": torch.empty(num_rows, dtype=torch.int64, device=logits_RV.device),
+        "logprobs": torch.empty_like(uniform_R),
+        "scale": math.log2(math.e) / temperature if temperature else 1.0,
+        "top_p": top_p,
+        "top_k": min(top_k, vocab_size),
+        **_room(num_rows, triton.cdiv(vocab_size, _PART), logits_RV.device),
     }
-    return Launch(constants, num_warps=_NUM_WARPS)
+    parts, rows = (num_rows, triton.cdiv(vocab_size, _PART)), (num_rows,)
+    _run(_find_best, parts, given, vocab_size)
+    _run(_add_up, parts, given, vocab_size)
+    stages = [_TOP_K] * (top_k > 0) + [_TOP_P] * (top_p < 1)
+    is_cut = bool(stages) and temperature != 0
+    if is_cut:
+        _run(_begin, rows, given, vocab_size, NEXT=stages[0])
+        for stage, following in zip([*stages, _TOKEN], [*stages[1:], _TOKEN, None], strict=True):
+            _search(given, parts, vocab_size, stage)
+            if following is not None:
+                _run(_go_on, rows, given, vocab_size, STAGE=stage, NEXT=following)
+    _run(_choose, rows, given, vocab_size, IS_GREEDY=temperature == 0, IS_CUT=is_cut)
+    return given["tokens"], given["logprobs"]
+
+
+def _search(
+    given: Mapping[str, Any], parts: tuple[int, int], vocab_size: int, stage: tl.constexpr
+) -> None:
+    """Find the value at which the sum passes the goal, digit by digit, and look at it."""
+    pairs = list(zip(given["two_keys"], given["two_sums"], strict=True))
+    for digit, shift in enumerate(_SHIFTS):
+        (keys_before, sums_before), (keys, sums) = pairs[digit % 2 - 1], pairs[digit % 2]
+        of_digit = {
+            "keys_before": keys_before,
+            "sums_before": sums_before,
+            "keys": keys,
+            "sums": sums,
+            "shift_before": _SHIFTS[digit - 1],
+            "shift": shift,
+        }
+        constants = {"STAGE": stage, "IS_FIRST": digit == 0}
+        _run(_add_up_above, parts, {**given, **of_digit}, vocab_size, **constants)
+    keys_before, sums_before = pairs[digit % 2]
+    found = {"keys_before": keys_before, "sums_before": sums_before, "shift": _SHIFTS[-1]}
+    _run(_look_at, parts, {**given, **found}, vocab_size, STAGE=stage)
+
+
+def _room(num_rows: int, num_parts: int, device: torch.device) -> dict[str, Any]:
+    """Give memory for what kernels leave to each other."""
+    parts = (num_rows, num_parts)
+    fp32 = torch.empty((4, *parts), dtype=torch.float32, device=device)
+    int32 = torch.empty((4, *parts), dtype=torch.int32, device=device)
+    of_rows = torch.empty((5, num_rows), dtype=torch.int32, device=device)
+    return {
+        **dict(zip(("best", "plain", "mass", "above"), fp32, strict=True)),
+        **dict(zip(("place", "lowest", "num_above", "ties"), int32, strict=True)),
+        **dict(zip(("last", "num_last", "keys"), of_rows, strict=False)),
+        "two_keys": of_rows[3:],
+        "two_sums": torch.empty((2, *parts, 8), dtype=torch.float32, device=device),
+        "highest": torch.empty(num_rows, dtype=torch.float32, device=device),
+        "goal": torch.empty(num_rows, dtype=torch.float64, device=device),
+    }
+
+
+def _run(
+    kernel: Any,  # noqa: ANN401
+    grid: tuple[int, ...],
+    given: Mapping[str, Any],
+    vocab_size: int,
+    **constants: Any,  # noqa: ANN401
+) -> None:
+    """Launch a kernel with what it takes of what is given."""
+    launch = _launch(kernel, vocab_size, constants)
+    names = [name for name in kernel.arg_names if name not in launch.constants]
+    kernel[grid](**{name: given[name] for name in names}, **launch.keywords)
+
+
+def _launch(kernel: Any, vocab_size: int, constants: Mapping[str, Any]) -> Launch:  # noqa: ANN401
+    num_parts = triton.cdiv(vocab_size, _PART)
+    sizes = {
+        "V": vocab_size,
+        "PART": _PART,
+        "P": num_parts,
+        "BLOCK_P": triton.next_power_of_2(num_parts),
+    }
+    taken = {name: value for name, value in sizes.items() if name in kernel.arg_names}
+    num_warps = _NUM_WARPS_OF_DIGITS if kernel is _add_up_above else _NUM_WARPS
+    return Launch({**taken, **constants}, num_warps=num_warps)
+
+
+# Of what is no constant, by name.
+_TYPES: Final = {
+    **dict.fromkeys(("logits", "best", "plain", "mass", "above", "highest"), torch.float32),
+    **dict.fromkeys(("sums", "sums_before"), torch.float32),
+    **dict.fromkeys(("place", "lowest", "num_above", "ties", "last", "num_last"), torch.int32),
+    **dict.fromkeys(("keys", "keys_before"), torch.int32),
+    **dict.fromkeys(("uniform", "goal", "logprobs"), torch.float64),
+    "tokens": torch.int64,
+}
+_NUMBERS: Final = {"scale": "fp32", "top_p": "fp32"} | dict.fromkeys(
+    ("stride", "top_k", "shift", "shift_before"), "i32"
+)
 
 
 def variants(capability: int) -> Iterator[Variant]:
     """Yield what is shipped for a capability."""
     del capability  # the same for all
-    ways = {
-        "greedy": {"is_greedy": True, "top_p": False, "top_k": False},
-        "temperature": {"is_greedy": False, "top_p": False, "top_k": False},
-        "top-p": {"is_greedy": False, "top_p": True, "top_k": False},
-        "top-k top-p": {"is_greedy": False, "top_p": True, "top_k": True},
-    }
-    arguments = {
-        "logits": POINTER[torch.float32],
-        "uniform": POINTER[torch.float64],
-        "tokens": POINTER[torch.int64],
-        "logprobs": POINTER[torch.float64],
-        "logits_stride": "i32",
-        "scale": "fp32",
-        "top_p": "fp32",
-        "top_k": "i32",
-    }
+    kinds = {name: POINTER[dtype] for name, dtype in _TYPES.items()} | _NUMBERS
     for vocab_size in _SHIPPED:
-        for name, way in ways.items():
+        for name, kernel, constants in _kernels():
+            launch = _launch(kernel, vocab_size, constants)
+            names = [one for one in kernel.arg_names if one not in launch.constants]
             yield Variant(
                 name=f"sample {name} {vocab_size}",
-                kernel=_sample,
-                arguments=arguments,
-                launch=_launch(vocab_size, **way),
-                divisible=frozenset({"logits_stride"}),
+                kernel=kernel,
+                arguments={one: kinds[one] for one in names},
+                launch=launch,
+                divisible=frozenset({"stride"}),
             )
+
+
+def _kernels() -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """Yield all kernels, in all ways: a name, the kernel, constants."""
+    yield "find best", _find_best, {}
+    yield "add up", _add_up, {}
+    for name, following in (("top-k", _TOP_K), ("top-p", _TOP_P)):
+        yield f"begin with {name}", _begin, {"NEXT": following}
+    for name, stage in (("top-k", _TOP_K), ("top-p", _TOP_P), ("token", _TOKEN)):
+        for is_first in (True, False):
+            constants = {"STAGE": stage, "IS_FIRST": is_first}
+            yield f"{name} digit{' one' * is_first}", _add_up_above, constants
+        yield f"{name} look at", _look_at, {"STAGE": stage}
+    for stage, following in ((_TOP_K, _TOP_P), (_TOP_K, _TOKEN), (_TOP_P, _TOKEN)):
+        name = f"go on {stage.value} {following.value}"
+        yield name, _go_on, {"STAGE": stage, "NEXT": following}
+    for name, is_greedy, is_cut in (
+        ("greedy", True, False),
+        ("temperature", False, False),
+        ("cut", False, True),
+    ):
+        yield f"choose {name}", _choose, {"IS_GREEDY": is_greedy, "IS_CUT": is_cut}

@@ -31,7 +31,7 @@ WAYS = [
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make rows of 200 logits take two blocks, the last one not full."""
-    monkeypatch.setattr(sample_triton, "_BLOCK", 128)
+    monkeypatch.setattr(sample_triton, "_PART", 128)
 
 
 def rows(count: int, vocab_size: int, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
