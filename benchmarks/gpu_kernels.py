@@ -125,7 +125,15 @@ def cases(s: Shapes) -> Iterator[Case]:
 
 
 def _groups() -> tuple[Callable[[Shapes], Iterator[Case]], ...]:
-    return _of_matrices, _of_rows, _of_the_head, _of_decoding, _of_training, _of_attention
+    return (
+        _of_matrices,
+        _of_merged_matrices,
+        _of_rows,
+        _of_the_head,
+        _of_decoding,
+        _of_training,
+        _of_attention,
+    )
 
 
 def measure(shapes: Shapes, keep: Callable[[dict[str, Any]], None]) -> None:
@@ -199,6 +207,27 @@ def _of_matrices(s: Shapes) -> Iterator[Case]:
 
             yield Case(
                 f"nf4_linear {m} rows {n}x{k}", few, packed + x.nbytes + y.nbytes, 2 * m * n * k
+            )
+
+
+def _of_merged_matrices(s: Shapes) -> Iterator[Case]:
+    for name, rows in (
+        ("q, k, v", (s.heads * s.width, *(s.groups * s.width,) * 2)),
+        ("gate, up", (s.intermediate,) * 2),
+    ):
+        sources = [NF4Tensors(*_nf4(s, n, s.hidden)) for n in rows]
+        packed = sum(part.nbytes for source in sources for part in source)
+        for m in (1, 8, 64):
+            x, y = s.random(m, s.hidden), s.random(m, sum(rows))
+
+            def few(x=x, sources=sources, y=y) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+                nf4_linear_triton.nf4_linear(x, sources, out=y)
+
+            yield Case(
+                f"nf4_linear {m} rows {name}",
+                few,
+                packed + x.nbytes + y.nbytes,
+                2 * m * sum(rows) * s.hidden,
             )
 
 

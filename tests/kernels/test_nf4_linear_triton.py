@@ -9,10 +9,10 @@ from fam_engine.kernels.nf4_linear import nf4_linear as reference
 from fam_engine.kernels.nf4_linear_triton import nf4_linear
 from tests.kernels.on import DEVICE, DTYPES, rounding
 
-# One block, one step, a step and a half, two splits of which the second is half a step, three splits.
-COLUMNS = [64, 128, 192, 320, 640]
+# One block, three of them, three splits of which the last one is shorter. (On a GPU each shape is compiled anew.)
+COLUMNS = [64, 192, 640]
 # Few and full tiles of 8, 16, 32 and 64.
-ROWS = [1, 3, 8, 9, 15, 16, 17, 33, 64]
+ROWS = [1, 8, 9, 16, 17, 33, 64]
 # A value of the table in 16 bits is at most so far from the true one, in parts of it.
 CODE_ERROR = {torch.bfloat16: 1.93e-3, torch.float16: 2.86e-4, torch.float32: 1e-7}
 
@@ -75,7 +75,7 @@ def assert_near_truth(
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_equals_float64_rounded_once(num_rows: int, dtype: torch.dtype) -> None:
     torch.manual_seed(num_rows)
-    for num_features, num_columns in zip([1, 37, 64, 129, 65], COLUMNS, strict=True):
+    for num_features, num_columns in zip([1, 37, 129], COLUMNS, strict=True):
         weight = random_nf4(num_features, num_columns)
         x = torch.randn(num_rows, num_columns).to(DEVICE, dtype)
         assert_near_truth(run(x, weight), x, weight)
