@@ -1,0 +1,98 @@
+"""The whole loop by its commands on an NVIDIA GPU, with the embedded model: each command as a user types it."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from fam_engine.cli import main
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.real_gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+]
+
+Command = Callable[..., None]
+MODEL = ("--model", "embedded", "--device", "cuda")
+TASK = '{"prompt": "one and one\\n", "answer": "2"}\n{"prompt": "two and two\\n", "answer": "4"}\n'
+STUDY = """
+title: A study that fits a test
+models: [embedded]
+device: cuda
+tasks:
+  new: {skills: [average], num_train: 16, num_test: 8}
+retention:
+  known: {skills: [addition], num_test: 8, first_seed: 3000000}
+answers:
+  plain: {style: plain}
+  formal: {style: formal}
+reference: formal
+seeds: [0]
+budget: {records: 16, questions: 8, retention_questions: 8}
+train: {epochs: 1, learning_rate: 2.0e-3, rank: 4, batch_size: 8}
+eval: {max_new_tokens: 16}
+"""
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
+    """Run a command in a folder of the test's own."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name: str, *arguments: str, out: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["fam-engine", name, *arguments, "--out", out, "--quiet"])
+        with pytest.raises(SystemExit) as ended:
+            main.main()
+        assert not ended.value.code
+
+    return run
+
+
+def test_score_select_train_merge_eval(command: Command, tmp_path: Path) -> None:
+    command("score", *MODEL, "--data", "embedded", "--limit", "64", out="scores")
+    on_cpu = ("--model", "embedded", "--device", "cpu", "--compute-dtype", "fp32")
+    command("score", *on_cpu, "--data", "embedded", "--limit", "64", out="scores-cpu")
+    nll, wanted = (
+        pq.read_table(tmp_path / folder / "scores.parquet")["nll_mean"].to_pylist()
+        for folder in ("scores", "scores-cpu")
+    )
+    assert max(abs(a - b) for a, b in zip(nll, wanted, strict=True)) < 0.02
+    by = ("--data", "embedded", "--limit", "64", "--scores", "scores/scores.parquet")
+    command("select", *by, out="chosen")
+    chosen = "chosen/selected.jsonl"
+    command("train", *MODEL, "--data", chosen, "--steps", "6", out="trained")
+    assert all(math.isfinite(value) for value in _losses(tmp_path / "trained"))
+    adapted = (*MODEL, "--adapter", "trained/adapter")
+    command("merge", *adapted, "--data", "embedded", "--limit", "16", out="merged")
+    command("score", *adapted, "--data", "embedded", "--limit", "16", out="scores-adapter")
+    (tmp_path / "task.jsonl").write_text(TASK)
+    command("eval", *adapted, "--data", "task.jsonl", "--max-new-tokens", "16", out="eval")
+    assert (tmp_path / "eval" / "samples.parquet").exists()
+
+
+def test_generate_and_rewrite(command: Command, tmp_path: Path) -> None:
+    few = ("--data", "embedded", "--limit", "8", "--max-new-tokens", "32")
+    command("generate", *MODEL, *few, "--samples", "2", "--temperature", "0.7", out="texts")
+    lines = (tmp_path / "texts" / "generated.jsonl").read_text().splitlines()
+    assert len(lines) == 16
+    command("rewrite", *MODEL, *few, "--method", "answer", "--samples", "2", out="rewritten")
+    assert (tmp_path / "rewritten" / "rewritten.jsonl").exists()
+
+
+def test_experiment(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(STUDY)
+    command("experiment", "study.yaml", out="study")
+    assert "by the rule" in (tmp_path / "study" / "report.md").read_text()
+
+
+def _losses(folder: Path) -> list[float]:
+    lines = (folder / "log.jsonl").read_text().splitlines()
+    return [entry["loss"] for entry in map(json.loads, lines) if "loss" in entry]
