@@ -1,5 +1,7 @@
 """Models of random weights in the shapes of real ones, as folders that every engine loads: the same bytes for all.
 
+    python benchmarks/random_models.py --models DIR --shapes 8b 1b    # NF4, written before they are asked for
+
 In: a shape's name, a folder. Out: a Hugging Face folder, bf16 (`write_random_model`) or quantized to NF4 by
 bitsandbytes on the device at hand (`write_nf4_model`: what a GPU's benchmarks load; quantizing in every process would
 take longer than the benchmarks). Weights are spread as a trained model's, which changes nothing about speed but keeps
@@ -8,6 +10,7 @@ activations of ordinary size. A tokenizer with a text for every id lies beside t
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -167,3 +170,18 @@ def write_tokenizer(folder: Path, vocab_size: int) -> None:
         "model_max_length": 131072,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1) + "\n")
+
+
+def main() -> None:
+    """Write models."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", type=Path, required=True, help="folder where models are kept")
+    parser.add_argument("--shapes", nargs="*", choices=SHAPES, default=[])
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    options = parser.parse_args()
+    for shape in options.shapes:
+        nf4_model(options.models, shape, options.device)
+
+
+if __name__ == "__main__":
+    main()
