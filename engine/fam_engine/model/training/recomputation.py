@@ -12,6 +12,10 @@ and either the head or one layer's backward pass has its working memory:
 An upper bound as to rows: it counts the last layer and the head for all T tokens. It knows nothing of
 allocators that leave gaps; what is free should be given less a margin.
 
+Measured on an H100 (8B, rank 16), the most that torch's allocator held, against this with weights, scratch memory,
+adapter and optimizer: 2,048 tokens and all layers whole 13.25 GiB (13.02), 4,096 19.08 (18.89), 16,384 54.08 (54.14),
+and with 6 of 32 whole 19.84 (19.93).
+
 Letters: T tokens, L layers, k whole ones.
 """
 
