@@ -49,6 +49,8 @@ def test_averages_by_hand() -> None:
         "surprising_rate": [0.0, 1.0],
         "correct": [True, None],
         "flags": [["cut"], None],
+        "ifd": [0.5, 2.0],
+        "in_context_nll_mean": [math.log(3), None],
     }
     entry = summarize(columns, seed=0)["sources"]["a"]
     values = {name: estimate["value"] for name, estimate in entry["perplexity"].items()}
@@ -60,11 +62,22 @@ def test_averages_by_hand() -> None:
     }
     assert entry["rank_surprisal_ratio"]["value"] == pytest.approx(10 / (10 * math.log(2)))
     assert entry["surprising_rate"]["value"] == pytest.approx(0.75)
+    assert entry["ifd"]["value"] == pytest.approx(1.0)
+    assert entry["in_context_perplexity"]["value"] == pytest.approx(3.0)
     assert entry["correct"]["n"] == 1
     assert entry["correct"]["share"] == {"value": 1.0, "low": None, "high": None}
     assert entry["correct"]["perplexity_wrong"]["value"] is None
     assert entry["flags"] == {"cut": 1}
     assert (entry["n"], entry["num_groups"], entry["num_response_tokens"]) == (2, 2, 4)
+
+
+def test_what_was_not_asked_for_is_none() -> None:
+    columns = make_columns({"a": 0.0, "b": 0.1}, 5)
+    columns["ifd"] = [0.7] * 5 + [None] * 5
+    found = summarize(columns, seed=0)
+    assert found["overall"]["in_context_perplexity"] is None
+    assert found["overall"]["ifd"]["value"] == pytest.approx(0.7)
+    assert found["sources"]["b"]["ifd"] is None
 
 
 def test_a_share_of_all_or_none_has_an_interval() -> None:

@@ -84,6 +84,16 @@ def test_sections_and_numbers(make_columns: MakeColumns, make_data: MakeData) ->
     assert render_report(data) == text
 
 
+def test_what_was_asked_for_besides_has_a_column(
+    make_columns: MakeColumns, make_data: MakeData
+) -> None:
+    columns = make_columns(["self", "other"], 20)
+    assert "after examples" not in render_report(make_data(columns))
+    columns["in_context_nll_mean"] = [0.0] * 20 + [None] * 20
+    page = render_report(make_data(columns))
+    assert '<th scope="col">perplexity after examples</th>' in page
+
+
 def test_text_from_records_cannot_act(make_columns: MakeColumns, make_data: MakeData) -> None:
     data = make_data(
         make_columns([HOSTILE, f"{HOSTILE}2"], 20),

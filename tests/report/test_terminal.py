@@ -39,6 +39,20 @@ def test_eighty_columns_hold_every_figure(make_columns: MakeColumns) -> None:
     assert "self has the lowest perplexity of 2 sources" in text
 
 
+def test_what_was_asked_for_besides_has_a_table(make_columns: MakeColumns) -> None:
+    columns = make_columns(["self", "a source with quite a long name"], 30)
+    assert "IFD" not in printed(columns)
+    columns["ifd"] = [0.5] * 30 + [None] * 30
+    lines = printed(columns).splitlines()
+    assert max(map(len, lines)) <= 80
+    begin = next(number for number, line in enumerate(lines) if "IFD" in line)
+    assert "after examples" not in lines[begin]
+    assert next(line for line in lines[begin:] if line.startswith(" self ")).split()[1] == "0.50"
+    assert any(
+        line.startswith(" a source") and line.rstrip().endswith("-") for line in lines[begin:]
+    )
+
+
 def test_control_characters_do_not_reach_the_terminal(make_columns: MakeColumns) -> None:
     text = printed(make_columns(["\x1b[2Jx", "[bold]markup[/bold]"], 5))
     assert "\x1b" not in text

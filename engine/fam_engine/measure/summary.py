@@ -43,6 +43,8 @@ _NUMBERS = (
     "surprising_rate",
     "num_response_tokens",
     "correct",
+    "ifd",
+    "in_context_nll_mean",
 )
 
 
@@ -52,8 +54,8 @@ def summarize(columns: Mapping[str, Column], *, seed: int) -> dict[str, Any]:
     Args:
         columns: Columns of the scores table, all of length n: `source`, `group`, `nll_sum`,
             `nll_mean`, `perplexity`, `num_response_tokens`, and, where there, `bits_per_byte`,
-            `rank_mean`, `surprising_rate`, `correct`, `flags`. None and NaN mean undefined. Without
-            `group` every record is its own.
+            `rank_mean`, `surprising_rate`, `ifd`, `in_context_nll_mean`, `correct`, `flags`. None and
+            NaN mean undefined. Without `group` every record is its own.
         seed: Seed of the resampling. The intervals of a source depend on its records and the seed
             alone.
 
@@ -61,7 +63,8 @@ def summarize(columns: Mapping[str, Column], *, seed: int) -> dict[str, Any]:
         `overall` and `sources` (by name, in order of appearance): n, num_scored, num_groups,
         num_response_tokens, `perplexity` (mean, median, geometric_mean, token_weighted),
         bits_per_byte, rank_surprisal_ratio, surprising_rate, tokens_per_response, each {value, low,
-        high}; `correct` or None; `flags` as counts. `comparison`: see `_compare`. `intervals`: how
+        high}; `ifd` and `in_context_perplexity` (geometric means) likewise, or None where no record
+        has them; `correct` or None; `flags` as counts. `comparison`: see `_compare`. `intervals`: how
         they were made.
     """
     count = len(columns["source"])
@@ -116,6 +119,9 @@ def _entry(
     def mean(values: Floats, transform: Callable[[Floats], Floats] | None = None) -> dict[str, Any]:
         return asdict(ratio_estimate(resamples, values, ones, transform=transform))
 
+    def geometric_mean(logs: Floats) -> dict[str, Any] | None:
+        return None if np.isnan(logs).all() else mean(logs, np.exp)
+
     return {
         "n": len(rows),
         "num_scored": int(scored.sum()),
@@ -138,6 +144,8 @@ def _entry(
             ratio_estimate(resamples, part["surprising_rate"] * tokens, tokens)
         ),
         "tokens_per_response": mean(tokens),
+        "ifd": geometric_mean(np.log(part["ifd"])),
+        "in_context_perplexity": geometric_mean(part["in_context_nll_mean"]),
         "correct": _correctness(part, resamples, ones),
         "flags": dict(sorted(_count_flags(flags, rows).items())),
     }

@@ -77,6 +77,8 @@ def render_report(data: ReportData) -> str:
         headline=wording.headline(data.summary),
         remarks=wording.remarks(data.summary),
         averages=wording.AVERAGES,
+        on_request=wording.on_request(data.summary),
+        missing=wording.MISSING,
         flag_meanings=wording.FLAG_MEANINGS,
         shades=SHADES,
         few=wording.FEW_GROUPS,

@@ -8,7 +8,7 @@ interval on the line below.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich import box
@@ -23,6 +23,7 @@ from fam_engine.report.wording import (
     by_familiarity,
     headline,
     number,
+    on_request,
     percent,
     remarks,
     short_names,
@@ -50,6 +51,9 @@ def print_summary(
         title = "Perplexity by source, most familiar first (95 % intervals below)"
         console.print(title, highlight=False)
         console.print(_source_table(summary))
+        if on_request(summary):
+            console.print("Geometric means of what was asked for besides", highlight=False)
+            console.print(_on_request_table(summary))
     console.print(Text(printable(headline(summary))))
     for remark in remarks(summary):
         console.print(Text(printable(remark), style="dim"))
@@ -86,6 +90,29 @@ def _source_table(summary: Mapping[str, Any]) -> Table:
         table.add_section()
         table.add_row(*_cells("all", summary["overall"], with_correct=with_correct))
     return table
+
+
+def _on_request_table(summary: Mapping[str, Any]) -> Table:
+    measured = on_request(summary)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("source", overflow="fold", max_width=_SOURCE_WIDTH)
+    for label in measured.values():
+        table.add_column(label, justify="right", vertical="top")
+    names = by_familiarity(summary)
+    entries = {
+        label: summary["sources"][name]
+        for name, label in short_names(names, 2 * _SOURCE_WIDTH, mark="..").items()
+    }
+    for label, entry in entries.items():
+        table.add_row(Text(label, style="bold"), *_estimates(entry, measured))
+    if len(names) > 1:
+        table.add_section()
+        table.add_row(Text("all", style="bold"), *_estimates(summary["overall"], measured))
+    return table
+
+
+def _estimates(entry: Mapping[str, Any], names: Iterable[str]) -> list[Text]:
+    return [Text(MISSING) if entry[name] is None else _estimate(entry[name]) for name in names]
 
 
 def _cells(name: str, entry: Mapping[str, Any], *, with_correct: bool) -> list[Text]:

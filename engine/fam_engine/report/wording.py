@@ -26,6 +26,8 @@ AVERAGES = {
     "mean": "mean",
     "token_weighted": "token-weighted",
 }
+# What is measured on request.
+ON_REQUEST = {"ifd": "IFD", "in_context_perplexity": "perplexity after examples"}
 FLAG_MEANINGS = {
     "boundary_merged": "tokenized as one text, prompt and response would share a token",
     "template_altered": "the chat template does not keep the response verbatim",
@@ -176,6 +178,12 @@ def confinement(summary: Mapping[str, Any]) -> list[str]:
         "File access not confined: this system has no Landlock (Linux 5.13 and later), so code under "
         "test could read this machine's files. It had no network and could write none."
     ]
+
+
+def on_request(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Give what was measured of `ON_REQUEST`."""
+    overall = summary["overall"]
+    return {name: label for name, label in ON_REQUEST.items() if overall.get(name) is not None}
 
 
 def remarks(summary: Mapping[str, Any]) -> list[str]:

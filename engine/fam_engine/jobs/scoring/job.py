@@ -43,6 +43,7 @@ from fam_engine.measure.summary import summarize
 # What a finished job leaves; `tokens.parquet` comes on top where asked for.
 OUTPUTS = ("scores.parquet", "quarantine.jsonl", "report.html", "summary.json")
 _NUMBERS = ("nll_sum", "nll_mean", "perplexity", "bits_per_byte", "rank_mean", "surprising_rate")
+_IF_MEASURED = ("ifd", "in_context_nll_mean")
 _SUMMARIZED = ("source", "group", "correct", "flags", "num_response_tokens", *_NUMBERS)
 
 
@@ -133,9 +134,11 @@ def _write_outputs(
 
 def _columns(table: pa.Table) -> dict[str, Any]:
     """Give numbers as arrays and the rest as lists, for a million rows without a million floats."""
+    measured = [name for name in _IF_MEASURED if name in table.column_names]
+    numbers = {*_NUMBERS, *measured}
     return {
-        name: table[name].to_numpy() if name in _NUMBERS else table[name].to_pylist()
-        for name in _SUMMARIZED
+        name: table[name].to_numpy() if name in numbers else table[name].to_pylist()
+        for name in (*_SUMMARIZED, *measured)
     }
 
 
