@@ -185,9 +185,7 @@ def linear(
         features: Which output features to compute; all by default.
     """
     if features == slice(None) and _are_few_rows(x, weight, scratch):
-        out = x.new_empty((x.shape[0], weight.out_features))
-        _few_rows_linear(x, weight, out)
-        return out
+        return _few_rows_linear(x, weight)
     dense = scratch.dense(weight)[features]
     bias = None if weight.bias is None else weight.bias[features]
     if scratch.fixed_rows is None:
@@ -205,7 +203,7 @@ def linear_add_(residual: torch.Tensor, x: torch.Tensor, weight: Linear, scratch
     Without a bias the sum is made before the product is rounded.
     """
     if _are_few_rows(x, weight, scratch):
-        _few_rows_linear(x, weight, residual, adds=True)
+        _few_rows_linear(x, weight, residual)
         return
     dense = scratch.dense(weight)
     num_rows = scratch.fixed_rows or max(x.shape[0], 1)
@@ -223,9 +221,7 @@ def linear_swiglu(x: torch.Tensor, gate_up: Linear, scratch: Scratch) -> torch.T
     """Return silu(gate) * up as [M, N / 2], where gate and up are the halves of x @ W^T + bias."""
     out = x.new_empty((x.shape[0], gate_up.out_features // 2))
     if _are_few_rows(x, gate_up, scratch):
-        product = x.new_empty((x.shape[0], gate_up.out_features))
-        _few_rows_linear(x, gate_up, product)
-        ops.swiglu(product, out=out)
+        ops.swiglu(_few_rows_linear(x, gate_up), out=out)
         return out
     dense = scratch.dense(gate_up)
     for rows in _row_tiles(x.shape[0], scratch.fixed_rows or mlp_rows(x.device.type)):
@@ -263,11 +259,13 @@ def takes_few_rows(weights: Weights, like: torch.Tensor) -> bool:
 
 
 def _few_rows_linear(
-    x: torch.Tensor, weight: Linear, out: torch.Tensor, *, adds: bool = False
-) -> None:
-    """Write x @ (W + scaling * B @ A)^T + bias, or add it to what is there, without W in memory."""
+    x: torch.Tensor, weight: Linear, residual: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return x @ (W + scaling * B @ A)^T + bias without W in memory, added to the residual in place if given."""
+    out = x.new_empty((x.shape[0], weight.out_features)) if residual is None else residual
     parts, _, loras = zip(*_sources(weight), strict=True)
-    ops.nf4_linear(x, parts, out=out, bias=weight.bias, loras=loras, adds=adds)
+    ops.nf4_linear(x, parts, out=out, bias=weight.bias, loras=loras, adds=residual is not None)
+    return out
 
 
 def head_logits(hidden_RD: torch.Tensor, head_VD: torch.Tensor) -> torch.Tensor:
