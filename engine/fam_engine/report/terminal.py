@@ -8,7 +8,8 @@ interval on the line below.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from rich import box
@@ -79,40 +80,40 @@ def print_shard(summary: Mapping[str, Any], console: Console) -> None:
 
 def _source_table(summary: Mapping[str, Any]) -> Table:
     with_correct = summary["overall"]["correct"] is not None
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("source", overflow="fold", max_width=_SOURCE_WIDTH)
-    for label in (*_AVERAGE_LABELS, "bits/\nbyte", *(["correct"] if with_correct else [])):
-        table.add_column(label, justify="right", vertical="top", overflow="fold")
-    names = by_familiarity(summary)
-    for name, label in short_names(names, 2 * _SOURCE_WIDTH, mark="..").items():
-        table.add_row(*_cells(label, summary["sources"][name], with_correct=with_correct))
-    if len(names) > 1:
-        table.add_section()
-        table.add_row(*_cells("all", summary["overall"], with_correct=with_correct))
-    return table
+    labels = (*_AVERAGE_LABELS, "bits/\nbyte", *(["correct"] if with_correct else []))
+    return _by_source(summary, labels, partial(_cells, with_correct=with_correct))
 
 
 def _on_request_table(summary: Mapping[str, Any]) -> Table:
     measured = on_request(summary)
+    return _by_source(summary, measured.values(), partial(_on_request_cells, names=measured))
+
+
+def _by_source(
+    summary: Mapping[str, Any],
+    labels: Iterable[str],
+    cells: Callable[[str, Mapping[str, Any]], list[Text]],
+) -> Table:
+    """Make a table with a row a source, most familiar first, and one of all."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("source", overflow="fold", max_width=_SOURCE_WIDTH)
-    for label in measured.values():
-        table.add_column(label, justify="right", vertical="top")
+    for label in labels:
+        table.add_column(label, justify="right", vertical="top", overflow="fold")
     names = by_familiarity(summary)
-    entries = {
-        label: summary["sources"][name]
-        for name, label in short_names(names, 2 * _SOURCE_WIDTH, mark="..").items()
-    }
-    for label, entry in entries.items():
-        table.add_row(Text(label, style="bold"), *_estimates(entry, measured))
+    for name, label in short_names(names, 2 * _SOURCE_WIDTH, mark="..").items():
+        table.add_row(*cells(label, summary["sources"][name]))
     if len(names) > 1:
         table.add_section()
-        table.add_row(Text("all", style="bold"), *_estimates(summary["overall"], measured))
+        table.add_row(*cells("all", summary["overall"]))
     return table
 
 
-def _estimates(entry: Mapping[str, Any], names: Iterable[str]) -> list[Text]:
-    return [Text(MISSING) if entry[name] is None else _estimate(entry[name]) for name in names]
+def _on_request_cells(label: str, entry: Mapping[str, Any], *, names: Iterable[str]) -> list[Text]:
+    found = (entry[name] for name in names)
+    return [
+        Text(label, style="bold"),
+        *(Text(MISSING) if one is None else _estimate(one) for one in found),
+    ]
 
 
 def _cells(name: str, entry: Mapping[str, Any], *, with_correct: bool) -> list[Text]:
