@@ -105,6 +105,7 @@ def _add_up(
     mass,
     lowest,
     scale,
+    IS_GREEDY: tl.constexpr,
     V: tl.constexpr,
     PART: tl.constexpr,
     P: tl.constexpr,
@@ -117,11 +118,12 @@ def _add_up(
     if part == 0:
         tl.store(highest + row, largest)
     _, z = _load(logits, stride, row, part, V, PART)
-    weight = tl.exp2((z - largest) * scale)
     at = row * P + part
     tl.store(plain + at, tl.sum(tl.exp2((z - largest) * _LOG2_E), 0))
-    tl.store(mass + at, tl.sum(weight, 0))
-    tl.store(lowest + at, tl.min(tl.where(weight > 0, _key(z), _HIGHEST), 0))
+    if not IS_GREEDY:
+        weight = tl.exp2((z - largest) * scale)
+        tl.store(mass + at, tl.sum(weight, 0))
+        tl.store(lowest + at, tl.min(tl.where(weight > 0, _key(z), _HIGHEST), 0))
 
 
 @triton.jit
@@ -247,6 +249,20 @@ def _look_at(
     tl.store(ties + at, tl.sum((_key(z) == key).to(tl.int32), 0))
 
 
+@triton.jit
+def _at_key(
+    highest, keys, above, ties, last, num_last, row, scale, P: tl.constexpr, BLOCK_P: tl.constexpr
+):
+    """Give the key found, its weight, the weight of what is above it, and how many at it are left."""
+    key = tl.load(keys + row)
+    weight = _weight_of(key, tl.load(highest + row), scale)
+    weight_above = tl.sum(_of_parts(above, row, 0.0, P, BLOCK_P).to(tl.float64), 0)
+    num_ties = tl.sum(_of_parts(ties, row, 0, P, BLOCK_P), 0)
+    is_last = key == tl.load(last + row)
+    most = tl.where(is_last, tl.minimum(tl.load(num_last + row), num_ties), num_ties)
+    return key, weight, weight_above, most
+
+
 @triton.jit(do_not_specialize=["top_k"])
 def _go_on(
     highest,
@@ -268,16 +284,13 @@ def _go_on(
 ):
     """Say what top-k or top-p leaves, and set the next goal."""
     row = tl.program_id(0).to(tl.int64)
-    key = tl.load(keys + row)
-    weight = _weight_of(key, tl.load(highest + row), scale)
-    weight_above = tl.sum(_of_parts(above, row, 0.0, P, BLOCK_P).to(tl.float64), 0)
-    num_ties = tl.sum(_of_parts(ties, row, 0, P, BLOCK_P), 0)
+    key, weight, weight_above, most = _at_key(
+        highest, keys, above, ties, last, num_last, row, scale, P, BLOCK_P
+    )
     if STAGE == _TOP_K:
         count = top_k - tl.sum(_of_parts(num_above, row, 0, P, BLOCK_P), 0)
-        count = tl.minimum(num_ties, count)
+        count = tl.minimum(count, most)
     else:
-        is_last = key == tl.load(last + row)
-        most = tl.where(is_last, tl.minimum(tl.load(num_last + row), num_ties), num_ties)
         needed = (tl.load(goal + row) - weight_above) / weight
         count = tl.minimum(tl.maximum(tl.ceil(needed.to(tl.float32)).to(tl.int32), 1), most)
     left = weight_above + count * weight
@@ -305,17 +318,13 @@ def _find_tie(
     BLOCK_P: tl.constexpr,
 ):
     """Give the token: of those at the key found, the one at which the sum passes the goal."""
-    key = tl.load(keys + row)
-    weight = _weight_of(key, tl.load(highest + row), scale)
-    weight_above = tl.sum(_of_parts(above, row, 0.0, P, BLOCK_P).to(tl.float64), 0)
-    each = _of_parts(ties, row, 0, P, BLOCK_P)
-    num_ties = tl.sum(each, 0)
-    is_last = key == tl.load(last + row)
-    most = tl.where(is_last, tl.minimum(tl.load(num_last + row), num_ties), num_ties)
+    key, weight, weight_above, most = _at_key(
+        highest, keys, above, ties, last, num_last, row, scale, P, BLOCK_P
+    )
     number = tl.floor(((tl.load(goal + row) - weight_above) / weight).to(tl.float32))
     number = tl.minimum(tl.maximum(number.to(tl.int32), 0), most - 1)
     # ---- the part it lies in, and its place there ----
-    parts = tl.arange(0, BLOCK_P)
+    parts, each = tl.arange(0, BLOCK_P), _of_parts(ties, row, 0, P, BLOCK_P)
     part = tl.min(tl.where(tl.cumsum(each, 0) > number, parts, P - 1), 0)
     number -= tl.sum(tl.where(parts < part, each, 0), 0)
     column, z = _load(logits, stride, row, part, V, PART)
@@ -453,16 +462,17 @@ def sample(
     }
     parts, rows = (num_rows, triton.cdiv(vocab_size, _PART)), (num_rows,)
     _run(_find_best, parts, given, vocab_size)
-    _run(_add_up, parts, given, vocab_size)
+    is_greedy = temperature == 0
+    _run(_add_up, parts, given, vocab_size, IS_GREEDY=is_greedy)
     stages = [_TOP_K] * (top_k > 0) + [_TOP_P] * (top_p < 1)
-    is_cut = bool(stages) and temperature != 0
+    is_cut = bool(stages) and not is_greedy
     if is_cut:
         _run(_begin, rows, given, vocab_size, NEXT=stages[0])
         for stage, following in zip([*stages, _TOKEN], [*stages[1:], _TOKEN, None], strict=True):
             _search(given, parts, vocab_size, stage)
             if following is not None:
                 _run(_go_on, rows, given, vocab_size, STAGE=stage, NEXT=following)
-    _run(_choose, rows, given, vocab_size, IS_GREEDY=temperature == 0, IS_CUT=is_cut)
+    _run(_choose, rows, given, vocab_size, IS_GREEDY=is_greedy, IS_CUT=is_cut)
     return given["tokens"], given["logprobs"]
 
 
@@ -497,7 +507,7 @@ def _room(num_rows: int, num_parts: int, device: torch.device) -> dict[str, Any]
     return {
         **dict(zip(("best", "plain", "mass", "above"), fp32, strict=True)),
         **dict(zip(("place", "lowest", "num_above", "ties"), int32, strict=True)),
-        **dict(zip(("last", "num_last", "keys"), of_rows, strict=False)),
+        **dict(zip(("last", "num_last", "keys"), of_rows[:3], strict=True)),
         "two_keys": of_rows[3:],
         "two_sums": torch.empty((2, *parts, 8), dtype=torch.float32, device=device),
         "highest": torch.empty(num_rows, dtype=torch.float32, device=device),
@@ -565,7 +575,8 @@ def variants(capability: int) -> Iterator[Variant]:
 def _kernels() -> Iterator[tuple[str, Any, dict[str, Any]]]:
     """Yield all kernels, in all ways: a name, the kernel, constants."""
     yield "find best", _find_best, {}
-    yield "add up", _add_up, {}
+    for name, is_greedy in (("add up", False), ("add up greedy", True)):
+        yield name, _add_up, {"IS_GREEDY": is_greedy}
     for name, following in (("top-k", _TOP_K), ("top-p", _TOP_P)):
         yield f"begin with {name}", _begin, {"NEXT": following}
     for name, stage in (("top-k", _TOP_K), ("top-p", _TOP_P), ("token", _TOKEN)):
