@@ -125,15 +125,7 @@ def cases(s: Shapes) -> Iterator[Case]:
 
 
 def _groups() -> tuple[Callable[[Shapes], Iterator[Case]], ...]:
-    return (
-        _of_matrices,
-        _of_merged_matrices,
-        _of_rows,
-        _of_the_head,
-        _of_decoding,
-        _of_training,
-        _of_attention,
-    )
+    return _of_matrices, _of_rows, _of_the_head, _of_decoding, _of_training, _of_attention
 
 
 def measure(shapes: Shapes, keep: Callable[[dict[str, Any]], None]) -> None:
@@ -199,36 +191,23 @@ def _of_matrices(s: Shapes) -> Iterator[Case]:
             lambda out=out: nf4_quantize_triton.nf4_quantize(out),  # type: ignore[misc]
             out.nbytes + n * k // 2 + n * k // 16,
         )
-        for m in (1, 8, 64):
-            x, y = s.random(m, k), s.random(m, n)
-
-            def few(x=x, weight=weight, y=y) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
-                nf4_linear_triton.nf4_linear(x, [NF4Tensors(*weight)], out=y)
-
-            yield Case(
-                f"nf4_linear {m} rows {n}x{k}", few, packed + x.nbytes + y.nbytes, 2 * m * n * k
-            )
+        yield from _of_few_rows(s, f"{n}x{k}", (n,), k)
+    heads = (s.heads * s.width, *(s.groups * s.width,) * 2)
+    yield from _of_few_rows(s, "q, k, v", heads, s.hidden)
+    yield from _of_few_rows(s, "gate, up", (s.intermediate,) * 2, s.hidden)
 
 
-def _of_merged_matrices(s: Shapes) -> Iterator[Case]:
-    for name, rows in (
-        ("q, k, v", (s.heads * s.width, *(s.groups * s.width,) * 2)),
-        ("gate, up", (s.intermediate,) * 2),
-    ):
-        sources = [NF4Tensors(*_nf4(s, n, s.hidden)) for n in rows]
-        packed = sum(part.nbytes for source in sources for part in source)
-        for m in (1, 8, 64):
-            x, y = s.random(m, s.hidden), s.random(m, sum(rows))
+def _of_few_rows(s: Shapes, name: str, rows: tuple[int, ...], k: int) -> Iterator[Case]:
+    sources = [NF4Tensors(*_nf4(s, n, k)) for n in rows]
+    packed = sum(part.nbytes for source in sources for part in source)
+    for m in (1, 8, 64):
+        x, y = s.random(m, k), s.random(m, sum(rows))
 
-            def few(x=x, sources=sources, y=y) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
-                nf4_linear_triton.nf4_linear(x, sources, out=y)
+        def few(x=x, y=y) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+            nf4_linear_triton.nf4_linear(x, sources, out=y)
 
-            yield Case(
-                f"nf4_linear {m} rows {name}",
-                few,
-                packed + x.nbytes + y.nbytes,
-                2 * m * sum(rows) * s.hidden,
-            )
+        num_bytes = packed + x.nbytes + y.nbytes
+        yield Case(f"nf4_linear {m} rows {name}", few, num_bytes, 2 * m * sum(rows) * k)
 
 
 def _of_rows(s: Shapes) -> Iterator[Case]:

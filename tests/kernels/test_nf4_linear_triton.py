@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fam_engine.kernels.nf4_dequantize import LoraFactors, nf4_dequantize
-from fam_engine.kernels.nf4_linear import NF4Tensors
+from fam_engine.kernels.nf4_linear import NF4Tensors, num_features_of
 from fam_engine.kernels.nf4_linear import nf4_linear as reference
 from fam_engine.kernels.nf4_linear_triton import nf4_linear
 from tests.kernels.on import DEVICE, DTYPES, rounding
@@ -35,7 +35,7 @@ def random_lora(num_features: int, num_columns: int, rank: int) -> LoraFactors:
 
 
 def run(x: torch.Tensor, *sources: NF4Tensors, **options: object) -> torch.Tensor:
-    num_features = sum(source.packed.numel() * 2 // x.shape[1] for source in sources)
+    num_features = sum(num_features_of(source, x.shape[1]) for source in sources)
     out = torch.empty(x.shape[0], num_features, dtype=x.dtype, device=DEVICE)
     nf4_linear(x, sources, out=out, **options)
     return out
@@ -43,7 +43,7 @@ def run(x: torch.Tensor, *sources: NF4Tensors, **options: object) -> torch.Tenso
 
 def dense(source: NF4Tensors, num_columns: int) -> torch.Tensor:
     """Give W in float32."""
-    shape = (source.packed.numel() * 2 // num_columns, num_columns)
+    shape = (num_features_of(source, num_columns), num_columns)
     return nf4_dequantize(*source, shape=shape, dtype=torch.float32)
 
 
