@@ -272,11 +272,12 @@ def _of_the_head(s: Shapes) -> Iterator[Case]:
 def _of_decoding(s: Shapes) -> Iterator[Case]:
     query = s.random(s.num_slots, s.heads, s.width)
     cache = s.random(s.num_slots, s.length, 2 * s.groups, s.width)
+    new = s.random(s.num_slots, 2 * s.groups, s.width)
     lengths = torch.full((s.num_slots,), s.length, dtype=torch.int32, device=s.device)
     yield Case(
         "cached_attention",
         lambda: cached_attention_triton.cached_attention(
-            query, cache, lengths, window=None, out_SHd=torch.empty_like(query)
+            query, cache, new, lengths, window=None, out_SHd=torch.empty_like(query)
         ),
         cache.nbytes,
     )

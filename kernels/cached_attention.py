@@ -1,6 +1,7 @@
 """Attention of one new token a slot over the keys kept for that slot: torch reference and CPU path.
 
-Equation: out = softmax(q k^T / sqrt(d)) v, per head; query head h uses key head h // (H / G).
+Equation: out = softmax(q k^T / sqrt(d)) v, per head; query head h uses key head h // (H / G). The new token's own key
+and value are first written to the slot's last position.
 
 Dimensions: S slots, C positions a slot has room for, E prompts kept for several slots, P positions
 a prompt has room for, H query heads, G key heads, d head width.
@@ -50,24 +51,28 @@ class Prompts:
 def cached_attention(
     query_SHd: torch.Tensor,
     kv_SCGd: torch.Tensor,
+    new_SGd: torch.Tensor,
     lengths_S: torch.Tensor,
     *,
     window: int | None,
     out_SHd: torch.Tensor,
     prompts: Prompts | None = None,
 ) -> None:
-    """Attend and write the result.
+    """Keep the new keys and values, attend and write the result.
 
     Args:
         query_SHd: [S, H, d], one query a slot, at the last of its positions.
         kv_SCGd: [S, C, 2G, d], keys, then values; G divides H. C is a multiple of 64, and what lies
             beyond a slot's length is finite.
-        lengths_S: int32[S], how many of a slot's own positions to see, from the first; 0 where a
-            slot is empty.
+        new_SGd: [S, 2G, d], the key and value of each slot's last position, written there.
+        lengths_S: int32[S], how many of a slot's own positions to see, from the first, the new one
+            with them; 0 where a slot is empty, in which nothing is written.
         window: How many positions a query sees at most, itself included; None: all.
         out_SHd: [S, H, d]. Rows of empty slots are left as they are or get finite values.
         prompts: Positions before the slots' own.
     """
+    is_active_S = lengths_S > 0
+    kv_SCGd[is_active_S, lengths_S[is_active_S] - 1] = new_SGd[is_active_S]
     if prompts is not None:
         kv_SCGd, lengths_S = _put_together(kv_SCGd, lengths_S, prompts)
     num_groups = kv_SCGd.shape[2] // 2

@@ -3,7 +3,7 @@
 
 Equation and dimensions as in `cached_attention.py`, the reference. Dtypes: bf16, fp16 or fp32; scores,
 softmax and sums in fp32; weights are rounded to the values' dtype for the second product.
-Memory traffic: each slot's keys and values once, 4 G d bytes a position in bf16; and 4 (d + 1) H
+Memory traffic: each slot's keys and values once, 4 G d bytes a position in bf16, of the new one twice; and 4 (d + 1) H
 bytes written and read again a part of 256 positions, 1.6 % of that for H / G = 4.
 
 Reading is all there is to do (2 H / G products a value read), and one slot has few heads: so each
@@ -19,9 +19,10 @@ so one reads it from memory and the others from the cache (4 MB a layer for 1,00
 of 128). All slots of a prompt as rows of one product (Juravsky et al. 2024, "Hydragen", arXiv
 2402.05099) would read it once from the cache too; it needs slots sorted by prompt, and is left until
 a measurement asks for it. On an H100 64 slots of 512 positions with the heads of 8B are read at 74 % of the rate of a
-copy.
+copy. (Measured before the new position was written here: that was a launch of its own, 3.8 us a layer.)
 
-What lies beyond a slot's lengths is not read. Empty slots get zeros. Lengths stay on the device.
+The program that has a slot's last position writes the new key and value there, before it reads. What lies beyond a
+slot's lengths is not read. Empty slots get zeros. Lengths stay on the device.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ _TALL = (90, 100)
 def _attend_part(
     query,
     kv,
+    new_kv,
     lengths,
     prompt_kv,
     prompt_entry,
@@ -60,6 +62,7 @@ def _attend_part(
     part_lse,
     query_stride,
     kv_stride,
+    new_stride,
     prompt_stride,
     num_prompt_parts,
     num_parts,
@@ -77,9 +80,20 @@ def _attend_part(
     slot = tl.program_id(0).to(tl.int64)
     group = tl.program_id(1)
     part = tl.program_id(2)
+    column = tl.arange(0, COLUMNS)
+    is_column = column < D
+
+    # ---- the new position: its program writes it and then sees it ----
+    length = tl.load(lengths + slot)
+    kv += slot * kv_stride
+    if (length > 0) & (part - num_prompt_parts == (length - 1) // PART):
+        new = new_kv + slot * new_stride + group * D + column
+        last = kv + (length - 1).to(tl.int64) * (2 * G * D) + group * D + column
+        tl.store(last, tl.load(new, mask=is_column), mask=is_column)
+        tl.store(last + G * D, tl.load(new + G * D, mask=is_column), mask=is_column)
+        tl.debug_barrier()
 
     # ---- which positions: [start, stop) of the prompt's or of the slot's own ----
-    length = tl.load(lengths + slot)
     place = part
     before = 0
     if HAS_PROMPTS:
@@ -87,7 +101,6 @@ def _attend_part(
     first = 0
     if WINDOW is not None:
         first = tl.maximum(before + length - WINDOW, 0)
-    kv += slot * kv_stride
     if HAS_PROMPTS:
         is_prompt = part < num_prompt_parts
         shared = prompt_kv + tl.load(prompt_entry + slot).to(tl.int64) * prompt_stride
@@ -109,8 +122,6 @@ def _attend_part(
         return
 
     # ---- the queries ----
-    column = tl.arange(0, COLUMNS)
-    is_column = column < D
     query += slot * query_stride + group * SHARERS * D
     q_place = row[:, None] * D + column[None, :]
     q = tl.load(query + q_place, mask=is_head[:, None] & is_column[None, :], other=0.0)
@@ -201,20 +212,23 @@ def _merge_parts(
 def cached_attention(
     query_SHd: torch.Tensor,
     kv_SCGd: torch.Tensor,
+    new_SGd: torch.Tensor,
     lengths_S: torch.Tensor,
     *,
     window: int | None,
     out_SHd: torch.Tensor,
     prompts: Prompts | None = None,
 ) -> None:
-    """Attend and write the result.
+    """Keep the new keys and values, attend and write the result.
 
     Args:
         query_SHd: [S, H, d] in bf16, fp16 or fp32, one query a slot, at the last of its positions;
             any stride between slots.
         kv_SCGd: [S, C, 2G, d], keys, then values, of the same dtype; G divides H.
-        lengths_S: int32[S], how many of a slot's own positions to see, from the first; 0 where a
-            slot is empty.
+        new_SGd: [S, 2G, d], the key and value of each slot's last position, written there; any
+            stride between slots.
+        lengths_S: int32[S], how many of a slot's own positions to see, from the first, the new one
+            with them; 0 where a slot is empty, in which nothing is written.
         window: How many positions a query sees at most, itself included; None: all.
         out_SHd: [S, H, d], any stride between slots. Rows of empty slots get zeros.
         prompts: Positions before the slots' own.
@@ -222,7 +236,8 @@ def cached_attention(
     num_slots, num_heads, width = query_SHd.shape
     capacity, num_groups = kv_SCGd.shape[1], kv_SCGd.shape[2] // 2
     assert kv_SCGd.stride()[1:] == (2 * num_groups * width, width, 1)
-    assert query_SHd.stride()[1:] == out_SHd.stride()[1:] == (width, 1)
+    assert new_SGd.shape == (num_slots, 2 * num_groups, width)
+    assert query_SHd.stride()[1:] == new_SGd.stride()[1:] == out_SHd.stride()[1:] == (width, 1)
     assert lengths_S.dtype == torch.int32
     shared = prompts or Prompts(kv_SCGd[:, :0], lengths_S, lengths_S)
     assert shared.kv_EPGd.stride()[1:] == kv_SCGd.stride()[1:]
@@ -235,6 +250,7 @@ def cached_attention(
     _attend_part[num_slots, num_groups, num_parts](
         query_SHd,
         kv_SCGd,
+        new_SGd,
         lengths_S,
         shared.kv_EPGd,
         shared.entry_S,
@@ -243,6 +259,7 @@ def cached_attention(
         part_lse,
         query_SHd.stride(0),
         kv_SCGd.stride(0),
+        new_SGd.stride(0),
         shared.kv_EPGd.stride(0),
         num_prompt_parts,
         num_parts,
@@ -291,7 +308,7 @@ def variants(capability: int) -> Iterator[Variant]:
                 kernel=_attend_part,
                 arguments=_PART_ARGUMENTS,
                 launch=_part_launch(heads, groups, width, None, has_prompts=has_prompts),
-                divisible=frozenset({"query_stride", "kv_stride", "prompt_stride"}),
+                divisible=frozenset({"query_stride", "kv_stride", "new_stride", "prompt_stride"}),
                 uses_matrix_units=capability not in _TALL,
             )
         yield Variant(
@@ -307,6 +324,7 @@ _INT32, _FLOAT32, _BF16 = POINTER[torch.int32], POINTER[torch.float32], POINTER[
 _PART_ARGUMENTS = {
     "query": _BF16,
     "kv": _BF16,
+    "new_kv": _BF16,
     "lengths": _INT32,
     "prompt_kv": _BF16,
     "prompt_entry": _INT32,
@@ -315,6 +333,7 @@ _PART_ARGUMENTS = {
     "part_lse": _FLOAT32,
     "query_stride": "i32",
     "kv_stride": "i32",
+    "new_stride": "i32",
     "prompt_stride": "i32",
     "num_prompt_parts": "i32",
     "num_parts": "i32",

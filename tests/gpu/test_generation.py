@@ -19,6 +19,7 @@ from fam_engine.model.generation.generator import Generator
 from fam_engine.model.generation.requests import Request, Sampling
 from fam_engine.model.generation.stepping import Stepper
 from fam_engine.model.loading import EMBEDDED_FOLDER, ComputeDtype, Precision, load_model
+from tests.kernels.newest import take_newest
 from tests.simulated.gpu import is_simulated
 
 pytestmark = [
@@ -158,8 +159,11 @@ def test_attention_to_what_is_kept_equals_a_call_a_slot(
     query = torch.randn(len(lengths), 8, 64).to(dtype)
     kv = torch.randn(len(lengths), 192, 4, 64).to(dtype)
     found, exact = torch.zeros_like(query).cuda(), torch.zeros_like(query).double()
-    cached_attention(query.double(), kv.double(), lengths, window=window, out_SHd=exact)
-    cached_attention_triton(query.cuda(), kv.cuda(), lengths.cuda(), window=window, out_SHd=found)
+    kept, new = take_newest(kv, lengths)
+    given = query.double(), kept.double(), new.double(), lengths
+    cached_attention(*given, window=window, out_SHd=exact)
+    on_gpu = [tensor.cuda() for tensor in (query, kept, new, lengths)]
+    cached_attention_triton(*on_gpu, window=window, out_SHd=found)
     assert found.isfinite().all()
     active = lengths > 0
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2

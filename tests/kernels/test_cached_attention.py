@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fam_engine.kernels.cached_attention import Prompts, cached_attention
+from tests.kernels.newest import take_newest
 
 
 def int32(values: list[int]) -> torch.Tensor:
@@ -23,7 +24,9 @@ def test_equals_the_definition(
     query = torch.randn(len(lengths), heads, width).to(dtype)
     kv = torch.randn(len(lengths), 64, 2 * groups, width).to(dtype)
     out = torch.full_like(query, 7.0)
-    cached_attention(query, kv, int32(lengths), window=window, out_SHd=out)
+    kept, new = take_newest(kv, int32(lengths))
+    cached_attention(query, kept, new, int32(lengths), window=window, out_SHd=out)
+    assert torch.equal(kept, kv), "the newest position is kept, and nothing else written"
     for slot, length in enumerate(lengths):
         if not length:
             assert (out[slot] == 7.0).all()
@@ -42,11 +45,13 @@ def test_a_slot_does_not_depend_on_the_others() -> None:
     query, kv = torch.randn(5, 4, 16), torch.randn(5, 128, 4, 16)
     lengths = [128, 3, 77, 64, 100]
     together = torch.zeros_like(query)
-    cached_attention(query, kv, int32(lengths), window=None, out_SHd=together)
+    new = kv[range(5), [length - 1 for length in lengths]]
+    cached_attention(query, kv, new, int32(lengths), window=None, out_SHd=together)
     for slot in range(5):
         one = slice(slot, slot + 1)
         alone = torch.zeros_like(query[one])
-        cached_attention(query[one], kv[one], int32(lengths[one]), window=None, out_SHd=alone)
+        here = query[one], kv[one], new[one], int32(lengths[one])
+        cached_attention(*here, window=None, out_SHd=alone)
         assert torch.equal(alone, together[one])
 
 
@@ -67,8 +72,11 @@ def test_a_shared_prompt_gives_the_bits_of_a_prompt_of_one_s_own(
         whole[slot, before:total] = own[slot, : lengths[slot]]
         totals[slot] = total
     expected = torch.zeros_like(query)
-    cached_attention(query, whole, int32(totals), window=window, out_SHd=expected)
+    cached_attention(
+        query, *take_newest(whole, int32(totals)), int32(totals), window=window, out_SHd=expected
+    )
     prompts = Prompts(prompt_kv, int32(entries), int32(prompt_lengths))
     found = torch.zeros_like(query)
-    cached_attention(query, own, int32(lengths), window=window, out_SHd=found, prompts=prompts)
+    kept = query, *take_newest(own, int32(lengths)), int32(lengths)
+    cached_attention(*kept, window=window, out_SHd=found, prompts=prompts)
     assert torch.equal(found, expected)

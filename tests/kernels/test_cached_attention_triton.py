@@ -9,6 +9,7 @@ import torch
 
 from fam_engine.kernels.cached_attention import Prompts
 from fam_engine.kernels.cached_attention_triton import cached_attention
+from tests.kernels.newest import take_newest
 from tests.kernels.on import DEVICE, DTYPES
 
 # Around the blocks of 64 keys, and over the parts of 256; 0: an empty slot.
@@ -48,7 +49,9 @@ def test_equals_the_definition(dtype: torch.dtype, heads: int, groups: int, widt
     query = random(len(LENGTHS), heads, width, dtype=dtype, seed=0)
     kv = random(len(LENGTHS), CAPACITY, 2 * groups, width, dtype=dtype, seed=1)
     out = torch.full_like(query, torch.nan)
-    cached_attention(query, kv, int32(LENGTHS), window=None, out_SHd=out)
+    kept, new = take_newest(kv, int32(LENGTHS))
+    cached_attention(query, kept, new, int32(LENGTHS), window=None, out_SHd=out)
+    assert torch.equal(kept, kv), "the newest position is kept, and nothing else written"
     assert (out[0] == 0).all(), "an empty slot"
     for slot, length in enumerate(LENGTHS):
         if length:
@@ -63,7 +66,8 @@ def test_a_window_hides_what_is_further_back(window: int) -> None:
     for slot, length in enumerate(LENGTHS):
         kv[slot, : max(0, length - window)] = torch.nan
     out = torch.zeros_like(query)
-    cached_attention(query, kv, int32(LENGTHS), window=window, out_SHd=out)
+    kept, new = take_newest(kv, int32(LENGTHS))
+    cached_attention(query, kept, new, int32(LENGTHS), window=window, out_SHd=out)
     for slot, length in enumerate(LENGTHS):
         if length:
             truth = definition(query[slot], kv[slot, :length], window)
@@ -89,7 +93,9 @@ def test_shared_prompts_come_before_a_slot_s_own_keys(
 ) -> None:
     query, kv, prompts = poisoned(dtype)
     out = torch.zeros_like(query)
-    cached_attention(query, kv, int32(LENGTHS), window=window, out_SHd=out, prompts=prompts)
+    kept, new = take_newest(kv, int32(LENGTHS))
+    cached_attention(query, kept, new, int32(LENGTHS), window=window, out_SHd=out, prompts=prompts)
+    assert torch.equal(kept.nan_to_num(), kv.nan_to_num())
     entries, befores = prompts.entry_S.tolist(), prompts.lengths_S.tolist()
     assert (out[0] == 0).all(), "an empty slot sees nothing of its prompt"
     for slot, length in enumerate(LENGTHS):
@@ -103,12 +109,19 @@ def test_a_slot_does_not_depend_on_its_place_neighbours_or_room() -> None:
     query, kv, prompts = poisoned(torch.float32)
     lengths = int32(LENGTHS)
     out = torch.zeros_like(query)
-    cached_attention(query, kv, lengths, window=None, out_SHd=out, prompts=prompts)
+    kv, new = take_newest(kv, lengths)
+    cached_attention(query, kv.clone(), new, lengths, window=None, out_SHd=out, prompts=prompts)
     order = torch.tensor([5, 2, 0, 4, 1, 3], device=DEVICE)
     moved = replace(prompts, entry_S=prompts.entry_S[order], lengths_S=prompts.lengths_S[order])
     found = torch.zeros_like(query)
     cached_attention(
-        query[order], kv[order], lengths[order], window=None, out_SHd=found, prompts=moved
+        query[order],
+        kv[order],
+        new[order],
+        lengths[order],
+        window=None,
+        out_SHd=found,
+        prompts=moved,
     )
     assert torch.equal(found, out[order])
     roomy = torch.full((1, 6000, 4, 16), torch.nan, device=DEVICE)
@@ -117,7 +130,9 @@ def test_a_slot_does_not_depend_on_its_place_neighbours_or_room() -> None:
     roomy_prompt[0, :320] = prompts.kv_EPGd[2]
     alone = Prompts(roomy_prompt, int32([0]), int32([301]))
     found = torch.zeros_like(query[5:])
-    cached_attention(query[5:], roomy, int32([300]), window=None, out_SHd=found, prompts=alone)
+    cached_attention(
+        query[5:], roomy, new[5:], int32([300]), window=None, out_SHd=found, prompts=alone
+    )
     assert torch.equal(found[0], out[5])
 
 
@@ -126,17 +141,20 @@ def test_what_is_seen_and_is_not_a_number_comes_through() -> None:
     kv = random(1, CAPACITY, 4, 16, dtype=torch.float32, seed=1)
     kv[0, 280, 0] = torch.nan  # a key of the first head, in the second part
     out = torch.zeros_like(query)
-    cached_attention(query, kv, int32([300]), window=None, out_SHd=out)
+    kv, new = take_newest(kv, int32([300]))
+    cached_attention(query, kv, new, int32([300]), window=None, out_SHd=out)
     assert out[0, 0].isnan().all()
     assert out[0, 1].isfinite().all()
 
 
 def test_slots_may_be_far_apart() -> None:
     room = random(3, 9, 16, dtype=torch.float32, seed=0)
+    new = random(3, 9, 16, dtype=torch.float32, seed=2)[:, 5:]
     kv = random(3, 64, 4, 16, dtype=torch.float32, seed=1)
     wide, close = torch.full_like(room, 7.0), torch.zeros(3, 4, 16, device=DEVICE)
     lengths = int32([3, 64, 9])
-    cached_attention(room[:, :4], kv, lengths, window=None, out_SHd=wide[:, :4])
-    cached_attention(room[:, :4].contiguous(), kv, lengths, window=None, out_SHd=close)
+    cached_attention(room[:, :4], kv, new, lengths, window=None, out_SHd=wide[:, :4])
+    near = room[:, :4].contiguous(), kv, new.contiguous()
+    cached_attention(*near, lengths, window=None, out_SHd=close)
     assert torch.equal(wide[:, :4], close)
     assert (wide[:, 4:] == 7).all()

@@ -223,15 +223,16 @@ def flat_adamw(
 def cached_attention(
     query_SHd: torch.Tensor,
     kv_SCGd: torch.Tensor,
+    new_SGd: torch.Tensor,
     lengths_S: torch.Tensor,
     *,
     window: int | None,
     out_SHd: torch.Tensor,
     prompts: Prompts | None,
 ) -> None:
-    """Attend to what is kept; see `fam_engine.kernels.cached_attention`."""
+    """Keep what is new and attend to all that is kept; see `fam_engine.kernels.cached_attention`."""
     kernel = _kernel("cached_attention", query_SHd)
-    kernel(query_SHd, kv_SCGd, lengths_S, window=window, out_SHd=out_SHd, prompts=prompts)
+    kernel(query_SHd, kv_SCGd, new_SGd, lengths_S, window=window, out_SHd=out_SHd, prompts=prompts)
 
 
 def linear_cross_entropy(

@@ -1,8 +1,8 @@
 """The cache: keys and values of texts on their way, in slots of one size.
 
 In: keys and values of prompts, then of one token a slot and step. Out: what each token sees. A slot
-that becomes free goes to the next text. All slots are one tensor a layer, [S, C, 2G, d], so that the
-new tokens of all slots are written at once, and lengths are on the device: a step needs nothing of
+that becomes free goes to the next text. All slots are one tensor a layer, [S, C, 2G, d], so that one
+call keeps and sees the new tokens of all slots, and lengths are on the device: a step needs nothing of
 the host.
 
 On a GPU prompts are kept apart, each once for all its samples, and slots hold what is written alone:
@@ -72,10 +72,9 @@ class KVCache:
         self._layers = layers(num_slots, capacity)
         self._prompts = layers(num_prompts, prompt_capacity) if num_prompts else []
         self._windows = config.sliding_windows
-        self._slots = torch.arange(num_slots, device=device)
-        self._entry_S = torch.zeros(num_slots, dtype=torch.int32, device=device)
-        self.lengths_S = torch.zeros_like(self._slots)
-        self.before_S = torch.zeros_like(self._entry_S)
+        self.lengths_S = torch.zeros(num_slots, dtype=torch.int64, device=device)
+        self.before_S = torch.zeros(num_slots, dtype=torch.int32, device=device)
+        self._entry_S = torch.zeros_like(self.before_S)
         self.num_slots = num_slots
         self.capacity = capacity
         self.prompt_capacity = prompt_capacity
@@ -127,16 +126,13 @@ class KVCache:
         """Keep a layer's new keys and values, and give what the new tokens see, [R, H * d].
 
         Args:
-            seen_S: int32, how many positions of its own each of the first slots sees, 0 for a free
-                one; there may be fewer than slots.
+            seen_S: int32, how many positions of its own each of the first slots sees, with the new
+                one, 0 for a free one; there may be fewer than slots.
             layer: Index.
             query_RHd: Turned queries, slot by slot, then filling.
-            kv_RG2d: Turned keys, then values. Written behind what a slot has, in a free one too,
-                where nobody sees it.
+            kv_RG2d: Turned keys, then values.
         """
         count = len(seen_S)
-        kv_SCG2d = self._layers[layer][:count]
-        kv_SCG2d[self._slots[:count], self.lengths_S[:count]] = kv_RG2d[:count]
         out_RHd = torch.empty_like(query_RHd, memory_format=torch.contiguous_format)
         out_RHd[count:] = 0
         prompts = None
@@ -146,7 +142,8 @@ class KVCache:
             )
         ops.cached_attention(
             query_RHd[:count],
-            kv_SCG2d,
+            self._layers[layer][:count],
+            kv_RG2d[:count],
             seen_S,
             window=self._windows[layer],
             out_SHd=out_RHd[:count],
