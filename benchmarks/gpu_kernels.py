@@ -170,12 +170,15 @@ def _nf4(s: Shapes, num_rows: int, num_columns: int) -> list[torch.Tensor]:
     ]
 
 
+def _lora(s: Shapes, num_rows: int, num_columns: int) -> LoraFactors:
+    lora_A, lora_B = s.random_fp32(s.rank, num_columns), s.random_fp32(num_rows, s.rank)
+    return LoraFactors(lora_A=lora_A, lora_B=lora_B, scaling=2.0)
+
+
 def _of_matrices(s: Shapes) -> Iterator[Case]:
     for n, k in ((s.hidden, s.hidden), (s.intermediate, s.hidden), (s.hidden, s.intermediate)):
         weight, out = _nf4(s, n, k), s.random(n, k)
-        lora = LoraFactors(
-            lora_A=s.random_fp32(s.rank, k), lora_B=s.random_fp32(n, s.rank), scaling=2.0
-        )
+        lora = _lora(s, n, k)
         packed = sum(part.nbytes for part in weight)
         for name, adapter in (("", None), (" with adapter", lora)):
 
@@ -200,14 +203,17 @@ def _of_matrices(s: Shapes) -> Iterator[Case]:
 def _of_few_rows(s: Shapes, name: str, rows: tuple[int, ...], k: int) -> Iterator[Case]:
     sources = [NF4Tensors(*_nf4(s, n, k)) for n in rows]
     packed = sum(part.nbytes for source in sources for part in source)
-    for m in (1, 8, 64):
+    adapters = [_lora(s, n, k) for n in rows]
+    for m, loras in ((1, []), (8, []), (8, adapters), (64, [])):
         x, y = s.random(m, k), s.random(m, sum(rows))
 
-        def few(x=x, y=y) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
-            nf4_linear_triton.nf4_linear(x, sources, out=y)
+        def few(x=x, y=y, loras=loras) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+            nf4_linear_triton.nf4_linear(x, sources, out=y, loras=loras)
 
         num_bytes = packed + x.nbytes + y.nbytes
-        yield Case(f"nf4_linear {m} rows {name}", few, num_bytes, 2 * m * sum(rows) * k)
+        num_bytes += sum(lora.lora_A.nbytes + lora.lora_B.nbytes for lora in loras)
+        what = f"{m} rows {name}{' with adapter' * bool(loras)}"
+        yield Case(f"nf4_linear {what}", few, num_bytes, 2 * m * sum(rows) * k)
 
 
 def _of_rows(s: Shapes) -> Iterator[Case]:

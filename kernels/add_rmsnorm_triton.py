@@ -19,7 +19,7 @@ import torch
 import triton
 import triton.language as tl
 
-from fam_engine.kernels.launching import POINTER, Launch, Variant
+from fam_engine.kernels.launching import POINTER, Launch, Variant, await_previous
 from fam_engine.kernels.rmsnorm_triton import num_warps
 
 # Hidden sizes of Qwen2.5-0.5B, Llama-3.2 1B and 3B, Llama-3.1 8B and Qwen3 8B.
@@ -32,6 +32,7 @@ def _add_rmsnorm(
     residual_stride, delta_stride, out_stride, eps,
     D: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    await_previous()
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < D
@@ -57,6 +58,7 @@ def _add_rmsnorm_backward(
     grad_out_stride, residual_stride, grad_residual_stride,
     D: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    await_previous()
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < D
@@ -149,7 +151,7 @@ def _check(*rows: torch.Tensor, weight: torch.Tensor, rstd: torch.Tensor | None)
 
 def _launch(width: int) -> Launch:
     block = triton.next_power_of_2(width)
-    return Launch({"D": width, "BLOCK": block}, num_warps=num_warps(block))
+    return Launch({"D": width, "BLOCK": block}, num_warps=num_warps(block), is_early=True)
 
 
 def variants(capability: int) -> Iterator[Variant]:

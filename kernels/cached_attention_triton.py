@@ -35,7 +35,7 @@ import triton
 import triton.language as tl
 
 from fam_engine.kernels.cached_attention import Prompts
-from fam_engine.kernels.launching import POINTER, Launch, Variant
+from fam_engine.kernels.launching import POINTER, Launch, Variant, await_previous
 
 # Positions a program.
 _PART = 256
@@ -83,6 +83,7 @@ def _attend_part(
     column = tl.arange(0, COLUMNS)
     is_column = column < D
 
+    await_previous()
     # ---- the new position: its program writes it and then sees it ----
     length = tl.load(lengths + slot)
     kv += slot * kv_stride
@@ -170,6 +171,7 @@ def _merge_parts(
     COLUMNS: tl.constexpr,
     MERGED: tl.constexpr,
 ):
+    await_previous()
     slot = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
     first = (slot * H + head) * num_parts
@@ -289,13 +291,13 @@ def _part_launch(
         "KEYS": min(64, max(16, 4096 // columns)),
         "PART": _PART,
     }
-    return Launch(constants, num_stages=3)
+    return Launch(constants, num_stages=3, is_early=True)
 
 
 def _merge_launch(num_heads: int, width: int) -> Launch:
     columns = max(16, triton.next_power_of_2(width))
     constants = {"H": num_heads, "D": width, "COLUMNS": columns, "MERGED": _MERGED}
-    return Launch(constants, num_warps=2)
+    return Launch(constants, num_warps=2, is_early=True)
 
 
 def variants(capability: int) -> Iterator[Variant]:

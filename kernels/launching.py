@@ -7,16 +7,22 @@ for the models it is made for. The same variants are compiled without a GPU for 
 Rules for all kernels here. Values are brought to float32 when loaded. `enable_fp_fusion` is said, not left to Triton,
 whose default changed between versions. Sizes known with the model (D, N, K, V) are constexpr; counts of a batch (T, R)
 are not specialized. Sums across programs go through partial results and a second kernel, in a fixed order; no atomics.
+
+The kernels of a decoding step are small and many: from compute capability 9.0 on each is brought onto the GPU while the
+one before it still runs ("programmatic dependent launch" in the CUDA C++ programming guide), and waits there until that
+one has ended (`await_previous`). Not measured yet.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Final
 
 import torch
 import triton
+import triton.language as tl
 
 # Compute capabilities compiled for: A100; 3090; 4090; H100, H200; B200; 5090.
 CAPABILITIES: Final = (80, 86, 89, 90, 100, 120)
@@ -52,12 +58,15 @@ class Launch:
         num_warps: Warps a program.
         num_stages: Stages of the software pipeline.
         enable_fp_fusion: Whether a product and a sum may become one rounding.
+        is_early: Whether the kernel may be brought onto the GPU before the one before it has ended, as it calls
+            `await_previous` before it touches what others write or read.
     """
 
     constants: Mapping[str, Any]
     num_warps: int = 4
     num_stages: int = 2
     enable_fp_fusion: bool = True
+    is_early: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
@@ -66,6 +75,7 @@ class Launch:
             "num_warps": self.num_warps,
             "num_stages": self.num_stages,
             "enable_fp_fusion": self.enable_fp_fusion,
+            **({"launch_pdl": True} if self.is_early and _can_be_early() else {}),
         }
 
     @property
@@ -96,6 +106,28 @@ class Variant:
     divisible: frozenset[str] = field(default_factory=frozenset)
     uses_matrix_units: bool = False
     values: int | None = None
+
+
+@triton.jit
+def await_previous():  # type: ignore[no-untyped-def]  # noqa: ANN201 - compiled
+    """Wait until the kernel before this one has ended, then let the one after it be brought onto the GPU.
+
+    In this order: whoever is here knows that all before the kernel before this one has ended as well, so that what no
+    kernel of a step writes, such as weights, may be read earlier.
+    """
+    if tl.target_info.cuda_capability_geq(9, 0):
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+
+
+@cache
+def _can_be_early() -> bool:
+    """Whether the GPU, if there is one, takes launches before the kernel before has ended."""
+    return (
+        not INTERPRETED
+        and torch.cuda.is_available()
+        and torch.cuda.get_device_capability() >= (9, 0)
+    )
 
 
 def capability_of(device: torch.device) -> int:

@@ -8,9 +8,8 @@ matrix are multiplied in one launch.
    of x. Of a block of 64 columns, which share a scale, the codes are multiplied with x; the sum is multiplied by the
    scale. So a weight is its code, rounded to the dtype of x, times its scale in fp32: of 16-bit dtypes nearer to the
    true one than in the dense matrix, which rounds the product.
-2. `_lora_partial`, with an adapter: x @ A^T over as many splits.
-3. `_finish`: adds the splits in order, then scaling * (x @ A^T) @ B^T, the bias and what is in `out` if asked to, and
-   rounds once.
+2. What is in `nf4_linear_sums_triton.py`: splits are added in order, with them the adapters' products, the bias and
+   what is in `out` if asked to, and rounded once.
 
 Splits depend on N and K alone, and an element's products are summed by the same instructions in the same order
 whatever the tile of x, so that a row's bits depend on that row alone, and not on M either.
@@ -28,13 +27,16 @@ Why so:
   an instruction to pair two values; scaling the sum instead of each weight saves a multiplication and half a
   conversion: 3.5 instructions a weight with 8 rows, 4.2 with 16, 8 with 64, of which a matrix instruction is one.
 - One warp a program: with more, x goes through shared memory.
+- A program asks for the first 256 columns of its weights before the kernel before it has ended.
 
 Measured on an H100 (3.03 TB/s copied), 14336 x 4096, cold caches, whole call: 28 us with 1 row, 30 with 8, 32 with 16,
 60 with 64; the kernel before this one, which scaled and rounded every weight (5.3 instructions each) and had 64 rows of
 W in two warps, took 44, 45, 45, 92. Reading W alone takes 10 us at the rate of a copy. The kernel is not bound by
 memory there: look-ups and unaligned loads keep the path to the L1 cache 77 % busy (Nsight Compute). Without the
 look-ups it takes 22 us, without the scales as well 20. Loading ahead in registers (26) or through shared memory (26 to
-36) does not help, nor does twice the work a program. A card with a third of the memory's rate is bound by memory.
+36) does not help, nor does twice the work a program. A card with a third of the memory's rate is bound by memory. Some
+10 us of a call are its beginning and end, whatever the matrix (4096 x 4096 takes 15 us): launches, first loads, sums.
+Asking early, for them, has not been measured yet.
 """
 
 from __future__ import annotations
@@ -47,9 +49,10 @@ import torch
 import triton
 import triton.language as tl
 
-from fam_engine.kernels.launching import INTERPRETED, POINTER, Launch, Variant
+from fam_engine.kernels.launching import INTERPRETED, POINTER, Launch, Variant, await_previous
 from fam_engine.kernels.nf4_dequantize import NF4_CODE, LoraFactors
 from fam_engine.kernels.nf4_linear import check_shape, num_features_of
+from fam_engine.kernels.nf4_linear_sums_triton import add_sums, starts
 
 if TYPE_CHECKING:
     from fam_engine.kernels.nf4_linear import NF4Tensors
@@ -65,11 +68,6 @@ _MIN_PROGRAMS: Final = 1024
 # A split is long enough to be worth its sums, and short enough that its first loads are not all it waits for.
 _MIN_COLUMNS: Final = 256
 _MAX_COLUMNS: Final = 1024
-# The side of a tile of x @ A^T, and columns of its steps.
-_LORA_BLOCK: Final = 16
-_LORA_STEP: Final = 128
-# A tile of y.
-_FINISH_BLOCK: Final = (16, 64)
 # The table is multiplied by this before it is rounded to 16 bits, and scales are divided by it: of the factors between
 # 1 and 2 those with which the 16 rounded values are nearest to the true ones, in the mean of squares (0.06 % and
 # 0.006 % of the table's size; 0.11 % and 0.016 % as it is).
@@ -88,9 +86,6 @@ _SHIPPED: Final = (
     ((14336, 14336), 4096),
     ((4096,), 14336),
 )
-# Of these with an adapter, of this rank.
-_SHIPPED_LORA: Final = (((4096, 1024, 1024), 4096), ((4096,), 14336))
-_RANK: Final = 16
 
 # Lane i of a warp holds value i & 15 of the table ...
 _TABLE = tl.constexpr("""{
@@ -109,6 +104,17 @@ _LOOK_UP_16_BITS = tl.constexpr("""{
     shfl.sync.idx.b32 value, $2, $1, 31, 0xffffffff;
     mov.b32 {$0, zero}, value;
 }""")
+
+# The line of 128 bytes an address is in, from memory to the L2 cache.
+_PREFETCH = tl.constexpr("prefetch.global.L2 [$1]; mov.u32 $0, 0;")
+
+
+@triton.jit
+def _prefetch(address, INTERPRET: tl.constexpr):
+    if not INTERPRET:
+        tl.inline_asm_elementwise(
+            _PREFETCH, "=r,l", [address], dtype=tl.int32, is_pure=False, pack=1
+        )
 
 
 @triton.jit
@@ -227,6 +233,12 @@ def _nf4_partial(
     n = (tile - first_tile) * BLOCK_N + tl.arange(0, BLOCK_N)
     # Rows after the last one are taken to be the last one; what they give is not stored.
     row = tl.minimum(n, num_rows - 1).to(tl.int64)
+    split = tl.program_id(2)
+    start = split * COLUMNS
+    stop = tl.minimum(start + COLUMNS, K)
+    # While the kernel before this one still runs: no kernel of a step writes weights.
+    _prefetch(source_packed + (row * (K // 8) + start // 8), INTERPRET)
+    _prefetch(source_absmax + (row * (K // 64) + start // 64), INTERPRET)
 
     # ---- of 64 columns a thread has 16, which are two words: four threads to a row ----
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -245,10 +257,8 @@ def _nf4_partial(
     mean = tl.load(source_offset)
     lane_value = _lane_value(codes, INTERPRET)
 
-    split = tl.program_id(2)
-    start = split * COLUMNS
-    stop = tl.minimum(start + COLUMNS, K)
     total = tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32)
+    await_previous()
     for unrolled in range(start, stop, 64 * UNROLL):
         for step in tl.static_range(UNROLL):
             first = unrolled + 64 * step
@@ -270,88 +280,6 @@ def _nf4_partial(
     partial += (split * M + m).to(tl.int64) * N + begin
     mask = (m < M) & (n < num_rows)[:, None]
     tl.store(partial + n[:, None], total * INVERSE_FACTOR, mask=mask)
-
-
-@triton.jit(do_not_specialize=["M"])
-def _lora_partial(
-    x,
-    lora_A,
-    partial,
-    M,
-    x_stride,
-    K: tl.constexpr,
-    R: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_R: tl.constexpr,
-    STEP: tl.constexpr,
-):
-    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
-    r = tl.program_id(1) * BLOCK_R + tl.arange(0, BLOCK_R)[None, :]
-    split = tl.program_id(2)
-    start = split * COLUMNS
-    stop = tl.minimum(start + COLUMNS, K)
-    k = tl.arange(0, STEP)
-    x += m.to(tl.int64) * x_stride + k[None, :]
-    lora_A += r * K + k[:, None]
-    total = tl.zeros((BLOCK_M, BLOCK_R), dtype=tl.float32)
-    for first in range(start, stop, STEP):
-        inside = (K % STEP == 0) | (first + k < stop)
-        x_tile = tl.load(x + first, mask=(m < M) & inside[None, :], other=0.0).to(tl.float32)
-        a = tl.load(lora_A + first, mask=(r < R) & inside[:, None], other=0.0)
-        total = tl.dot(x_tile, a, total, input_precision="ieee")
-    partial += (split * M + m).to(tl.int64) * R
-    tl.store(partial + r, total, mask=(m < M) & (r < R))
-
-
-@triton.jit
-def _add_splits(partial, M, mask, STRIDE: tl.constexpr, SPLITS: tl.constexpr):
-    total = tl.load(partial, mask=mask, other=0.0)
-    for split in tl.static_range(1, SPLITS):
-        total += tl.load(partial + tl.cast(split * STRIDE, tl.int64) * M, mask=mask, other=0.0)
-    return total
-
-
-@triton.jit(do_not_specialize=["M"])
-def _finish(
-    partial,
-    lora_partial,
-    lora_B,
-    scaling,
-    bias,
-    out,
-    M,
-    out_stride,
-    N: tl.constexpr,
-    STRIDE: tl.constexpr,
-    R: tl.constexpr,
-    SPLITS: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    ADDS: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_R: tl.constexpr,
-):
-    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
-    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
-    inside = (m < M) & (n < N)
-    total = _add_splits(partial + m.to(tl.int64) * STRIDE + n, M, inside, STRIDE, SPLITS)
-    if R > 0:
-        update = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-        for first in range(0, R, BLOCK_R):
-            r = first + tl.arange(0, BLOCK_R)
-            of_x = (m < M) & (r < R)[None, :]
-            inner = _add_splits(lora_partial + m * R + r[None, :], M, of_x, R, SPLITS)
-            of_B = (r < R)[:, None] & (n < N)
-            b = tl.load(lora_B + n.to(tl.int64) * R + r[:, None], mask=of_B, other=0.0)
-            update = tl.dot(inner, b, update, input_precision="ieee")
-        total += scaling * update
-    if HAS_BIAS:
-        total += tl.load(bias + n, mask=n < N, other=0.0).to(tl.float32)
-    out += m.to(tl.int64) * out_stride + n
-    if ADDS:
-        total += tl.load(out, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out, total.to(out.dtype.element_ty), mask=inside)
 
 
 def nf4_linear(
@@ -399,62 +327,7 @@ def nf4_linear(
         x.stride(0),
         **_partial_launch(features, num_columns, x.dtype, block_m).keywords,
     )
-    if not any(loras):
-        _finish_source(partial, x, out, bias, None, adds=adds)
-        return
-    for lora, place in zip(loras, _places(features), strict=True):
-        source_bias = None if bias is None else bias[place]
-        _finish_source(partial[..., place], x, out[:, place], source_bias, lora, adds=adds)
-
-
-def _finish_source(
-    partial: torch.Tensor,
-    x: torch.Tensor,
-    out: torch.Tensor,
-    bias: torch.Tensor | None,
-    lora: LoraFactors | None,
-    *,
-    adds: bool,
-) -> None:
-    """Add splits, the adapter's product and the bias, and round."""
-    num_splits, num_rows, num_features = partial.shape
-    rank = 0 if lora is None else lora.lora_A.shape[0]
-    lora_partial = lora_B = partial  # not looked at without an adapter
-    if lora is not None:
-        assert lora.lora_A.is_contiguous()
-        assert lora.lora_B.is_contiguous()
-        lora_partial, lora_B = _lora_product(x, lora.lora_A, num_splits), lora.lora_B
-    launch = _finish_launch(
-        num_features, partial.stride(1), num_splits, rank, has_bias=bias is not None, adds=adds
-    )
-    tiles = (triton.cdiv(num_rows, _FINISH_BLOCK[0]), triton.cdiv(num_features, _FINISH_BLOCK[1]))
-    _finish[tiles](
-        partial,
-        lora_partial,
-        lora_B,
-        0.0 if lora is None else lora.scaling,
-        partial if bias is None else bias,
-        out,
-        num_rows,
-        out.stride(0),
-        **launch.keywords,
-    )
-
-
-def _lora_product(x: torch.Tensor, lora_A: torch.Tensor, num_splits: int) -> torch.Tensor:
-    """Return x @ A^T as sums over as many splits of the columns, [splits, M, R]."""
-    (num_rows, num_columns), rank = x.shape, lora_A.shape[0]
-    partial = torch.empty((num_splits, num_rows, rank), dtype=torch.float32, device=x.device)
-    tiles = (triton.cdiv(num_rows, _LORA_BLOCK), triton.cdiv(rank, _LORA_BLOCK))
-    _lora_partial[*tiles, num_splits](
-        x,
-        lora_A,
-        partial,
-        num_rows,
-        x.stride(0),
-        **_lora_launch(num_columns, rank, num_splits).keywords,
-    )
-    return partial
+    add_sums(partial, x, features, out=out, bias=bias, loras=loras, adds=adds)
 
 
 def _columns(features: Sequence[int], num_columns: int) -> int:
@@ -479,13 +352,6 @@ def _block_m(num_rows: int, dtype: torch.dtype) -> int:
     return min(fitting, 16) if dtype == torch.float32 else fitting
 
 
-def _places(features: Sequence[int]) -> Iterator[slice]:
-    start = 0
-    for rows in features:
-        yield slice(start, start + rows)
-        start += rows
-
-
 @lru_cache(maxsize=8)
 def _table(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Give the bits of the 16 values, int32[16]."""
@@ -501,8 +367,8 @@ def _partial_launch(
     tiles = [triton.cdiv(rows, _BLOCK_N) for rows in features]
     constants = {
         "ROWS": tuple(features),
-        "STARTS": tuple(place.start for place in _places(features)),
-        "TILES": tuple(place.start for place in _places(tiles)),
+        "STARTS": starts(features),
+        "TILES": starts(tiles),
         "N": sum(features),
         "K": num_columns,
         "INVERSE_FACTOR": 1 / _CODE_FACTOR.get(dtype, 1.0),
@@ -514,79 +380,32 @@ def _partial_launch(
         **_ORDER,
     }
     # Without fusion a scale has the bits of `nf4_scales`.
-    return Launch(constants, num_warps=1, num_stages=1, enable_fp_fusion=False)
-
-
-def _lora_launch(num_columns: int, rank: int, num_splits: int) -> Launch:
-    constants = {
-        "K": num_columns,
-        "R": rank,
-        "COLUMNS": triton.cdiv(num_columns, num_splits * _LORA_STEP) * _LORA_STEP,
-        "BLOCK_M": _LORA_BLOCK,
-        "BLOCK_R": _LORA_BLOCK,
-        "STEP": _LORA_STEP,
-    }
-    return Launch(constants, num_stages=1)
-
-
-def _finish_launch(
-    num_features: int, stride: int, num_splits: int, rank: int, *, has_bias: bool, adds: bool
-) -> Launch:
-    constants = {
-        "N": num_features,
-        "STRIDE": stride,
-        "R": rank,
-        "SPLITS": num_splits,
-        "HAS_BIAS": has_bias,
-        "ADDS": adds,
-        "BLOCK_M": _FINISH_BLOCK[0],
-        "BLOCK_N": _FINISH_BLOCK[1],
-        "BLOCK_R": _LORA_BLOCK,
-    }
-    return Launch(constants, num_stages=1)
+    return Launch(constants, num_warps=1, num_stages=1, enable_fp_fusion=False, is_early=True)
 
 
 def variants(capability: int) -> Iterator[Variant]:
     """Yield what is shipped for a capability."""
-    value, fp32 = POINTER[torch.bfloat16], POINTER[torch.float32]
-    rows = {"x": value, "partial": fp32, "M": "i32", "x_stride": "i32"}
+    fp32 = POINTER[torch.float32]
     for features, num_columns in _SHIPPED:
         count = len(features)
-        sources: dict[str, str | tuple[str, ...]] = {
+        arguments: dict[str, str | tuple[str, ...]] = {
+            "x": POINTER[torch.bfloat16],
             "packed": ("*i32",) * count,
             "absmax": ("*u8",) * count,
+            **dict.fromkeys(("absmax2", "offset", "code2"), (fp32,) * count),
             "codes": "*i32",
+            "partial": fp32,
+            "M": "i32",
+            "x_stride": "i32",
         }
-        sources |= dict.fromkeys(("absmax2", "offset", "code2"), (fp32,) * count)
         for block_m in _BLOCK_M:
             yield Variant(
                 name=f"nf4_linear bf16 {sum(features)}x{num_columns} {block_m} rows",
                 kernel=_nf4_partial,
-                arguments=rows | sources,
+                arguments=arguments,
                 launch=_partial_launch(features, num_columns, torch.bfloat16, block_m),
                 divisible=frozenset({"x_stride"}),
                 # mma.sync everywhere, also where the gate looks for wgmma or tcgen05.
                 uses_matrix_units=capability not in (90, 100),
                 values=_BLOCK_N * _BLOCK * _unroll(num_columns, block_m),
-            )
-    for features, num_columns in _SHIPPED_LORA:
-        num_features = features[0]
-        num_splits = triton.cdiv(num_columns, _columns(features, num_columns))
-        yield Variant(
-            name=f"nf4_linear bf16 {num_features}x{num_columns} lora rank {_RANK}",
-            kernel=_lora_partial,
-            arguments=rows | {"lora_A": fp32},
-            launch=_lora_launch(num_columns, _RANK, num_splits),
-            divisible=frozenset({"x_stride"}),
-        )
-        for rank in (0, _RANK):
-            yield Variant(
-                name=f"nf4_linear bf16 {num_features}x{num_columns} finish rank {rank}",
-                kernel=_finish,
-                arguments=dict.fromkeys(("partial", "lora_partial", "lora_B"), fp32)
-                | {"scaling": "fp32", "bias": value, "out": value, "M": "i32", "out_stride": "i32"},
-                launch=_finish_launch(
-                    num_features, sum(features), num_splits, rank, has_bias=False, adds=True
-                ),
-                divisible=frozenset({"out_stride"}),
             )

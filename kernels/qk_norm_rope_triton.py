@@ -23,7 +23,7 @@ import torch
 import triton
 import triton.language as tl
 
-from fam_engine.kernels.launching import POINTER, Launch, Variant
+from fam_engine.kernels.launching import POINTER, Launch, Variant, await_previous
 from fam_engine.kernels.qk_norm_rope import HeadNorms
 from fam_engine.kernels.rmsnorm_triton import num_warps
 
@@ -57,6 +57,7 @@ def _qk_norm_rope(
     num_heads, num_queries, eps,
     HALF: tl.constexpr, BLOCK_HEADS: tl.constexpr, BLOCK_HALF: tl.constexpr,
 ):  # fmt: skip
+    await_previous()
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * BLOCK_HEADS + tl.arange(0, BLOCK_HEADS)[:, None]
     column = tl.arange(0, BLOCK_HALF)[None]
@@ -86,6 +87,7 @@ def _qk_norm_rope_backward(
     num_heads, num_queries, eps,
     HALF: tl.constexpr, BLOCK_HEADS: tl.constexpr, BLOCK_HALF: tl.constexpr,
 ):  # fmt: skip
+    await_previous()
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * BLOCK_HEADS + tl.arange(0, BLOCK_HEADS)[:, None]
     column = tl.arange(0, BLOCK_HALF)[None]
@@ -211,6 +213,7 @@ def _launch(width: int) -> Launch:
         {"HALF": width // 2, "BLOCK_HEADS": heads, "BLOCK_HALF": half},
         num_warps=num_warps(2 * half * heads),
         enable_fp_fusion=False,
+        is_early=True,
     )
 
 

@@ -19,7 +19,7 @@ import torch
 import triton
 import triton.language as tl
 
-from fam_engine.kernels.launching import POINTER, Launch, Variant
+from fam_engine.kernels.launching import POINTER, Launch, Variant, await_previous
 
 # Values a program at least, and a thread.
 _TILE = 1024
@@ -34,6 +34,7 @@ def _rmsnorm(
     x, weight, out, num_rows, token_stride, head_stride, eps,
     HEADS: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    await_previous()
     # Row r is head r % HEADS of token r // HEADS.
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
     column = tl.arange(0, BLOCK)[None]
@@ -84,6 +85,7 @@ def _launch(heads: int, width: int) -> Launch:
     return Launch(
         {"HEADS": heads, "D": width, "ROWS": rows, "BLOCK": block},
         num_warps=num_warps(rows * block),
+        is_early=True,
     )
 
 

@@ -38,7 +38,7 @@ import torch
 import triton
 import triton.language as tl
 
-from fam_engine.kernels.launching import POINTER, Launch, Variant
+from fam_engine.kernels.launching import POINTER, Launch, Variant, await_previous
 
 _PART: Final = 2048
 _NUM_WARPS: Final = 8
@@ -88,6 +88,7 @@ def _weight_of(key, highest, scale):
 @triton.jit
 def _find_best(logits, stride, best, place, V: tl.constexpr, PART: tl.constexpr, P: tl.constexpr):
     """Find the largest logit of each part, and the first place it is at."""
+    await_previous()
     row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     column, z = _load(logits, stride, row, part, V, PART)
     highest = tl.max(z, 0)
@@ -112,6 +113,7 @@ def _add_up(
     BLOCK_P: tl.constexpr,
 ):
     """Add up the weights of each part, without temperature and with it, and find its smallest key with a weight."""
+    await_previous()
     row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     largest = tl.max(_of_parts(best, row, float("-inf"), P, BLOCK_P), 0)
     largest = tl.maximum(largest, -3.4e38)
@@ -154,6 +156,7 @@ def _begin(
     BLOCK_P: tl.constexpr,
 ):
     """Set the first goal, and what is left: all that has a weight."""
+    await_previous()
     row = tl.program_id(0).to(tl.int64)
     left = tl.sum(_of_parts(mass, row, 0.0, P, BLOCK_P).to(tl.float64), 0)
     smallest = tl.min(_of_parts(lowest, row, _HIGHEST, P, BLOCK_P), 0)
@@ -197,6 +200,7 @@ def _add_up_above(
     BLOCK_P: tl.constexpr,
 ):
     """Add up, a part each, the weights (or ones) at or above 8 candidates for the next three bits of a key."""
+    await_previous()
     row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     key = tl.full([], _LOWEST, tl.int32)
     if not IS_FIRST:
@@ -235,6 +239,7 @@ def _look_at(
     BLOCK_P: tl.constexpr,
 ):
     """Find, a part each, the weight and the number of what is above the key found, and the number of what is at it."""
+    await_previous()
     row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     key = _found(keys_before, sums_before, goal, row, shift, STAGE == _TOP_P, P, BLOCK_P)
     key = tl.maximum(key, tl.load(last + row))
@@ -283,6 +288,7 @@ def _go_on(
     BLOCK_P: tl.constexpr,
 ):
     """Say what top-k or top-p leaves, and set the next goal."""
+    await_previous()
     row = tl.program_id(0).to(tl.int64)
     key, weight, weight_above, most = _at_key(
         highest, keys, above, ties, last, num_last, row, scale, P, BLOCK_P
@@ -389,6 +395,7 @@ def _choose(
     BLOCK_P: tl.constexpr,
 ):
     """Write the token and its log-prob."""
+    await_previous()
     row = tl.program_id(0).to(tl.int64)
     if IS_GREEDY:
         each = _of_parts(best, row, float("-inf"), P, BLOCK_P)
@@ -538,7 +545,7 @@ def _launch(kernel: Any, vocab_size: int, constants: Mapping[str, Any]) -> Launc
     }
     taken = {name: value for name, value in sizes.items() if name in kernel.arg_names}
     num_warps = _NUM_WARPS_OF_DIGITS if kernel is _add_up_above else _NUM_WARPS
-    return Launch({**taken, **constants}, num_warps=num_warps)
+    return Launch({**taken, **constants}, num_warps=num_warps, is_early=True)
 
 
 # Of what is no constant, by name.

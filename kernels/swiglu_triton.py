@@ -16,7 +16,7 @@ import torch
 import triton
 import triton.language as tl
 
-from fam_engine.kernels.launching import POINTER, Launch, Variant
+from fam_engine.kernels.launching import POINTER, Launch, Variant, await_previous
 
 # Values a program: two loads of 16 bytes a thread and operand.
 _BLOCK = 2048
@@ -26,6 +26,7 @@ _SHIPPED = (4864, 8192, 14336, 12288)
 
 @triton.jit
 def _swiglu(gate_up, out, gate_up_stride, out_stride, F: tl.constexpr, BLOCK: tl.constexpr):
+    await_previous()
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < F
@@ -42,6 +43,7 @@ def _swiglu_backward(
     grad_stride, gate_up_stride, out_stride,
     F: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    await_previous()
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < F
@@ -95,7 +97,7 @@ def swiglu_backward(grad: torch.Tensor, gate_up: torch.Tensor, *, out: torch.Ten
 
 
 def _launch(width: int) -> Launch:
-    return Launch({"F": width, "BLOCK": _BLOCK})
+    return Launch({"F": width, "BLOCK": _BLOCK}, is_early=True)
 
 
 def variants(capability: int) -> Iterator[Variant]:

@@ -55,9 +55,14 @@ _MATRIX = {
 }
 _DTYPES = {kind: dtype for dtype, kind in POINTER.items()}
 _NUMBERS = {"i32": 16, "fp32": 0.5}
+# From this capability on kernels may be launched early.
+_FIRST_EARLY = 90
 # Compilers order instructions anew at every release of ours; more than this is a change of the code.
 _SLACK = 1.05
 _NUM_PROCESSES = 2
+# What waits for the kernel before, and what writes, in PTX.
+_WAITS = "griddepcontrol.wait"
+_WRITES = re.compile(r"\b(st|red|atom)\.(global|async|bulk)|cp\.reduce")
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,7 @@ class Measured:
         instructions: Machine instructions of the kernel, whole.
         per_value: Instructions a thread executes for a value it makes, were there no loop; None: not counted.
         has_matrix: Whether it uses the GPU's matrix instructions.
+        writes_early: Whether it writes before it has waited for the kernel before it.
     """
 
     source: str
@@ -81,6 +87,7 @@ class Measured:
     instructions: int
     per_value: float | None
     has_matrix: bool
+    writes_early: bool
 
 
 def modules() -> list[str]:
@@ -109,6 +116,7 @@ def complaints(found: dict[str, dict[str, Any]], capability: int) -> list[str]:
     """Say what no recorded budget may allow."""
     limit = SHARED_LIMIT[capability]
     matrix = {variant.name: variant.uses_matrix_units for variant in variants(capability)}
+    early = {variant.name: variant.launch.is_early for variant in variants(capability)}
     said = []
     for name, one in found.items():
         if one["spilled"]:
@@ -117,6 +125,8 @@ def complaints(found: dict[str, dict[str, Any]], capability: int) -> list[str]:
             said.append(f"{name} on sm_{capability} needs {one['shared']} of {limit} bytes shared")
         if matrix[name] and not one["has_matrix"]:
             said.append(f"{name} on sm_{capability} uses no {_MATRIX[capability]}")
+        if early[name] and capability >= _FIRST_EARLY and one["writes_early"]:
+            said.append(f"{name} on sm_{capability} does not wait before it writes")
     for variant in variants(capability):
         launched = launched_with(variant, capability)
         if launched != dict(variant.arguments):
@@ -164,10 +174,20 @@ def changes(found: dict[str, dict[str, Any]], recorded: dict[str, dict[str, Any]
     return said
 
 
+class _Driver:
+    """What tells kernels which GPU they are compiled for."""
+
+    def __init__(self, target: GPUTarget) -> None:
+        self._target = target
+
+    def get_current_target(self) -> GPUTarget:
+        return self._target
+
+
 def _measure(variant: Variant, capability: int) -> Measured:
-    compiled = triton.compile(
-        _source(variant), target=GPUTarget("cuda", capability, 32), options=variant.launch.options
-    )
+    target = GPUTarget("cuda", capability, 32)
+    triton.runtime.driver.set_active(_Driver(target))
+    compiled = triton.compile(_source(variant), target=target, options=variant.launch.options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
@@ -184,6 +204,7 @@ def _measure(variant: Variant, capability: int) -> Measured:
         instructions=instructions,
         per_value=round(per_value, 2) if per_value else None,
         has_matrix=_MATRIX[capability] in compiled.asm["ptx"],
+        writes_early=_WRITES.search(compiled.asm["ptx"].partition(_WAITS)[0]) is not None,
     )
 
 

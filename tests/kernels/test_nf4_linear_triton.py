@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -166,22 +168,28 @@ def test_reads_and_writes_its_own_places_only(num_rows: int, num_columns: int) -
     assert room_of_out[num_rows:].isnan().all()
 
 
-@pytest.mark.parametrize("num_features", [(40, 24), (33, 1, 70)])
-def test_sources_one_below_the_other(num_features: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("num_features", "ranks"),
+    [
+        ((40, 24), (0, 0)),
+        ((40, 24), (20, 4)),
+        ((33, 1, 70), (4, 0, 0)),
+        ((33, 1, 70), (0, 4, 17)),
+        ((33, 1, 70), (16, 0, 33)),
+    ],
+)
+def test_sources_one_below_the_other(num_features: tuple[int, ...], ranks: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     sources = [random_nf4(count, 320) for count in num_features]
-    loras = [random_lora(num_features[0], 320, 4), *[None] * (len(sources) - 1)]
-    x, bias = torch.randn(5, 320, device=DEVICE), torch.randn(sum(num_features), device=DEVICE)
-    for adapters in ([], loras):
-        got = run(x, *sources, bias=bias, loras=adapters)
-        for source, part, some_bias, lora in zip(
-            sources,
-            got.split(num_features, dim=1),
-            bias.split(num_features),
-            adapters or [None] * len(sources),
-            strict=True,
-        ):
-            assert_near_truth(part, x, source, bias=some_bias, lora=lora)
+    loras = [
+        replace(random_lora(count, 320, rank), scaling=0.7 / rank) if rank else None
+        for count, rank in zip(num_features, ranks, strict=True)
+    ]
+    x, bias = torch.randn(17, 320, device=DEVICE), torch.randn(sum(num_features), device=DEVICE)
+    got = run(x, *sources, bias=bias, loras=loras)
+    parts, biases = got.split(num_features, dim=1), bias.split(num_features)
+    for source, part, some_bias, lora in zip(sources, parts, biases, loras, strict=True):
+        assert_near_truth(part, x, source, bias=some_bias, lora=lora)
 
 
 @pytest.mark.parametrize("function", [reference, nf4_linear])
