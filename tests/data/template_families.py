@@ -108,6 +108,28 @@ QWEN_3 = (
     "{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>' }}"
     "{%- endif %}{%- endif %}"
 )
+# The date, and thoughts on or off, by a setting that is never given or by a word in the system turn.
+SMOLLM_3 = (
+    "{%- if enable_thinking is not defined %}{%- set enable_thinking = true %}{%- endif %}"
+    "{%- set mode = '/think' if enable_thinking else '/no_think' %}"
+    "{%- if messages[0].role == 'system' %}{%- set system = messages[0].content %}"
+    "{%- if '/no_think' in system %}{%- set mode = '/no_think' %}"
+    "{%- elif '/think' in system %}{%- set mode = '/think' %}{%- endif %}"
+    "{%- set own = system.replace('/no_think', '').replace('/think', '').rstrip() %}{%- endif %}"
+    "{{- '<|im_start|>system\n' }}{%- if '/system_override' in system %}"
+    "{{- own.replace('/system_override', '').rstrip() }}{%- else %}"
+    "{{- 'Today: ' ~ strftime_now('%d %B %Y') ~ '\nMode: ' + mode + '\n\n' }}"
+    "{%- if own %}{{- own + '\n\n' }}{%- else %}{{- 'Be good.\n\n' }}{%- endif %}"
+    "{%- if xml_tools or python_tools %}{{- xml_tools }}{%- endif %}{%- endif %}"
+    "{{- '<|im_end|>\n' }}{%- for m in messages %}"
+    "{%- set text = m.content if m.content is string else '' %}{%- if m.role == 'user' %}"
+    "{{- '<|im_start|>' + m.role + '\n' + text + '<|im_end|>\n' }}"
+    "{%- elif m.role == 'assistant' %}{% generation %}{{- '<|im_start|>assistant\n' }}"
+    "{%- if mode == '/no_think' %}{{- '<think>\n\n</think>\n' }}{%- endif %}"
+    "{{- text.lstrip('\n') + '<|im_end|>\n' }}{% endgeneration %}{%- endif %}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}"
+    "{%- if mode == '/no_think' %}{{- '<think>\n\n</think>\n' }}{%- endif %}{%- endif %}"
+)
 DEEPSEEK_R1 = (
     "{% set ns = namespace(system='') %}{% for m in messages %}{% if m.role == 'system' %}"
     "{% set ns.system = ns.system + ('\n\n' if not loop.first else '') + m.content %}"

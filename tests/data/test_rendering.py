@@ -12,6 +12,7 @@ from fam_engine.data.rendering import Renderer
 from fam_engine.data.templates import Template, find_template
 from fam_engine.data.turns import Message
 from fam_engine.errors import ModelRefusedError, RecordError
+from tests.data.template_families import SMOLLM_3
 
 ASK = [Message("user", "Hi")]
 PLAIN = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
@@ -42,6 +43,17 @@ def test_real_templates_render_as_transformers_renders_them(shared: Path) -> Non
         )
         with Renderer(template) as renderer:
             assert renderer.render(turns, add_generation_prompt=True) == theirs
+
+
+def test_thoughts_are_as_the_template_has_them_by_itself() -> None:
+    """No setting is given; where the template looks for a word in the system turn, that decides."""
+    assert render(SMOLLM_3) == (
+        "<|im_start|>system\nToday: 26 July 2024\nMode: /think\n\nBe good.\n\n<|im_end|>\n"
+        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    )
+    without = render(SMOLLM_3, turns=[Message("system", "Be brief. /no_think"), *ASK])
+    assert "Mode: /no_think\n\nBe brief.\n\n" in without
+    assert without.endswith("assistant\n<think>\n\n</think>\n")
 
 
 def test_helpers_of_transformers_are_there() -> None:
