@@ -60,9 +60,9 @@ def plain_logprobs(config: ModelConfig, weights: Weights, entry: Entry) -> npt.N
 def plain_logits(config: ModelConfig, weights: Weights, ids: Sequence[int]) -> torch.Tensor:
     """Give float64 logits [T, V]."""
     x_TD = weights.embed_VD[torch.tensor(ids)].double()
-    for layer, window in zip(weights.layers, config.sliding_windows, strict=True):
+    for index, layer in enumerate(weights.layers):
         normed = _norm(x_TD, layer.input_norm_D, config)
-        x_TD = x_TD + _apply(layer.o, _attention(config, layer, normed, window))
+        x_TD = x_TD + _apply(layer.o, _attention(config, layer, index, normed))
         gate, up = _apply(layer.gate_up, _norm(x_TD, layer.post_norm_D, config)).chunk(2, dim=-1)
         x_TD = x_TD + _apply(layer.down, torch.nn.functional.silu(gate) * up)
     return _norm(x_TD, weights.final_norm_D, config) @ weights.head_VD.double().T
@@ -73,7 +73,7 @@ def _norm(x: torch.Tensor, weight: torch.Tensor, config: ModelConfig) -> torch.T
 
 
 def _attention(
-    config: ModelConfig, layer: LayerWeights, x_TD: torch.Tensor, window: int | None
+    config: ModelConfig, layer: LayerWeights, index: int, x_TD: torch.Tensor
 ) -> torch.Tensor:
     heads, keys, width = (
         config.num_attention_heads,
@@ -83,11 +83,12 @@ def _attention(
     q, k, v = _apply(layer.qkv, x_TD).unflatten(1, (-1, width)).split((heads, keys, keys), dim=1)
     if layer.q_norm is not None and layer.k_norm is not None:
         q, k = _norm(q, layer.q_norm, config), _norm(k, layer.k_norm, config)
-    q, k = _turn(config, q), _turn(config, k)
+    if config.uses_rope[index]:
+        q, k = _turn(config, q), _turn(config, k)
     k, v = (x.repeat_interleave(heads // keys, dim=1) for x in (k, v))
     scores_HTT = torch.einsum("qhd,khd->hqk", q, k) / width**0.5
     distance = torch.arange(len(x_TD))[:, None] - torch.arange(len(x_TD))
-    visible = (distance >= 0) & (distance < (window or len(x_TD)))
+    visible = (distance >= 0) & (distance < (config.sliding_windows[index] or len(x_TD)))
     weights_HTT = scores_HTT.masked_fill(~visible, -torch.inf).softmax(-1)
     return torch.einsum("hqk,khd->qhd", weights_HTT, v).flatten(1)
 

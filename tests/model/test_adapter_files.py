@@ -52,7 +52,7 @@ def saved(
 
 
 @pytest.mark.parametrize("spec", SPECS)
-@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "qwen3", "smollm3"])
 def test_peft_computes_the_same(
     tiny_checkpoint: TinyCheckpoint, tmp_path: Path, model_type: str, spec: LoraSpec
 ) -> None:

@@ -65,6 +65,7 @@ ARCHITECTURES: list[tuple[str, dict[str, Any]]] = [
     ("qwen2", {}),
     ("qwen3", {"head_dim": 24}),  # heads wider than hidden / heads
     ("qwen3", {"attention_bias": True}),
+    ("smollm3", {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}),
 ]
 
 
@@ -278,11 +279,12 @@ def test_prequantized_gives_what_quantizing_gives(tiny_checkpoint: TinyCheckpoin
     assert same(load(plain, precision="nf4"), load(quantized, precision="nf4"))
 
 
+@pytest.mark.parametrize("model_type", ["llama", "smollm3"])
 def test_what_transformers_saves_in_4_bits_is_read(
-    tiny_checkpoint: TinyCheckpoint, tmp_path: Path
+    tiny_checkpoint: TinyCheckpoint, tmp_path: Path, model_type: str
 ) -> None:
     bitsandbytes_functional()  # quietly, before transformers does it
-    plain = tiny_checkpoint("llama")
+    plain = tiny_checkpoint(model_type)
     settings = transformers.BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
     )

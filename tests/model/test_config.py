@@ -31,7 +31,7 @@ BASE: dict[str, dict[str, Any]] = {
         "bos_token_id": 1,
         "eos_token_id": 2,
     }
-    for model_type in ("llama", "mistral", "qwen2", "qwen3")
+    for model_type in ("llama", "mistral", "qwen2", "qwen3", "smollm3")
 }
 
 
@@ -87,6 +87,8 @@ def test_agrees_with_transformers_on_defaults(model_type: str) -> None:
     assert ours.rope == RopeConfig(theta=theirs.rope_parameters["rope_theta"])
     window = theirs.sliding_window if model_type == "mistral" else None
     assert ours.sliding_windows == (window,) * 4
+    marks = getattr(theirs, "no_rope_layers", [1] * 4)
+    assert ours.uses_rope == tuple(mark == 1 for mark in marks)
 
 
 @pytest.mark.parametrize("model_type", ["qwen2", "qwen3"])
@@ -112,6 +114,61 @@ def test_qwen_windows_agree_with_transformers(model_type: str, fields: dict[str,
     )
     assert make(model_type, **fields).sliding_windows == expected
     assert ModelConfig.from_dict(json.loads(theirs.to_json_string())).sliding_windows == expected
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"no_rope_layers": [1, 1, 1, 0], "no_rope_layer_interval": 0},
+        {"no_rope_layers": [0, 1, 1, 0, 1]},  # those beyond the layers are not looked at
+        {"no_rope_layers": [0, 0, 0, 0]},
+        {"no_rope_layer_interval": 1},
+        {"no_rope_layer_interval": 3},
+        {"no_rope_layer_interval": 5},
+        {"use_sliding_window": False, "sliding_window": 16},
+        {"use_sliding_window": True},
+        {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 0},
+        {"use_sliding_window": True, "sliding_window": 16, "no_rope_layers": [0, 1, 0, 1]},
+        {
+            "use_sliding_window": True,
+            "sliding_window": 16,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+        },
+    ],
+)
+def test_smollm3_layers_agree_with_transformers(fields: dict[str, Any]) -> None:
+    theirs = transformers.AutoConfig.for_model(**(BASE["smollm3"] | fields))
+    ours = make("smollm3", **fields)
+    assert ours.uses_rope == tuple(mark == 1 for mark in theirs.no_rope_layers[:4])
+    assert ours.sliding_windows == tuple(
+        theirs.sliding_window if kind == "sliding_attention" else None
+        for kind in theirs.layer_types
+    )
+    assert ModelConfig.from_dict(json.loads(theirs.to_json_string())) == ours
+
+
+def test_the_published_smollm3_is_accepted() -> None:
+    """With the fields of HuggingFaceTB/SmolLM3-3B."""
+    config = make(
+        "smollm3",
+        architectures=["SmolLM3ForCausalLM"],
+        attention_bias=False,
+        layer_types=["full_attention"] * 36,
+        max_window_layers=28,
+        mlp_bias=False,
+        no_rope_layer_interval=4,
+        no_rope_layers=[1, 1, 1, 0] * 9,
+        num_hidden_layers=36,
+        pretraining_tp=2,
+        rope_scaling=None,
+        rope_theta=5000000.0,
+        sliding_window=None,
+        use_sliding_window=False,
+    )
+    assert config.uses_rope == (True, True, True, False) * 9
+    assert config.sliding_windows == (None,) * 36
+    assert config.rope == RopeConfig(theta=5e6)
+    assert config.tie_word_embeddings
 
 
 @pytest.mark.parametrize(
@@ -255,10 +312,27 @@ def test_bad_fields_are_refused_by_name(named: str, value: object) -> None:
         ("qwen3", "layer_types", ["sliding_attention"] * 4),
         ("qwen3", "layer_types", ["full_attention"] * 3),
         ("qwen3", "use_sliding_window", "no"),
+        ("qwen3", "no_rope_layers", [1, 1, 1, 0]),
+        ("qwen3", "pretraining_tp", 2),
+        ("smollm3", "no_rope_layers", [1, 1, 0]),
+        ("smollm3", "no_rope_layers", [1, 1, 1, 2]),
+        ("smollm3", "no_rope_layers", [True, True, True, False]),
+        ("smollm3", "no_rope_layers", 4),
+        ("smollm3", "no_rope_layer_interval", 0),
+        ("smollm3", "no_rope_layer_interval", None),
+        ("smollm3", "num_key_value_heads", 3),
     ],
 )
 def test_fields_other_types_lack_are_refused(model_type: str, named: str, value: object) -> None:
     refused(named, model_type, **{named: value})
+
+
+def test_windows_that_are_switched_off_are_refused_in_layer_types() -> None:
+    """In transformers they reach the mask, and so one attention path and not the other."""
+    named = ["full_attention", "sliding_attention"] * 2
+    for model_type in ("qwen2", "qwen3", "smollm3"):
+        refused("layer_types", model_type, layer_types=named, sliding_window=16)
+    refused("layer_types", "smollm3", layer_types=named, use_sliding_window=True)
 
 
 def test_missing_fields_are_named() -> None:
@@ -276,6 +350,8 @@ def test_biases_and_norms() -> None:
     assert (qwen2.attention_bias, qwen2.attention_output_bias) == (True, False)
     qwen3 = make("qwen3", attention_bias=True)
     assert (qwen3.attention_bias, qwen3.attention_output_bias, qwen3.qk_norm) == (True,) * 3
+    smollm3 = make("smollm3", attention_bias=True, mlp_bias=True)
+    assert (smollm3.attention_bias, smollm3.attention_output_bias, smollm3.mlp_bias) == (True,) * 3
 
 
 def test_auto_map_beside_a_known_architecture_is_harmless() -> None:

@@ -61,6 +61,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1},
     ),
     "qwen3": ("qwen3", {"attention_bias": True}),
+    "smollm3": ("smollm3", {"num_hidden_layers": 4}),
+    "smollm3 windows": (
+        "smollm3",
+        {"use_sliding_window": True, "sliding_window": 9, "rope_parameters": YARN},
+    ),
 }
 
 
@@ -82,7 +87,7 @@ def test_float64_equals_the_plain_forward(tiny_checkpoint: TinyCheckpoint, case:
         assert np.abs(facts.logprobs - truth).max() <= 1e-9
 
 
-@pytest.mark.parametrize("case", ["llama", "biases", "yarn", "window", "qwen2", "qwen3"])
+@pytest.mark.parametrize("case", ["llama", "biases", "yarn", "window", "qwen2", "qwen3", "smollm3"])
 def test_fp32_is_within_5e_5_a_token(tiny_checkpoint: TinyCheckpoint, case: str) -> None:
     model_type, overrides = CASES[case]
     decoder = load_model(
@@ -106,7 +111,7 @@ def test_quantized_with_fp32_compute_is_within_5e_5_a_token(
 
 
 @pytest.mark.parametrize("precision", ["bf16", "nf4"])
-@pytest.mark.parametrize("model_type", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("model_type", ["llama", "qwen2", "qwen3", "smollm3"])
 def test_bf16_sequence_mean_is_within_0_02(
     tiny_checkpoint: TinyCheckpoint, model_type: str, precision: Precision
 ) -> None:

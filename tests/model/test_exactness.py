@@ -88,7 +88,7 @@ def test_facts_depend_on_the_record_alone(
 
 
 @pytest.mark.parametrize(("precision", "compute_dtype"), NUMERICS)
-@pytest.mark.parametrize("model_type", ["qwen2", "qwen3", "llama"])
+@pytest.mark.parametrize("model_type", ["qwen2", "qwen3", "llama", "smollm3"])
 def test_every_architecture(
     tiny_checkpoint: TinyCheckpoint,
     model_type: str,

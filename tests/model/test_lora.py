@@ -89,7 +89,7 @@ def merged(linear: Linear) -> torch.Tensor:
         {"r": 2, "lora_alpha": 2, "target_modules": ["layers.1.self_attn.k_proj"]},
     ],
 )
-@pytest.mark.parametrize("model_type", ["llama", "qwen3"])
+@pytest.mark.parametrize("model_type", ["llama", "qwen3", "smollm3"])
 def test_merged_weights_equal_peft(
     tiny_checkpoint: TinyCheckpoint, tmp_path: Path, model_type: str, settings: dict[str, Any]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,14 @@ def test_no_batch_of_a_gpu_takes_more(
     body = estimate - batch_bytes(config, 0, BF16, "cuda")
     assert tensors.peak <= estimate
     assert body <= slack * tensors.peak
+
+
+@pytest.mark.parametrize("config", ["3B"], indirect=True)
+def test_layers_without_rope_have_tables_of_their_own(config: ModelConfig) -> None:
+    mixed = replace(config, uses_rope=(True, True, True, False) * 7)
+    more = [batch_bytes(one, 1000, BF16, "cuda") for one in (config, mixed)]
+    # cos and sin of 64 values in fp32.
+    assert more[1] - more[0] == 1000 * 2 * 64 * 4
 
 
 @pytest.mark.parametrize("compute_dtype", ["fp32", "bf16"])

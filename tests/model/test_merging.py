@@ -67,7 +67,7 @@ def test_sums_are_rounded_once(
     assert set(same) == before.keys() - (targets if base == "original" else linears)
 
 
-@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "qwen3", "smollm3"])
 def test_original_says_what_the_adapter_on_unquantized_weights_says(
     tiny_checkpoint: TinyCheckpoint, tmp_path: Path, model_type: str
 ) -> None:

@@ -66,6 +66,9 @@ def _norm_in_float64(module: torch.nn.Module) -> Callable[[torch.Tensor], torch.
         ("mistral", {"sliding_window": 11}),
         ("qwen2", {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1}),
         ("qwen3", {"tie_word_embeddings": True}),
+        ("smollm3", {}),
+        ("smollm3", {"no_rope_layers": [0, 1, 1, 0], "num_hidden_layers": 4, "mlp_bias": True}),
+        ("smollm3", {"use_sliding_window": True, "sliding_window": 11, "attention_bias": True}),
     ],
 )
 def test_float64_equals_transformers(

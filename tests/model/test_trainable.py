@@ -35,6 +35,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "window": ("mistral", {"sliding_window": 11}),
     "qwen2": ("qwen2", {}),
     "qwen3": ("qwen3", {"attention_bias": True, "tie_word_embeddings": True}),
+    "smollm3": ("smollm3", {"num_hidden_layers": 4}),
 }
 
 

@@ -73,7 +73,7 @@ def loss_and_gradients_of_peft(
     return loss.item(), {name: leaf.grad for name, leaf in leaves.items()}  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "qwen3", "smollm3"])
 @pytest.mark.parametrize("use_rslora", [False, True])
 def test_equals_transformers_with_peft(
     tiny_checkpoint: TinyCheckpoint, model_type: str, use_rslora: bool

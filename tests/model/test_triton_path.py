@@ -106,15 +106,24 @@ def test_scores_are_those_of_the_cpu(
     assert used == {"rmsnorm", "qk_norm_rope", "swiglu", "nf4_dequantize", "linear_logprob"} | few
 
 
-@pytest.mark.parametrize("sampling", [Sampling(8), Sampling(8, temperature=1.0, top_p=0.9)])
+@pytest.mark.parametrize(
+    ("model_type", "overrides", "sampling"),
+    [
+        ("mistral", {"sliding_window": 20}, Sampling(8)),
+        ("mistral", {"sliding_window": 20}, Sampling(8, temperature=1.0, top_p=0.9)),
+        ("smollm3", {}, Sampling(8)),
+    ],
+)
 def test_texts_are_those_of_the_cpu(
     tiny_checkpoint: TinyCheckpoint,
     triton: Callable[[], set[str]],
     monkeypatch: pytest.MonkeyPatch,
+    model_type: str,
+    overrides: dict[str, Any],
     sampling: Sampling,
 ) -> None:
     monkeypatch.setattr(Decoder, "ready_bytes", 1 << 60)  # as on a GPU: matrices stay NF4
-    folder = tiny_checkpoint("mistral", **SHAPE, sliding_window=20)
+    folder = tiny_checkpoint(model_type, **SHAPE, **overrides)
     write_tokenizer(folder, 160)
     decoder = load_nf4(folder)
     encoder = TextEncoder(folder)
@@ -184,7 +193,12 @@ TRAINING = {
 # The interpreter takes its time for the bits of masks: few matrices have them.
 @pytest.mark.parametrize(
     ("model_type", "dropout", "target_modules"),
-    [("llama", 0.0, ALL), ("qwen3", 0.0, ALL), ("qwen3", 0.1, ("v_proj", "down_proj"))],
+    [
+        ("llama", 0.0, ALL),
+        ("qwen3", 0.0, ALL),
+        ("qwen3", 0.1, ("v_proj", "down_proj")),
+        ("smollm3", 0.0, ("q_proj", "k_proj")),
+    ],
 )
 def test_a_training_step_is_that_of_the_cpu(
     tiny_checkpoint: TinyCheckpoint,

@@ -292,7 +292,13 @@ def test_the_watch_sees_what_waits() -> None:
 
 @pytest.mark.parametrize(
     ("model_type", "overrides"),
-    [("llama", {}), ("mistral", {"sliding_window": 17}), ("qwen3", {}), ("qwen2", {})],
+    [
+        ("llama", {}),
+        ("mistral", {"sliding_window": 17}),
+        ("qwen3", {}),
+        ("qwen2", {}),
+        ("smollm3", {}),
+    ],
 )
 @pytest.mark.parametrize("precision", ["nf4", "fp32"])
 def test_nothing_waits_for_the_device(

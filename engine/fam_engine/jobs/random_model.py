@@ -40,8 +40,12 @@ def random_decoder(
         dtype: Compute dtype.
         device: Where.
     """
-    windows = model.sliding_windows[:num_layers]
-    config = replace(model, num_layers=num_layers, sliding_windows=windows)
+    config = replace(
+        model,
+        num_layers=num_layers,
+        uses_rope=model.uses_rope[:num_layers],
+        sliding_windows=model.sliding_windows[:num_layers],
+    )
     stored = torch.float32 if precision == "fp32" else torch.bfloat16
 
     def matrix(num_rows: int, num_columns: int) -> torch.Tensor:

@@ -3,8 +3,8 @@
 In: the object in config.json (or the folder it is in). Out: a `ModelConfig`, all the decoder needs
 to know.
 
-One decoder serves Llama 2/3.x, Mistral, Qwen2/2.5, Qwen3 and the many models published under these
-types; they differ by the fields below. Every field of the file is used, known to be harmless
+One decoder serves Llama 2/3.x, Mistral, Qwen2/2.5, Qwen3, SmolLM3 and the many models published under
+these types; they differ by the fields below. Every field of the file is used, known to be harmless
 (`HARMLESS`, with the reason) or refused by name: a field that is silently left aside gives a wrong
 score that looks right. Defaults are those of transformers 5.23.
 """
@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from fam_engine.data.plain_files import plain_file, read_json_object
 from fam_engine.model.fields import Fields
-from fam_engine.model.rope_config import MAX_POSITIONS, RopeConfig, read_rope
+from fam_engine.model.layer_config import MAX_LAYERS, read_uses_rope, read_windows
+from fam_engine.model.rope_config import DEFAULT_THETA, MAX_POSITIONS, RopeConfig, read_rope
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = ["HARMLESS", "ModelConfig", "RopeConfig"]
 
-ModelType = Literal["llama", "mistral", "qwen2", "qwen3"]
+ModelType = Literal["llama", "mistral", "qwen2", "qwen3", "smollm3"]
 CODE: Final = "E_MODEL_CONFIG"
-MAX_LAYERS: Final = 512
 MAX_WIDTH: Final = 65536
 MAX_INTERMEDIATE: Final = 2**20
 MAX_VOCAB: Final = 2**20
@@ -35,8 +35,8 @@ ARCHITECTURES: Final[dict[str, str]] = {
     "mistral": "MistralForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
+    "smollm3": "SmolLM3ForCausalLM",
 }
-_QWEN: Final = ("qwen2", "qwen3")
 
 # Name -> why leaving it aside cannot change a score. The values are not looked at.
 HARMLESS: Final[dict[str, str]] = {
@@ -78,7 +78,7 @@ class ModelConfig:
     """The shape of one decoder.
 
     Attributes:
-        model_type: `llama`, `mistral`, `qwen2` or `qwen3`.
+        model_type: `llama`, `mistral`, `qwen2`, `qwen3` or `smollm3`.
         vocab_size: Rows of the embedding and of the head.
         hidden_size: Width of the residual stream.
         intermediate_size: Width of the MLP.
@@ -88,6 +88,7 @@ class ModelConfig:
         head_dim: Width of a head; need not be hidden_size / num_attention_heads.
         rms_norm_eps: Added to the mean square in every norm.
         rope: Rotary position settings.
+        uses_rope: For each layer, whether positions turn its queries and keys (SmolLM3: not in all).
         attention_bias: Whether q, k, v have biases.
         attention_output_bias: Whether o has one.
         mlp_bias: Whether gate, up, down have biases.
@@ -111,6 +112,7 @@ class ModelConfig:
     head_dim: int
     rms_norm_eps: float
     rope: RopeConfig
+    uses_rope: tuple[bool, ...]
     attention_bias: bool
     attention_output_bias: bool
     mlp_bias: bool
@@ -141,8 +143,9 @@ class ModelConfig:
         max_positions = fields.integer("max_position_embeddings", low=1, high=MAX_POSITIONS)
         vocab_size = fields.integer("vocab_size", low=1, high=MAX_VOCAB)
         attention_bias = _read_attention_bias(fields, model_type)
-        if model_type != "llama":
+        if model_type not in ("llama", "smollm3"):
             fields.only("mlp_bias", [False])
+        uses_rope = read_uses_rope(fields, model_type, num_layers)
         config = cls(
             model_type=model_type,
             vocab_size=vocab_size,
@@ -153,13 +156,20 @@ class ModelConfig:
             num_key_value_heads=_read_num_key_value_heads(fields, model_type),
             head_dim=_read_head_dim(fields, model_type),
             rms_norm_eps=fields.number("rms_norm_eps", 1e-6, low=0.0, high=1.0),
-            rope=read_rope(fields, max_position_embeddings=max_positions),
+            rope=read_rope(
+                fields,
+                max_position_embeddings=max_positions,
+                default_theta=2e6 if model_type == "smollm3" else DEFAULT_THETA,
+            ),
+            uses_rope=uses_rope,
             attention_bias=attention_bias,
             attention_output_bias=attention_bias and model_type != "qwen2",
             mlp_bias=fields.boolean("mlp_bias", default=False),
             qk_norm=model_type == "qwen3",
-            tie_word_embeddings=fields.boolean("tie_word_embeddings", default=False),
-            sliding_windows=_read_windows(fields, model_type, num_layers),
+            tie_word_embeddings=fields.boolean(
+                "tie_word_embeddings", default=model_type == "smollm3"
+            ),
+            sliding_windows=read_windows(fields, model_type, uses_rope),
             max_position_embeddings=max_positions,
             quantization=_read_quantization(fields),
             bos_token_id=next(iter(_read_token_ids(fields, "bos_token_id", vocab_size)), None),
@@ -193,12 +203,16 @@ def _refuse_other_architectures(fields: Fields) -> None:
     `architectures` names a class of transformers' own: without trust_remote_code transformers runs
     its class too. Else the code is the model.
     """
-    name = ARCHITECTURES[fields.get("model_type")]
+    model_type = fields.get("model_type")
+    name = ARCHITECTURES[model_type]
     fields.only("architectures", [[name], None])
     if not fields.is_null("auto_map") and fields.is_null("architectures"):
         fields.refuse("auto_map", f'no code of the model\'s own, or `architectures` ["{name}"]')
     fields.only("hidden_act", ["silu"])
-    fields.only("pretraining_tp", [1, None])
+    if model_type == "smollm3":
+        fields.get("pretraining_tp", None)  # 2 in SmolLM3-3B, where nothing reads it
+    else:
+        fields.only("pretraining_tp", [1, None])
     fields.only("rope_interleaved", [False])
     fields.only("is_decoder", [False, True])
     for other in ("is_encoder_decoder", "add_cross_attention", "tie_encoder_decoder"):
@@ -235,55 +249,11 @@ def _read_head_dim(fields: Fields, model_type: ModelType) -> int:
 
 
 def _read_attention_bias(fields: Fields, model_type: ModelType) -> bool:
-    """Whether q, k, v have biases: a field in Llama, Qwen3; always in Qwen2, never in Mistral."""
+    """Whether q, k, v have biases: always in Qwen2, never in Mistral, elsewhere a field."""
     if model_type in ("qwen2", "mistral"):
         fields.only("attention_bias", [model_type == "qwen2"])
         return model_type == "qwen2"
     return fields.boolean("attention_bias", default=False)
-
-
-def _read_windows(fields: Fields, model_type: ModelType, num_layers: int) -> tuple[int | None, ...]:
-    """Give each layer's sliding window.
-
-    Mistral: `sliding_window` in every layer (absent means 4096, null none). Qwen: only with
-    `use_sliding_window`, in the layers `layer_types` names, by default those from
-    `max_window_layers` on. Llama: none.
-    """
-    if model_type not in _QWEN:
-        fields.only("use_sliding_window", [False, None])
-        fields.only("layer_types", [None, ["full_attention"] * num_layers])
-    if model_type == "llama":
-        fields.only("sliding_window", [None])
-        return (None,) * num_layers
-    fields.get("max_window_layers", None)
-    in_use = fields.boolean("use_sliding_window", default=False) if model_type in _QWEN else True
-    window = None
-    if fields.get("sliding_window", 4096) is not None:
-        window = fields.integer("sliding_window", 4096, low=1, high=MAX_POSITIONS)
-    if model_type == "mistral":
-        if window is not None:
-            fields.only("layer_types", [None])
-        return (window,) * num_layers
-    return _read_qwen_windows(fields, window if in_use else None, num_layers)
-
-
-def _read_qwen_windows(
-    fields: Fields, window: int | None, num_layers: int
-) -> tuple[int | None, ...]:
-    names = fields.get("layer_types", None)
-    if names is None:
-        first = num_layers
-        if window is not None:
-            first = fields.integer("max_window_layers", 28, low=0, high=MAX_LAYERS)
-        return tuple(window if layer >= first else None for layer in range(num_layers))
-    known = ("full_attention",) if window is None else ("full_attention", "sliding_attention")
-    if (
-        not isinstance(names, list)
-        or len(names) != num_layers
-        or any(n not in known for n in names)
-    ):
-        fields.refuse("layer_types", f"{num_layers} names of: {', '.join(known)}")
-    return tuple(window if name == "sliding_attention" else None for name in names)
 
 
 def _read_quantization(fields: Fields) -> Literal["bnb-nf4"] | None:

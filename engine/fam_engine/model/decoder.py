@@ -1,7 +1,7 @@
 """The decoder: packed token ids in, hidden states of the rows that predict something out.
 
-In: a `PackedBatch`. Out: hidden_RD after the final norm. One class serves Llama, Mistral, Qwen2 and
-Qwen3; where they differ, `ModelConfig` says so.
+In: a `PackedBatch`. Out: hidden_RD after the final norm. One class serves Llama, Mistral, Qwen2,
+Qwen3 and SmolLM3; where they differ, `ModelConfig` says so.
 
 Tensors are flat: T tokens of all segments, no batch dimension, no padding. Only attention knows of
 segments: in one call a layer where a GPU has the kernel for it (`varlen_plan`), else in a call a
@@ -43,13 +43,11 @@ from fam_engine.errors import ModelRefusedError
 from fam_engine.model import ops, products
 from fam_engine.model.checkpoint import Precision
 from fam_engine.model.config import ModelConfig
-from fam_engine.model.rope import RopeTables
+from fam_engine.model.rope import RopeTables, Tables
 from fam_engine.model.segments import AttentionPlan
 from fam_engine.model.varlen_plan import DeviceBatch, on_device, send
 from fam_engine.model.weights import LayerWeights, Linear, Weights
 
-# cos and sin, each [T, d / 2] of tokens, or [N, d / 2] of positions.
-Tables = tuple[torch.Tensor, torch.Tensor]
 # Queries [Q, H, d] and keys, then values [T, 2G, d] of a layer -> mixed values [Q, H * d].
 Attend = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -102,12 +100,8 @@ class Decoder:
         self._scratch = products.Scratch(
             weights, dtype=compute_dtype, device=device, fixed_rows=fixed_rows
         )
-        self._rope = RopeTables(
-            config.rope,
-            config.head_dim,
-            dtype=torch.promote_types(compute_dtype, torch.float32),
-            device=device,
-        )
+        wide = torch.promote_types(compute_dtype, torch.float32)
+        self._rope = RopeTables(config, dtype=wide, device=device)
 
     @property
     def num_parameters(self) -> int:
@@ -202,7 +196,8 @@ class Decoder:
             attend: Attend = partial(given.plan.attend, window=window, rows_only=is_last)
             if keep_kv:
                 attend = partial(_keep_and_attend, attend=attend, keep_kv=partial(keep_kv, index))
-            x_TD = self._layer(layer, x_TD, tables, attend, given.rows if is_last else None)
+            rows_R = given.rows if is_last else None
+            x_TD = self._layer(layer, x_TD, tables[index], attend, rows_R)
             if look:
                 look(x_TD)
         return ops.rmsnorm(x_TD, self.weights.final_norm_D, eps=self.config.rms_norm_eps)
@@ -240,11 +235,10 @@ class Decoder:
         Returns:
             hidden_RD as from `hidden_rows`.
         """
-        cos_Nd, sin_Nd = rope
-        tables = (cos_Nd[position_ids_R], sin_Nd[position_ids_R])
+        tables = self._rope.of_layers(position_ids_R, rope)
         x_RD = self.weights.embed_VD[input_ids_R].to(self.compute_dtype)
         for index, layer in enumerate(self.weights.layers):
-            x_RD = self._layer(layer, x_RD, tables, partial(attend, index), None)
+            x_RD = self._layer(layer, x_RD, tables[index], partial(attend, index), None)
         return ops.rmsnorm(x_RD, self.weights.final_norm_D, eps=self.config.rms_norm_eps)
 
     def _layer(

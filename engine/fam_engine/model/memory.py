@@ -88,8 +88,9 @@ def _token_bytes(config: ModelConfig, itemsize: int, device_type: str) -> int:
     mlp = 2 * c.hidden_size + c.intermediate_size
     # Rows before and after the last norm, in fp32 on a CPU; four figures a tile of the vocabulary.
     head = 2 * c.hidden_size * itemsize + 4 * (c.hidden_size + 4 * (c.vocab_size // 1024 + 1))
-    # Beside all of them: cos and sin of the positions in fp32; ids and the index of the keys in int32.
-    return max(attention * itemsize, mlp * itemsize, head) + 4 * c.head_dim + 4 * 16
+    # Beside all of them: cos and sin in fp32, others for layers without rope; ids and the index of the keys in int32.
+    tables = len(set(c.uses_rope)) * 4 * c.head_dim
+    return max(attention * itemsize, mlp * itemsize, head) + tables + 4 * 16
 
 
 def free_bytes(device: torch.device) -> int:

@@ -54,46 +54,49 @@ class RopeConfig:
     attention_factor: float = 1.0
 
 
-def read_rope(config: Fields, *, max_position_embeddings: int) -> RopeConfig:
+def read_rope(
+    config: Fields, *, max_position_embeddings: int, default_theta: float = DEFAULT_THETA
+) -> RopeConfig:
     """Read the rotary settings of a config.json.
 
     Args:
         config: The top level of the file.
         max_position_embeddings: Context length, tokens: the default of the original length, as in
             transformers.
+        default_theta: The base where none is given.
 
     Raises:
         ModelRefusedError: An unknown type or field, a bad value, or two places that disagree.
     """
     old, new = config.get("rope_scaling", None), config.get("rope_parameters", None)
     config.only("partial_rotary_factor", [1.0, 1, None])
-    top_theta = (
-        None if config.is_null("rope_theta") else config.number("rope_theta", low=1.5, high=1e15)
-    )
+    theta = default_theta
+    if not config.is_null("rope_theta"):
+        theta = config.number("rope_theta", low=1.5, high=1e15)
     found = [
-        _read_one(config, name, value, top_theta, max_position_embeddings)
+        _read_one(config, name, value, theta, max_position_embeddings)
         for name, value in (("rope_scaling", old), ("rope_parameters", new))
         if value is not None and value != {}
     ]
     if not found:
-        return RopeConfig(theta=DEFAULT_THETA if top_theta is None else top_theta)
+        return RopeConfig(theta=theta)
     if found[0] != found[-1]:
         config.refuse("rope_parameters", "the same settings as `rope_scaling`, or one of the two")
     return found[0]
 
 
 def _read_one(
-    config: Fields, name: str, value: Json, top_theta: float | None, max_position_embeddings: int
+    config: Fields, name: str, value: Json, theta: float, max_position_embeddings: int
 ) -> RopeConfig:
-    """Read one of the two dictionaries."""
+    """Read one of the two dictionaries; `theta` is that of the top level, or the default."""
     if not isinstance(value, dict):
         config.refuse(name, "an object or null")
     fields = Fields(value, where=config.where, code=config.code, prefix=f"{name}.")
-    theta = DEFAULT_THETA if top_theta is None else top_theta
     if not fields.is_null("rope_theta"):
-        theta = fields.number("rope_theta", low=1.5, high=1e15)
-        if top_theta not in (None, theta):
-            fields.refuse("rope_theta", f"the same as the `rope_theta` beside it, {top_theta:g}")
+        own = fields.number("rope_theta", low=1.5, high=1e15)
+        if own != theta and not config.is_null("rope_theta"):
+            fields.refuse("rope_theta", f"the same as the `rope_theta` beside it, {theta:g}")
+        theta = own
     fields.only("partial_rotary_factor", [1.0, 1, None])
     rope_type = _read_type(fields)
     result = _READERS[rope_type](fields, theta, max_position_embeddings)

@@ -59,6 +59,7 @@ def theirs(folder: Path, context: list[int], count: int) -> list[int]:
         ("mistral", {"sliding_window": 11}),
         ("qwen2", {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1}),
         ("qwen3", {"tie_word_embeddings": True}),
+        ("smollm3", {"num_hidden_layers": 4, "use_sliding_window": True, "sliding_window": 11}),
         ("llama", {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}),
     ],
 )

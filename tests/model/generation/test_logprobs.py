@@ -26,7 +26,12 @@ TOLERANCE = 1e-5
 
 @pytest.mark.parametrize(
     ("model_type", "overrides"),
-    [("llama", {}), ("mistral", {"sliding_window": 11}), ("qwen3", {"tie_word_embeddings": True})],
+    [
+        ("llama", {}),
+        ("mistral", {"sliding_window": 11}),
+        ("qwen3", {"tie_word_embeddings": True}),
+        ("smollm3", {}),
+    ],
 )
 @pytest.mark.parametrize("temperature", [0.0, 1.3])
 def test_equal_a_scoring_pass_over_the_same_ids(

@@ -37,6 +37,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "window": ("mistral", {"sliding_window": 11}),
     "qwen2": ("qwen2", {}),
     "qwen3": ("qwen3", {"attention_bias": True, "tie_word_embeddings": True}),
+    "smollm3": ("smollm3", {"num_hidden_layers": 4}),
 }
 SEED = 5
 
@@ -255,7 +256,7 @@ def test_working_dtypes_are_as_near_the_truth_as_autograd(
         assert errors["hand"][name] <= 3 * errors["autograd"][name] + 2 * eps, name
 
 
-@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "qwen3", "smollm3"])
 def test_equals_transformers_with_peft(tiny_checkpoint: TinyCheckpoint, model_type: str) -> None:
     folder = tiny_checkpoint(model_type)
     decoder = load_model(folder, precision="fp32", compute_dtype="fp64")

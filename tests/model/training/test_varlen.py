@@ -28,7 +28,7 @@ __all__ = ["one_call", "one_thread", "tiny_checkpoint"]
 
 # 8: one call a layer; 1: several, whose gradients add up.
 @pytest.mark.parametrize("keys_per_token", [8, 1])
-@pytest.mark.parametrize("case", ["llama", "one layer", "window", "qwen3"])
+@pytest.mark.parametrize("case", ["llama", "one layer", "window", "qwen3", "smollm3"])
 def test_float64_equals_autograd(
     tiny_checkpoint: TinyCheckpoint,
     one_call: Callable[[], None],
@@ -81,7 +81,7 @@ def test_gradients_of_a_shared_prompt_are_added_in_fp32(
     assert ([0, 2, 4, 6, 1, 3, 5, 7], [0, 0, 0, 4, 5, 6, 7, 8]) in seen
 
 
-@pytest.mark.parametrize("model_type", ["llama", "qwen3"])
+@pytest.mark.parametrize("model_type", ["llama", "qwen3", "smollm3"])
 def test_nothing_waits_for_the_device(
     tiny_checkpoint: TinyCheckpoint,
     one_call: Callable[[], None],

@@ -28,8 +28,8 @@ from torch.utils.checkpoint import checkpoint
 from fam_engine.data.packing import Int32, PackedBatch
 from fam_engine.model import ops, products
 from fam_engine.model.config import ModelConfig
-from fam_engine.model.decoder import Tables, check_ids
-from fam_engine.model.rope import RopeTables
+from fam_engine.model.decoder import check_ids
+from fam_engine.model.rope import RopeTables, Tables
 from fam_engine.model.segments import AttentionPlan, SegmentRuns
 from fam_engine.model.training.functions import (
     Dropout,
@@ -110,7 +110,7 @@ class TrainingForward:
         self._scratch = scratch
         wide = torch.promote_types(dtype, torch.float32)
         self._attention_dtype = attention_dtype(dtype, device)
-        self._rope = RopeTables(config.rope, config.head_dim, dtype=wide, device=device)
+        self._rope = RopeTables(config, dtype=wide, device=device)
 
     def hidden_rows(
         self, weights: Weights, batch: PackedBatch, *, dropout: Dropout
@@ -127,14 +127,14 @@ class TrainingForward:
         """
         check_ids(batch, self._config)
         ids_T = torch.from_numpy(batch.input_ids).to(self._device)
-        tables = self._rope.look_up(
+        tables_of_layers = self._rope.look_up(
             torch.from_numpy(batch.position_ids).to(self._device),
             num_positions=batch.num_positions,
         )
         x_TD = weights.embed_VD[ids_T].to(self._dtype)
         plan = AttentionPlan(batch, like=x_TD.new_empty(0, dtype=self._attention_dtype))
         calls = layer_calls(self._config, batch, plan, dropout)
-        for layer, call in zip(weights.layers, calls, strict=True):
+        for layer, tables, call in zip(weights.layers, tables_of_layers, calls, strict=True):
             # Dropout has generators of its own: torch's global one is neither saved nor touched.
             x_TD = checkpoint(
                 self._layer,

@@ -21,7 +21,7 @@ import torch
 
 from fam_engine.model import ops
 from fam_engine.model.config import ModelConfig
-from fam_engine.model.decoder import Tables
+from fam_engine.model.rope import Tables
 from fam_engine.model.training.attention import Attention
 from fam_engine.model.training.augmented import AugmentedLinear
 from fam_engine.model.training.batch import ChosenRows
@@ -35,31 +35,18 @@ Products: TypeAlias = list[torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Positions:
-    """The rotary tables of a batch, cos and sin [_, d / 2] in fp32 or wider.
-
-    Attributes:
-        all: Of the T tokens.
-        rows: Of the R rows that predict.
-    """
-
-    all: Tables
-    rows: Tables
-
-
-@dataclass(frozen=True)
 class LayerBatch:
     """What one layer needs to know of the batch.
 
     Attributes:
         attention: Its attention.
-        positions: The batch's.
+        tables: Its rotary tables, cos and sin [_, d / 2] in fp32 or wider, for the rows of each product.
         chosen: Which tokens go on after keys and values; None: all.
         dropout: What to leave out of LoRA's inputs.
     """
 
     attention: Attention
-    positions: Positions
+    tables: list[Tables]
     chosen: ChosenRows | None
     dropout: Dropout
 
@@ -233,11 +220,9 @@ class Heads:
         self, products: Products, call: LayerBatch
     ) -> Iterator[tuple[torch.Tensor, Tables, ops.HeadNorms | None]]:
         """Yield the queries and keys of each product, their tables, and how they are normed."""
-        positions = call.positions
-        tables = [positions.all] if len(products) == 1 else [positions.rows, positions.all]
-        turned = zip(products, self._turned, tables, self._norms, strict=True)
-        for product, num_turned, of_product, norms in turned:
-            yield product[:, :num_turned], of_product, norms
+        turned = zip(products, self._turned, call.tables, self._norms, strict=True)
+        for product, num_turned, tables, norms in turned:
+            yield product[:, :num_turned], tables, norms
 
     def _to_products(
         self, gradients: HeadGradients, products: Products, call: LayerBatch

@@ -26,7 +26,7 @@ from fam_engine.model.training.augmented import new_scratch, take_leaves
 from fam_engine.model.training.batch import DeviceBatch, on_device
 from fam_engine.model.training.forward import attention_dtype
 from fam_engine.model.training.functions import Dropout
-from fam_engine.model.training.heads import LayerBatch, Positions, normed_into
+from fam_engine.model.training.heads import LayerBatch, normed_into
 from fam_engine.model.training.layer import Keep, TrainingLayer
 from fam_engine.model.weights import Weights
 
@@ -62,7 +62,7 @@ class PlannedTraining:
         self._copies = [pair for linear in linears for pair in linear.copies()]
         self._scratch = new_scratch(linears, dtype=dtype, device=device)
         wide = torch.promote_types(dtype, torch.float32)
-        self._rope = RopeTables(config.rope, config.head_dim, dtype=wide, device=device)
+        self._rope = RopeTables(config, dtype=wide, device=device)
 
     @torch.no_grad()
     def forward_backward(
@@ -103,14 +103,15 @@ class PlannedTraining:
 
     def _calls(self, given: DeviceBatch, num_positions: int, dropout: Dropout) -> list[LayerBatch]:
         """Give the call of every layer: the last has queries for the rows that predict only."""
-        cos_Td, sin_Td = self._rope.look_up(given.position_ids, num_positions=num_positions)
-        rows_R = given.chosen.rows_R
-        positions = Positions(all=(cos_Td, sin_Td), rows=(cos_Td[rows_R], sin_Td[rows_R]))
+        of_layers = self._rope.look_up(given.position_ids, num_positions=num_positions)
+        tables = [[of_tokens] for of_tokens in of_layers]
+        (cos_Td, sin_Td), rows_R = of_layers[-1], given.chosen.rows_R
+        tables[-1] = [(cos_Td[rows_R], sin_Td[rows_R]), of_layers[-1]]
         last = self._config.num_layers - 1
         return [
             LayerBatch(
                 attention=given.attention(window, index == last),
-                positions=positions,
+                tables=tables[index],
                 chosen=given.chosen if index == last else None,
                 dropout=dropout.of(index),
             )
