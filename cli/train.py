@@ -165,7 +165,7 @@ def run(
 
     from fam_engine.config import TrainConfig, read_config
 
-    settings = read_config(TrainConfig, given, config)
+    settings = read_config(TrainConfig, given, config, dry_run=dry_run)
     _check_threshold(settings)
     with _one_voice():
         options.execute(

@@ -2,46 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from fam_engine.jobs.journal import STATE_FOLDER
-from tests.cli.conftest import Run
-
-QUESTIONS = [
-    {"id": f"q{n}", "prompt": f"{n} + 1?\n", "response": str(n + 1), "answer": str(n + 1)}
-    for n in range(4)
-]
-MODEL_COMMANDS = {
-    "score": "score --tokens",
-    "train": "train --steps 1 --rank 1 --batch-size 2 --save-every 1",
-    "generate": "generate --max-new-tokens 2",
-    "rewrite": "rewrite --max-new-tokens 2 --samples 1",
-    "eval": "eval --max-new-tokens 2",
-    "tokenize": "tokenize --ids jsonl",
-}
-COMMANDS = (*MODEL_COMMANDS, "select")
-Line = Callable[[str, Path], list[str | Path]]
-
-
-@pytest.fixture
-def line(tiny_model: Path, tmp_path: Path) -> Line:
-    """Give the command line of a small job that writes into a folder."""
-    data = tmp_path / "data.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS))
-
-    def make(command: str, out: Path) -> list[str | Path]:
-        words: list[str | Path] = [*MODEL_COMMANDS.get(command, command).split(), "--quiet"]
-        if command == "select":
-            return [*words, "--data", data, "--scores", tmp_path / "s/scores.parquet", "--out", out]
-        words += ["--model", tiny_model, "--data", data, "--out", out]
-        return words if command == "tokenize" else [*words, "--device", "cpu"]
-
-    return make
+from tests.cli.conftest import COMMANDS, MODEL_COMMANDS, Line, Run
 
 
 @pytest.mark.parametrize("command", COMMANDS)
