@@ -113,7 +113,8 @@ def run(
         float | None, typer.Option(help="Gradients are clipped to. [1]", rich_help_panel=_STEPS)
     ] = None,
     validation: Annotated[
-        str | None, typer.Option(help="File to judge by.", rich_help_panel=_VALIDATION)
+        str | None,
+        typer.Option(help="File to judge by; --map is of it too.", rich_help_panel=_VALIDATION),
     ] = None,
     validation_share: Annotated[
         float | None,
