@@ -154,6 +154,32 @@ def test_a_text_after_calls_has_the_ids_of_transformers(
     assert as_text.context_text == one.context_text
 
 
+@pytest.mark.parametrize("speaker", ["tool", "observation"])
+def test_sharegpt_turns_with_tools_are_what_transformers_makes_of_the_same_calls(
+    model: tuple[TextEncoder, Any], speaker: str
+) -> None:
+    ours, theirs = model
+    call = CALL["function"]
+    asked = [
+        {"from": "system", "value": "Be brief."},
+        {"from": "human", "value": "How is Zürich?"},
+        {"from": "function_call", "value": json.dumps([call, call])},
+        {"from": speaker, "value": "rain"},
+        {"from": speaker, "value": "sun"},
+    ]
+    row = {"conversations": [*asked, {"from": "gpt", "value": "Wet."}], "tools": json.dumps([call])}
+    one = encoded(ours, row)
+    options = {"tools": [call], "add_generation_prompt": True}
+    assert one.context_text == theirs.apply_chat_template(ASKED, tokenize=False, **options)
+    assert one.response_text == "Wet."
+    calling = encoded(
+        ours,
+        {"conversations": [*asked[:2], {"from": "function_call", "value": json.dumps(call)}]},
+    )
+    whole = theirs.apply_chat_template([*ASKED[:2], CALLING_ANSWER], tokenize=False)
+    assert whole == f"{calling.context_text}{calling.response_text}<|im_end|>\n"
+
+
 @pytest.mark.parametrize("answer", [CALLING_ANSWER, TALKING_ANSWER])
 def test_a_calling_answer_is_what_transformers_writes_for_the_turn(
     model: tuple[TextEncoder, Any], answer: dict[str, Any]
@@ -384,6 +410,14 @@ def test_what_cannot_be_read_is_named(turn: object, tools: object, code: str, na
         record_of({"messages": [turn, TEXT_ANSWER], "tools": tools})
     assert caught.value.code == code
     assert named in caught.value.reason
+
+
+@pytest.mark.parametrize("value", ["f(1)", '"f"', "{}", "[]", '[{"name": "f"}, 1]', "[" * 100_000])
+def test_a_sharegpt_call_that_is_none_is_named(value: str) -> None:
+    turns = [{"from": "human", "value": "a"}, {"from": "function_call", "value": value}]
+    with pytest.raises(RecordError, match=r"`conversations\[1\]` is from function_call") as caught:
+        record_of({"conversations": turns})
+    assert caught.value.code == "E_RECORD_TYPE"
 
 
 def test_an_answer_of_nothing_is_still_refused() -> None:

@@ -21,6 +21,7 @@ from fam_engine.errors import InputError
 from fam_engine.jobs.evaluation.few_shot import read_examples
 from fam_engine.jobs.exporting.job import run_export
 from fam_engine.jobs.generation.job import run_generate
+from fam_engine.jobs.generation.rows import as_question
 from fam_engine.jobs.rewriting.job import run_rewrite
 from fam_engine.jobs.scoring.ingest import DataFile
 from fam_engine.jobs.scoring.job import run_score
@@ -138,6 +139,13 @@ def test_generate_asks_with_the_tools_and_keeps_them(
         asked[number] = row["messages"], row.get("tools")
     expected = [(row["messages"][:-1], row.get("tools")) for row in ROWS[:4]]
     assert asked == dict(enumerate(expected, start=1))
+
+
+def test_a_call_at_the_end_of_a_sharegpt_conversation_is_the_answer_to_be_made() -> None:
+    asked = {"from": "human", "value": "a pear?"}
+    call = {"from": "function_call", "value": '{"name": "f"}'}
+    question = as_question({"conversations": [asked, call]}, "conversations")
+    assert question["messages"] == [asked]
 
 
 def test_rewrite_puts_aside_what_it_would_show_as_text(

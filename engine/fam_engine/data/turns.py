@@ -22,7 +22,10 @@ Tools = Sequence[Mapping[str, Any]]
 # What a turn may say beside its content; the reader in Rust leaves turns that say it to Python.
 _HANDED: Final = frozenset({"tool_calls", "tool_call_id", "name"})
 _SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
-_SHAREGPT_ROLES |= {"system": "system"}
+_SHAREGPT_ROLES |= {"system": "system", "tool": "tool", "observation": "tool"}
+# A speaker of ShareGPT whose value is calls, as LLaMA-Factory has it.
+_CALLER: Final = "function_call"
+_SHAREGPT_ROLES |= {_CALLER: "assistant"}
 _ROLES = {role: role for role in ("system", "developer", "user", "assistant", "tool")}
 # Keys of the speaker and of what is said, and the speakers.
 _OWN, _SHAREGPT = ("role", "content", _ROLES), ("from", "value", _SHAREGPT_ROLES)
@@ -160,6 +163,9 @@ def _turn(turn: object, name: str) -> Message:
         raise RecordError("E_RECORD_TYPE", f"`{name}` is {type_name(turn)}, expected an object")
     speaker, said, roles = _SHAREGPT if "from" in turn else _OWN
     role = _role(turn.get(speaker), roles, name)
+    if turn[speaker] == _CALLER:
+        calls = _read_calls(text_of(turn, said), name)
+        return _turn({"role": role, "content": None, "tool_calls": calls}, name)
     content = turn.get(said)
     if isinstance(content, str) and _HANDED.isdisjoint(turn):
         return Message(role, content)
@@ -173,6 +179,22 @@ def _turn(turn: object, name: str) -> Message:
         if handed:
             handed["content"] = content
     return Message(role, content or "", {"role": role, **handed} if handed else None)
+
+
+def _read_calls(text: str, name: str) -> Sequence[Mapping[str, Any]]:
+    """Read the JSON of a call, or of a list of them, as the calls of a turn."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    calls = value if isinstance(value, list) else [value]
+    if not calls or not all(isinstance(call, Mapping) and "name" in call for call in calls):
+        raise RecordError(
+            "E_RECORD_TYPE",
+            f"`{name}` is from {_CALLER} and its value is not the JSON of a call or a list of calls, expected "
+            '{"name": ..., "arguments": ...}',
+        )
+    return [{"type": "function", "function": call} for call in calls]
 
 
 def _part(part: object, name: str) -> Mapping[str, Any]:
