@@ -15,6 +15,7 @@ from fam_engine.config import (
     GenerateConfig,
     RewriteConfig,
     ScoreConfig,
+    SelectConfig,
 )
 from fam_engine.data.records import detect_form, read_record
 from fam_engine.errors import InputError
@@ -25,6 +26,7 @@ from fam_engine.jobs.generation.rows import as_question
 from fam_engine.jobs.rewriting.job import run_rewrite
 from fam_engine.jobs.scoring.ingest import DataFile
 from fam_engine.jobs.scoring.job import run_score
+from fam_engine.jobs.selection.job import run_select
 from fam_engine.jobs.selection.records import _hash
 from fam_engine.report.progress import JobProgress
 
@@ -107,6 +109,28 @@ def test_scores_are_those_of_the_text_the_template_writes(
     has_examples = [row["in_context_nll_mean"] is not None for row in rows]
     assert has_examples == [True, False, False, True]
     assert plain["num_prompt_tokens"] != parts["num_prompt_tokens"]
+
+
+def test_what_the_template_wrote_can_be_selected(model: Path, data: Path, tmp_path: Path) -> None:
+    # Of a template that joins parts otherwise than they are joined here.
+    joining = "{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}{{ p.text }}{% endfor %}"
+    template = TEMPLATE.replace("{{ m.content or '' }}", f"{joining}{{% endif %}}")
+    (model / "chat_template.jinja").write_text(template)
+    rows = [*ROWS[:4], {"messages": [QUESTION, {**PARTS, "role": "assistant"}], "correct": True}]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    scored = score(model, data, tmp_path / "scored")
+    assert len(scored) == len(rows)
+    config = SelectConfig(
+        data=(str(data),),
+        scores=tmp_path / "scored" / "scores.parquet",
+        out=tmp_path / "out",
+        per="all",
+        budget=len(scored),
+    )
+    with JobProgress(quiet=True) as progress:
+        run_select(config, progress)
+    lines = (tmp_path / "out" / "selected.jsonl").read_text().splitlines()
+    assert [json.loads(line)["messages"] for line in lines] == [row["messages"] for row in rows]
 
 
 def test_without_a_template_tools_are_put_aside(

@@ -48,7 +48,7 @@ class Texts:
     @property
     def is_written(self) -> bool:
         """Whether the response is what the template writes, special tokens of its own included."""
-        return self.turn is not None and bool(self.turn.tool_calls)
+        return self.turn is not None and self.turn.is_written
 
     def whole(self) -> tuple[Message, ...]:
         """Give the turns with the response as the last."""
@@ -198,7 +198,7 @@ class TextMaker:
 
 def _without_template(text: Texts) -> Texts | RecordError:
     turns = text.whole()
-    if text.tools or any(turn.tool_calls for turn in turns):
+    if text.tools or any(turn.is_written for turn in turns):
         return RecordError(
             "E_TEMPLATE_TOOLS",
             "the record has tools or calls some, and only a chat template says how they are written",

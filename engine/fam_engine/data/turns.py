@@ -52,6 +52,11 @@ class Message:
         return self.given.get("tool_calls", ()) if self.given else ()
 
     @property
+    def is_written(self) -> bool:
+        """Whether only a template says how it is written, since it is more than its text."""
+        return bool(self.tool_calls)
+
+    @property
     def has_parts(self) -> bool:
         """Whether the content was given as a list of parts."""
         return self.given is not None and isinstance(self.given.get("content"), list)
