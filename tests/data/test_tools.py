@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from fam_engine.data.records import detect_form, read_record
 from fam_engine.data.rendering import Renderer
 from fam_engine.data.templates import Template
 from fam_engine.data.tokenizer import Encoded, TextEncoder
-from fam_engine.data.turns import Message
+from fam_engine.data.turns import REASONING, Message
 from fam_engine.errors import RecordError
 
 WEATHER = {
@@ -41,6 +42,15 @@ ASKED = [
 ]
 TEXT_ANSWER = {"role": "assistant", "content": "Rain, then sun."}
 CALLING_ANSWER = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+# Qwen3's template writes the reasoning of what comes after the last question, and leaves out that of earlier turns.
+REASONED = [
+    {"role": "user", "content": "2 + 2?"},
+    {"role": "assistant", "reasoning_content": "Two and two.", "content": "4"},
+    {"role": "user", "content": "And Zürich?"},
+    {"role": "assistant", "reasoning_content": "Ask.", "content": "", "tool_calls": [CALL]},
+    {"role": "tool", "content": "rain"},
+]
+REASONED_ANSWER = {"role": "assistant", "reasoning_content": "It rains <b>.", "content": "Wet."}
 TALKING_ANSWER = {"role": "assistant", "content": "Let me look.", "tool_calls": [CALL]}
 
 # Knows tools, calls, results, names, and contents as lists.
@@ -196,6 +206,56 @@ def test_a_calling_answer_is_what_transformers_writes_for_the_turn(
     assert one.flags == ()
 
 
+@pytest.mark.parametrize(
+    "answer", [REASONED_ANSWER, {**CALLING_ANSWER, "content": "", "reasoning_content": "Ask on."}]
+)
+def test_reasoning_is_what_transformers_writes_of_it(shared: Path, answer: dict[str, Any]) -> None:
+    from transformers import AutoTokenizer
+
+    folder = shared / "tokenizers" / "qwen3"
+    theirs = AutoTokenizer.from_pretrained(folder)
+    with contextlib.closing(TextEncoder(folder)) as ours:
+        one = encoded(ours, {"messages": [*REASONED, answer], "tools": [WEATHER]})
+        options = {"tools": [WEATHER], "tokenize": False}
+        context = theirs.apply_chat_template(REASONED, add_generation_prompt=True, **options)
+        assert one.context_text == context
+        assert "<think>\nAsk.\n</think>" in context
+        assert "Two and two." not in context
+        whole = theirs.apply_chat_template([*REASONED, answer], **options)
+        assert whole == f"{one.context_text}{one.response_text}<|im_end|>\n"
+        assert one.response_text.startswith(f"<think>\n{answer['reasoning_content']}\n</think>\n\n")
+        alone = theirs(one.response_text, add_special_tokens=False)["input_ids"]
+        assert one.response_ids.tolist() == alone
+        # Without reasoning it is a text like any other.
+        for nothing in (None, ""):
+            plain = encoded(ours, {"messages": [*REASONED, {**TEXT_ANSWER, "thinking": nothing}]})
+            assert plain.response_text == "Rain, then sun."
+
+
+def test_a_template_without_reasoning_leaves_it_out_of_earlier_turns_only(shared: Path) -> None:
+    from transformers import AutoTokenizer
+
+    folder = shared / "tokenizers" / "qwen2.5"
+    theirs = AutoTokenizer.from_pretrained(folder)
+    with contextlib.closing(TextEncoder(folder)) as ours:
+        one = encoded(ours, {"messages": [*REASONED, TEXT_ANSWER]})
+        assert one.context_text == theirs.apply_chat_template(
+            REASONED, tokenize=False, add_generation_prompt=True
+        )
+        row = {"messages": [*REASONED, REASONED_ANSWER]}
+        assert "leaves out the reasoning of the answer" in refused(
+            ours, row, "E_TEMPLATE_REASONING"
+        )
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "thinking", "reasoning"])
+def test_reasoning_has_one_meaning_under_each_of_its_names(make: Any, name: str) -> None:  # noqa: ANN401
+    answer = {"role": "assistant", name: "Hm.", "content": "4"}
+    for read in ("reasoning_content", "thinking"):
+        source = KNOWING.replace("{% if m.content is", f"{{{{ m.{read} }}}}|{{% if m.content is", 1)
+        assert encoded(make(source), {"messages": [ASKED[1], answer]}).response_text == "Hm.|4"
+
+
 def test_parts_are_joined_for_a_template_of_texts(model: tuple[TextEncoder, Any]) -> None:
     ours, theirs = model
     parts = [{"type": "text", "text": "One?"}, {"type": "text", "text": "Two?"}]
@@ -314,6 +374,24 @@ def test_without_a_template_nothing_says_how_calls_are_written(make: Any) -> Non
         assert "only a chat template" in refused(encoder, row, "E_TEMPLATE_TOOLS")
 
 
+def test_reasoning_that_has_no_text_of_its_own_is_put_aside(make: Any) -> None:  # noqa: ANN401
+    row = {"messages": [ASKED[1], REASONED_ANSWER]}
+    assert "only a chat template" in refused(make(None), row, "E_TEMPLATE_REASONING")
+    before = {"messages": [ASKED[1], REASONED_ANSWER, ASKED[1], TEXT_ANSWER]}
+    assert "only a chat template" in refused(make(None), before, "E_TEMPLATE_REASONING")
+    writing = PLAIN.replace("{{ m.content }}", "{{ m.thinking }}{{ m.content }}")
+    assert encoded(make(writing), row).response_text == "It rains <b>.Wet."
+    opening = writing.removesuffix("{% endif %}") + "<think>{% endif %}"
+    assert "opens or ends" in refused(make(opening), row, "E_TEMPLATE_REASONING")
+    # As templates of models that always think do it.
+    thinking = PLAIN.replace(
+        "{{ m.content }}",
+        "{% if m.thinking %}<think>{{ m.thinking }}</think>{% endif %}{{ m.content }}",
+    )
+    opening = thinking.removesuffix("{% endif %}") + "<think>{% endif %}"
+    assert encoded(make(opening), row).response_text == "It rains <b>.</think>Wet."
+
+
 def test_a_turn_opened_or_ended_otherwise_has_no_text_of_its_own(make: Any) -> None:  # noqa: ANN401
     row = {"messages": [ASKED[1], CALLING_ANSWER], "tools": [WEATHER]}
     opening = KNOWING.removesuffix("{% endif %}") + "<think>{% endif %}"
@@ -364,11 +442,12 @@ def test_rust_leaves_to_python_what_a_template_may_read(make: Any) -> None:  # n
         {"messages": [{**ASKED[1], "name": "Ann"}, TEXT_ANSWER]},
         {"messages": [ASKED[1], TALKING_ANSWER]},
         {"messages": [{**ASKED[1], "tool_call_id": "1"}, TEXT_ANSWER]},
+        *({"messages": [ASKED[1], {**TEXT_ANSWER, name: "Hm."}]} for name in REASONING),
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}, TEXT_ANSWER]},
     ]
     lines = LineChunk.from_bytes("\n".join(map(json.dumps, rows)).encode())
     batch = fast.encode(lines, detect_form(rows[0]), {})
-    assert (len(batch), batch.others()) == (3, [3, 4, 5, 6, 7])
+    assert (len(batch), batch.others()) == (3, [*range(3, len(rows))])
 
 
 def test_rust_never_learns_turns_a_template_leaves_out(make: Any) -> None:  # noqa: ANN401
@@ -398,6 +477,12 @@ PICTURE = {"type": "image_url", "image_url": {"url": "x"}}
         ({"role": "user", "content": None, "tool_calls": []}, None, "E_RECORD_FIELD", "`content`"),
         ({"role": "user", "content": "", "tool_calls": "f()"}, None, "E_RECORD_TYPE", "tool_calls"),
         ({"role": "user", "content": "", "tool_calls": [{"id": 1}]}, None, "E_RECORD_TYPE", "[0]`"),
+        (
+            {"role": "user", "content": "", "reasoning": ["a"]},
+            None,
+            "E_RECORD_TYPE",
+            "reasoning` is",
+        ),
         (ASKED[1], "hammer", "E_RECORD_TYPE", "no JSON"),
         (ASKED[1], {"name": "f"}, "E_RECORD_TYPE", "an object"),
         (ASKED[1], [{"type": "function"}], "E_RECORD_TYPE", "`tools[0]` names no function"),

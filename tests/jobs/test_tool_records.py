@@ -133,6 +133,33 @@ def test_what_the_template_wrote_can_be_selected(model: Path, data: Path, tmp_pa
     assert [json.loads(line)["messages"] for line in lines] == [row["messages"] for row in rows]
 
 
+def test_reasoning_is_scored_with_its_text_or_the_record_is_put_aside(
+    model: Path, data: Path, tmp_path: Path
+) -> None:
+    answer = {**ANSWER, "reasoning_content": "hm."}
+    rows = [
+        ROWS[0],
+        {"messages": [QUESTION, answer], "correct": True},
+        {"messages": [QUESTION, answer, QUESTION, ANSWER], "correct": True},
+    ]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert len(score(model, data, tmp_path / "left-out")) == 2
+    assert aside(tmp_path / "left-out") == {2: "E_TEMPLATE_REASONING"}
+    template = TEMPLATE.replace("{{ m.content", "{{ m.reasoning_content }}{{ m.content")
+    (model / "chat_template.jinja").write_text(template)
+    plain, reasoned, after = score(model, data, tmp_path / "out", in_context=1)
+    lengths = [row["num_response_tokens"] for row in (plain, reasoned, after)]
+    assert lengths == [len("three"), len("hm.three"), len("three")]
+    assert plain["num_prompt_tokens"] == reasoned["num_prompt_tokens"]
+    earlier = after["num_prompt_tokens"] - plain["num_prompt_tokens"]
+    assert earlier == len("user:a pear?\0assistant:hm.three\0")
+    assert [row["in_context_nll_mean"] for row in (reasoned, after)] == [None, None]
+    with JobProgress(quiet=True) as progress:
+        config = ExportConfig(data=(str(data),), out=tmp_path / "out.jsonl", format="trl")
+        outcome = run_export(config, progress)
+    assert outcome.summary["records"]["left_out_by_code"] == {"E_EXPORT_TOOLS": 2}
+
+
 def test_without_a_template_tools_are_put_aside(
     tiny_model: Path, data: Path, tmp_path: Path
 ) -> None:

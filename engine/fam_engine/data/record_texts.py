@@ -3,8 +3,9 @@
 In: records. Out: `Texts`, or a `RecordError` each. The context is what a model would see when asked: the template with
 its generation prompt, or the prompt verbatim.
 
-An answer that calls tools has no text of its own: it is what the template writes for that turn after the generation
-prompt, up to what ends any answer. Where a template opens or ends such a turn otherwise, the record is put aside.
+An answer that calls tools, or has its reasoning apart, has no text of its own: it is what the template writes for that
+turn after the generation prompt, up to what ends any answer. Where a template opens or ends such a turn otherwise, the
+record is put aside.
 """
 
 from __future__ import annotations
@@ -188,22 +189,37 @@ class TextMaker:
         if dropped:
             return dropped
         if len(text.context) + len(response) + len(end) != len(whole):
-            return RecordError(
-                "E_TEMPLATE_TOOLS",
-                "the chat template opens or ends an answer that calls tools otherwise than a text, so that it has no "
-                "text of its own to score",
-            )
+            return _no_text(text)
         return replace(text, response=response)
 
 
 def _without_template(text: Texts) -> Texts | RecordError:
     turns = text.whole()
-    if text.tools or any(turn.is_written for turn in turns):
+    if text.tools or any(turn.tool_calls for turn in turns):
         return RecordError(
             "E_TEMPLATE_TOOLS",
             "the record has tools or calls some, and only a chat template says how they are written",
         )
+    if any(turn.reasoning for turn in turns):
+        return RecordError(
+            "E_TEMPLATE_REASONING",
+            "a turn has reasoning apart from its text, and only a chat template says how it is written",
+        )
     return text
+
+
+def _no_text(text: Texts) -> RecordError:
+    if text.turn and text.turn.tool_calls:
+        return RecordError(
+            "E_TEMPLATE_TOOLS",
+            "the chat template opens or ends an answer that calls tools otherwise than a text, so that it has no text "
+            "of its own to score",
+        )
+    return RecordError(
+        "E_TEMPLATE_REASONING",
+        "the chat template opens or ends an answer with reasoning otherwise than a text, so that it has no text of its "
+        "own to score",
+    )
 
 
 def _mapped(turn: Message, put: Callable[[str], str]) -> Message:
