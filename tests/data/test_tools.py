@@ -303,6 +303,57 @@ def test_filters_take_their_arguments_in_the_order_of_transformers() -> None:
     assert text == their_text([], None, source, opened=False)
 
 
+@pytest.fixture
+def named(bytes_folder: Path) -> Iterator[Any]:
+    """Give what makes our encoder and transformers' tokenizer of a model with two templates."""
+    from transformers import PreTrainedTokenizerFast
+
+    made = []
+
+    def with_templates(default: str, tool_use: str) -> tuple[TextEncoder, Any]:
+        sources = {"tool_use": tool_use, "default": default, "rag": "{{ documents }}"}
+        listed = [{"name": name, "template": source} for name, source in sources.items()]
+        config = {"eos_token": "</s>", "chat_template": listed}
+        (bytes_folder / "tokenizer_config.json").write_text(json.dumps(config))
+        made.append(TextEncoder(bytes_folder))
+        return made[-1], PreTrainedTokenizerFast.from_pretrained(bytes_folder)
+
+    yield with_templates
+    for one in made:
+        one.close()
+
+
+def test_records_with_tools_take_the_template_that_is_for_tools(named: Any) -> None:  # noqa: ANN401
+    ours, theirs = named(PLAIN, KNOWING)
+    parts = {
+        "role": "user",
+        "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}],
+    }
+    for tools, answer, asked in (
+        ([WEATHER], TEXT_ANSWER, [*ASKED, parts]),
+        ([WEATHER], CALLING_ANSWER, ASKED[:2]),
+        ([], TEXT_ANSWER, ASKED[:2]),
+        (None, TEXT_ANSWER, ASKED[:2]),
+    ):
+        one = encoded(ours, {"messages": [*asked, answer], "tools": tools})
+        options = {"tools": tools, "tokenize": False}
+        context = theirs.apply_chat_template(asked, add_generation_prompt=True, **options)
+        assert one.context_text == context
+        whole = theirs.apply_chat_template([*asked, answer], **options)
+        assert whole == f"{one.context_text}{one.response_text}</s>\n"
+    assert "leaves out call 1" in refused(
+        ours, {"messages": [*ASKED, TEXT_ANSWER]}, "E_TEMPLATE_TOOLS"
+    )
+
+
+def test_a_template_for_tools_that_ends_answers_otherwise_is_not_taken(named: Any) -> None:  # noqa: ANN401
+    ours, _ = named(PLAIN, KNOWING.replace("</s>", "<call>"))
+    row = {"messages": [ASKED[1], TEXT_ANSWER]}
+    assert encoded(ours, row).response_text == "Rain, then sun."
+    reason = refused(ours, {**row, "tools": [WEATHER]}, "E_TEMPLATE_TOOLS")
+    assert "ends an answer otherwise than its plain one" in reason
+
+
 # -- left out or refused ---------------------------------------------------------------------------
 
 PLAIN = (

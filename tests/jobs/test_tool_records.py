@@ -18,7 +18,7 @@ from fam_engine.config import (
     SelectConfig,
 )
 from fam_engine.data.records import detect_form, read_record
-from fam_engine.errors import InputError
+from fam_engine.errors import InputError, UsageError
 from fam_engine.jobs.evaluation.few_shot import read_examples
 from fam_engine.jobs.exporting.job import run_export
 from fam_engine.jobs.generation.job import run_generate
@@ -158,6 +158,22 @@ def test_reasoning_is_scored_with_its_text_or_the_record_is_put_aside(
         config = ExportConfig(data=(str(data),), out=tmp_path / "out.jsonl", format="trl")
         outcome = run_export(config, progress)
     assert outcome.summary["records"]["left_out_by_code"] == {"E_EXPORT_TOOLS": 2}
+
+
+def test_another_template_for_tools_is_another_job(model: Path, data: Path, tmp_path: Path) -> None:
+    more = model / "additional_chat_templates"
+    more.mkdir()
+    (more / "tool_use.jinja").write_text(f"A{TEMPLATE}")
+    rows = score(model, data, tmp_path / "out")
+    plain = score(model, data, tmp_path / "plain", template=str(model / "chat_template.jinja"))
+    longer = [
+        one["num_prompt_tokens"] - other["num_prompt_tokens"]
+        for one, other in zip(rows, plain, strict=True)
+    ]
+    assert longer == [0, 1, 1, 0]
+    (more / "tool_use.jinja").write_text(f"B{TEMPLATE}")
+    with pytest.raises(UsageError, match="template_sha256"):
+        score(model, data, tmp_path / "out")
 
 
 def test_without_a_template_tools_are_put_aside(

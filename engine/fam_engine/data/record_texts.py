@@ -106,7 +106,7 @@ class TextMaker:
         """Join an answer of several texts as the template joins them."""
         if self._renderer is None or texts.turn is None or not texts.turn.has_parts:
             return texts
-        separator = self._renderer.part_separator("assistant")
+        separator = self._renderer.part_separator("assistant", texts.tools)
         if texts.is_written or separator is None:
             return texts
         assert texts.turn.given is not None
@@ -130,7 +130,16 @@ class TextMaker:
             else context
             for text, context in zip(texts, contexts, strict=True)
         ]
-        return for_good(rendered, self._checked)
+        return for_good(for_good(rendered, self._ended), self._checked)
+
+    def _ended(self, texts: Sequence[Texts]) -> list[Texts | RecordError]:
+        """Put those aside whose template ends an answer otherwise than all answers are scored to end."""
+        assert self._renderer is not None
+        ended: list[Texts | RecordError] = list(texts)
+        for index, text in enumerate(texts):
+            if text.tools is not None and (error := _other_end(self._renderer, text.tools)):
+                ended[index] = error
+        return ended
 
     def _checked(self, texts: Sequence[Texts]) -> list[Texts | RecordError]:
         """Put those aside of which the template leaves out what is said with tools."""
@@ -184,7 +193,7 @@ class TextMaker:
         (dropped,) = find_dropped(
             self._renderer, [(text.whole(), text.tools)], add_generation_prompt=False
         )
-        end = self._renderer.answer_end()
+        end = self._renderer.answer_end(text.tools)
         response = whole.removeprefix(text.context).removesuffix(end)
         if dropped:
             return dropped
@@ -206,6 +215,20 @@ def _without_template(text: Texts) -> Texts | RecordError:
             "a turn has reasoning apart from its text, and only a chat template says how it is written",
         )
     return text
+
+
+def _other_end(renderer: Renderer, tools: Tools) -> RecordError | None:
+    try:
+        ends = [renderer.answer_end(known).rstrip() for known in (None, tools)]
+    except RecordError as error:
+        return error
+    if ends[0] == ends[1]:
+        return None
+    return RecordError(
+        "E_TEMPLATE_TOOLS",
+        "the model's chat template for tools ends an answer otherwise than its plain one (give one for all with "
+        "--template FILE)",
+    )
 
 
 def _no_text(text: Texts) -> RecordError:
