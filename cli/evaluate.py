@@ -102,7 +102,7 @@ def run(
 
     from fam_engine.config import EvalConfig, read_config
 
-    settings = read_config(EvalConfig, given, config)
+    settings = read_config(EvalConfig, given, config, dry_run=dry_run)
     options.execute(settings, settings.out, _load, dry_run=dry_run, as_json=as_json, quiet=quiet)
 
 

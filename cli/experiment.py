@@ -45,10 +45,12 @@ def run(
 
         print(find_study(study).read_text(encoding="utf-8"), end="")
         return
-    if out is None:
+    if out is None and not dry_run:
         raise UsageError("--out is missing", code="E_USAGE", hint="give a folder")
+    from fam_engine.config import NOWHERE
     from fam_engine.jobs.experiment.job import read_study
 
+    out = out or NOWHERE
     config = read_study(study, {"device": device, "download": download})
     load = partial(_load, out)
     options.execute(config, out, load, dry_run=dry_run, as_json=as_json, quiet=quiet)

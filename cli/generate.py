@@ -68,7 +68,7 @@ def run(
 
     from fam_engine.config import GenerateConfig, read_config
 
-    settings = read_config(GenerateConfig, given, config)
+    settings = read_config(GenerateConfig, given, config, dry_run=dry_run)
     options.execute(settings, settings.out, _load, dry_run=dry_run, as_json=as_json, quiet=quiet)
 
 

@@ -123,7 +123,10 @@ Config = Annotated[
     pathlib.Path | None, typer.Option(help="YAML file of these settings.", rich_help_panel=RUN)
 ]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Only say what would happen.", rich_help_panel=RUN)
+    bool,
+    typer.Option(
+        "--dry-run", help="Only say what would happen; needs no --out.", rich_help_panel=RUN
+    ),
 ]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the summary as JSON.", rich_help_panel=RUN)

@@ -86,7 +86,7 @@ def run(
 
     from fam_engine.config import RewriteConfig, read_config
 
-    settings = read_config(RewriteConfig, given, config)
+    settings = read_config(RewriteConfig, given, config, dry_run=dry_run)
     options.execute(settings, settings.out, _load, dry_run=dry_run, as_json=as_json, quiet=quiet)
 
 

@@ -87,7 +87,7 @@ def run(
 
     from fam_engine.config import ScoreConfig, read_config
 
-    settings = read_config(ScoreConfig, given, config)
+    settings = read_config(ScoreConfig, given, config, dry_run=dry_run)
     options.execute(
         settings,
         settings.out,

@@ -118,7 +118,7 @@ def run(
 
     from fam_engine.config import SelectConfig, read_config
 
-    settings = read_config(SelectConfig, given, config)
+    settings = read_config(SelectConfig, given, config, dry_run=dry_run)
     options.execute(settings, settings.out, _load, dry_run=dry_run, as_json=as_json, quiet=quiet)
 
 

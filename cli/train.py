@@ -113,7 +113,8 @@ def run(
         float | None, typer.Option(help="Gradients are clipped to. [1]", rich_help_panel=_STEPS)
     ] = None,
     validation: Annotated[
-        str | None, typer.Option(help="File to judge by.", rich_help_panel=_VALIDATION)
+        str | None,
+        typer.Option(help="File to judge by; --map is of it too.", rich_help_panel=_VALIDATION),
     ] = None,
     validation_share: Annotated[
         float | None,
@@ -165,7 +166,7 @@ def run(
 
     from fam_engine.config import TrainConfig, read_config
 
-    settings = read_config(TrainConfig, given, config)
+    settings = read_config(TrainConfig, given, config, dry_run=dry_run)
     _check_threshold(settings)
     with _one_voice():
         options.execute(

@@ -7,6 +7,7 @@ so a typing error never silently becomes a default. Flags win over the file.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import reprlib
 from pathlib import Path
@@ -53,6 +54,9 @@ LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 
 # Where a server finds the token its clients have to show, and a client of ours the one it shows.
 TOKEN_VARIABLE = "FAM_ENGINE_TOKEN"
+
+# Where a dry run that was given no output folder would write: nothing can be.
+NOWHERE = Path(os.devnull)
 
 Precision = Literal["nf4", "bf16", "fp32"]
 ComputeDtype = Literal["auto", "bf16", "fp32"]
@@ -479,14 +483,24 @@ def nearest(name: str, known: tuple[str, ...] | list[str]) -> str:
     return f"; did you mean `{close[0]}`?" if close else ""
 
 
-def read_config(kind: type[ConfigT], flags: dict[str, Any], file: Path | None) -> ConfigT:
+def read_config(
+    kind: type[ConfigT], flags: dict[str, Any], file: Path | None, *, dry_run: bool = False
+) -> ConfigT:
     """Join a YAML file with the flags given, flags winning, and check the result.
+
+    Args:
+        kind: Which settings.
+        flags: Values by name, None where not given.
+        file: The YAML file, if there is one.
+        dry_run: Nothing will be written, so that no `out` is needed.
 
     Raises:
         UsageError: The file does not read, a name is unknown, or a value does not fit.
     """
     values = _read_yaml(file) if file else {}
     values.update({name: value for name, value in flags.items() if value is not None})
+    if dry_run:
+        values.setdefault("out", NOWHERE)
     known = list(kind.model_fields)
     for name in values:
         if name not in known:

@@ -222,7 +222,8 @@ impl<'a> Tree<'a> {
                     "content" => content = Some(node),
                     "value" => value = Some(node),
                     // A template may read these, so they are for Python.
-                    "tool_calls" | "tool_call_id" | "name" => self.nothing(node)?,
+                    "tool_calls" | "tool_call_id" | "name" | "reasoning_content" | "thinking"
+                    | "reasoning" => self.nothing(node)?,
                     _ => {}
                 }
             }

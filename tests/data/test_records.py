@@ -84,7 +84,7 @@ def test_a_gold_answer_may_be_true_or_false() -> None:
             "E_RECORD_ROLE",
             "'robot', expected system, developer, user, assistant, tool",
         ),
-        ({"conversations": [{"from": "tool", "value": "x"}]}, "E_RECORD_ROLE", "human, user, gpt"),
+        ({"conversations": [{"from": "bot", "value": "x"}]}, "E_RECORD_ROLE", "human, user, gpt"),
         ({"messages": [{"role": "user"}]}, "E_RECORD_FIELD", "`content`"),
         ({"messages": ["Hi"]}, "E_RECORD_TYPE", "messages[0]"),
         ({"prompt": "P", "response": "\ud800"}, "E_RECORD_TEXT", "surrogate"),

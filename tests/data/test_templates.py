@@ -6,25 +6,68 @@ from pathlib import Path
 import pytest
 
 from fam_engine.data.templates import Template, find_template
-from fam_engine.errors import UsageError
+from fam_engine.errors import ModelRefusedError, UsageError
+
+NAMED = [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]
+
+
+def write_config(folder: Path, template: object) -> Path:
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps({"chat_template": template}))
+    return file
 
 
 def test_which_template_is_used(tmp_path: Path) -> None:
     assert find_template(tmp_path, "auto", {}) is None
-    (tmp_path / "tokenizer_config.json").write_text(
-        json.dumps({"chat_template": [{"name": "default", "template": "D"}]})
-    )
-    assert find_template(tmp_path, "auto", {}) == Template(
-        "D", {}, tmp_path / "tokenizer_config.json"
-    )
-    (tmp_path / "chat_template.jinja").write_text("J")
-    assert find_template(tmp_path, "auto", {}) == Template(
-        "J", {}, tmp_path / "chat_template.jinja"
-    )
+    config = write_config(tmp_path, "C")
+    assert find_template(tmp_path, "auto", {}) == Template("C", {}, config)
+    write_config(tmp_path, NAMED)
+    assert find_template(tmp_path, "auto", {}) == Template("D", {}, config, "T")
+    write_config(tmp_path, NAMED[1:])
+    assert find_template(tmp_path, "auto", {}) == Template("D", {}, config)
+    write_config(tmp_path, NAMED)
+    own = tmp_path / "chat_template.jinja"
+    own.write_text("J")
+    assert find_template(tmp_path, "auto", {}) == Template("J", {}, own)
+    (tmp_path / "additional_chat_templates").mkdir()
+    (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text("A")
+    assert find_template(tmp_path, "auto", {}) == Template("J", {}, own, "A")
     assert find_template(tmp_path, "none", {}) is None
     (tmp_path / "mine").write_text("M")
-    assert find_template(tmp_path, str(tmp_path / "mine"), {}) == Template(
-        "M", {}, tmp_path / "mine"
-    )
+    mine = tmp_path / "mine"
+    assert find_template(tmp_path, str(mine), {}) == Template("M", {}, mine)
     with pytest.raises(UsageError, match="cannot be read"):
         find_template(tmp_path, str(tmp_path / "no"), {})
+
+
+def test_a_template_in_a_hub_cache_is_found(tmp_path: Path) -> None:
+    (tmp_path / "blobs").mkdir()
+    folder = tmp_path / "snapshots" / "0123abc"
+    (folder / "additional_chat_templates").mkdir(parents=True)
+    for blob, name in (
+        ("J", "chat_template.jinja"),
+        ("A", "additional_chat_templates/tool_use.jinja"),
+    ):
+        (tmp_path / "blobs" / blob).write_text(blob)
+        (folder / name).symlink_to(tmp_path / "blobs" / blob)
+    found = find_template(folder, "auto", {})
+    assert found is not None
+    assert (found.source, found.for_tools) == ("J", "A")
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ([{"name": "tool_use", "template": "T"}], "no template named `default`"),
+        ([], "no template named `default`"),
+        ([{"name": "default", "template": 1}], "neither text nor a list of named texts"),
+        ([{"name": ["default"], "template": "D"}], "neither text nor a list of named texts"),
+        (7, "neither text nor a list of named texts"),
+    ],
+)
+def test_templates_without_a_plain_one_are_refused(
+    tmp_path: Path, template: object, said: str
+) -> None:
+    write_config(tmp_path, template)
+    with pytest.raises(ModelRefusedError, match=said):
+        find_template(tmp_path, "auto", {})

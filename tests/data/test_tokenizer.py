@@ -243,13 +243,9 @@ def test_a_template_that_fails_on_a_plain_question_is_refused(words: Path, where
     assert caught.value.where == str(template)
 
 
-def test_templates_of_other_names_are_none(words: Path) -> None:
-    (words / "tokenizer_config.json").write_text('{"chat_template": [{"name": []}]}')
-    assert TextEncoder(words).template is None
-
-
-def test_templates_that_are_no_templates_are_refused(words: Path) -> None:
-    (words / "tokenizer_config.json").write_text('{"chat_template": ["a"]}')
+@pytest.mark.parametrize("listed", ['"a"', '{"name": []}'])
+def test_templates_that_are_no_templates_are_refused(words: Path, listed: str) -> None:
+    (words / "tokenizer_config.json").write_text(f'{{"chat_template": [{listed}]}}')
     with pytest.raises(ModelRefusedError, match="neither text nor a list of named texts"):
         TextEncoder(words)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from fam_engine.data.records import detect_form, read_record
 from fam_engine.data.rendering import Renderer
 from fam_engine.data.templates import Template
 from fam_engine.data.tokenizer import Encoded, TextEncoder
-from fam_engine.data.turns import Message
+from fam_engine.data.turns import REASONING, Message
 from fam_engine.errors import RecordError
 
 WEATHER = {
@@ -41,6 +42,15 @@ ASKED = [
 ]
 TEXT_ANSWER = {"role": "assistant", "content": "Rain, then sun."}
 CALLING_ANSWER = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+# Qwen3's template writes the reasoning of what comes after the last question, and leaves out that of earlier turns.
+REASONED = [
+    {"role": "user", "content": "2 + 2?"},
+    {"role": "assistant", "reasoning_content": "Two and two.", "content": "4"},
+    {"role": "user", "content": "And Zürich?"},
+    {"role": "assistant", "reasoning_content": "Ask.", "content": "", "tool_calls": [CALL]},
+    {"role": "tool", "content": "rain"},
+]
+REASONED_ANSWER = {"role": "assistant", "reasoning_content": "It rains <b>.", "content": "Wet."}
 TALKING_ANSWER = {"role": "assistant", "content": "Let me look.", "tool_calls": [CALL]}
 
 # Knows tools, calls, results, names, and contents as lists.
@@ -154,6 +164,32 @@ def test_a_text_after_calls_has_the_ids_of_transformers(
     assert as_text.context_text == one.context_text
 
 
+@pytest.mark.parametrize("speaker", ["tool", "observation"])
+def test_sharegpt_turns_with_tools_are_what_transformers_makes_of_the_same_calls(
+    model: tuple[TextEncoder, Any], speaker: str
+) -> None:
+    ours, theirs = model
+    call = CALL["function"]
+    asked = [
+        {"from": "system", "value": "Be brief."},
+        {"from": "human", "value": "How is Zürich?"},
+        {"from": "function_call", "value": json.dumps([call, call])},
+        {"from": speaker, "value": "rain"},
+        {"from": speaker, "value": "sun"},
+    ]
+    row = {"conversations": [*asked, {"from": "gpt", "value": "Wet."}], "tools": json.dumps([call])}
+    one = encoded(ours, row)
+    options = {"tools": [call], "add_generation_prompt": True}
+    assert one.context_text == theirs.apply_chat_template(ASKED, tokenize=False, **options)
+    assert one.response_text == "Wet."
+    calling = encoded(
+        ours,
+        {"conversations": [*asked[:2], {"from": "function_call", "value": json.dumps(call)}]},
+    )
+    whole = theirs.apply_chat_template([*ASKED[:2], CALLING_ANSWER], tokenize=False)
+    assert whole == f"{calling.context_text}{calling.response_text}<|im_end|>\n"
+
+
 @pytest.mark.parametrize("answer", [CALLING_ANSWER, TALKING_ANSWER])
 def test_a_calling_answer_is_what_transformers_writes_for_the_turn(
     model: tuple[TextEncoder, Any], answer: dict[str, Any]
@@ -168,6 +204,56 @@ def test_a_calling_answer_is_what_transformers_writes_for_the_turn(
     alone = theirs(one.response_text, add_special_tokens=False)["input_ids"]
     assert one.response_ids.tolist() == alone
     assert one.flags == ()
+
+
+@pytest.mark.parametrize(
+    "answer", [REASONED_ANSWER, {**CALLING_ANSWER, "content": "", "reasoning_content": "Ask on."}]
+)
+def test_reasoning_is_what_transformers_writes_of_it(shared: Path, answer: dict[str, Any]) -> None:
+    from transformers import AutoTokenizer
+
+    folder = shared / "tokenizers" / "qwen3"
+    theirs = AutoTokenizer.from_pretrained(folder)
+    with contextlib.closing(TextEncoder(folder)) as ours:
+        one = encoded(ours, {"messages": [*REASONED, answer], "tools": [WEATHER]})
+        options = {"tools": [WEATHER], "tokenize": False}
+        context = theirs.apply_chat_template(REASONED, add_generation_prompt=True, **options)
+        assert one.context_text == context
+        assert "<think>\nAsk.\n</think>" in context
+        assert "Two and two." not in context
+        whole = theirs.apply_chat_template([*REASONED, answer], **options)
+        assert whole == f"{one.context_text}{one.response_text}<|im_end|>\n"
+        assert one.response_text.startswith(f"<think>\n{answer['reasoning_content']}\n</think>\n\n")
+        alone = theirs(one.response_text, add_special_tokens=False)["input_ids"]
+        assert one.response_ids.tolist() == alone
+        # Without reasoning it is a text like any other.
+        for nothing in (None, ""):
+            plain = encoded(ours, {"messages": [*REASONED, {**TEXT_ANSWER, "thinking": nothing}]})
+            assert plain.response_text == "Rain, then sun."
+
+
+def test_a_template_without_reasoning_leaves_it_out_of_earlier_turns_only(shared: Path) -> None:
+    from transformers import AutoTokenizer
+
+    folder = shared / "tokenizers" / "qwen2.5"
+    theirs = AutoTokenizer.from_pretrained(folder)
+    with contextlib.closing(TextEncoder(folder)) as ours:
+        one = encoded(ours, {"messages": [*REASONED, TEXT_ANSWER]})
+        assert one.context_text == theirs.apply_chat_template(
+            REASONED, tokenize=False, add_generation_prompt=True
+        )
+        row = {"messages": [*REASONED, REASONED_ANSWER]}
+        assert "leaves out the reasoning of the answer" in refused(
+            ours, row, "E_TEMPLATE_REASONING"
+        )
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "thinking", "reasoning"])
+def test_reasoning_has_one_meaning_under_each_of_its_names(make: Any, name: str) -> None:  # noqa: ANN401
+    answer = {"role": "assistant", name: "Hm.", "content": "4"}
+    for read in ("reasoning_content", "thinking"):
+        source = KNOWING.replace("{% if m.content is", f"{{{{ m.{read} }}}}|{{% if m.content is", 1)
+        assert encoded(make(source), {"messages": [ASKED[1], answer]}).response_text == "Hm.|4"
 
 
 def test_parts_are_joined_for_a_template_of_texts(model: tuple[TextEncoder, Any]) -> None:
@@ -215,6 +301,57 @@ def test_filters_take_their_arguments_in_the_order_of_transformers() -> None:
     with Renderer(Template(source, {})) as renderer:
         text = renderer.render([Message("user", "")], add_generation_prompt=False)
     assert text == their_text([], None, source, opened=False)
+
+
+@pytest.fixture
+def named(bytes_folder: Path) -> Iterator[Any]:
+    """Give what makes our encoder and transformers' tokenizer of a model with two templates."""
+    from transformers import PreTrainedTokenizerFast
+
+    made = []
+
+    def with_templates(default: str, tool_use: str) -> tuple[TextEncoder, Any]:
+        sources = {"tool_use": tool_use, "default": default, "rag": "{{ documents }}"}
+        listed = [{"name": name, "template": source} for name, source in sources.items()]
+        config = {"eos_token": "</s>", "chat_template": listed}
+        (bytes_folder / "tokenizer_config.json").write_text(json.dumps(config))
+        made.append(TextEncoder(bytes_folder))
+        return made[-1], PreTrainedTokenizerFast.from_pretrained(bytes_folder)
+
+    yield with_templates
+    for one in made:
+        one.close()
+
+
+def test_records_with_tools_take_the_template_that_is_for_tools(named: Any) -> None:  # noqa: ANN401
+    ours, theirs = named(PLAIN, KNOWING)
+    parts = {
+        "role": "user",
+        "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}],
+    }
+    for tools, answer, asked in (
+        ([WEATHER], TEXT_ANSWER, [*ASKED, parts]),
+        ([WEATHER], CALLING_ANSWER, ASKED[:2]),
+        ([], TEXT_ANSWER, ASKED[:2]),
+        (None, TEXT_ANSWER, ASKED[:2]),
+    ):
+        one = encoded(ours, {"messages": [*asked, answer], "tools": tools})
+        options = {"tools": tools, "tokenize": False}
+        context = theirs.apply_chat_template(asked, add_generation_prompt=True, **options)
+        assert one.context_text == context
+        whole = theirs.apply_chat_template([*asked, answer], **options)
+        assert whole == f"{one.context_text}{one.response_text}</s>\n"
+    assert "leaves out call 1" in refused(
+        ours, {"messages": [*ASKED, TEXT_ANSWER]}, "E_TEMPLATE_TOOLS"
+    )
+
+
+def test_a_template_for_tools_that_ends_answers_otherwise_is_not_taken(named: Any) -> None:  # noqa: ANN401
+    ours, _ = named(PLAIN, KNOWING.replace("</s>", "<call>"))
+    row = {"messages": [ASKED[1], TEXT_ANSWER]}
+    assert encoded(ours, row).response_text == "Rain, then sun."
+    reason = refused(ours, {**row, "tools": [WEATHER]}, "E_TEMPLATE_TOOLS")
+    assert "ends an answer otherwise than its plain one" in reason
 
 
 # -- left out or refused ---------------------------------------------------------------------------
@@ -288,6 +425,24 @@ def test_without_a_template_nothing_says_how_calls_are_written(make: Any) -> Non
         assert "only a chat template" in refused(encoder, row, "E_TEMPLATE_TOOLS")
 
 
+def test_reasoning_that_has_no_text_of_its_own_is_put_aside(make: Any) -> None:  # noqa: ANN401
+    row = {"messages": [ASKED[1], REASONED_ANSWER]}
+    assert "only a chat template" in refused(make(None), row, "E_TEMPLATE_REASONING")
+    before = {"messages": [ASKED[1], REASONED_ANSWER, ASKED[1], TEXT_ANSWER]}
+    assert "only a chat template" in refused(make(None), before, "E_TEMPLATE_REASONING")
+    writing = PLAIN.replace("{{ m.content }}", "{{ m.thinking }}{{ m.content }}")
+    assert encoded(make(writing), row).response_text == "It rains <b>.Wet."
+    opening = writing.removesuffix("{% endif %}") + "<think>{% endif %}"
+    assert "opens or ends" in refused(make(opening), row, "E_TEMPLATE_REASONING")
+    # As templates of models that always think do it.
+    thinking = PLAIN.replace(
+        "{{ m.content }}",
+        "{% if m.thinking %}<think>{{ m.thinking }}</think>{% endif %}{{ m.content }}",
+    )
+    opening = thinking.removesuffix("{% endif %}") + "<think>{% endif %}"
+    assert encoded(make(opening), row).response_text == "It rains <b>.</think>Wet."
+
+
 def test_a_turn_opened_or_ended_otherwise_has_no_text_of_its_own(make: Any) -> None:  # noqa: ANN401
     row = {"messages": [ASKED[1], CALLING_ANSWER], "tools": [WEATHER]}
     opening = KNOWING.removesuffix("{% endif %}") + "<think>{% endif %}"
@@ -338,11 +493,12 @@ def test_rust_leaves_to_python_what_a_template_may_read(make: Any) -> None:  # n
         {"messages": [{**ASKED[1], "name": "Ann"}, TEXT_ANSWER]},
         {"messages": [ASKED[1], TALKING_ANSWER]},
         {"messages": [{**ASKED[1], "tool_call_id": "1"}, TEXT_ANSWER]},
+        *({"messages": [ASKED[1], {**TEXT_ANSWER, name: "Hm."}]} for name in REASONING),
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}, TEXT_ANSWER]},
     ]
     lines = LineChunk.from_bytes("\n".join(map(json.dumps, rows)).encode())
     batch = fast.encode(lines, detect_form(rows[0]), {})
-    assert (len(batch), batch.others()) == (3, [3, 4, 5, 6, 7])
+    assert (len(batch), batch.others()) == (3, [*range(3, len(rows))])
 
 
 def test_rust_never_learns_turns_a_template_leaves_out(make: Any) -> None:  # noqa: ANN401
@@ -372,6 +528,12 @@ PICTURE = {"type": "image_url", "image_url": {"url": "x"}}
         ({"role": "user", "content": None, "tool_calls": []}, None, "E_RECORD_FIELD", "`content`"),
         ({"role": "user", "content": "", "tool_calls": "f()"}, None, "E_RECORD_TYPE", "tool_calls"),
         ({"role": "user", "content": "", "tool_calls": [{"id": 1}]}, None, "E_RECORD_TYPE", "[0]`"),
+        (
+            {"role": "user", "content": "", "reasoning": ["a"]},
+            None,
+            "E_RECORD_TYPE",
+            "reasoning` is",
+        ),
         (ASKED[1], "hammer", "E_RECORD_TYPE", "no JSON"),
         (ASKED[1], {"name": "f"}, "E_RECORD_TYPE", "an object"),
         (ASKED[1], [{"type": "function"}], "E_RECORD_TYPE", "`tools[0]` names no function"),
@@ -384,6 +546,14 @@ def test_what_cannot_be_read_is_named(turn: object, tools: object, code: str, na
         record_of({"messages": [turn, TEXT_ANSWER], "tools": tools})
     assert caught.value.code == code
     assert named in caught.value.reason
+
+
+@pytest.mark.parametrize("value", ["f(1)", '"f"', "{}", "[]", '[{"name": "f"}, 1]', "[" * 100_000])
+def test_a_sharegpt_call_that_is_none_is_named(value: str) -> None:
+    turns = [{"from": "human", "value": "a"}, {"from": "function_call", "value": value}]
+    with pytest.raises(RecordError, match=r"`conversations\[1\]` is from function_call") as caught:
+        record_of({"conversations": turns})
+    assert caught.value.code == "E_RECORD_TYPE"
 
 
 def test_an_answer_of_nothing_is_still_refused() -> None:

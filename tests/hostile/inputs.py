@@ -152,6 +152,6 @@ ARTEFACTS: list[Artefact] = [
     ),
     refused("settings of a date beyond all", settings("seed: 9999-99-99"), "E_CONFIG", code=2),
     harmless("unfinished table that links outside", output_link(".scores.parquet.partial")),
-    harmless("table that links outside", output_link("scores.parquet")),
-    harmless("report that links outside", output_link(".report.html.partial")),
+    harmless("unfinished report that links outside", output_link(".report.html.partial")),
+    refused("report that links outside", output_link("report.html"), "E_OUT", code=2),
 ]

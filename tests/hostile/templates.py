@@ -30,6 +30,12 @@ def linked(case: Case) -> None:
     case.link(FILE, case.outside / FILE)
 
 
+def linked_for_tools(case: Case) -> None:
+    plain(case)
+    (case.outside / "tool_use.jinja").write_text("{{ messages[0].content }}")
+    case.link("additional_chat_templates", case.outside)
+
+
 def over_many(body: str) -> str:
     return (
         "{% for a in range(99999) %}{% for b in range(99999) %}" + body + "{% endfor %}{% endfor %}"
@@ -83,4 +89,5 @@ ARTEFACTS: list[Artefact] = [
         "template that is no UTF-8", lambda case: (case.model / FILE).write_bytes(b"\xff\xfe"), CODE
     ),
     refused("template that links outside", linked, CODE),
+    refused("template for tools that links outside", linked_for_tools, CODE),
 ]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fam_engine.errors import CorruptStateError, InputError, LockedError, StorageError, UsageError
-from fam_engine.jobs.journal import DEATHS_TO_BLAME, STATE_FOLDER, Journal
+from fam_engine.jobs.journal import DEATHS_TO_BLAME, STATE_FOLDER, Journal, claimed
 
 KEY = {"model": "a", "seed": 0}
 SCHEMA = "CREATE TABLE IF NOT EXISTS things (name TEXT);"
@@ -67,6 +67,31 @@ def test_input_that_is_refused_frees_the_folder_unless_it_was_read_before(tmp_pa
         refuse(journal)
     with Journal(tmp_path, {**KEY, "seed": 1}, SCHEMA) as journal:
         assert journal.db.execute("SELECT name FROM things").fetchall() == [("computed",)]
+
+
+def write_half(folder: Path) -> None:
+    with claimed(folder, KEY, ("table", "summary")):
+        (folder / "table").write_text("new")
+        raise RuntimeError
+
+
+def test_files_that_were_not_all_written_go_and_earlier_ones_stay_the_jobs(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError):
+        write_half(tmp_path)
+    other = KEY | {"seed": 1}
+    with claimed(tmp_path, other, ("table", "summary")):
+        (tmp_path / "summary").write_text("whole")
+    with pytest.raises(UsageError, match="seed = 1, this one has 0"):
+        write_half(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    with claimed(tmp_path / "elsewhere", KEY, ("table", "summary")):
+        (tmp_path / "elsewhere" / "summary").write_text("whole")
+    with pytest.raises(RuntimeError):
+        write_half(tmp_path / "elsewhere")
+    assert not (tmp_path / "elsewhere" / "table").exists()
+    assert (tmp_path / "elsewhere" / "summary").read_text() == "whole"
+    with pytest.raises(UsageError), Journal(tmp_path / "elsewhere", other, SCHEMA):
+        pass
 
 
 def test_another_job_is_refused_and_the_difference_named(tmp_path: Path) -> None:

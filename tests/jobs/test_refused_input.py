@@ -113,6 +113,13 @@ def test_a_refused_validation_file_leaves_the_folder_free(
     validation.write_text(json.dumps(BAD) + "\n")
     with pytest.raises(InputError, match=r"validation\.jsonl:1: not one record is usable"):
         begin("train", GOOD, validation=str(validation))
+    # The one --map is of both files, so it is no remedy for columns of this one alone.
+    with pytest.raises(InputError, match=r"\(--map is of --data and --validation alike: give both"):
+        begin("train", GOOD, validation=str(validation))
+    validation.write_text("{")
+    with pytest.raises(InputError, match="E_JSON") as caught:
+        begin("train", GOOD, validation=str(validation))
+    assert caught.value.hint is None
     assert [path.name for path in (tmp_path / "out" / STATE_FOLDER).iterdir()] == ["lock"]
     validation.write_text(json.dumps(GOOD) + "\n")
     begin("train", GOOD, validation=str(validation))

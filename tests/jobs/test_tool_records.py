@@ -15,15 +15,18 @@ from fam_engine.config import (
     GenerateConfig,
     RewriteConfig,
     ScoreConfig,
+    SelectConfig,
 )
 from fam_engine.data.records import detect_form, read_record
-from fam_engine.errors import InputError
+from fam_engine.errors import InputError, UsageError
 from fam_engine.jobs.evaluation.few_shot import read_examples
 from fam_engine.jobs.exporting.job import run_export
 from fam_engine.jobs.generation.job import run_generate
+from fam_engine.jobs.generation.rows import as_question
 from fam_engine.jobs.rewriting.job import run_rewrite
 from fam_engine.jobs.scoring.ingest import DataFile
 from fam_engine.jobs.scoring.job import run_score
+from fam_engine.jobs.selection.job import run_select
 from fam_engine.jobs.selection.records import _hash
 from fam_engine.report.progress import JobProgress
 
@@ -108,6 +111,71 @@ def test_scores_are_those_of_the_text_the_template_writes(
     assert plain["num_prompt_tokens"] != parts["num_prompt_tokens"]
 
 
+def test_what_the_template_wrote_can_be_selected(model: Path, data: Path, tmp_path: Path) -> None:
+    # Of a template that joins parts otherwise than they are joined here.
+    joining = "{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}{{ p.text }}{% endfor %}"
+    template = TEMPLATE.replace("{{ m.content or '' }}", f"{joining}{{% endif %}}")
+    (model / "chat_template.jinja").write_text(template)
+    rows = [*ROWS[:4], {"messages": [QUESTION, {**PARTS, "role": "assistant"}], "correct": True}]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    scored = score(model, data, tmp_path / "scored")
+    assert len(scored) == len(rows)
+    config = SelectConfig(
+        data=(str(data),),
+        scores=tmp_path / "scored" / "scores.parquet",
+        out=tmp_path / "out",
+        per="all",
+        budget=len(scored),
+    )
+    with JobProgress(quiet=True) as progress:
+        run_select(config, progress)
+    lines = (tmp_path / "out" / "selected.jsonl").read_text().splitlines()
+    assert [json.loads(line)["messages"] for line in lines] == [row["messages"] for row in rows]
+
+
+def test_reasoning_is_scored_with_its_text_or_the_record_is_put_aside(
+    model: Path, data: Path, tmp_path: Path
+) -> None:
+    answer = {**ANSWER, "reasoning_content": "hm."}
+    rows = [
+        ROWS[0],
+        {"messages": [QUESTION, answer], "correct": True},
+        {"messages": [QUESTION, answer, QUESTION, ANSWER], "correct": True},
+    ]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert len(score(model, data, tmp_path / "left-out")) == 2
+    assert aside(tmp_path / "left-out") == {2: "E_TEMPLATE_REASONING"}
+    template = TEMPLATE.replace("{{ m.content", "{{ m.reasoning_content }}{{ m.content")
+    (model / "chat_template.jinja").write_text(template)
+    plain, reasoned, after = score(model, data, tmp_path / "out", in_context=1)
+    lengths = [row["num_response_tokens"] for row in (plain, reasoned, after)]
+    assert lengths == [len("three"), len("hm.three"), len("three")]
+    assert plain["num_prompt_tokens"] == reasoned["num_prompt_tokens"]
+    earlier = after["num_prompt_tokens"] - plain["num_prompt_tokens"]
+    assert earlier == len("user:a pear?\0assistant:hm.three\0")
+    assert [row["in_context_nll_mean"] for row in (reasoned, after)] == [None, None]
+    with JobProgress(quiet=True) as progress:
+        config = ExportConfig(data=(str(data),), out=tmp_path / "out.jsonl", format="trl")
+        outcome = run_export(config, progress)
+    assert outcome.summary["records"]["left_out_by_code"] == {"E_EXPORT_TOOLS": 2}
+
+
+def test_another_template_for_tools_is_another_job(model: Path, data: Path, tmp_path: Path) -> None:
+    more = model / "additional_chat_templates"
+    more.mkdir()
+    (more / "tool_use.jinja").write_text(f"A{TEMPLATE}")
+    rows = score(model, data, tmp_path / "out")
+    plain = score(model, data, tmp_path / "plain", template=str(model / "chat_template.jinja"))
+    longer = [
+        one["num_prompt_tokens"] - other["num_prompt_tokens"]
+        for one, other in zip(rows, plain, strict=True)
+    ]
+    assert longer == [0, 1, 1, 0]
+    (more / "tool_use.jinja").write_text(f"B{TEMPLATE}")
+    with pytest.raises(UsageError, match="template_sha256"):
+        score(model, data, tmp_path / "out")
+
+
 def test_without_a_template_tools_are_put_aside(
     tiny_model: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -138,6 +206,13 @@ def test_generate_asks_with_the_tools_and_keeps_them(
         asked[number] = row["messages"], row.get("tools")
     expected = [(row["messages"][:-1], row.get("tools")) for row in ROWS[:4]]
     assert asked == dict(enumerate(expected, start=1))
+
+
+def test_a_call_at_the_end_of_a_sharegpt_conversation_is_the_answer_to_be_made() -> None:
+    asked = {"from": "human", "value": "a pear?"}
+    call = {"from": "function_call", "value": '{"name": "f"}'}
+    question = as_question({"conversations": [asked, call]}, "conversations")
+    assert question["messages"] == [asked]
 
 
 def test_rewrite_puts_aside_what_it_would_show_as_text(

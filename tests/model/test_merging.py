@@ -159,8 +159,11 @@ def test_files_beside_the_weights(tiny_model: Path, tmp_path: Path) -> None:
     (model / "adapter_config.json").write_text("{}")
     (model / "modeling.py").write_text("1 / 0")
     (model / "chat_template.jinja").write_text("{{ messages }}")
+    (model / "additional_chat_templates").mkdir()
+    (model / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}")
     merge(model, tmp_path / "a", tmp_path / "new" / "out", base="original")
-    expected = {path.name for path in tiny_model.iterdir()} | {"chat_template.jinja"}
+    expected = {path.name for path in tiny_model.iterdir()}
+    expected |= {"chat_template.jinja", "additional_chat_templates"}
     assert {path.name for path in (tmp_path / "new" / "out").iterdir()} == expected
     tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path / "new" / "out")
     assert tokenizer.decode(tokenizer("a b", add_special_tokens=False).input_ids) == "a b"

@@ -101,19 +101,19 @@ def test_messages_go_through_the_template(bos_model: Path, tmp_path: Path) -> No
     assert as_prompt["num_prompt_tokens"] < one["num_prompt_tokens"]
 
 
-def test_tools_and_parts_are_those_of_files(bos_model: Path, tmp_path: Path) -> None:
+def test_tools_reasoning_and_parts_are_those_of_files(bos_model: Path, tmp_path: Path) -> None:
     from fam_engine import Scorer
 
     template = (
         "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}{% for m in messages %}[{{ m.role }}]"
-        "{{ m.content }}{{ (m.tool_calls or []) | tojson }}</s>{% endfor %}"
+        "{{ m.reasoning_content }}{{ m.content }}{{ (m.tool_calls or []) | tojson }}</s>{% endfor %}"
         "{% if add_generation_prompt %}[assistant]{% endif %}"
     )
     folder = with_template(bos_model, tmp_path, template)
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "pear?"}]
     turns = [
         {"role": "user", "content": parts},
-        {"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]},
+        {"role": "assistant", "reasoning_content": "Hm.", "tool_calls": [{"name": "f"}]},
         {"role": "tool", "content": "3"},
     ]
     row = {"messages": turns, "tools": [{"name": "f"}], "response": "yes"}

@@ -3,7 +3,7 @@
 In: a folder and a file name, which may come from a hostile index. Out: a path that stays in the
 folder, or the object in a JSON file. A name is a plain name, never a path; a link may lead out of
 the folder only where the Hugging Face cache keeps its files (`snapshots/<commit>/x ->
-../../blobs/<hash>`).
+../../blobs/<hash>`, or one folder deeper).
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def may_open(path: Path) -> bool:
 
 def _stays_inside(path: Path) -> bool:
     home = path.parent.resolve()
-    homes = [home, home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [home]
+    caches = [one.parent / "blobs" for one in list(home.parents)[:2] if one.name == "snapshots"]
+    homes = [home, *caches]
     return Path(os.path.realpath(path)).parent in homes  # a loop of links stays what it is
 
 

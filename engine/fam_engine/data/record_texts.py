@@ -3,8 +3,9 @@
 In: records. Out: `Texts`, or a `RecordError` each. The context is what a model would see when asked: the template with
 its generation prompt, or the prompt verbatim.
 
-An answer that calls tools has no text of its own: it is what the template writes for that turn after the generation
-prompt, up to what ends any answer. Where a template opens or ends such a turn otherwise, the record is put aside.
+An answer that calls tools, or has its reasoning apart, has no text of its own: it is what the template writes for that
+turn after the generation prompt, up to what ends any answer. Where a template opens or ends such a turn otherwise, the
+record is put aside.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Texts:
     @property
     def is_written(self) -> bool:
         """Whether the response is what the template writes, special tokens of its own included."""
-        return self.turn is not None and bool(self.turn.tool_calls)
+        return self.turn is not None and self.turn.is_written
 
     def whole(self) -> tuple[Message, ...]:
         """Give the turns with the response as the last."""
@@ -105,7 +106,7 @@ class TextMaker:
         """Join an answer of several texts as the template joins them."""
         if self._renderer is None or texts.turn is None or not texts.turn.has_parts:
             return texts
-        separator = self._renderer.part_separator("assistant")
+        separator = self._renderer.part_separator("assistant", texts.tools)
         if texts.is_written or separator is None:
             return texts
         assert texts.turn.given is not None
@@ -129,7 +130,16 @@ class TextMaker:
             else context
             for text, context in zip(texts, contexts, strict=True)
         ]
-        return for_good(rendered, self._checked)
+        return for_good(for_good(rendered, self._ended), self._checked)
+
+    def _ended(self, texts: Sequence[Texts]) -> list[Texts | RecordError]:
+        """Put those aside whose template ends an answer otherwise than all answers are scored to end."""
+        assert self._renderer is not None
+        ended: list[Texts | RecordError] = list(texts)
+        for index, text in enumerate(texts):
+            if text.tools is not None and (error := _other_end(self._renderer, text.tools)):
+                ended[index] = error
+        return ended
 
     def _checked(self, texts: Sequence[Texts]) -> list[Texts | RecordError]:
         """Put those aside of which the template leaves out what is said with tools."""
@@ -183,16 +193,12 @@ class TextMaker:
         (dropped,) = find_dropped(
             self._renderer, [(text.whole(), text.tools)], add_generation_prompt=False
         )
-        end = self._renderer.answer_end()
+        end = self._renderer.answer_end(text.tools)
         response = whole.removeprefix(text.context).removesuffix(end)
         if dropped:
             return dropped
         if len(text.context) + len(response) + len(end) != len(whole):
-            return RecordError(
-                "E_TEMPLATE_TOOLS",
-                "the chat template opens or ends an answer that calls tools otherwise than a text, so that it has no "
-                "text of its own to score",
-            )
+            return _no_text(text)
         return replace(text, response=response)
 
 
@@ -203,7 +209,40 @@ def _without_template(text: Texts) -> Texts | RecordError:
             "E_TEMPLATE_TOOLS",
             "the record has tools or calls some, and only a chat template says how they are written",
         )
+    if any(turn.reasoning for turn in turns):
+        return RecordError(
+            "E_TEMPLATE_REASONING",
+            "a turn has reasoning apart from its text, and only a chat template says how it is written",
+        )
     return text
+
+
+def _other_end(renderer: Renderer, tools: Tools) -> RecordError | None:
+    try:
+        ends = [renderer.answer_end(known).rstrip() for known in (None, tools)]
+    except RecordError as error:
+        return error
+    if ends[0] == ends[1]:
+        return None
+    return RecordError(
+        "E_TEMPLATE_TOOLS",
+        "the model's chat template for tools ends an answer otherwise than its plain one (give one for all with "
+        "--template FILE)",
+    )
+
+
+def _no_text(text: Texts) -> RecordError:
+    if text.turn and text.turn.tool_calls:
+        return RecordError(
+            "E_TEMPLATE_TOOLS",
+            "the chat template opens or ends an answer that calls tools otherwise than a text, so that it has no text "
+            "of its own to score",
+        )
+    return RecordError(
+        "E_TEMPLATE_REASONING",
+        "the chat template opens or ends an answer with reasoning otherwise than a text, so that it has no text of its "
+        "own to score",
+    )
 
 
 def _mapped(turn: Message, put: Callable[[str], str]) -> Message:

@@ -75,10 +75,10 @@ class Record:
         return strings_in([self.tools, given])
 
     @property
-    def uses_tools(self) -> bool:
-        """Whether the record is more than texts: it has tools, or a turn or the answer calls some."""
+    def is_more_than_texts(self) -> bool:
+        """Whether the record has tools, or a turn or the answer calls some or has reasoning apart from its text."""
         turns = self.context if self.turn is None else (*self.context, self.turn)
-        return self.tools is not None or any(turn.tool_calls for turn in turns)
+        return self.tools is not None or any(turn.is_written for turn in turns)
 
     def answer_turn(self) -> Message:
         """Give the answer as a turn."""

@@ -64,8 +64,9 @@ class Renderer:
         self._template = template
         self._shapes: dict[Shape, CompiledTemplate | None] = {}
         self._keeps: dict[Shape, bool] = {}
-        self._separators: dict[str, str | None] = {}
-        self._answer_end: str | None = None
+        # Of the template without tools and of the one with.
+        self._separators: dict[tuple[str, bool], str | None] = {}
+        self._answer_ends: dict[bool, str] = {}
         self._child = self._start()
 
     def __enter__(self) -> Renderer:
@@ -127,26 +128,33 @@ class Renderer:
             results.update(zip(batch, rendered, strict=True))
         return [results[index] for index in range(len(conversations))]
 
-    def part_separator(self, role: str) -> str | None:
+    def part_separator(self, role: str, tools: Tools | None = None) -> str | None:
         """Give what the template writes between two parts of a turn's text; None: it takes no lists.
 
         Found by rendering one: a template may refuse a list, write it as Python does, or leave it out.
         """
-        if role not in self._separators:
-            self._separators[role] = self._find_separator(role)
-        return self._separators[role]
+        known = (role, self._is_for_tools(tools))
+        if known not in self._separators:
+            self._separators[known] = self._find_separator(role, tools if known[1] else None)
+        return self._separators[known]
 
-    def answer_end(self) -> str:
+    def answer_end(self, tools: Tools | None = None) -> str:
         """Give what the template writes after an answer that is a text.
 
         Raises:
             RecordError: It does not render a plain question and its answer.
         """
-        if self._answer_end is None:
+        is_for_tools = self._is_for_tools(tools)
+        if is_for_tools not in self._answer_ends:
             turns = (Message("user", "a"), Message("assistant", _PROBE))
-            text = self.render(turns, add_generation_prompt=False)
-            self._answer_end = text.partition(_PROBE)[2]
-        return self._answer_end
+            known = tools if is_for_tools else None
+            text = self.render(turns, add_generation_prompt=False, tools=known)
+            self._answer_ends[is_for_tools] = text.partition(_PROBE)[2]
+        return self._answer_ends[is_for_tools]
+
+    def _is_for_tools(self, tools: Tools | None) -> bool:
+        """Whether a conversation is rendered by the template that is for tools."""
+        return tools is not None and self._template.for_tools is not None
 
     def writes_tool_turns(self, messages: Conversation, tools: Tools | None) -> bool:
         """Whether the results of tools are known to stand in what these turns are rendered to.
@@ -201,19 +209,22 @@ class Renderer:
     ) -> dict[str, Any]:
         return {
             "messages": [
-                m.for_template(takes_parts=m.has_parts and self.part_separator(m.role) is not None)
+                m.for_template(
+                    takes_parts=m.has_parts and self.part_separator(m.role, tools) is not None
+                )
                 for m in messages
             ],
             "add_generation_prompt": add_generation_prompt,
             "tools": tools,
         }
 
-    def _find_separator(self, role: str) -> str | None:
+    def _find_separator(self, role: str, tools: Tools | None) -> str | None:
         parts = [{"type": "text", "text": text} for text in _PARTS]
         turns = [*_BEFORE.get(role, []), {"role": role, "content": parts}]
         if role in ("system", "developer"):
             turns.append({"role": "user", "content": "a"})
-        (text,) = self._ask_batch([{"messages": turns, "add_generation_prompt": False}])
+        request = {"messages": turns, "add_generation_prompt": False, "tools": tools}
+        (text,) = self._ask_batch([request])
         if isinstance(text, RecordError):
             return None
         _, first, rest = text.partition(_PARTS[0])
@@ -239,6 +250,7 @@ class Renderer:
         answer = self._ask(
             {
                 "template": self._template.source,
+                "for_tools": self._template.for_tools,
                 "constants": self._template.constants,
                 "date": TEMPLATE_DATE,
             }

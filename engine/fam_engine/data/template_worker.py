@@ -1,16 +1,16 @@
 """The child process that runs chat templates: a model's template is somebody else's program.
 
 In (arguments): the seconds of computing that a request may take, after which the kernel ends the process; (standard
-input): a JSON line with the template and its constants, then one JSON line a request, `{"render": [...]}` with
-conversations or `{"compile": ...}` with a shape. Out (standard output): one JSON line each: a list of
-`{"text": ...}` or `{"error": ...}`, a conversation each; or what the shape compiled to.
+input): a JSON line with the template, perhaps another one for conversations with tools, and their constants, then one
+JSON line a request, `{"render": [...]}` with conversations or `{"compile": ...}` with a shape. Out (standard output):
+one JSON line each: a list of `{"text": ...}` or `{"error": ...}`, a conversation each; or what the shape compiled to.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
@@ -65,7 +65,9 @@ def main() -> None:
         setup["template"], setup["constants"], datetime.fromisoformat(setup["date"])
     )
     try:
-        template = compile_template(source)
+        template = for_tools = compile_template(source)
+        if setup["for_tools"] is not None:
+            for_tools = compile_template(replace(source, text=setup["for_tools"]))
         compiler = ShapeCompiler(source, template)
     except Exception as error:
         _send(_refusal(error))
@@ -77,7 +79,12 @@ def main() -> None:
         if "compile" in request:
             _send(_compiled(compiler, request["compile"]))
         else:
-            _send([_rendering(template, source, one) for one in request["render"]])
+            _send(
+                [
+                    _rendering(template if one["tools"] is None else for_tools, source, one)
+                    for one in request["render"]
+                ]
+            )
 
 
 if __name__ == "__main__":

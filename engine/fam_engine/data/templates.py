@@ -1,20 +1,25 @@
 """Chat templates: which one a model has.
 
-In: a model folder or a template file. Out: a `Template` for `rendering.Renderer`. The date a template may ask for is
-fixed and recorded, so scores do not depend on the day.
+In: a model folder or a template file. Out: a `Template` for `rendering.Renderer`. Of several templates a model has by
+name, the plain chat is `default`, and `tool_use` is for conversations with tools, as transformers has it. The date a
+template may ask for is fixed and recorded, so scores do not depend on the day.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from fam_engine.data.plain_files import plain_file
 from fam_engine.data.tokenizer_files import CODE, TOKENIZER_CONFIG, read_config
 from fam_engine.errors import ModelRefusedError, UsageError
 
 MODEL_TEMPLATE: Final = "chat_template.jinja"
+# Where a model keeps its other templates, and the one of them that is used here.
+MORE_TEMPLATES: Final = "additional_chat_templates"
+TOOL_TEMPLATE: Final = "tool_use.jinja"
+_PLAIN, _WITH_TOOLS = "default", "tool_use"
 
 # What Llama 3's own template falls back to when no clock is offered.
 TEMPLATE_DATE = "2024-07-26"
@@ -22,11 +27,19 @@ TEMPLATE_DATE = "2024-07-26"
 
 @dataclass(frozen=True)
 class Template:
-    """A chat template's source, the special tokens it may name, and the file it is from."""
+    """A chat template.
+
+    Attributes:
+        source: What it is.
+        constants: The special tokens it may name.
+        file: Where it is from.
+        for_tools: The source of another one, for conversations with tools; None: there is none.
+    """
 
     source: str
     constants: dict[str, str]
     file: Path | None = None
+    for_tools: str | None = None
 
     @property
     def where(self) -> str | None:
@@ -64,23 +77,54 @@ def _file_template(file: Path, constants: dict[str, str]) -> Template:
 
 def _model_template(folder: Path, constants: dict[str, str]) -> Template | None:
     if (folder / MODEL_TEMPLATE).exists():
-        own_file = plain_file(folder, MODEL_TEMPLATE, code="E_TEMPLATE")
-        try:
-            return Template(own_file.read_text(encoding="utf-8"), constants, own_file)
-        except (OSError, UnicodeDecodeError) as error:
-            raise ModelRefusedError(
-                f"cannot be read as a template: {error}", code="E_TEMPLATE", where=str(own_file)
-            ) from None
+        file, tools = plain_file(folder, MODEL_TEMPLATE, code="E_TEMPLATE"), tool_template(folder)
+        return Template(_read(file), constants, file, None if tools is None else _read(tools))
+    source: Any = read_config(folder).get("chat_template")
+    if source is None:
+        return None
     config = folder / TOKENIZER_CONFIG
-    source = read_config(folder).get("chat_template")
-    if isinstance(source, list) and all(isinstance(one, dict) for one in source):
-        # Several templates by name: the plain chat is called `default`.
-        plain = (one.get("template") for one in source if one.get("name") == "default")
-        source = next(plain, None)
-    if source is not None and not isinstance(source, str):
+    named = source if isinstance(source, list) else [{"name": _PLAIN, "template": source}]
+    if not all(map(_is_named, named)):
         raise ModelRefusedError(
             "`chat_template` is neither text nor a list of named texts",
             code=CODE,
             where=str(config),
         )
-    return None if source is None else Template(source, constants, config)
+    sources = {one["name"]: one["template"] for one in named}
+    if _PLAIN not in sources:
+        raise ModelRefusedError(
+            f"`chat_template` has no template named `{_PLAIN}`",
+            code="E_TEMPLATE",
+            where=str(config),
+            hint="give one with --template FILE, or --template none",
+        )
+    return Template(sources[_PLAIN], constants, config, sources.get(_WITH_TOOLS))
+
+
+def _is_named(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(value.get(key), str) for key in ("name", "template")
+    )
+
+
+def tool_template(folder: Path) -> Path | None:
+    """Give the file beside a model's own template that is for conversations with tools, if there is one.
+
+    Raises:
+        ModelRefusedError: It leads out of the folder.
+    """
+    more = folder / MORE_TEMPLATES
+    if not (more / TOOL_TEMPLATE).exists():
+        return None
+    if more.is_symlink():
+        raise ModelRefusedError("the folder is a link", code="E_TEMPLATE", where=str(more))
+    return plain_file(more, TOOL_TEMPLATE, code="E_TEMPLATE")
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelRefusedError(
+            f"cannot be read as a template: {error}", code="E_TEMPLATE", where=str(file)
+        ) from None

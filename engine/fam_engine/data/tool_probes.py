@@ -1,10 +1,11 @@
-"""Whether a chat template writes what a conversation says with tools, or silently leaves it out.
+"""Whether a chat template writes what is said with tools, and what an answer reasons, or silently leaves it out.
 
 In: turns and tools that a template has rendered. Out: what it left out, or nothing. It is not guessed from the
 template's source: the same conversation is rendered once more with marked names of functions, arguments and results,
 and a marker that does not come out again is what the template drops. A template that refuses the marked conversation
 has looked at what was marked, so it is no reason to put the record aside. Ids of calls and names of speakers are not
-looked for: most templates have no place for them, as `apply_chat_template` of transformers has it too.
+looked for: most templates have no place for them, as `apply_chat_template` of transformers has it too. Nor is the
+reasoning of earlier turns, which most templates leave out on purpose; that of the answer is.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from fam_engine.data.rendering import Renderer
-from fam_engine.data.turns import Message, Tools
+from fam_engine.data.turns import REASONING, Message, Tools
 from fam_engine.errors import RecordError
 
 # Letters and a number, so that no JSON, quoting or trimming changes it; the end keeps 1 out of 10.
@@ -36,7 +37,8 @@ def find_dropped(
     Returns:
         For each of them, in order, an error that names the first thing left out; None: nothing is.
     """
-    probes = [_Probe(turns, tools) for turns, tools in conversations]
+    has_answer = not add_generation_prompt
+    probes = [_Probe(turns, tools, has_answer=has_answer) for turns, tools in conversations]
     rendered = renderer.render_batch(
         [probe.turns for probe in probes],
         add_generation_prompt=add_generation_prompt,
@@ -48,29 +50,51 @@ def find_dropped(
 class _Probe:
     """A conversation with markers in place of all that tools say, and what each marker stands for."""
 
-    def __init__(self, turns: Sequence[Message], tools: Tools | None) -> None:
-        self._names: list[str] = []
+    def __init__(
+        self, turns: Sequence[Message], tools: Tools | None, *, has_answer: bool = False
+    ) -> None:
+        self._left_out: list[RecordError] = []
         self.tools = tools and [
             _renamed(tool, self._mark(f"`tools[{index}]`")) for index, tool in enumerate(tools)
         ]
         self.turns = [self._marked(turn, index) for index, turn in enumerate(turns)]
+        if has_answer and turns[-1].reasoning:
+            self.turns[-1] = self._with_reasoning_marked(self.turns[-1])
 
     def dropped(self, text: str | RecordError) -> RecordError | None:
         """Give what of it is not in its rendering."""
         if isinstance(text, RecordError):
             return None
-        for number, name in enumerate(self._names):
+        for number, error in enumerate(self._left_out):
             if _MARKER.format(number) not in text:
-                return RecordError(
-                    "E_TEMPLATE_TOOLS",
-                    f"the chat template leaves out {name}, so the model would not see it "
-                    "(give one that knows tools with --template FILE)",
-                )
+                return error
         return None
 
     def _mark(self, name: str) -> str:
-        self._names.append(name)
-        return _MARKER.format(len(self._names) - 1)
+        return self._marker(
+            RecordError(
+                "E_TEMPLATE_TOOLS",
+                f"the chat template leaves out {name}, so the model would not see it "
+                "(give one that knows tools with --template FILE)",
+            )
+        )
+
+    def _marker(self, error: RecordError) -> str:
+        """Give a marker for something, and keep what to say where it does not come out."""
+        self._left_out.append(error)
+        return _MARKER.format(len(self._left_out) - 1)
+
+    def _with_reasoning_marked(self, turn: Message) -> Message:
+        assert turn.given is not None
+        mark = self._marker(
+            RecordError(
+                "E_TEMPLATE_REASONING",
+                "the chat template leaves out the reasoning of the answer (give one that writes it with --template "
+                "FILE, or take it out of the data)",
+            )
+        )
+        marked = dict.fromkeys((key for key in REASONING if key in turn.given), mark)
+        return Message(turn.role, turn.content, {**turn.given, **marked})
 
     def _marked(self, turn: Message, index: int) -> Message:
         if turn.role == "tool":

@@ -2,9 +2,9 @@
 
 In: the turns and the `tools` of a row. Out: `Message`s, or a `RecordError` naming the place. A turn that is more than
 its role and text keeps what it said (`given`), so that a chat template is handed what `apply_chat_template` of
-transformers would hand it: calls, ids and names untouched, what is null left out. Beside it stands its text, for all
-that needs only that: questions compared, prompts of models without a template. Parts of other types than text are
-refused: nothing here sees images.
+transformers would hand it: calls, ids, names and reasoning untouched, what is null left out. Beside it stands its text,
+for all that needs only that: questions compared, prompts of models without a template. Parts of other types than text
+are refused: nothing here sees images.
 """
 
 from __future__ import annotations
@@ -19,10 +19,15 @@ from fam_engine.errors import RecordError
 # JSON Schemas of functions, as transformers calls them.
 Tools = Sequence[Mapping[str, Any]]
 
+# Names of what is thought before it is said: the one that templates read, that of gpt-oss' template, one of data sets.
+REASONING: Final = ("reasoning_content", "thinking", "reasoning")
 # What a turn may say beside its content; the reader in Rust leaves turns that say it to Python.
-_HANDED: Final = frozenset({"tool_calls", "tool_call_id", "name"})
+_HANDED: Final = frozenset({"tool_calls", "tool_call_id", "name", *REASONING})
 _SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
-_SHAREGPT_ROLES |= {"system": "system"}
+_SHAREGPT_ROLES |= {"system": "system", "tool": "tool", "observation": "tool"}
+# A speaker of ShareGPT whose value is calls, as LLaMA-Factory has it.
+_CALLER: Final = "function_call"
+_SHAREGPT_ROLES |= {_CALLER: "assistant"}
 _ROLES = {role: role for role in ("system", "developer", "user", "assistant", "tool")}
 # Keys of the speaker and of what is said, and the speakers.
 _OWN, _SHAREGPT = ("role", "content", _ROLES), ("from", "value", _SHAREGPT_ROLES)
@@ -36,7 +41,7 @@ class Message:
         role: Who speaks.
         content: The text; that of several parts is joined by line breaks, as vLLM joins it for templates without lists.
         given: The turn as a template is handed it, where it is more than role and text: `content` as a list of parts or
-            left out, `tool_calls`, `tool_call_id`, `name`.
+            left out, `tool_calls`, `tool_call_id`, `name`, reasoning under the names of templates.
     """
 
     role: str
@@ -47,6 +52,16 @@ class Message:
     def tool_calls(self) -> Sequence[Mapping[str, Any]]:
         """The calls it makes."""
         return self.given.get("tool_calls", ()) if self.given else ()
+
+    @property
+    def reasoning(self) -> str:
+        """What it has been thought of before, apart from the content."""
+        return str(self.given.get(REASONING[0], "")) if self.given else ""
+
+    @property
+    def is_written(self) -> bool:
+        """Whether only a template says how it is written, since it is more than its text."""
+        return bool(self.tool_calls or self.reasoning)
 
     @property
     def has_parts(self) -> bool:
@@ -160,10 +175,14 @@ def _turn(turn: object, name: str) -> Message:
         raise RecordError("E_RECORD_TYPE", f"`{name}` is {type_name(turn)}, expected an object")
     speaker, said, roles = _SHAREGPT if "from" in turn else _OWN
     role = _role(turn.get(speaker), roles, name)
+    if turn[speaker] == _CALLER:
+        calls = _read_calls(text_of(turn, said), name)
+        return _turn({"role": role, "content": None, "tool_calls": calls}, name)
     content = turn.get(said)
     if isinstance(content, str) and _HANDED.isdisjoint(turn):
         return Message(role, content)
     handed = {key: value for key, value in turn.items() if key in _HANDED and value is not None}
+    handed |= _reasoning(handed, name)
     _check_calls(handed.get("tool_calls", []), name)
     if isinstance(content, list):
         handed["content"] = [_part(part, f"{name}.content[{i}]") for i, part in enumerate(content)]
@@ -173,6 +192,36 @@ def _turn(turn: object, name: str) -> Message:
         if handed:
             handed["content"] = content
     return Message(role, content or "", {"role": role, **handed} if handed else None)
+
+
+def _reasoning(handed: Mapping[str, Any], name: str) -> Mapping[str, str]:
+    """Give a turn's reasoning under the names that templates read, as transformers does."""
+    given = {key: handed[key] for key in REASONING if key in handed}
+    for key, value in given.items():
+        if not isinstance(value, str):
+            raise RecordError(
+                "E_RECORD_TYPE", f"`{name}.{key}` is {type_name(value)}, expected text"
+            )
+    if not given:
+        return {}
+    first = next(iter(given.values()))
+    return {"reasoning_content": first, "thinking": given.get("thinking", first)}
+
+
+def _read_calls(text: str, name: str) -> Sequence[Mapping[str, Any]]:
+    """Read the JSON of a call, or of a list of them, as the calls of a turn."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    calls = value if isinstance(value, list) else [value]
+    if not calls or not all(isinstance(call, Mapping) and "name" in call for call in calls):
+        raise RecordError(
+            "E_RECORD_TYPE",
+            f"`{name}` is from {_CALLER} and its value is not the JSON of a call or a list of calls, expected "
+            '{"name": ..., "arguments": ...}',
+        )
+    return [{"type": "function", "function": call} for call in calls]
 
 
 def _part(part: object, name: str) -> Mapping[str, Any]:

@@ -214,6 +214,58 @@ class Journal:
                 self.put("key", key)
 
 
+def check_unclaimed(out: Path, outputs: Iterable[str]) -> None:
+    """Make sure that a job may begin in a folder: what it would replace there is its own.
+
+    Every command that names its files itself asks this before any work. Whose the job is, if there is one, the
+    journal says when it is opened; a file beside no job is somebody else's, or a copy that was left behind.
+
+    Args:
+        out: Output folder; it need not be there.
+        outputs: Names of what the job writes into it.
+
+    Raises:
+        UsageError: The folder holds no job, but a file of such a name.
+    """
+    if (out / STATE_FOLDER / _DATABASE).is_file():
+        return
+    for path in (out / name for name in outputs):
+        if os.path.lexists(path):
+            raise UsageError(
+                "is there already, and is of no job in this folder",
+                code="E_OUT",
+                where=str(path),
+                hint="choose another --out, or remove it",
+            )
+
+
+@contextlib.contextmanager
+def claimed(out: Path, key: dict[str, Any], outputs: Iterable[str]) -> Iterator[Journal]:
+    """Hold a folder while the files of a job are written that keeps no progress.
+
+    If that fails, what it has written goes, and a folder that held none before is free for any other job.
+
+    Args:
+        out: Output folder; made if absent.
+        key: As of `Journal`.
+        outputs: Names of what is written.
+
+    Raises:
+        FamEngineError: See `Journal`.
+    """
+    with Journal(out, key, "") as journal, storage_errors(out):
+        paths = {out / name for name in outputs}
+        earlier = {path for path in paths if path.exists()}
+        try:
+            yield journal
+        except BaseException:
+            for path in paths - earlier:
+                path.unlink(missing_ok=True)
+            if not earlier:
+                journal.forget()
+            raise
+
+
 def check_same_job(kept: dict[str, Any], key: dict[str, Any], out: Path) -> None:
     """Make sure that progress kept under one key may be gone on with under another.
 

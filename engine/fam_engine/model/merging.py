@@ -27,6 +27,7 @@ import torch
 
 from fam_engine.data.files import write_folder_whole
 from fam_engine.data.plain_files import plain_file, read_json_object
+from fam_engine.data.templates import MORE_TEMPLATES, TOOL_TEMPLATE, tool_template
 from fam_engine.errors import ModelRefusedError, StorageError, UsageError
 from fam_engine.model import ops
 from fam_engine.model.checkpoint import CheckpointReader, Precision, check_tensors, expected_shapes
@@ -119,6 +120,9 @@ def _write(folder: Path, model: Path, merger: _Merger) -> None:
     for name in _COPIED:
         if (model / name).exists():
             shutil.copyfile(plain_file(model, name, code=CODE), folder / name)
+    if (tools := tool_template(model)) is not None:
+        (folder / MORE_TEMPLATES).mkdir()
+        shutil.copyfile(tools, folder / MORE_TEMPLATES / TOOL_TEMPLATE)
 
 
 def _write_json(path: Path, value: object) -> None:

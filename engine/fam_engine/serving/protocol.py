@@ -135,6 +135,7 @@ class Turn(BaseModel):
     tool_calls: list[dict[str, Any]] | None = None
     tool_call_id: str | None = None
     name: str | None = None
+    reasoning_content: str | None = None
 
 
 class ScoreRequest(_Request):

@@ -57,7 +57,8 @@ def open_with(questions: sqlite3.Connection, folder: Path, responses: list[str])
     with journal.commit() as db:
         for position, response in enumerate(responses):
             db.execute(
-                "INSERT INTO texts VALUES (?, 0, ?, 3, 'eos', 0, NULL, NULL)", (position, response)
+                "INSERT INTO texts VALUES (?, 0, ?, 3, 'eos', 0, NULL, NULL, NULL)",
+                (position, response),
             )
     return journal
 
@@ -80,8 +81,8 @@ def test_a_text_that_is_no_answer_has_no_verdict(
 ) -> None:
     with open_with(questions, tmp_path, ["1200"]) as journal:
         with journal.commit() as db:
-            db.execute("INSERT INTO texts VALUES (1, 0, '', 2, 'nonfinite', 0, NULL, NULL)")
-            db.execute("INSERT INTO texts VALUES (2, 0, '', 0, NULL, 1, NULL, NULL)")
+            db.execute("INSERT INTO texts VALUES (1, 0, '', 2, 'nonfinite', 0, NULL, NULL, NULL)")
+            db.execute("INSERT INTO texts VALUES (2, 0, '', 0, NULL, 1, NULL, NULL, NULL)")
             journal.quarantine([("f", 2, None, "E_NONFINITE", "no finite logits")])
             journal.quarantine([("f", 3, None, "E_CRASH", "the process died")])
         texts.judge_texts(journal, questions, lambda _: None)

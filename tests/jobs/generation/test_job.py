@@ -395,13 +395,14 @@ def test_an_answer_needs_no_second_pass(tmp_path: Path) -> None:
     for record in records_in(tmp_path / "out"):
         origin, score = record["provenance"], scores[record["id"]]
         if origin["nll_sum"] is None:
-            assert origin["perplexity"] is None
+            assert origin["perplexity"] is origin["eos_nll"] is None
             continue
         whole += 1
         assert origin["finish_reason"] == "eos"
         assert origin["num_tokens"] == score["num_response_tokens"]
         assert abs(origin["nll_sum"] - score["nll_sum"]) <= 1e-5 * origin["num_tokens"]
         assert origin["perplexity"] == pytest.approx(score["perplexity"], rel=1e-4)
+        assert abs(origin["eos_nll"] - score["eos_nll"]) <= 1e-5
     assert whole > 2
 
 
@@ -412,19 +413,27 @@ def test_a_loss_is_kept_only_of_what_scoring_would_see(
         self: Generator, requests: Iterator[Request], *_: object, **__: object
     ) -> Iterator[Completion]:
         ids, _ = self._tokenizer.encode_batch(["so it is"], continuation=True)
-        losses = np.full(len(ids), -0.5)
+        losses, end, begin = np.full(len(ids), -0.5), (1, -0.25), (0, -0.25)
         for number, _request in enumerate(requests):
             other = np.append(ids, ids[-1])  # not what the tokenizer makes of the text
-            yield Completion(number, 0, ids, "so it is", "eos", logprobs=losses)
+            yield Completion(number, 0, ids, "so it is", "eos", *end, losses)
             yield Completion(number, 1, ids, "so it is", "length", logprobs=losses)
-            yield Completion(number, 2, other, "so it is", "eos", logprobs=np.append(losses, -1))
+            yield Completion(number, 2, other, "so it is", "eos", *end, np.append(losses, -1))
+            yield Completion(number, 3, ids, "so it is", "eos", *begin, losses)
 
     monkeypatch.setattr(Generator, "generate", some)
     rows = [{"id": "short", "prompt": "one?\n"}, {"id": "long", "prompt": "x" * 500 + "one?\n"}]
     file = write(tmp_path / "q.jsonl", rows)
-    generate(tiny_model, file, tmp_path / "out", samples=3, on_long="cut-prompt")
+    generate(tiny_model, file, tmp_path / "out", samples=4, on_long="cut-prompt")
     found = {record["id"]: record["provenance"] for record in records_in(tmp_path / "out")}
-    assert [name for name, origin in found.items() if origin["nll_sum"] is not None] == ["short#0"]
+
+    def known(loss: str) -> list[str]:
+        return [name for name, origin in found.items() if origin[loss] is not None]
+
+    assert known("nll_sum") == ["short#0", "short#3"]
+    # What ends a turn is one token here, and sample 3 ended with another.
+    assert known("eos_nll") == ["short#0"]
+    assert found["short#0"]["eos_nll"] == 0.25
     short = found["short#0"]
     assert short["nll_sum"] == 0.5 * short["num_tokens"]
     assert short["perplexity"] == pytest.approx(math.exp(0.5))

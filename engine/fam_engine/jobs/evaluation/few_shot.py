@@ -79,9 +79,10 @@ def _records(file: DataFile, columns: Mapping[str, str]) -> Sequence[Record]:
             record = read_record(
                 mapped, detect_form(mapped), file=file.name, line=row.line, stem=file.stem
             )
-            if record.uses_tools:
+            if record.is_more_than_texts:
                 raise RecordError(
-                    "E_FEW_SHOT", "has tools or calls some, which no other question would have"
+                    "E_FEW_SHOT",
+                    "has tools, calls or reasoning, which no other question would have",
                 )
             records.append(record)
         except RecordError as error:

@@ -24,7 +24,7 @@ from fam_engine.jobs.evaluation.samples import Sample, keep_samples, read_sample
 from fam_engine.jobs.evaluation.summary import summarize
 from fam_engine.jobs.generation.prepare import Progress
 from fam_engine.jobs.interrupts import Interrupts
-from fam_engine.jobs.journal import Journal, storage_errors
+from fam_engine.jobs.journal import Journal, check_unclaimed, storage_errors
 from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.running import judging_settings, load_told, peak_memory
 from fam_engine.jobs.scoring.sources import find_files
@@ -52,6 +52,7 @@ def run_eval(
         Interrupted: A signal came; what is done is kept.
     """
     watch = Stopwatch()
+    check_unclaimed(config.out, OUTPUTS)
     with (
         Interrupts() as interrupts,
         prepared(config, config.out, progress, interrupts) as parts,

@@ -25,12 +25,13 @@ from fam_engine.jobs.experiment.plan import Plan, check_files, plan_study
 from fam_engine.jobs.experiment.progress import Progress, StudyProgress
 from fam_engine.jobs.experiment.steps import run_steps
 from fam_engine.jobs.interrupts import Interrupts
-from fam_engine.jobs.journal import Journal, storage_errors
+from fam_engine.jobs.journal import Journal, check_unclaimed, storage_errors
 from fam_engine.report.experiment import plot_files, render_html, render_markdown
 from fam_engine.report.forecast import duration
 
 STUDIES = Path(__file__).parent / "studies"
 OUTPUTS = ("results.json", "report.html", "report.md")
+_PLOTS = "plots"
 
 
 def find_study(name: str) -> Path:
@@ -69,6 +70,7 @@ def run_experiment(config: ExperimentConfig, out: Path, progress: Progress) -> d
         FamEngineError: Something its user can cure; see the subclasses.
         Interrupted: A signal came; what is done is kept.
     """
+    check_unclaimed(out, (*OUTPUTS, _PLOTS))
     check_files(config, progress.note)
     plan = plan_study(config, out)
     minutes = config.budget.minutes
@@ -94,9 +96,9 @@ def run_experiment(config: ExperimentConfig, out: Path, progress: Progress) -> d
             )
             write_text_whole(out / "report.html", render_html(results))
             write_text_whole(out / "report.md", render_markdown(results))
-            (out / "plots").mkdir(exist_ok=True)
+            (out / _PLOTS).mkdir(exist_ok=True)
             for name, svg in plot_files(results).items():
-                write_text_whole(out / "plots" / name, svg)
+                write_text_whole(out / _PLOTS / name, svg)
     return results
 
 

@@ -39,10 +39,10 @@ class ExportFormat:
 def _check_turns(record: Record) -> None:
     """Refuse an answer that answers nobody: every tool's template opens the assistant's turn itself.
 
-    And calls of tools, which each of them has under other names.
+    And calls of tools and reasoning, which each of them has under other names.
     """
-    if record.uses_tools:
-        raise RecordError("E_EXPORT_TOOLS", "has tools or calls some, expected texts only")
+    if record.is_more_than_texts:
+        raise RecordError("E_EXPORT_TOOLS", "has tools, calls or reasoning, expected texts only")
     last = record.context[-1].role if record.context else None
     if last not in ("user", "tool"):
         found = f"a turn of role `{last}`" if last else "no turn"

@@ -19,7 +19,7 @@ from fam_engine.measure.metrics import perplexity
 
 _TEXTS = """
 SELECT q.id, q.row, t.sample, t.text, t.num_tokens, t.finish_reason, t.correct,
-       CASE WHEN q.flags LIKE '%"prompt_cut"%' THEN NULL ELSE t.nll_sum END
+       q.flags LIKE '%"prompt_cut"%', t.nll_sum, t.eos_nll
 FROM questions q JOIN texts t USING (position)
 WHERE t.text != '' ORDER BY q.position, t.sample
 """
@@ -63,9 +63,10 @@ def write_generated(path: Path, journal: Journal, origin: Origin) -> int:
 
 def generated_records(journal: Journal, origin: Origin) -> Iterator[dict[str, Any]]:
     """Give the records in order: the question's own row, its answer replaced, and where it is from."""
-    for parent, row, sample, text, num_tokens, reason, correct, nll_sum in journal.db.execute(
-        _TEXTS
-    ):
+    for *made, is_cut, nll_sum, eos_nll in journal.db.execute(_TEXTS):
+        parent, row, sample, text, num_tokens, reason, correct = made
+        if is_cut:  # a loss is of the record as it stands here, whose prompt is whole
+            nll_sum = eos_nll = None
         verdict = None if correct is None else bool(correct)
         record = with_answer(json.loads(row), text)
         record |= {"id": f"{parent}#{sample}", "source": origin.source}
@@ -81,8 +82,8 @@ def generated_records(journal: Journal, origin: Origin) -> Iterator[dict[str, An
             "verified": verdict,
             "finish_reason": reason,
             "num_tokens": num_tokens,
-            # Of the record as it stands here, so not of one whose prompt was cut for the model.
             "nll_sum": nll_sum,
+            "eos_nll": eos_nll,
             "perplexity": None if nll_sum is None else perplexity(nll_sum / num_tokens),
         }
         yield record

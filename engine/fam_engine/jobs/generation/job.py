@@ -17,7 +17,7 @@ from fam_engine.jobs.generation.judging import has_code, judge_texts, num_unjudg
 from fam_engine.jobs.generation.prepare import Prepared, Progress, prepared
 from fam_engine.jobs.generation.texts import TextMaker
 from fam_engine.jobs.interrupts import Interrupts
-from fam_engine.jobs.journal import Journal, storage_errors
+from fam_engine.jobs.journal import Journal, check_unclaimed, storage_errors
 from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.running import (
     dtype_name,
@@ -44,6 +44,7 @@ def run_generate(config: GenerateConfig, progress: Progress) -> JobOutcome:
         Interrupted: A signal came; what is done is kept.
     """
     watch = Stopwatch()
+    check_unclaimed(config.out, OUTPUTS)
     with (
         Interrupts() as interrupts,
         prepared(config, config.out, progress, interrupts) as parts,

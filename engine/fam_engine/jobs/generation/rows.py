@@ -24,7 +24,7 @@ RESPONSE_COLUMNS = {
     "instruction": "output",
 }
 STAND_IN = "-"
-_ASSISTANT = ("assistant", "gpt")
+_ASSISTANT = ("assistant", "gpt", "function_call")
 
 
 def find_kind(row: Mapping[str, Any]) -> str:

@@ -21,12 +21,12 @@ SCHEMA = f"""
 {ingest.SCHEMA}
 CREATE TABLE IF NOT EXISTS texts (
     position INTEGER, sample INTEGER, text TEXT, num_tokens INTEGER, finish_reason TEXT,
-    is_judged INTEGER, correct INTEGER, nll_sum REAL, PRIMARY KEY (position, sample)
+    is_judged INTEGER, correct INTEGER, nll_sum REAL, eos_nll REAL, PRIMARY KEY (position, sample)
 );
 """
 _INSERT = """
-INSERT INTO texts (position, sample, text, num_tokens, finish_reason, is_judged, nll_sum)
-VALUES (?, ?, ?, ?, ?, ?, ?)
+INSERT INTO texts (position, sample, text, num_tokens, finish_reason, is_judged, nll_sum, eos_nll)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 """
 
 
@@ -131,26 +131,27 @@ class TextMaker:
             for one in completions:
                 text = "" if one.finish_reason == "nonfinite" else one.text
                 made = (len(one.token_ids), one.finish_reason)
-                db.execute(_INSERT, (position, one.sample, text, *made, 0, self._nll_sum(one)))
+                db.execute(_INSERT, (position, one.sample, text, *made, 0, *self._losses(one)))
             if problem := _nothing_usable(completions):
                 self._quarantine(db, position, *problem)
             self._journal.land([position])
         self._in_flight.remove(position)
         self._journal.take_off(self._in_flight)
 
-    def _nll_sum(self, one: Completion) -> float | None:
-        """Give the loss of a text given its prompt, in nats, as `score` gives it for the record.
+    def _losses(self, one: Completion) -> tuple[float | None, float | None]:
+        """Give the loss of a text given its prompt and that of its end, in nats, as `score` does for the record.
 
         None where scoring would see other tokens: the text was cut, or the model spelled it otherwise
-        than the tokenizer does.
+        than the tokenizer does; of the end also where the model ended with another token than a turn does.
         """
         if one.finish_reason != "eos" or one.logprobs is None or not self._generator.respells(one):
-            return None
-        return -float(one.logprobs.sum())
+            return None, None
+        end = one.end_logprob if self._generator.ends_turn(one) else None
+        return -float(one.logprobs.sum()), None if end is None else -end
 
     def _leave_out(self, position: int, code: str, reason: str) -> None:
         with self._journal.commit() as db:
-            db.execute(_INSERT, (position, 0, "", 0, None, 1, None))
+            db.execute(_INSERT, (position, 0, "", 0, None, 1, None, None))
             self._quarantine(db, position, code, reason)
             self._journal.land([position])
 

@@ -124,10 +124,10 @@ class _Ingest:
             _check_kinds(self._kinds)
         form = detect_form(row)
         record = read_record(row, form, file=file.name, line=place.line, stem=file.stem)
-        if record.uses_tools:
+        if record.is_more_than_texts:
             raise RecordError(
                 "E_REWRITE_TOOLS",
-                "has tools or calls some; what is rewritten is shown to the model as text, which would leave them out",
+                "has tools, calls or reasoning; what is rewritten is shown to the model as text, without them",
             )
         question = as_question(row, kind)
         if isinstance(row.get("provenance"), Mapping):

@@ -14,7 +14,7 @@ from fam_engine.data.files import write_text_whole
 from fam_engine.jobs.generation.prepare import Progress
 from fam_engine.jobs.generation.texts import TextMaker
 from fam_engine.jobs.interrupts import Interrupts
-from fam_engine.jobs.journal import Journal, storage_errors
+from fam_engine.jobs.journal import Journal, check_unclaimed, storage_errors
 from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.rewriting.asking import Attempt
 from fam_engine.jobs.rewriting.attempts import Attempts
@@ -46,6 +46,7 @@ def run_rewrite(config: RewriteConfig, progress: Progress) -> JobOutcome:
         Interrupted: A signal came; what is done is kept.
     """
     watch = Stopwatch()
+    check_unclaimed(config.out, OUTPUTS)
     with (
         Interrupts() as interrupts,
         prepared(config, config.out, progress, interrupts) as parts,

@@ -68,7 +68,7 @@ def missing_in_context(db: sqlite3.Connection, count: int) -> str | None:
     return (
         f"in-context scores: none for {num_records - num_entries:,} of {num_records:,} records; they take answers "
         f"marked `correct` to {count} other questions ({known:,} have one), a context that the model can hold "
-        "and no tools"
+        "and neither tools nor reasoning"
     )
 
 

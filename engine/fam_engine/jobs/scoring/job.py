@@ -17,7 +17,7 @@ from fam_engine.config import HOW_IT_RUNS, ScoreConfig
 from fam_engine.data.files import write_text_whole
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.jobs.interrupts import Interrupts
-from fam_engine.jobs.journal import Journal, storage_errors
+from fam_engine.jobs.journal import Journal, check_unclaimed, storage_errors
 from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.running import (
     add_spent,
@@ -40,8 +40,9 @@ from fam_engine.jobs.scoring.sources import Sources, open_model, tokens_per_batc
 from fam_engine.jobs.scoring.stopwatch import Stopwatch
 from fam_engine.measure.summary import summarize
 
-# What a finished job leaves; `tokens.parquet` comes on top where asked for.
+# What a finished job leaves; the tokens come on top where asked for.
 OUTPUTS = ("scores.parquet", "quarantine.jsonl", "report.html", "summary.json")
+_TOKENS = "tokens.parquet"
 _NUMBERS = ("nll_sum", "nll_mean", "perplexity", "bits_per_byte", "rank_mean", "surprising_rate")
 _IF_MEASURED = ("ifd", "in_context_nll_mean")
 _SUMMARIZED = ("source", "group", "correct", "flags", "num_response_tokens", *_NUMBERS)
@@ -55,6 +56,7 @@ def run_score(config: ScoreConfig, progress: Progress) -> JobOutcome:
         Interrupted: A signal came; what is done is kept.
     """
     watch = Stopwatch()
+    check_folder(config)
     with (
         Interrupts() as interrupts,
         prepared(config, config.out, progress, interrupts) as (journal, spool, encoder, sources),
@@ -68,6 +70,11 @@ def run_score(config: ScoreConfig, progress: Progress) -> JobOutcome:
             with journal.commit():
                 journal.put("finished", summary)
         return JobOutcome(summary, summary["records"]["quarantined"])
+
+
+def check_folder(config: ScoreConfig) -> None:
+    """Make sure that the job would replace nothing but its own files, see `check_unclaimed`."""
+    check_unclaimed(config.out, (*OUTPUTS, _TOKENS) if config.tokens else OUTPUTS)
 
 
 def _score_entries(
@@ -111,7 +118,7 @@ def _write_outputs(
     with storage_errors(out):
         num_scored = write_scores(out / "scores.parquet", journal.db, schema)
         if config.tokens:
-            write_tokens(out / "tokens.parquet", journal.db, scorer.spool)
+            write_tokens(out / _TOKENS, journal.db, scorer.spool)
         quarantined = write_quarantine(out / "quarantine.jsonl", journal.db)
         table = pq.read_table(out / "scores.parquet")
         summary = {

@@ -105,10 +105,11 @@ def worker_key(config: ScoreConfig, sources: Sources) -> dict[str, Any]:
 
 def input_key(sources: Sources, encoder: TextEncoder, device: str) -> dict[str, Any]:
     """Give what results depend on beside settings: input files, model, template, numerics."""
-    template = encoder.template.source if encoder.template else ""
+    template = encoder.template
+    text = template.source + (template.for_tools or "") if template else ""
     return {
         "data": [hash_file(file.path) for file in sources.files],
-        "template_sha256": hashlib.sha256(template.encode()).hexdigest(),
+        "template_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "template_date": TEMPLATE_DATE,
         **_model_key(sources, device),
     }

@@ -8,9 +8,8 @@ any other, so that two selections never mix.
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from fam_engine.data.files import write_text_whole
 from fam_engine.data.reading import hash_file
 from fam_engine.errors import UsageError
 from fam_engine.jobs.interrupts import Interrupts
-from fam_engine.jobs.journal import Journal, storage_errors
+from fam_engine.jobs.journal import check_unclaimed, claimed
 from fam_engine.jobs.selection.choice import SELECTED
 from fam_engine.jobs.selection.files import write_dropped, write_quarantine, write_selected
 from fam_engine.jobs.selection.join import Joined, join_scores
@@ -64,6 +63,8 @@ def run_select(
     """
     metric = _metric(config.metric)
     _check_settings(config)
+    if not dry_run:
+        check_unclaimed(config.out, OUTPUTS)
     scores = read_scores(config.scores, metric)
     with Interrupts() as interrupts:
 
@@ -78,7 +79,8 @@ def run_select(
         summary = {**selection.summary, "settings": config.model_dump(mode="json")}
         if not dry_run:
             progress.start("writing", int(summary["records"]["selected"]), "records")
-            with _claimed(config, records) as journal:
+            key = _run_key(config, [file.path for file in records.files])
+            with claimed(config.out, key, OUTPUTS) as journal:
                 if journal.finished(config.out / name for name in OUTPUTS):
                     progress.note(f"{config.out} is complete already")
                     return summary
@@ -87,21 +89,6 @@ def run_select(
                 with journal.commit():
                     journal.put("finished", True)
     return summary
-
-
-@contextlib.contextmanager
-def _claimed(config: SelectConfig, records: RecordColumns) -> Iterator[Journal]:
-    """Hold the output folder for this selection alone; give it back if the selection fails.
-
-    There is no progress to keep, so a folder whose selection did not end well is free for any other.
-    """
-    key = _run_key(config, [file.path for file in records.files])
-    with Journal(config.out, key, "") as journal, storage_errors(config.out):
-        try:
-            yield journal
-        except BaseException:
-            journal.forget()
-            raise
 
 
 def _metric(name: str) -> Metric:

@@ -41,7 +41,7 @@ class RecordColumns:
         file: int64[n], place in `files`.
         line: int64[n], from 1.
         position: int64[n], place among all rows read, bad ones counted.
-        num_bytes: int64[n], UTF-8 bytes of the response.
+        num_bytes: int64[n], UTF-8 bytes of the response; -1 where only a template says what it is.
         correct: int64[n]: `RIGHT`, `WRONG` or `UNKNOWN`.
         text_hash: int64[n], of everything the model would read: prompt and response.
         response_cut: bool[n], a response that ends because its writer had no tokens left.
@@ -205,7 +205,9 @@ class _Gathered:
         self.file.append(index)
         self.line.append(record.line)
         self.position.append(self.num_read)
-        self.num_bytes.append(len(record.response.encode()))
+        turn = record.answer_turn()
+        is_known = not (turn.is_written or turn.has_parts)  # else a template makes or joins it
+        self.num_bytes.append(len(record.response.encode()) if is_known else -1)
         self.correct.append(UNKNOWN if record.correct is None else int(record.correct))
         self.text_hash.append(_hash(record))
         self.response_cut.append(_was_cut(row.columns or {}))

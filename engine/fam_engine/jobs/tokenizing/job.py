@@ -21,7 +21,7 @@ from fam_engine.data.plain_files import plain_file, read_json_object
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.embedded import MODEL
 from fam_engine.jobs.interrupts import Interrupts
-from fam_engine.jobs.journal import Journal, storage_errors
+from fam_engine.jobs.journal import Journal, check_unclaimed, claimed, storage_errors
 from fam_engine.jobs.scoring import ingest
 from fam_engine.jobs.scoring.files import write_quarantine
 from fam_engine.jobs.scoring.ingest import IngestPlan, ingest_records
@@ -40,6 +40,12 @@ if TYPE_CHECKING:
 _NO_LIMIT = 2**31 - 1
 
 
+def _outputs(config: TokenizeConfig) -> tuple[str, ...]:
+    """Give the names of the files a job leaves in its folder."""
+    ids = () if config.ids is None else (f"ids.{config.ids}",)
+    return (*ids, "summary.json", "quarantine.jsonl")
+
+
 def run_tokenize(config: TokenizeConfig, progress: Progress) -> dict[str, Any]:
     """Tokenize a job's records.
 
@@ -51,6 +57,8 @@ def run_tokenize(config: TokenizeConfig, progress: Progress) -> dict[str, Any]:
         Interrupted: A signal came.
     """
     watch = Stopwatch()
+    if config.out is not None:
+        check_unclaimed(config.out, _outputs(config))
     folder = _model_folder(config)
     encoder = TextEncoder(
         folder,
@@ -138,8 +146,8 @@ def _longest(folder: Path) -> int:
 def _write(
     config: TokenizeConfig, out: Path, journal: Journal, spool: Spool, summary: dict[str, Any]
 ) -> None:
-    with storage_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
+    # Whatever was counted before, and with which settings: no progress is gone on with.
+    with claimed(out, {"command": "tokenize"}, _outputs(config)):
         if config.ids is not None:
             write_ids(out / f"ids.{config.ids}", journal.db, spool)
         write_quarantine(out / "quarantine.jsonl", journal.db)

@@ -15,7 +15,7 @@ from typing import Any
 from fam_engine.config import TrainConfig
 from fam_engine.data.files import write_folder_whole, write_text_whole
 from fam_engine.jobs.interrupts import Interrupted, Interrupts
-from fam_engine.jobs.journal import Journal, storage_errors
+from fam_engine.jobs.journal import Journal, check_unclaimed, storage_errors
 from fam_engine.jobs.running import Nobody, describe, finished_summary
 from fam_engine.jobs.scoring.files import write_quarantine
 from fam_engine.jobs.scoring.sources import Sources, open_model
@@ -46,7 +46,7 @@ from fam_engine.model.loading import choose_compute_dtype, choose_device
 from fam_engine.model.lora import LoraSpec
 from fam_engine.model.trainable import TrainableModel
 
-ADAPTER = "adapter"
+ADAPTER, CHECKPOINTS = "adapter", "checkpoints"
 OUTPUTS = (f"{ADAPTER}/adapter_model.safetensors", LOG, "quarantine.jsonl", "summary.json")
 
 
@@ -104,6 +104,7 @@ class _Together:
 def _lead(config: TrainConfig, progress: TrainProgress, together: _Together) -> dict[str, Any]:
     """Be the first process: read the input, run the loop, write the output."""
     watch, peers = Stopwatch(), together.peers
+    check_unclaimed(config.out, (ADAPTER, CHECKPOINTS, *OUTPUTS))
     with prepared(config, config.out, progress, together.interrupts) as data:
         summary = finished_summary(data.journal, config.out, OUTPUTS, progress)
         if summary is None:
@@ -184,7 +185,7 @@ def _open_parts(
         train=given.train,
         validation=given.validation,
         memory=memory,
-        checkpoints=Checkpoints(config.out / "checkpoints", given.run),
+        checkpoints=Checkpoints(config.out / CHECKPOINTS, given.run),
         crashes=CrashWatch(journal, given.train, given.validation),
         progress=progress,
         peers=peers,

@@ -12,11 +12,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from fam_engine.config import TrainConfig
 from fam_engine.data.reading import hash_file
 from fam_engine.data.tokenizer import TextEncoder
+from fam_engine.errors import InputError
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, storage_errors
 from fam_engine.jobs.scoring import ingest
@@ -44,6 +45,10 @@ _NOT_IN_KEY = {
     "save_every",
     "nproc",
 }
+_ONE_MAP: Final = (
+    "--map is of --data and --validation alike: give both files the same columns, or take "
+    "--validation-share instead"
+)
 
 
 @dataclass(frozen=True)
@@ -151,7 +156,13 @@ class _Reader:
     def _read_validation(self, journal: Journal, name: str) -> Examples:
         """Read the validation file; what it had to leave out joins the job's quarantine."""
         with open_validation(journal) as own:
-            examples = self._read(own, find_files([name]), limit=None)
+            try:
+                examples = self._read(own, find_files([name]), limit=None)
+            except InputError as error:
+                # There is one --map: what the error says of it would spoil the data.
+                if any(code in error.message for code in ("E_RECORD_FORM", "E_RECORD_FIELD")):
+                    error.hint = _ONE_MAP
+                raise
             bad = own.db.execute(
                 "SELECT file, line, offset, code, reason FROM quarantine ORDER BY number"
             ).fetchall()

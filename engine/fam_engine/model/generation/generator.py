@@ -52,6 +52,7 @@ class Generator:
         fits = decoder.ready_bytes <= _SHARE_OF_FREE * free_bytes(decoder.device)
         self.max_slots = max_slots
         self._tokenizer = encoder.tokenizer
+        self._end_of_turn: list[int] = encoder.end_of_turn_ids.tolist()
         self._model = Model(
             decoder=decoder.made_ready() if fits and is_worth_it else decoder,
             detokenizer=Detokenizer(encoder.tokenizer),
@@ -84,6 +85,10 @@ class Generator:
         """Whether the tokenizer gives a completion's text the ids that the model wrote it with."""
         ids, _ = self._tokenizer.encode_batch([completion.text], continuation=True)
         return np.array_equal(ids, completion.token_ids)
+
+    def ends_turn(self, completion: Completion) -> bool:
+        """Whether a completion ended with what ends a turn, token for token."""
+        return self._end_of_turn == [completion.end_token_id]
 
     def _make_cache(self, longest_prompt: int, max_new_tokens: int, num_samples: int) -> KVCache:
         """Make a cache with as many slots as memory allows; see `Model.make_cache`."""

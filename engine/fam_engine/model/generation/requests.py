@@ -84,6 +84,7 @@ class Completion:
             out, a character that the length cut in two is left out.
         finish_reason: Why it ended.
         end_token_id: The end token the model wrote; None where something else ended the text.
+        end_logprob: Its log-prob, of the kind of `logprobs`.
         logprobs: float64, of each of `token_ids` given the context and what is before it, in nats:
             of the model itself, without temperature, top-k and top-p. As `fam-engine score` gives
             for the same ids, to 1e-5 in fp32 (a row is computed among others there). None: not
@@ -96,4 +97,5 @@ class Completion:
     text: str
     finish_reason: FinishReason
     end_token_id: int | None = None
+    end_logprob: float | None = None
     logprobs: npt.NDArray[np.float64] | None = None

@@ -101,6 +101,7 @@ class Sequence:
         self.token_ids: list[int] = []
         self._logprobs: list[float] = []
         self._end_token_id: int | None = None
+        self._end_logprob: float | None = None
         self.limit = limit
         self._ends = ends
         self._stops = stops
@@ -111,7 +112,7 @@ class Sequence:
     def add(self, token_id: int, logprob: float) -> FinishReason | None:
         """Take the next token; give why the text has ended, if it has."""
         if token_id in self._ends.token_ids:
-            self._end_token_id = token_id
+            self._end_token_id, self._end_logprob = token_id, logprob
             return "eos"
         self.token_ids.append(token_id)
         self._logprobs.append(logprob)
@@ -133,7 +134,8 @@ class Sequence:
         # Once more over all of it: the last characters may not have been certain before.
         place = self._stops.find(text)
         if place is not None:
-            reason, text, self._end_token_id = "stop", text[:place], None
+            reason, text = "stop", text[:place]
+            self._end_token_id = self._end_logprob = None
             while kept and not text.startswith(self._detokenizer.text(kept)):
                 kept.pop()
         return Completion(
@@ -143,5 +145,6 @@ class Sequence:
             text,
             reason,
             self._end_token_id,
+            self._end_logprob,
             logprobs=np.array(self._logprobs[: len(kept)]),
         )

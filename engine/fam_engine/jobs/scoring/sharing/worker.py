@@ -19,6 +19,7 @@ from fam_engine.jobs.journal import STATE_FOLDER, check_same_job, storage_errors
 from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.running import add_spent, load_told
 from fam_engine.jobs.scoring.entries import SCHEMA, Entries, EntryScorer, remaining_entries
+from fam_engine.jobs.scoring.job import check_folder
 from fam_engine.jobs.scoring.prepare import Progress, prepared
 from fam_engine.jobs.scoring.sharing.claims import Claim, Worker, undone_parts
 from fam_engine.jobs.scoring.sharing.gathering import inherit
@@ -47,6 +48,7 @@ def run_shard(config: ScoreConfig, progress: Progress) -> JobOutcome:
         Interrupted: A signal came; what is done is kept.
     """
     assert config.shard is not None
+    check_folder(config)
     sources = find_sources(config, config.data, config.adapter)
     key = worker_key(config, sources)
     parts = config.out / STATE_FOLDER / FOLDER
