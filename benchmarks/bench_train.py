@@ -8,11 +8,11 @@
 In: a shape, peers that are installed (peft, liger, trl, unsloth, unsloth-layer, unsloth-none). Out: a row for every
 workload (`workloads.make_documents`), tokens a step and cap of memory. With peers, parity comes first: the same step's
 loss, the cosine of every gradient of the first and last layer, their norms. A peer then chooses its fastest micro-batch
-and whether to compute layers twice, for every row, among what fits; engines take turns. Tokens are real ones, padding
-is never counted; a peer that fails or does not fit keeps its row, saying so. `--curve` compares losses of that many
-steps instead, and a peer's with its own in other micro-batches, which is the noise to judge by; `--longest` finds the
-longest document that trains under the cap. A capped card has less memory, not less speed: it is no measurement of a
-smaller one.
+for every row, computing layers twice where it does not fit otherwise; engines take turns. Tokens are real ones, padding
+is never counted; a peer that fails or does not fit keeps its row, saying so. Rows are in the order of the budgets
+given, and the file is written after each. `--curve` compares losses of that many steps instead, and a peer's with its
+own in other micro-batches, which is the noise to judge by; `--longest` finds the longest document that trains under the
+cap. A capped card has less memory, not less speed: it is no measurement of a smaller one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import numpy as np
 from random_models import SHAPES, nf4_model
 from timing import matrix_rate
 from train_engines import OursTraining, Setting, Steps, supervised
-from train_peers import PeerTraining, TrlTraining
+from train_peers import PeerTraining, TrlTraining, padded_tokens
 from workloads import Question, make_documents
 
 from fam_engine.jobs.bench.machine import describe_machine
@@ -162,18 +162,30 @@ def measure(
 
 def _fastest(name: str, engine: Engine, documents: list[Question], cap: float) -> Setting | str:
     """Give the fastest setting that fits; ours has none to choose, which a step shows to fit."""
-    docs = sorted({1, min(4, len(documents)), len(documents)}) if name != OURS else [0]
     twice = (False, True) if name in ("peft", "liger", "trl") else (False,)
     found: dict[Setting, float] = {}
     reason = "no setting"
-    for count, is_checkpointing in itertools.product(docs, twice):
-        setting = Setting(cap, count, is_checkpointing)
-        steps = engine.run([documents] * 2, setting)
-        if isinstance(steps, Steps):
-            found[setting] = steps.seconds[-1]
-        else:
-            reason = steps
+    for count in [0] if name == OURS else _micro_batches(name, documents):
+        for is_checkpointing in twice:
+            setting = Setting(cap, count, is_checkpointing)
+            steps = engine.run([documents] * 2, setting)
+            if isinstance(steps, Steps):
+                found[setting] = steps.seconds[-1]
+            else:
+                reason = steps
+            print(f"{name}, {setting}: {found.get(setting, reason)}", flush=True)
+            if setting in found:
+                break  # what fits is not faster if its layers are computed twice
     return min(found, key=lambda setting: found[setting]) if found else reason
+
+
+def _micro_batches(name: str, documents: list[Question]) -> list[int]:
+    """Give how many documents of a micro-batch to try, as `Setting.docs`: none of which most would be padding."""
+    num, tokens = len(documents), _tokens(documents)
+    counts = sorted({num, min(4, num), 1}, reverse=True)
+    counts = [count for count in counts if padded_tokens(documents, count) <= 2 * tokens]
+    can_pack = name.startswith("unsloth") and padded_tokens(documents, num) > tokens
+    return [0, *counts] if can_pack else counts
 
 
 def _figures(
@@ -302,9 +314,9 @@ def _rows(engines: dict[str, Engine], options: argparse.Namespace) -> Iterator[d
     if options.longest:
         yield from (longest(engines[OURS], options, cap) for cap in options.caps if cap)
         return
-    first = make_documents("documents", options.budgets[0], vocab)
+    first = make_documents("documents", min(options.budgets), vocab)
     yield {"shape": options.shape, "parity": parity(engines, first)}
-    for cap, budget, name in itertools.product(options.caps, options.budgets, options.workloads):
+    for budget, cap, name in itertools.product(options.budgets, options.caps, options.workloads):
         documents = make_documents(name, budget, vocab)
         row = {
             "shape": options.shape,

@@ -92,7 +92,8 @@ def jobs(options: argparse.Namespace) -> Iterator[Job]:
             command = ("bench_train.py", *_which(shape, options), "--longest")
             yield Job("longest", shape, command, 120)
     if peers := _peers("training", options):
-        steps = ("4", "--budgets", "128") if is_tiny else ("200", "--budgets", "2048")
+        # Two blocks a step: one alone would leave nothing to compare a peer with itself by.
+        steps = ("4", "--budgets", "128") if is_tiny else ("200", "--budgets", "4096")
         shape = "1b" if "1b" in options.shapes else options.shapes[0]
         command = ("bench_train.py", *_which(shape, options), "--curve", *steps, *peers)
         yield Job("curves", shape, command, 300)
@@ -110,7 +111,7 @@ def _jobs_of_shape(shape: str, options: argparse.Namespace) -> Iterator[Job]:
     size = ("--num-tokens", "4", "--rounds", "1") if is_tiny else ()
     command = ("bench_decode.py", *which, *size, *peers["decoding"])
     yield Job("decoding", shape, command, 90 * longer)
-    size = ("4096", "16384") if peers["training"] else ("2048", "4096", "16384")
+    size = ("16384", "4096") if peers["training"] else ("2048", "4096", "16384")
     size = ("128", "--caps", "0", "--steps", "1") if is_tiny else size
     command = ("bench_train.py", *which, "--budgets", *size, *peers["training"])
     yield Job("training", shape, command, 450 if peers["training"] else 110 * longer)
@@ -178,7 +179,8 @@ def environment(device: str) -> dict[str, Any]:
     """Say what this is measured on; the commit is the bundle's where there is no checkout."""
     from fam_engine.jobs.bench.machine import describe_machine
 
-    found = describe_machine(device, None, packages=("peft", "accelerate", "trl", "liger-kernel"))
+    peers = ("peft", "accelerate", "trl", "liger-kernel", "unsloth")
+    found = describe_machine(device, None, packages=peers)
     bundled = ROOT / "dist" / "gpu" / "commit.txt"
     if not found["commit"] and bundled.exists():
         found["commit"] = bundled.read_text().strip()

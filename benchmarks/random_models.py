@@ -76,12 +76,15 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 def nf4_model(models: Path, shape: str, device: str) -> Path:
     """Give the folder of a shape below `models`, written now if it is not there yet."""
+    import torch
+
     folder = models / shape
     if not folder.is_dir():
         unfinished = models / f"{shape}.unfinished"
         unfinished.mkdir(parents=True, exist_ok=True)
         write_nf4_model(unfinished, SHAPES[shape], device)
         unfinished.rename(folder)
+        torch.cuda.empty_cache()  # for the processes beside this one
     return folder
 
 

@@ -64,7 +64,10 @@ def matrix_rate(device: str) -> float:
     """Give the operations a second of a product of two square matrices in bf16."""
     size = 8192 if device == "cuda" else 256
     a, b = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
-    return 2 * size**3 / milliseconds(lambda: a @ b, device) * 1e3
+    rate = 2 * size**3 / milliseconds(partial(torch.matmul, a, b), device) * 1e3
+    del a, b
+    torch.cuda.empty_cache()  # for the processes beside this one
+    return rate
 
 
 def synchronize(device: str) -> None:

@@ -2,8 +2,9 @@
 
 In: a folder of an NF4 model, then documents as token ids. Out: losses, seconds and memory of whole optimizer steps, or
 the first step's gradients. All engines read the same bytes, begin with the same adapter (`adapter_values`: B is not
-zero, so every gradient has something to say), train rank 16 on all seven matrices with AdamW on fp32 leaves and clip
-at 1. A step's loss is the mean over all its supervised tokens, however the documents are spread over micro-batches.
+zero, so every gradient has something to say), train rank 16 on all seven matrices with AdamW on fp32 leaves (TRL's are
+bf16, its own choice) and clip at 1. A step's loss is the mean over all its supervised tokens, however the documents are
+spread over micro-batches.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Setting:
 
     Attributes:
         cap_gib: Memory the process may have, GiB; 0: all.
-        docs: Documents of a micro-batch; 0: all of a step. Ours makes one of all.
+        docs: Documents of a micro-batch; 0: all of a step, by Unsloth without padding. Ours makes one of all.
         is_checkpointing: Whether layers are computed twice. Ours plans that by itself; Unsloth's is
             part of its name.
     """
@@ -149,18 +150,24 @@ def peaks(device: str) -> tuple[int, int]:
 
 
 def or_out_of_memory(run: Callable[[], Steps], leaves: dict[str, Any]) -> Steps | None:
-    """Run; None where memory did not suffice, and then all of it is given back."""
+    """Run; None where memory did not suffice. What the allocator holds is given back: other engines want the card."""
+    import gc
+
     import torch
 
+    found = None
     try:
-        return run()
-    except torch.OutOfMemoryError:
-        pass
-    for leaf in leaves.values():
-        leaf.grad = None
+        found = run()
+    except RuntimeError as error:  # torch's own, the driver's or Triton's
+        if "out of memory" not in str(error):
+            raise
+    if found is None:
+        for leaf in leaves.values():
+            leaf.grad = None
+    gc.collect()  # a trainer and its callbacks hold each other, and the optimizer's state
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return None
+    return found
 
 
 class OursTraining:

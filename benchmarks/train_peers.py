@@ -2,8 +2,10 @@
 
 In and out as of `train_engines`. Peers get documents sorted by length and padded on the right without a mask, which
 under causal attention changes no loss and keeps SDPA on its fast path, and compute under bf16 autocast. Packing without
-flash-attn would give them a dense mask, which is slower. TRL runs its own SFTTrainer, timed from its callbacks. Unsloth
-must be imported before transformers, so everything is imported late.
+flash-attn would give them a dense mask, which is slower; Unsloth, which has attention of its own for that, packs all
+documents of a step where no other number of them is asked for. TRL runs its own SFTTrainer, timed from its callbacks;
+it turns the adapter to bf16 and masks padding. Unsloth must be imported before transformers, so everything is imported
+late.
 """
 
 from __future__ import annotations
@@ -70,23 +72,31 @@ class PeerTraining:
 
         num_targets = supervised(documents)
         total = torch.zeros((), device=self.device)
-        for ids, labels in _padded(documents, self.setting.docs, self.device):
+        for batch in self._micro_batches(documents):
             with torch.autocast(self.device, torch.bfloat16):
-                loss = self.model(
-                    input_ids=ids, labels=labels, num_items_in_batch=num_targets, use_cache=False
-                ).loss
+                loss = self.model(**batch, num_items_in_batch=num_targets, use_cache=False).loss
             loss.backward()
             total += loss.detach()
         return float(total)
+
+    def _micro_batches(self, documents: list[Question]) -> Iterator[dict[str, Any]]:
+        if self.kind.startswith("unsloth") and not self.setting.docs:
+            yield _packed(documents, self.device)
+        else:
+            for chosen in _groups(documents, self.setting.docs):
+                yield _padded(chosen, self.device)
 
 
 class TrlTraining:
     """TRL's SFTTrainer over the same PEFT model, one micro-batch a step."""
 
     def __init__(self, folder: str, device: str) -> None:
+        import transformers
+
         self.model = _peer_model(folder, device, "peft")
         self.leaves = peer_leaves(self.model)
-        self.folder, self.device, self.setting = folder, device, Setting()
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        self.device, self.setting = device, Setting()
 
     def run(
         self, steps: list[list[Question]], setting: Setting, wants_gradients: bool = False
@@ -106,22 +116,16 @@ class TrlTraining:
 
     def _train(self, steps: list[list[Question]], folder: str, wants_gradients: bool) -> Steps:
         import datasets
-        import transformers
         import trl
 
         per_step = {len(documents) for documents in steps}
         assert len(per_step) == 1, "TRL takes as many documents in every step"
-        documents = [question for one in steps for question in _by_length(one)]
-        rows = [
-            {
-                "input_ids": [*q.prompt.tolist(), *q.answers[0].tolist()],
-                "completion_mask": [0] * len(q.prompt) + [1] * len(q.answers[0]),
-            }
-            for q in documents
-        ]
-        is_gpu = self.device == "cuda"
         num_docs = per_step.pop()
         docs = self.setting.docs or num_docs
+        # Every micro-batch has as many rows: empty ones fill up that of the shortest documents.
+        empty = [{"input_ids": [0], "completion_mask": [0]}] * (-num_docs % docs)
+        rows = [row for one in steps for row in (*empty, *map(_row, sorted(one, key=_length)))]
+        is_gpu = self.device == "cuda"
         config = trl.SFTConfig(
             output_dir=folder,
             max_steps=len(steps),
@@ -149,7 +153,7 @@ class TrlTraining:
             model=self.model,
             args=config,
             train_dataset=datasets.Dataset.from_list(rows),
-            processing_class=transformers.AutoTokenizer.from_pretrained(self.folder),
+            processing_class=self.tokenizer,
             callbacks=[watch],
         )
         trainer.train()
@@ -160,6 +164,13 @@ class TrlTraining:
             reserved_bytes=peaks(self.device)[1],
             gradients=watch.gradients,
         )
+
+
+def _row(question: Question) -> dict[str, list[int]]:
+    """Give a document as TRL wants it."""
+    prompt, answer = question.prompt.tolist(), question.answers[0].tolist()
+    mask = [0] * len(prompt) + [1] * len(answer)
+    return {"input_ids": [*prompt, *answer], "completion_mask": mask}
 
 
 def _watch(training: TrlTraining, wants_gradients: bool) -> Any:  # noqa: ANN401 - made of a late import
@@ -215,9 +226,10 @@ def _checkpoint(model: Any, is_checkpointing: bool) -> None:  # noqa: ANN401
     """Have layers computed twice or not."""
     if is_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.enable_input_require_grads()
     else:
         model.gradient_checkpointing_disable()
+    # Enabling has gradients flow into the embeddings; only reentrant checkpointing needs that, and disabling keeps it.
+    model.disable_input_require_grads()
 
 
 # What Unsloth is asked to do about activations, by our name of it: its default offloads layers' inputs to the host.
@@ -261,23 +273,41 @@ def _adamw(leaves: list[Any], device: str) -> Any:  # noqa: ANN401
     return torch.optim.AdamW(leaves, lr=LEARNING_RATE, weight_decay=0.0, fused=device == "cuda")
 
 
-def _padded(documents: list[Question], docs: int, device: str) -> Iterator[tuple[Any, Any]]:
-    """Yield micro-batches of ids and labels, documents of like length together."""
-    import torch
+def padded_tokens(documents: list[Question], docs: int) -> int:
+    """Count the tokens a step computes in micro-batches of so many documents, padding included."""
+    return sum(len(chosen) * _length(chosen[-1]) for chosen in _groups(documents, docs))
 
-    ordered = _by_length(documents)
+
+def _groups(documents: list[Question], docs: int) -> Iterator[list[Question]]:
+    """Yield the documents of micro-batches, those of like length together; 0: all in one."""
+    ordered = sorted(documents, key=_length)
     size = docs or len(ordered)
     for start in range(0, len(ordered), size):
-        chosen = ordered[start : start + size]
-        longest = max(len(q.prompt) + len(q.answers[0]) for q in chosen)
-        ids = torch.zeros(len(chosen), longest, dtype=torch.int64)
-        labels = torch.full_like(ids, -100)
-        for row, q in enumerate(chosen):
-            whole = torch.from_numpy(np.concatenate([q.prompt, q.answers[0]]).astype(np.int64))
-            ids[row, : len(whole)] = whole
-            labels[row, len(q.prompt) : len(whole)] = whole[len(q.prompt) :]
-        yield ids.to(device), labels.to(device)
+        yield ordered[start : start + size]
 
 
-def _by_length(documents: list[Question]) -> list[Question]:
-    return sorted(documents, key=lambda q: len(q.prompt) + len(q.answers[0]))
+def _length(question: Question) -> int:
+    return len(question.prompt) + len(question.answers[0])
+
+
+def _padded(documents: list[Question], device: str) -> dict[str, Any]:
+    """Give ids and labels of documents, a row each."""
+    import torch
+
+    ids = torch.zeros(len(documents), max(map(_length, documents)), dtype=torch.int64)
+    labels = torch.full_like(ids, -100)
+    for row, q in enumerate(documents):
+        whole = torch.from_numpy(np.concatenate([q.prompt, q.answers[0]]).astype(np.int64))
+        ids[row, : len(whole)] = whole
+        labels[row, len(q.prompt) : len(whole)] = whole[len(q.prompt) :]
+    return {"input_ids": ids.to(device), "labels": labels.to(device)}
+
+
+def _packed(documents: list[Question], device: str) -> dict[str, Any]:
+    """Give ids, labels and positions of documents, all in one row: where positions begin again, so does a document."""
+    import torch
+
+    rows = [_padded([question], "cpu") for question in documents]
+    batch = {name: torch.cat([row[name] for row in rows], dim=1) for name in rows[0]}
+    positions = torch.cat([torch.arange(_length(question)) for question in documents])
+    return {name: x.to(device) for name, x in (*batch.items(), ("position_ids", positions[None]))}

@@ -93,6 +93,59 @@ def test_training_starts_alike_and_goes_on_alike(folder: str) -> None:
     for docs, is_checkpointing in ((0, False), (1, True)):
         again = engine.run([given], train_engines.Setting(0, docs, is_checkpointing), True)
         assert again.losses[0] == pytest.approx(peer.losses[0], abs=2e-3)
+        assert bench_train._distance(ours, again)["least_gradient_cosine"] > 0.999
+    # Unsloth's documents are packed; transformers takes such a row too, by a dense mask.
+    engine.kind = "unsloth"
+    packed = engine.run([given], train_engines.Setting(docs=0), True)
+    assert packed.losses[0] == pytest.approx(peer.losses[0], abs=2e-3)
+    assert bench_train._distance(ours, packed)["least_gradient_cosine"] > 0.999
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_trl_makes_whole_steps(folder: str) -> None:
+    import train_engines
+    import train_peers
+
+    pytest.importorskip("trl")
+    given = documents("documents", 1200)
+    assert len(given) % 4
+    setting = train_engines.Setting(docs=4)
+    found = train_peers.TrlTraining(folder, "cpu").run([given] * 3, setting, True)
+    peer = train_peers.PeerTraining(folder, "cpu", "peft").run([given] * 3, setting, True)
+    assert len(found.seconds) == 3
+    assert np.allclose(found.losses, peer.losses, atol=1e-3)
+    assert found.gradients.keys() == peer.gradients.keys()
+
+
+def test_micro_batches_that_are_mostly_padding_are_not_tried() -> None:
+    import bench_train
+    import train_peers
+
+    uneven, even = documents("documents", 16384), documents("blocks", 16384)
+    assert train_peers.padded_tokens(uneven, 1) == train_peers.padded_tokens(even, 8) == 16384
+    assert bench_train._micro_batches("peft", uneven) == [4, 1]
+    assert bench_train._micro_batches("unsloth-none", uneven) == [0, 4, 1]
+    for name in ("peft", "unsloth"):
+        assert bench_train._micro_batches(name, even) == [8, 4, 1]
+
+
+def test_only_a_lack_of_memory_is_no_failure() -> None:
+    import train_engines
+
+    leaf = torch.ones(1)
+
+    def ending_with(message: str) -> Any:  # noqa: ANN401
+        leaf.grad = torch.ones(1)
+
+        def run() -> Any:  # noqa: ANN401
+            raise RuntimeError(message)
+
+        return train_engines.or_out_of_memory(run, {"leaf": leaf})
+
+    assert ending_with("Triton Error [CUDA]: out of memory") is None
+    assert leaf.grad is None
+    with pytest.raises(RuntimeError, match="misaligned"):
+        ending_with("CUDA error: misaligned address")
 
 
 def test_what_a_step_must_read_is_what_the_model_holds(folder: str) -> None:
