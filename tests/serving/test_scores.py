@@ -69,7 +69,8 @@ def test_ids_are_taken_as_they_are(post: Post, resident: ResidentModel) -> None:
     of_texts = scored(post, prompt=PROMPT, responses=["one", "two"], tokens=True)
     for one, other in zip(of_ids, of_texts, strict=True):
         assert one["token_ids"] == other["token_ids"]
-        assert one["nll_sum"] == other["nll_sum"]
+        # The end of the turn makes the text longer by a token: products of other shapes.
+        assert one["nll_sum"] == pytest.approx(other["nll_sum"], rel=1e-6)
         assert one["eos_nll"] is one["num_bytes"] is one["bits_per_byte"] is None
         assert other["eos_nll"] is not None
 
