@@ -37,6 +37,7 @@ SHARED_LIMIT: Final = {
 }
 # Triton's interpreter, on CPU tensors: it has no inline assembly.
 INTERPRETED: Final = bool(triton.knobs.runtime.interpret)
+_COMPILED = tl.constexpr(not INTERPRETED)
 # How Triton names a pointer to each dtype.
 POINTER: Final = {
     torch.bfloat16: "*bf16",
@@ -115,7 +116,7 @@ def await_previous():  # type: ignore[no-untyped-def]  # noqa: ANN201 - compiled
     In this order: whoever is here knows that all before the kernel before this one has ended as well, so that what no
     kernel of a step writes, such as weights, may be read earlier.
     """
-    if tl.target_info.cuda_capability_geq(9, 0):
+    if _COMPILED and tl.target_info.cuda_capability_geq(9, 0):
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
 
