@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from decode_engines import Asked, OursDecoding, TransformersDecoding
+from decode_engines import Asked, OursDecoding, TransformersDecoding, UnslothDecoding
 from random_models import SHAPES, nf4_model
 from timing import copy_rate
 from workloads import make_workload
@@ -32,7 +32,12 @@ from fam_engine.jobs.bench.workers import Run, Worker, take_turns
 
 # A weight in NF4 with its block's absmax, and that one's own.
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
-PEERS = {"transformers": "dynamic", "transformers-static": "static"}
+PEERS: dict[str, tuple[Any, ...]] = {
+    "transformers": (TransformersDecoding, "dynamic"),
+    "transformers-static": (TransformersDecoding, "static"),
+    "unsloth": (UnslothDecoding, "0"),
+    "unsloth-graphs": (UnslothDecoding, "1"),
+}
 
 
 def workloads(config: dict[str, Any], num_tokens: int) -> dict[str, Asked]:
@@ -68,10 +73,9 @@ def started(folder: Path, options: argparse.Namespace) -> Iterator[dict[str, Wor
         ours = Worker(OursDecoding, str(folder), options.device, **start)
         engines = {"fam-engine": stack.enter_context(ours)}
         for name in options.peers:
+            kind, *more = PEERS[name]
             try:
-                worker = Worker(
-                    TransformersDecoding, str(folder), options.device, PEERS[name], **start
-                )
+                worker = Worker(kind, str(folder), options.device, *more, **start)
             except Exception as error:
                 print(f"{name} cannot be started: {_reason(error)}", flush=True)
                 continue

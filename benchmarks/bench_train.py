@@ -193,8 +193,10 @@ def _figures(
 ) -> dict[str, Any]:
     seconds = [one for steps in runs for one in steps.seconds[WARM_UP:]]
     median, tokens = statistics.median(seconds), _tokens(documents)
+    launches = [one for steps in runs for one in steps.launch_seconds[WARM_UP:]]
     return {
         "seconds": seconds,
+        "launch_share": statistics.median(launches) / median if launches else None,
         "tokens_per_second": tokens / median,
         "supervised_per_second": supervised(documents) / median,
         "share_of_matrix_rate": step_flops(options.shape, documents) / median / options.rate,

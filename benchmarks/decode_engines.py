@@ -1,17 +1,18 @@
-"""The engines that answer prompts, side by side: ours and transformers with bitsandbytes, behind one small interface.
+"""The engines that answer prompts, side by side: ours, transformers with bitsandbytes, Unsloth; one small interface.
 
-In: a model folder, then prompts as token ids. Out: the token ids of every sample. Both read the same NF4 bytes.
+In: a model folder, then prompts as token ids. Out: the token ids of every sample. All read the same NF4 bytes.
 transformers decodes with its dynamic cache, or with a static one, which it then compiles; prompts are sorted by length
 and padded on the left, samples of a prompt are sequences of their own, which is what `generate` does.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from engines import load_transformers
+from engines import load_transformers, load_unsloth
 from timing import forget_peak
 
 
@@ -109,3 +110,14 @@ class TransformersDecoding:
                 **self.options,
             )
         return list(ids[:, longest:].cpu().numpy().astype(np.int32))
+
+
+class UnslothDecoding(TransformersDecoding):
+    """Unsloth's own `generate`, with CUDA graphs or, which is its default, without."""
+
+    def __init__(self, folder: str, device: str, graphs: str) -> None:
+        os.environ["UNSLOTH_DECODE_CUDA_GRAPHS"] = graphs
+        import unsloth
+
+        self.model = unsloth.FastLanguageModel.for_inference(load_unsloth(folder))
+        self.device, self.options = device, {}

@@ -95,6 +95,20 @@ def load_transformers(folder: str, precision: str, device: str) -> Any:  # noqa:
     return model if precision.startswith("nf4") else model.to(device)
 
 
+def load_unsloth(folder: str) -> Any:  # noqa: ANN401 - imported late, and before transformers
+    """Load Unsloth's model of an NF4 folder."""
+    import unsloth
+
+    model, _ = unsloth.FastLanguageModel.from_pretrained(
+        folder,
+        load_in_4bit=True,
+        max_seq_length=16384,
+        local_files_only=True,
+        use_exact_model_name=True,
+    )
+    return model
+
+
 class TransformersEngine:
     """transformers: sorted by length, SDPA, the head only where answers are.
 

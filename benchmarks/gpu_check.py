@@ -51,7 +51,7 @@ SMI_FIELDS = (
 MODEL_PARTS = {"scoring", "decoding", "training", "longest", "curves"}
 PEERS_OF = {
     "scoring": {"transformers"},
-    "decoding": {"transformers", "transformers-static"},
+    "decoding": {"transformers", "transformers-static", "unsloth", "unsloth-graphs"},
     "training": {"peft", "liger", "trl", "unsloth", "unsloth-layer", "unsloth-none"},
 }
 

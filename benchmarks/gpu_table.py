@@ -162,17 +162,32 @@ def _training(results: dict[str, Any]) -> str:
         for row in _rows(results)
         for name, engine in row.get("engines", {}).items()
     ]
-    heads = ["shape", "documents", "tokens a step", "cap", "engine", "step, s", "tokens/s"]
-    heads += ["supervised/s", "of the product rate", "peak, GiB", "fam-engine's tokens/s over it"]
+    heads = [
+        "shape",
+        "documents",
+        "tokens a step",
+        "cap",
+        "engine",
+        "step, s",
+        "of it until all is launched",
+    ]
+    heads += [
+        "tokens/s",
+        "supervised/s",
+        "of the product rate",
+        "peak, GiB",
+        "fam-engine's tokens/s over it",
+    ]
     return "\n".join([*_parities(results), table(heads, rows), *_failed(results)])
 
 
 def _trained(engine: dict[str, Any]) -> Row:
     if "error" in engine:
-        return [engine["error"], *["-"] * 5]
-    seconds = sorted(engine["seconds"])
+        return [engine["error"], *["-"] * 6]
+    seconds, launching = sorted(engine["seconds"]), engine.get("launch_share")
     return [
         f"{seconds[len(seconds) // 2]:.3f}",
+        f"{launching:.0%}" if launching else "",
         _number(engine["tokens_per_second"]),
         _number(engine["supervised_per_second"]),
         f"{engine['share_of_matrix_rate']:.0%}",

@@ -50,6 +50,8 @@ class Steps:
     Attributes:
         losses: Of each, nats a supervised token.
         seconds: Of each.
+        launch_seconds: Of each, until the host had asked for all of it; TRL's are not seen. Where a GPU's are near
+            `seconds`, the GPU waits for the host, and CUDA graphs would help.
         peak_bytes: Most the allocator gave out.
         reserved_bytes: Most it held.
         gradients: By PEFT's name, fp32, of the first and last layer, before clipping; where asked.
@@ -58,6 +60,7 @@ class Steps:
 
     losses: list[float]
     seconds: list[float]
+    launch_seconds: list[float]
     peak_bytes: int
     reserved_bytes: int
     gradients: dict[str, np.ndarray]
@@ -114,30 +117,32 @@ class Stepper:
         device: `cpu` or `cuda`.
         num_layers: Of the model.
         leaves: What is trained, by PEFT's names.
-        add_gradients: Adds those of a step's documents and gives the loss.
+        add_gradients: Adds those of a step's documents and gives the loss, which nobody has waited for.
         update: Clips, moves the leaves and forgets the gradients.
     """
 
     device: str
     num_layers: int
     leaves: dict[str, Any]
-    add_gradients: Callable[[list[Question]], float]
+    add_gradients: Callable[[list[Question]], Any]
     update: Callable[[], None]
 
     def run(self, steps: list[list[Question]], wants_gradients: bool) -> Steps:
         """Run whole optimizer steps, each timed with the device empty before and after."""
         forget_peak(self.device)
-        losses, seconds, gradients = [], [], {}
+        losses, seconds, launch_seconds, gradients = [], [], [], {}
         for documents in steps:
             synchronize(self.device)
             start = time.perf_counter()
-            losses.append(self.add_gradients(documents))
+            loss = self.add_gradients(documents)
             if wants_gradients and not gradients:
                 gradients = outer_gradients(self.leaves, self.num_layers)
             self.update()
+            launch_seconds.append(time.perf_counter() - start)
             synchronize(self.device)
             seconds.append(time.perf_counter() - start)
-        return Steps(losses, seconds, *peaks(self.device), gradients)
+            losses.append(float(loss))
+        return Steps(losses, seconds, launch_seconds, *peaks(self.device), gradients)
 
 
 def peaks(device: str) -> tuple[int, int]:
@@ -205,7 +210,7 @@ class OursTraining:
         self.optimizer.clip_grad_norm(MAX_NORM)
         self.optimizer.step(LEARNING_RATE)
 
-    def _one(self, documents: list[Question]) -> float:
+    def _one(self, documents: list[Question]) -> Any:  # noqa: ANN401 - torch is imported late
         """Add a step's gradients, its documents in one micro-batch."""
         import torch
 
@@ -220,7 +225,7 @@ class OursTraining:
             dropout_seed=None,
             num_whole=num_whole,
         )
-        return float(nll_R.sum()) / num_targets
+        return nll_R.sum() / num_targets
 
     def _whole_layers(self, num_tokens: int) -> int:
         """Plan from what the process may still have: how many layers keep their activations."""

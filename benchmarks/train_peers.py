@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from engines import load_transformers
+from engines import load_transformers, load_unsloth
 from timing import forget_peak, synchronize
 from train_engines import (
     ALPHA,
@@ -66,7 +66,7 @@ class PeerTraining:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _one(self, documents: list[Question]) -> float:
+    def _one(self, documents: list[Question]) -> Any:  # noqa: ANN401 - torch is imported late
         """Add a step's gradients, micro-batch by micro-batch."""
         import torch
 
@@ -77,7 +77,7 @@ class PeerTraining:
                 loss = self.model(**batch, num_items_in_batch=num_targets, use_cache=False).loss
             loss.backward()
             total += loss.detach()
-        return float(total)
+        return total
 
     def _micro_batches(self, documents: list[Question]) -> Iterator[dict[str, Any]]:
         if self.kind.startswith("unsloth") and not self.setting.docs:
@@ -160,6 +160,7 @@ class TrlTraining:
         return Steps(
             losses=[row["loss"] for row in trainer.state.log_history if "loss" in row],
             seconds=watch.seconds,
+            launch_seconds=[],
             peak_bytes=peaks(self.device)[0],
             reserved_bytes=peaks(self.device)[1],
             gradients=watch.gradients,
@@ -239,15 +240,8 @@ _UNSLOTH = {"unsloth": "unsloth", "unsloth-layer": True, "unsloth-none": False}
 def _unsloth_model(folder: str, kind: str) -> Any:  # noqa: ANN401
     import unsloth
 
-    model, _ = unsloth.FastLanguageModel.from_pretrained(
-        folder,
-        load_in_4bit=True,
-        max_seq_length=16384,
-        local_files_only=True,
-        use_exact_model_name=True,
-    )
     return unsloth.FastLanguageModel.get_peft_model(
-        model,
+        load_unsloth(folder),
         r=RANK,
         lora_alpha=ALPHA,
         lora_dropout=0,
