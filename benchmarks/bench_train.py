@@ -18,116 +18,28 @@ cap. A capped card has less memory, not less speed: it is no measurement of a sm
 from __future__ import annotations
 
 import argparse
-import contextlib
 import itertools
 import json
 import statistics
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from random_models import SHAPES, nf4_model
 from timing import matrix_rate
-from train_engines import OursTraining, Setting, Steps, supervised
-from train_peers import PeerTraining, TrlTraining, padded_tokens
+from train_comparison import curves, parity
+from train_engines import Setting, Steps, supervised
+from train_peers import padded_tokens
+from train_workers import OURS, PEERS, Engine, started
 from workloads import Question, make_documents
 
 from fam_engine.jobs.bench.machine import describe_machine
-from fam_engine.jobs.bench.workers import Worker
 
-PEERS = ("peft", "liger", "trl", "unsloth", "unsloth-layer", "unsloth-none")
-OURS = "fam-engine"
 PACKAGES = ("peft", "liger-kernel", "trl", "unsloth", "unsloth_zoo", "accelerate", "datasets")
 # Of a round; its engine has run the same step before, when its setting was chosen.
 WARM_UP = 1
-
-
-@dataclass
-class Engine:
-    """An engine in its process.
-
-    Attributes:
-        worker: The process.
-        failure: Why it is gone, if it is.
-    """
-
-    worker: Worker
-    failure: str = ""
-
-    def run(self, steps: list[list[Question]], *arguments: object) -> Steps | str:
-        """Run steps; say why not."""
-        if self.failure:
-            return self.failure
-        try:
-            found = self.worker.run(steps, *arguments).answer
-        except (
-            Exception
-        ) as error:  # its process is gone; the others are to be measured all the same
-            self.failure = _reason(error)
-            return self.failure
-        return found or "out of memory"
-
-
-@contextlib.contextmanager
-def started(
-    folder: Path, options: argparse.Namespace, failed: dict[str, str]
-) -> Iterator[dict[str, Engine]]:
-    """Start the engines; why a peer cannot be goes into `failed`."""
-    with contextlib.ExitStack() as stack:
-        engines = {}
-        for name in (OURS, *options.peers):
-            kind = {OURS: OursTraining, "trl": TrlTraining}.get(name, PeerTraining)
-            arguments = (str(folder), options.device, *([name] if kind is PeerTraining else []))
-            try:
-                worker = Worker(kind, *arguments, threads=options.threads, device=options.device)
-            except Exception as error:
-                if name == OURS:
-                    raise
-                failed[name] = _reason(error)
-                continue
-            engines[name] = Engine(stack.enter_context(worker))
-        yield engines
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
-
-
-def parity(engines: dict[str, Engine], documents: list[Question]) -> dict[str, Any]:
-    """Compare the first step's loss and gradients with ours."""
-    found = {
-        name: engine.run([documents], Setting(docs=1), True) for name, engine in engines.items()
-    }
-    ours = found[OURS]
-    if isinstance(ours, str):
-        return {OURS: {"error": ours}}
-    norms = [float(np.linalg.norm(gradient)) for gradient in ours.gradients.values()]
-    rows: dict[str, Any] = {OURS: {"loss": ours.losses[0], "least_gradient_norm": min(norms)}}
-    for name, peer in found.items():
-        if isinstance(peer, str):
-            rows[name] = {"error": peer}
-        elif name != OURS:
-            rows[name] = _distance(ours, peer)
-    return rows
-
-
-def _distance(ours: Steps, peer: Steps) -> dict[str, Any]:
-    assert ours.gradients.keys() == peer.gradients.keys(), "the peer trains other matrices"
-    cosines, ratios = [], []
-    for name, a in ours.gradients.items():
-        b = peer.gradients[name]
-        sizes = np.linalg.norm(a), np.linalg.norm(b)
-        cosines.append(float((a * b).sum() / (sizes[0] * sizes[1])))
-        ratios.append(float(sizes[0] / sizes[1]))
-    return {
-        "loss": peer.losses[0],
-        "loss_difference": abs(ours.losses[0] - peer.losses[0]) / ours.losses[0],
-        "least_gradient_cosine": min(cosines),
-        "gradient_norm_ratios": [min(ratios), max(ratios)],
-    }
 
 
 def measure(
@@ -224,39 +136,6 @@ def step_flops(shape: str, documents: list[Question]) -> float:
     layer = hidden * width * heads + 3 * hidden * config["intermediate_size"]
     matrices = 4 * config["num_hidden_layers"] * layer * _tokens(documents)
     return matrices + 4 * config["vocab_size"] * hidden * supervised(documents)
-
-
-def curves(engines: dict[str, Engine], options: argparse.Namespace) -> dict[str, Any]:
-    """Compare the losses of many steps, each with documents of its own."""
-    vocab = SHAPES[options.shape]["vocab_size"]
-    steps = [
-        make_documents(options.workloads[0], options.budgets[0], vocab, seed=1 + number)
-        for number in range(options.curve)
-    ]
-    found = {name: engine.run(steps, Setting(docs=1)) for name, engine in engines.items()}
-    for (
-        name
-    ) in options.peers:  # the same documents in other micro-batches: what rounding alone does
-        if isinstance(found.get(name), Steps):
-            found[f"{name} again"] = engines[name].run(steps, Setting(docs=0))
-    rows: dict[str, Any] = {}
-    for name, one in found.items():
-        if isinstance(one, str):
-            rows[name] = {"error": one}
-            continue
-        rows[name] = {"losses": one.losses, "last_quarter": _last_quarter(one)}
-        beside = found.get(name.removesuffix(" again")) if name.endswith(" again") else found[OURS]
-        if name != OURS and isinstance(beside, Steps):
-            difference = np.array(one.losses) - np.array(beside.losses)
-            rows[name] |= {
-                "mean_difference": float(difference.mean()),
-                "largest_difference": float(np.abs(difference).max()),
-            }
-    return {"shape": options.shape, "steps": options.curve, "curves": rows}
-
-
-def _last_quarter(steps: Steps) -> float:
-    return statistics.mean(steps.losses[-max(1, len(steps.losses) // 4) :])
 
 
 def longest(engine: Engine, options: argparse.Namespace, cap: float) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def test_samples_of_a_prompt_are_its_own(folder: str) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_training_starts_alike_and_goes_on_alike(folder: str) -> None:
-    import bench_train
+    import train_comparison
     import train_engines
     import train_peers
 
@@ -83,7 +83,7 @@ def test_training_starts_alike_and_goes_on_alike(folder: str) -> None:
     ours = train_engines.OursTraining(folder, "cpu").run([given] * 3, setting, True)
     engine = train_peers.PeerTraining(folder, "cpu", "peft")
     peer = engine.run([given] * 3, setting, True)
-    found = bench_train._distance(ours, peer)
+    found = train_comparison.distance(ours, peer)
     assert found["least_gradient_cosine"] > 0.999
     assert found["loss_difference"] < 1e-3
     assert min(np.linalg.norm(one) for one in ours.gradients.values()) > 1e-6
@@ -93,12 +93,12 @@ def test_training_starts_alike_and_goes_on_alike(folder: str) -> None:
     for docs, is_checkpointing in ((0, False), (1, True)):
         again = engine.run([given], train_engines.Setting(0, docs, is_checkpointing), True)
         assert again.losses[0] == pytest.approx(peer.losses[0], abs=2e-3)
-        assert bench_train._distance(ours, again)["least_gradient_cosine"] > 0.999
+        assert train_comparison.distance(ours, again)["least_gradient_cosine"] > 0.999
     # Unsloth's documents are packed; transformers takes such a row too, by a dense mask.
     engine.kind = "unsloth"
     packed = engine.run([given], train_engines.Setting(docs=0), True)
     assert packed.losses[0] == pytest.approx(peer.losses[0], abs=2e-3)
-    assert bench_train._distance(ours, packed)["least_gradient_cosine"] > 0.999
+    assert train_comparison.distance(ours, packed)["least_gradient_cosine"] > 0.999
 
 
 @pytest.mark.filterwarnings("ignore")
