@@ -123,12 +123,12 @@ def await_previous():  # type: ignore[no-untyped-def]  # noqa: ANN201 - compiled
 
 @cache
 def _can_be_early() -> bool:
-    """Whether the GPU, if there is one, takes launches before the kernel before has ended."""
-    return (
-        not INTERPRETED
-        and torch.cuda.is_available()
-        and torch.cuda.get_device_capability() >= (9, 0)
-    )
+    """Whether the GPU, if there is one, takes launches before the kernel before has ended, in CUDA graphs too."""
+    if INTERPRETED or not torch.cuda.is_available():
+        return False
+    # Graphs take them from the driver of CUDA 12.3 on; torch for CUDA 13 has a newer one, for 12 perhaps an older.
+    is_new = int((torch.version.cuda or "0").partition(".")[0]) >= 13
+    return is_new and torch.cuda.get_device_capability() >= (9, 0)
 
 
 def capability_of(device: torch.device) -> int:
