@@ -7,8 +7,9 @@ In: a shape (`random_models.SHAPES`), the same NF4 bytes for all engines. Greedy
 prompts of GSM8K's lengths at a time, and a workload like `rewrite`'s: 32 prompts, 4 samples each, 64 sequences at a
 time. Out: a row a workload. The limit: a step must read every matrix and the head once, and what the cache holds;
 these bytes over the card's copy rate, measured here, give the least time of a step, and a row says which share of that
-the whole run reached, prompts and all (1 is the limit, of steps alone). With peers, engines take turns, and the share
-of greedy answers that begin with the same token is told: with random weights, tokens are nearly tied.
+the whole run reached, prompts and all (1 is the limit, of steps alone). Ours with an adapter is a peer, `with-adapter`.
+With peers, engines take turns, and the share of greedy answers that begin with the same token is told: with random
+weights, tokens are nearly tied.
 """
 
 from __future__ import annotations
@@ -22,7 +23,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from decode_engines import Asked, OursDecoding, TransformersDecoding, UnslothDecoding
+from decode_engines import (
+    AdaptedDecoding,
+    Asked,
+    OursDecoding,
+    TransformersDecoding,
+    UnslothDecoding,
+)
 from random_models import SHAPES, nf4_model
 from timing import copy_rate
 from workloads import make_workload
@@ -33,6 +40,7 @@ from fam_engine.jobs.bench.workers import Run, Worker, take_turns
 # A weight in NF4 with its block's absmax, and that one's own.
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 PEERS: dict[str, tuple[Any, ...]] = {
+    "with-adapter": (AdaptedDecoding,),
     "transformers": (TransformersDecoding, "dynamic"),
     "transformers-static": (TransformersDecoding, "static"),
     "unsloth": (UnslothDecoding, "0"),

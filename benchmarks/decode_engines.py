@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from engines import load_transformers, load_unsloth
@@ -43,12 +44,16 @@ class OursDecoding:
 
         from fam_engine.data.tokenizer import TextEncoder
         from fam_engine.model.generation.generator import Generator
+
+        self.generator = Generator(self.load(folder, device), TextEncoder(Path(folder)))
+        self.device = device
+
+    def load(self, folder: str, device: str) -> Any:  # noqa: ANN401 - fam-engine is imported late
+        """Load the model."""
         from fam_engine.model.loading import load_model
 
         dtype = "bf16" if device == "cuda" else "fp32"
-        decoder = load_model(folder, precision="nf4", compute_dtype=dtype, device=device)
-        self.generator = Generator(decoder, TextEncoder(Path(folder)))
-        self.device = device
+        return load_model(folder, precision="nf4", compute_dtype=dtype, device=device)
 
     def run(self, asked: Asked) -> list[np.ndarray]:
         """Answer all prompts; answers come back in the order asked."""
@@ -63,6 +68,30 @@ class OursDecoding:
             for one in self.generator.generate(requests, sampling)
         }
         return [found[key] for key in sorted(found)]
+
+
+class AdaptedDecoding(OursDecoding):
+    """The same with the adapter that training's benchmark begins with, on all seven matrices."""
+
+    def load(self, folder: str, device: str) -> Any:  # noqa: ANN401 - fam-engine is imported late
+        """Load the model, and the adapter by its file."""
+        import tempfile
+        from pathlib import Path
+
+        from train_engines import ALPHA, MODULES, RANK, set_adapter
+
+        from fam_engine.model.adapter_files import save_adapter
+        from fam_engine.model.loading import with_adapter
+        from fam_engine.model.trainable import LoraSpec, TrainableModel
+
+        decoder, spec = super().load(folder, device), LoraSpec(RANK, ALPHA, 0.0, MODULES, False)
+        leaves = TrainableModel(decoder, spec, seed=0).parameters
+        set_adapter(leaves)
+        with tempfile.TemporaryDirectory() as adapter:
+            save_adapter(
+                Path(adapter), spec, leaves, base_model_name_or_path=folder, base_fingerprint=None
+            )
+            return with_adapter(decoder, adapter)
 
 
 class TransformersDecoding:

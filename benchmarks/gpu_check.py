@@ -51,7 +51,13 @@ SMI_FIELDS = (
 MODEL_PARTS = {"scoring", "decoding", "training", "longest", "curves"}
 PEERS_OF = {
     "scoring": {"transformers"},
-    "decoding": {"transformers", "transformers-static", "unsloth", "unsloth-graphs"},
+    "decoding": {
+        "with-adapter",
+        "transformers",
+        "transformers-static",
+        "unsloth",
+        "unsloth-graphs",
+    },
     "training": {"peft", "liger", "trl", "unsloth", "unsloth-layer", "unsloth-none"},
 }
 

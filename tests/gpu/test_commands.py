@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from fam_engine.cli import main
+from tests.simulated.gpu import is_simulated
 
 pytestmark = [
     pytest.mark.gpu,
@@ -22,23 +23,27 @@ pytestmark = [
 
 Command = Callable[..., None]
 MODEL = ("--model", "embedded", "--device", "cuda")
+# A simulated GPU takes minutes for what a GPU does in a second.
+SMALL = is_simulated()
+RECORDS, STEPS, NEW_TOKENS = (2, 1, 2) if SMALL else (64, 6, 16)
+TASKS, QUESTIONS = (2, 1) if SMALL else (16, 8)
 TASK = '{"prompt": "one and one\\n", "answer": "2"}\n{"prompt": "two and two\\n", "answer": "4"}\n'
-STUDY = """
+STUDY = f"""
 title: A study that fits a test
 models: [embedded]
 device: cuda
 tasks:
-  new: {skills: [average], num_train: 16, num_test: 8}
+  new: {{skills: [average], num_train: {TASKS}, num_test: {QUESTIONS}}}
 retention:
-  known: {skills: [addition], num_test: 8, first_seed: 3000000}
+  known: {{skills: [addition], num_test: {QUESTIONS}, first_seed: 3000000}}
 answers:
-  plain: {style: plain}
-  formal: {style: formal}
+  plain: {{style: plain}}
+  formal: {{style: formal}}
 reference: formal
 seeds: [0]
-budget: {records: 16, questions: 8, retention_questions: 8}
-train: {epochs: 1, learning_rate: 2.0e-3, rank: 4, batch_size: 8}
-eval: {max_new_tokens: 16}
+budget: {{records: {TASKS}, questions: {QUESTIONS}, retention_questions: {QUESTIONS}}}
+train: {{epochs: 1, learning_rate: 2.0e-3, rank: 4, batch_size: 8}}
+eval: {{max_new_tokens: {NEW_TOKENS}}}
 """
 
 
@@ -57,32 +62,42 @@ def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
 
 
 def test_score_select_train_merge_eval(command: Command, tmp_path: Path) -> None:
-    command("score", *MODEL, "--data", "embedded", "--limit", "64", out="scores")
+    command("score", *MODEL, "--data", "embedded", "--limit", str(RECORDS), out="scores")
     on_cpu = ("--model", "embedded", "--device", "cpu", "--compute-dtype", "fp32")
-    command("score", *on_cpu, "--data", "embedded", "--limit", "64", out="scores-cpu")
+    command("score", *on_cpu, "--data", "embedded", "--limit", str(RECORDS), out="scores-cpu")
     nll, wanted = (
         pq.read_table(tmp_path / folder / "scores.parquet")["nll_mean"].to_pylist()
         for folder in ("scores", "scores-cpu")
     )
     assert max(abs(a - b) for a, b in zip(nll, wanted, strict=True)) < 0.02
-    by = ("--data", "embedded", "--limit", "64", "--scores", "scores/scores.parquet")
+    by = ("--data", "embedded", "--limit", str(RECORDS), "--scores", "scores/scores.parquet")
     command("select", *by, out="chosen")
     chosen = "chosen/selected.jsonl"
-    command("train", *MODEL, "--data", chosen, "--steps", "6", out="trained")
+    command("train", *MODEL, "--data", chosen, "--steps", str(STEPS), out="trained")
     assert all(math.isfinite(value) for value in _losses(tmp_path / "trained"))
     adapted = (*MODEL, "--adapter", "trained/adapter")
-    command("merge", *adapted, "--data", "embedded", "--limit", "16", out="merged")
-    command("score", *adapted, "--data", "embedded", "--limit", "16", out="scores-adapter")
+    command("merge", *adapted, "--data", "embedded", "--limit", str(min(RECORDS, 16)), out="merged")
+    command(
+        "score",
+        *adapted,
+        "--data",
+        "embedded",
+        "--limit",
+        str(min(RECORDS, 16)),
+        out="scores-adapter",
+    )
     (tmp_path / "task.jsonl").write_text(TASK)
-    command("eval", *adapted, "--data", "task.jsonl", "--max-new-tokens", "16", out="eval")
+    command(
+        "eval", *adapted, "--data", "task.jsonl", "--max-new-tokens", str(NEW_TOKENS), out="eval"
+    )
     assert (tmp_path / "eval" / "samples.parquet").exists()
 
 
 def test_generate_and_rewrite(command: Command, tmp_path: Path) -> None:
-    few = ("--data", "embedded", "--limit", "8", "--max-new-tokens", "32")
+    few = ("--data", "embedded", "--limit", str(QUESTIONS), "--max-new-tokens", str(2 * NEW_TOKENS))
     command("generate", *MODEL, *few, "--samples", "2", "--temperature", "0.7", out="texts")
     lines = (tmp_path / "texts" / "generated.jsonl").read_text().splitlines()
-    assert len(lines) == 16
+    assert len(lines) == 2 * QUESTIONS
     command("rewrite", *MODEL, *few, "--method", "answer", "--samples", "2", out="rewritten")
     assert (tmp_path / "rewritten" / "rewritten.jsonl").exists()
 
