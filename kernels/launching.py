@@ -8,7 +8,7 @@ Rules for all kernels here. Values are brought to float32 when loaded. `enable_f
 whose default changed between versions. Sizes known with the model (D, N, K, V) are constexpr; counts of a batch (T, R)
 are not specialized. Sums across programs go through partial results and a second kernel, in a fixed order; no atomics.
 
-The kernels of a decoding step are small and many: from compute capability 9.0 on each is brought onto the GPU while the
+The kernels of a decoding step are small and many: on capabilities 9.0 and 10.0 each is brought onto the GPU while the
 one before it still runs ("programmatic dependent launch" in the CUDA C++ programming guide), and waits there until that
 one has ended (`await_previous`). Not measured yet.
 """
@@ -113,8 +113,8 @@ class Variant:
 def await_previous():  # type: ignore[no-untyped-def]  # noqa: ANN201 - compiled
     """Wait until the kernel before this one has ended, then let the one after it be brought onto the GPU.
 
-    In this order: whoever is here knows that all before the kernel before this one has ended as well, so that what no
-    kernel of a step writes, such as weights, may be read earlier.
+    In this order: whoever is here knows that all before the kernel before this one has ended as well. Before, nothing
+    is read or written but what no kernel on the GPU ever writes, such as tables.
     """
     if _COMPILED and tl.target_info.cuda_capability_geq(9, 0):
         tl.extra.cuda.gdc_wait()
@@ -128,7 +128,8 @@ def _can_be_early() -> bool:
         return False
     # Graphs take them from the driver of CUDA 12.3 on; torch for CUDA 13 has a newer one, for 12 perhaps an older.
     is_new = int((torch.version.cuda or "0").partition(".")[0]) >= 13
-    return is_new and torch.cuda.get_device_capability() >= (9, 0)
+    # On 12.0 capturing one has been reported to fail (sglang, pull request 18596); nobody here has tried.
+    return is_new and (9, 0) <= torch.cuda.get_device_capability() < (12, 0)
 
 
 def capability_of(device: torch.device) -> int:

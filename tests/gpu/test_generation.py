@@ -11,6 +11,7 @@ import torch
 from fam_engine.data.records import Message
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.embedded import DEMO_RECORDS
+from fam_engine.kernels import launching
 from fam_engine.kernels.cached_attention import cached_attention
 from fam_engine.kernels.cached_attention_triton import cached_attention as cached_attention_triton
 from fam_engine.model.decoder import Decoder
@@ -147,6 +148,24 @@ def test_looking_rarely_changes_no_text(
     rarely = texts(decoder, encoder, requests[:20], sampling)
     monkeypatch.setattr(batching, "STEPS_A_ROUND", {"cuda": steps})
     assert texts(decoder, encoder, requests[:20], sampling) == rarely
+
+
+@REAL
+def test_early_launches_change_no_text(
+    checkpoint: str,
+    encoder: TextEncoder,
+    requests: list[Request],
+    sampling: Sampling,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not launching._can_be_early():
+        pytest.skip(
+            "kernels are launched early on capabilities 9.0 and 10.0, with torch for CUDA 13"
+        )
+    decoder = load_model(checkpoint, compute_dtype="bf16", device="cuda")
+    early = texts(decoder, encoder, requests, sampling)
+    monkeypatch.setattr(launching, "_can_be_early", lambda: False)
+    assert texts(decoder, encoder, requests, sampling) == early
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

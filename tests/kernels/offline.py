@@ -60,9 +60,9 @@ _FIRST_EARLY = 90
 # Compilers order instructions anew at every release of ours; more than this is a change of the code.
 _SLACK = 1.05
 _NUM_PROCESSES = 2
-# What waits for the kernel before, and what writes, in PTX.
+# What waits for the kernel before, and what touches memory that is not constant (`.nc`), in PTX.
 _WAITS = "griddepcontrol.wait"
-_WRITES = re.compile(r"\b(st|red|atom)\.(global|async|bulk)|cp\.reduce")
+_TOUCHES = re.compile(r"\b(ld|st|red|atom)\.(global|async|bulk)(?!\.nc)|\bcp\.(async|reduce)")
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Measured:
         instructions: Machine instructions of the kernel, whole.
         per_value: Instructions a thread executes for a value it makes, were there no loop; None: not counted.
         has_matrix: Whether it uses the GPU's matrix instructions.
-        writes_early: Whether it writes before it has waited for the kernel before it.
+        touches_early: Whether it reads or writes memory, constants aside, before it waits for the kernel before it.
     """
 
     source: str
@@ -87,7 +87,7 @@ class Measured:
     instructions: int
     per_value: float | None
     has_matrix: bool
-    writes_early: bool
+    touches_early: bool
 
 
 def modules() -> list[str]:
@@ -125,8 +125,8 @@ def complaints(found: dict[str, dict[str, Any]], capability: int) -> list[str]:
             said.append(f"{name} on sm_{capability} needs {one['shared']} of {limit} bytes shared")
         if matrix[name] and not one["has_matrix"]:
             said.append(f"{name} on sm_{capability} uses no {_MATRIX[capability]}")
-        if early[name] and capability >= _FIRST_EARLY and one["writes_early"]:
-            said.append(f"{name} on sm_{capability} does not wait before it writes")
+        if early[name] and capability >= _FIRST_EARLY and one["touches_early"]:
+            said.append(f"{name} on sm_{capability} does not wait before it touches memory")
     for variant in variants(capability):
         launched = launched_with(variant, capability)
         if launched != dict(variant.arguments):
@@ -204,12 +204,14 @@ def _measure(variant: Variant, capability: int) -> Measured:
         instructions=instructions,
         per_value=round(per_value, 2) if per_value else None,
         has_matrix=_MATRIX[capability] in compiled.asm["ptx"],
-        writes_early=_WRITES.search(compiled.asm["ptx"].partition(_WAITS)[0]) is not None,
+        touches_early=_TOUCHES.search(compiled.asm["ptx"].partition(_WAITS)[0]) is not None,
     )
 
 
 def _hash(variant: Variant, capability: int) -> str:
-    compiled_from = (_source(variant).hash(), sorted(variant.launch.options.items()), capability)
+    # How it is launched changes nothing about what is compiled.
+    options = {name: x for name, x in variant.launch.options.items() if name != "launch_pdl"}
+    compiled_from = (_source(variant).hash(), sorted(options.items()), capability)
     return hashlib.sha256(repr(compiled_from).encode()).hexdigest()[:16]
 
 
