@@ -33,7 +33,7 @@ test: $(STAMP) ## Run all tests
 	$(PYTEST) --numprocesses 2 -m 'not faults and not ray'
 	$(SIMULATED) -m 'not real_gpu'
 
-test-simulated: $(STAMP) ## Run every test of a GPU on a simulated one (half an hour)
+test-simulated: $(STAMP) ## Run every test of a GPU on a simulated one (three quarters of an hour)
 	$(SIMULATED) --deselect tests/gpu/test_cuda.py::test_rows_of_products_of_one_height_are_independent
 
 check: $(STAMP) ## Lint, types, layers
