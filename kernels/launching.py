@@ -76,13 +76,13 @@ class Launch:
             "num_warps": self.num_warps,
             "num_stages": self.num_stages,
             "enable_fp_fusion": self.enable_fp_fusion,
-            **({"launch_pdl": True} if self.is_early and _can_be_early() else {}),
         }
 
     @property
     def keywords(self) -> dict[str, Any]:
         """Return the keywords of a launch: `kernel[grid](*arguments, **launch.keywords)`."""
-        return {**self.constants, **self.options}
+        early = {"launch_pdl": True} if self.is_early and _can_be_early() else {}
+        return {**self.constants, **self.options, **early}
 
 
 @dataclass(frozen=True)

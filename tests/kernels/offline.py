@@ -209,9 +209,7 @@ def _measure(variant: Variant, capability: int) -> Measured:
 
 
 def _hash(variant: Variant, capability: int) -> str:
-    # How it is launched changes nothing about what is compiled.
-    options = {name: x for name, x in variant.launch.options.items() if name != "launch_pdl"}
-    compiled_from = (_source(variant).hash(), sorted(options.items()), capability)
+    compiled_from = (_source(variant).hash(), sorted(variant.launch.options.items()), capability)
     return hashlib.sha256(repr(compiled_from).encode()).hexdigest()[:16]
 
 

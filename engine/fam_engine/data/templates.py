@@ -8,12 +8,13 @@ template may ask for is fixed and recorded, so scores do not depend on the day.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from fam_engine.data.plain_files import plain_file
 from fam_engine.data.tokenizer_files import CODE, TOKENIZER_CONFIG, read_config
-from fam_engine.errors import ModelRefusedError, UsageError
+from fam_engine.errors import FamEngineError, ModelRefusedError, UsageError
 
 MODEL_TEMPLATE: Final = "chat_template.jinja"
 # Where a model keeps its other templates, and the one of them that is used here.
@@ -63,22 +64,15 @@ def find_template(folder: Path, choice: str, constants: dict[str, str]) -> Templ
         return None
     if choice == "auto":
         return _model_template(folder, constants)
-    return _file_template(Path(choice), constants)
-
-
-def _file_template(file: Path, constants: dict[str, str]) -> Template:
-    try:
-        return Template(file.read_text(encoding="utf-8"), constants, file)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"cannot be read as a template: {error}", code="E_TEMPLATE_FILE", where=str(file)
-        ) from None
+    file = Path(choice)
+    return Template(_read(file, UsageError, "E_TEMPLATE_FILE"), constants, file)
 
 
 def _model_template(folder: Path, constants: dict[str, str]) -> Template | None:
     if (folder / MODEL_TEMPLATE).exists():
         file, tools = plain_file(folder, MODEL_TEMPLATE, code="E_TEMPLATE"), tool_template(folder)
-        return Template(_read(file), constants, file, None if tools is None else _read(tools))
+        read = partial(_read, refused=ModelRefusedError, code="E_TEMPLATE")
+        return Template(read(file), constants, file, None if tools is None else read(tools))
     source: Any = read_config(folder).get("chat_template")
     if source is None:
         return None
@@ -121,10 +115,10 @@ def tool_template(folder: Path) -> Path | None:
     return plain_file(more, TOOL_TEMPLATE, code="E_TEMPLATE")
 
 
-def _read(file: Path) -> str:
+def _read(file: Path, refused: type[FamEngineError], code: str) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ModelRefusedError(
-            f"cannot be read as a template: {error}", code="E_TEMPLATE", where=str(file)
+        raise refused(
+            f"cannot be read as a template: {error}", code=code, where=str(file)
         ) from None
