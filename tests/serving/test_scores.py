@@ -67,6 +67,10 @@ def test_ids_are_taken_as_they_are(post: Post, resident: ResidentModel) -> None:
     responses = [ids[1:] for ids in responses]  # no BOS within
     of_ids = scored(post, prompt=context, responses=responses, tokens=True)
     of_texts = scored(post, prompt=PROMPT, responses=["one", "two"], tokens=True)
+    end = resident.encoder.end_of_turn_ids.tolist()
+    ended = scored(post, prompt=context, responses=[ids + end for ids in responses], tokens=True)
+    for whole, other in zip(ended, of_texts, strict=True):
+        assert whole["logprobs"] == [*other["logprobs"], -other["eos_nll"]]
     for one, other in zip(of_ids, of_texts, strict=True):
         assert one["token_ids"] == other["token_ids"]
         # The end of the turn makes the text longer by a token: products of other shapes.
