@@ -43,6 +43,10 @@ HANDED_ON = {
         "DeviceError",
         "another process of a training run has ended",
     ),
+    "E_TEMPLATE_FILE": (
+        "UsageError",
+        "cannot be read as a template: ...",
+    ),
     "E_TOKENIZER_CONFIG": (
         "ModelRefusedError",
         "`tokenizer_config.json`: a field is of another kind",
