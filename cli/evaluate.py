@@ -40,6 +40,7 @@ def run(
     compute_dtype: options.ComputeDtype = None,
     device: options.Device = None,
     template: options.Template = None,
+    chat_template_kwargs: options.ChatTemplateKwargs = None,
     parse_special: options.ParseSpecial = None,
     choice_by: Annotated[
         str | None,

@@ -56,6 +56,7 @@ def run(
     device: options.Device = None,
     download: options.Download = None,
     template: options.Template = None,
+    chat_template_kwargs: options.ChatTemplateKwargs = None,
     limit: options.Limit = None,
     map_: options.Map = None,
     config: options.Config = None,

@@ -34,6 +34,7 @@ def run(
     compute_dtype: options.ComputeDtype = None,
     device: options.Device = None,
     template: options.Template = None,
+    chat_template_kwargs: options.ChatTemplateKwargs = None,
     limit: options.Limit = None,
     download: options.Download = None,
     config: options.Config = None,

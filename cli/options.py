@@ -5,6 +5,7 @@ In: nothing. Out: annotated types for the arguments of the commands, `settings_g
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
 from collections.abc import Callable, Mapping
@@ -58,6 +59,13 @@ Data = Annotated[
 Template = Annotated[
     str | None,
     typer.Option(help="Chat template: auto (default), none, FILE.", rich_help_panel=DATA),
+]
+ChatTemplateKwargs = Annotated[
+    str | None,
+    typer.Option(
+        help="""What else the template is told, JSON: '{"enable_thinking": false}'.""",
+        rich_help_panel=DATA,
+    ),
 ]
 Boundary = Annotated[
     str | None,
@@ -137,10 +145,10 @@ _NOT_SETTINGS = ("config", "dry_run", "as_json", "quiet", "map_")
 
 
 def settings_given(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Turn a command's arguments into settings: those of the run itself left out, --map read.
+    """Turn a command's arguments into settings: those of the run itself left out, --map and JSON read.
 
     Raises:
-        UsageError: A --map that is no field=column, or two for one field.
+        UsageError: A --map that is no field=column, or two for one field; JSON that is no object.
     """
     settings = {
         # Flags that may be repeated come as an empty list when they are not given.
@@ -150,6 +158,8 @@ def settings_given(arguments: dict[str, Any]) -> dict[str, Any]:
     }
     if arguments.get("map_"):
         settings["map"] = _columns(arguments["map_"])
+    if arguments.get("chat_template_kwargs") is not None:
+        settings["chat_template_kwargs"] = _json_object(arguments["chat_template_kwargs"])
     return settings
 
 
@@ -256,6 +266,18 @@ def forecasting(
         return JobOutcome(fields, sum(fields["quarantined"].values()))
 
     return run
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    with contextlib.suppress(ValueError, RecursionError):
+        value = json.loads(text)
+        if isinstance(value, dict):
+            return value
+    raise UsageError(
+        f"--chat-template-kwargs {text}: expected a JSON object, such as "
+        "'{\"enable_thinking\": false}'",
+        code="E_USAGE",
+    )
 
 
 def _columns(pairs: list[str]) -> dict[str, str]:

@@ -23,6 +23,7 @@ def run(
     compute_dtype: options.ComputeDtype = None,
     device: options.Device = None,
     template: options.Template = None,
+    chat_template_kwargs: options.ChatTemplateKwargs = None,
     max_length: options.MaxLength = None,
     max_tokens_per_batch: options.MaxTokensPerBatch = None,
     download: options.Download = None,

@@ -38,6 +38,7 @@ def run(
     data: options.Data = None,
     out: options.Out = None,
     template: options.Template = None,
+    chat_template_kwargs: options.ChatTemplateKwargs = None,
     boundary: options.Boundary = None,
     parse_special: options.ParseSpecial = None,
     max_length: options.MaxLength = None,

@@ -31,6 +31,7 @@ def run(
     compute_dtype: options.ComputeDtype = None,
     device: options.Device = None,
     template: options.Template = None,
+    chat_template_kwargs: options.ChatTemplateKwargs = None,
     parse_special: options.ParseSpecial = None,
     max_length: options.MaxLength = None,
     on_long: options.OnLong = None,

@@ -18,6 +18,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    JsonValue,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -122,6 +123,13 @@ class RecordSettings(Settings):
         return value
 
 
+class TemplateSettings(Settings):
+    """How conversations become texts."""
+
+    template: str = "auto"
+    chat_template_kwargs: dict[str, JsonValue] = Field(default_factory=dict)
+
+
 class SamplingSettings(Settings):
     """How a model writes."""
 
@@ -147,11 +155,10 @@ class SamplingSettings(Settings):
 HOW_IT_RUNS = {"shard", "launcher", "workers"}
 
 
-class ScoreConfig(ModelSettings, RecordSettings):
+class ScoreConfig(ModelSettings, RecordSettings, TemplateSettings):
     """Settings of `fam-engine score`; every field is a flag of the same name, `_` written `-`."""
 
     out: Path = Field(description="output folder")
-    template: str = "auto"
     boundary: Literal["separate", "joint"] = "separate"
     parse_special: bool = False
     max_length: int | None = Field(default=None, ge=2)
@@ -190,11 +197,10 @@ class ScoreConfig(ModelSettings, RecordSettings):
         return value
 
 
-class GenerateConfig(ModelSettings, RecordSettings, SamplingSettings):
+class GenerateConfig(ModelSettings, RecordSettings, SamplingSettings, TemplateSettings):
     """Settings of `fam-engine generate`; every field is a flag of the same name, `_` written `-`."""
 
     out: Path = Field(description="output folder")
-    template: str = "auto"
     parse_special: bool = False
     max_length: int | None = Field(default=None, ge=2)
     on_long: Literal["quarantine", "cut-prompt"] = "quarantine"
@@ -212,13 +218,12 @@ class GenerateConfig(ModelSettings, RecordSettings, SamplingSettings):
         return value
 
 
-class RewriteConfig(ModelSettings, RecordSettings, SamplingSettings):
+class RewriteConfig(ModelSettings, RecordSettings, SamplingSettings, TemplateSettings):
     """Settings of `fam-engine rewrite`; every field is a flag of the same name, `_` written `-`."""
 
     out: Path = Field(description="output folder")
     method: RewriteMethod = "rewrite"
     prompt_file: Path | None = None
-    template: str = "auto"
     parse_special: bool = False
     samples: int = Field(default=4, ge=1)
     max_new_tokens: int = Field(default=512, ge=1)
@@ -227,11 +232,10 @@ class RewriteConfig(ModelSettings, RecordSettings, SamplingSettings):
     seed: int = Field(default=0, ge=0)
 
 
-class TrainConfig(BaseModelSettings, RecordSettings):
+class TrainConfig(BaseModelSettings, RecordSettings, TemplateSettings):
     """Settings of `fam-engine train`; every field is a flag of the same name, `_` written `-`."""
 
     out: Path = Field(description="output folder")
-    template: str = "auto"
     parse_special: bool = False
     max_length: int | None = Field(default=None, ge=2)
     on_long: Literal["quarantine", "cut-prompt"] = "quarantine"
@@ -291,14 +295,13 @@ class TrainConfig(BaseModelSettings, RecordSettings):
         return value
 
 
-class MergeConfig(BaseModelSettings):
+class MergeConfig(BaseModelSettings, TemplateSettings):
     """Settings of `fam-engine merge`; every field is a flag of the same name, `_` written `-`."""
 
     adapter: Path = Field(description="PEFT LoRA folder")
     out: Path = Field(description="output folder")
     base: Literal["original", "dequantized"] = "original"
     data: tuple[str, ...] = ()
-    template: str = "auto"
     limit: int | None = Field(default=None, ge=1)
 
 
@@ -341,13 +344,12 @@ class SelectConfig(RecordSettings):
         return value
 
 
-class EvalConfig(BaseModelSettings, RecordSettings, SamplingSettings):
+class EvalConfig(BaseModelSettings, RecordSettings, SamplingSettings, TemplateSettings):
     """Settings of `fam-engine eval`; every field is a flag of the same name, `_` written `-`."""
 
     out: Path = Field(description="output folder")
     adapter: tuple[Path, ...] = ()
     base: bool = True
-    template: str = "auto"
     parse_special: bool = False
     choice_by: Literal["logprob", "generation"] = "logprob"
     choice_metric: Literal["acc", "acc_norm"] = "acc"
@@ -381,13 +383,12 @@ class BenchConfig(BaseModelSettings):
     max_slowdown: float = Field(default=0.1, gt=0, lt=1)
 
 
-class TokenizeConfig(RecordSettings):
+class TokenizeConfig(RecordSettings, TemplateSettings):
     """Settings of `fam-engine tokenize`; every field is a flag of the same name, `_` written `-`."""
 
     model: str = Field(description="folder with a tokenizer, hub id with --download, or `embedded`")
     download: bool = False
     out: Path | None = None
-    template: str = "auto"
     boundary: Literal["separate", "joint"] = "separate"
     parse_special: bool = False
     max_length: int | None = Field(default=None, ge=2)
@@ -418,12 +419,11 @@ class ExportConfig(RecordSettings):
         return value
 
 
-class VerifyConfig(BaseModelSettings, RecordSettings):
+class VerifyConfig(BaseModelSettings, RecordSettings, TemplateSettings):
     """Settings of `fam-engine export --verify`; every field is a flag of the same name, `_` written `-`."""
 
     verify: Path = Field(description="PEFT LoRA folder")
     data: tuple[str, ...] = ("embedded",)
-    template: str = "auto"
     limit: int = Field(default=50, ge=1, le=1000)
     url: str | None = None
     served_model_name: str | None = None
@@ -436,14 +436,13 @@ class VerifyConfig(BaseModelSettings, RecordSettings):
         return value
 
 
-class ServeConfig(ModelSettings):
+class ServeConfig(ModelSettings, TemplateSettings):
     """Settings of `fam-engine serve`; every field is a flag of the same name, `_` written `-`."""
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     served_model_name: str | None = None
     token_file: Path | None = None
-    template: str = "auto"
     max_length: int | None = Field(default=None, ge=2)
     max_tokens_per_batch: int | None = Field(default=None, ge=64)
     max_requests: int = Field(default=128, ge=1)

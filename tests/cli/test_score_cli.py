@@ -101,6 +101,9 @@ def test_quarantined_records_end_in_exit_code_3(
         ({"--launcher": "slurm"}, 2, "error[E_CONFIG_VALUE]", "'local' or 'ray'"),
         ({"--workers": "2"}, 2, "error[E_CONFIG_VALUE]", "needs `launcher`"),
         ({"--out": "/dev/null/x"}, 5, "error[E_STORAGE]", "cannot be written"),
+        ({"--chat-template-kwargs": "[1]"}, 2, "error[E_USAGE]", "expected a JSON object, such as"),
+        ({"--chat-template-kwargs": "a=1"}, 2, "error[E_USAGE]", "kwargs a=1: expected a JSON"),
+        ({"--chat-template-kwargs": '{"a": 1}'}, 2, "error[E_TEMPLATE_KWARGS]", "no chat template"),
         ({"--template": "nowhere"}, 2, "error[E_TEMPLATE_FILE] nowhere", "cannot be read"),
     ],
 )

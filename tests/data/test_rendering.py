@@ -9,44 +9,60 @@ import pytest
 from fam_engine.data import rendering
 from fam_engine.data.compiled_templates import Shape
 from fam_engine.data.rendering import Renderer
-from fam_engine.data.templates import Template, find_template
+from fam_engine.data.templates import Template, find_template, with_kwargs
 from fam_engine.data.turns import Message
-from fam_engine.errors import ModelRefusedError, RecordError
+from fam_engine.errors import ModelRefusedError, RecordError, UsageError
 from tests.data.template_families import SMOLLM_3
 
 ASK = [Message("user", "Hi")]
 PLAIN = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
 
 
-def render(source: str, *, turns: list[Message] | None = None, **constants: str) -> str:
-    with Renderer(Template(source, constants)) as renderer:
+def render(
+    source: str,
+    *,
+    turns: list[Message] | None = None,
+    told: dict[str, Any] | None = None,
+    **constants: str,
+) -> str:
+    with Renderer(Template(source, constants, kwargs=told or {})) as renderer:
         return renderer.render(turns or ASK, add_generation_prompt=True)
 
 
-def test_real_templates_render_as_transformers_renders_them(shared: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        *((name, {}) for name in ("llama3", "qwen2.5", "qwen3", "phi3_mini")),
+        ("qwen3", {"enable_thinking": False}),
+        ("qwen3", {"enable_thinking": True}),
+        ("llama3", {"bos_token": "<s>"}),
+    ],
+)
+def test_real_templates_render_as_transformers_renders_them(
+    shared: Path, name: str, told: dict[str, Any]
+) -> None:
     from transformers import AutoTokenizer
 
     turns = [Message("system", "Be kind."), Message("user", "Hi"), Message("assistant", "Hello")]
     turns.append(Message("user", "Bye"))
-    for name in ("llama3", "qwen2.5", "qwen3", "phi3_mini"):
-        folder = shared / "tokenizers" / name
-        config = json.loads((folder / "tokenizer_config.json").read_text())
-        constants = {
-            key: value if isinstance(value, str) else value["content"]
-            for key, value in config.items()
-            if key.endswith("_token") and value is not None and not isinstance(value, bool)
-        }
-        template = find_template(folder, "auto", constants)
-        assert template is not None
-        theirs = AutoTokenizer.from_pretrained(folder).apply_chat_template(
-            [vars(turn) for turn in turns], tokenize=False, add_generation_prompt=True
-        )
-        with Renderer(template) as renderer:
-            assert renderer.render(turns, add_generation_prompt=True) == theirs
+    folder = shared / "tokenizers" / name
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    constants = {
+        key: value if isinstance(value, str) else value["content"]
+        for key, value in config.items()
+        if key.endswith("_token") and value is not None and not isinstance(value, bool)
+    }
+    template = with_kwargs(find_template(folder, "auto", constants), told)
+    assert template is not None
+    theirs = AutoTokenizer.from_pretrained(folder).apply_chat_template(
+        [vars(turn) for turn in turns], tokenize=False, add_generation_prompt=True, **told
+    )
+    with Renderer(template) as renderer:
+        assert renderer.render(turns, add_generation_prompt=True) == theirs
 
 
-def test_thoughts_are_as_the_template_has_them_by_itself() -> None:
-    """No setting is given; where the template looks for a word in the system turn, that decides."""
+def test_thoughts_are_as_the_template_has_them_or_is_told() -> None:
+    """Where the template looks for a word in the system turn, that decides."""
     assert render(SMOLLM_3) == (
         "<|im_start|>system\nToday: 26 July 2024\nMode: /think\n\nBe good.\n\n<|im_end|>\n"
         "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
@@ -54,6 +70,27 @@ def test_thoughts_are_as_the_template_has_them_by_itself() -> None:
     without = render(SMOLLM_3, turns=[Message("system", "Be brief. /no_think"), *ASK])
     assert "Mode: /no_think\n\nBe brief.\n\n" in without
     assert without.endswith("assistant\n<think>\n\n</think>\n")
+    told = {"enable_thinking": False}
+    assert render(SMOLLM_3, told=told).endswith("assistant\n<think>\n\n</think>\n")
+    asked = [Message("system", "Be brief. /think"), *ASK]
+    assert render(SMOLLM_3, turns=asked, told=told).endswith("assistant\n")
+
+
+def test_what_the_template_is_told_compiles(asked: list[dict[str, Any]]) -> None:
+    told = {"names": ["Ann", None, 2.5], "mode": {"loud": True}, "bos_token": "<b>"}
+    source = "{{ bos_token }}{{ names | join(',') }}{{ mode.loud }}" + PLAIN
+    assert render(source, told=told, bos_token="<s>") == "<b>Ann,None,2.5Trueuser: Hi\n"
+    assert [next(iter(request)) for request in asked] == ["template", "compile"]
+
+
+def test_what_the_template_does_not_read_is_refused() -> None:
+    with pytest.raises(UsageError, match="does not read; did you mean `enable_thinking`"):
+        render(SMOLLM_3, told={"enable_thinkin": False})
+    with pytest.raises(UsageError, match="has `own`"):  # a name the template sets itself
+        render("{% set own = 1 %}{{ own }}", told={"own": 2})
+    template = Template(PLAIN, {}, None, "{{ loud }}", {"loud": 1})  # only that for tools reads it
+    with Renderer(template) as renderer:
+        assert renderer.render(ASK, add_generation_prompt=True, tools=[{}]) == "1"
 
 
 def test_helpers_of_transformers_are_there() -> None:

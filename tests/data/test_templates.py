@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fam_engine.data.templates import Template, find_template
+from fam_engine.data.templates import Template, find_template, with_kwargs
 from fam_engine.errors import ModelRefusedError, UsageError
 
 NAMED = [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]
@@ -53,6 +53,17 @@ def test_a_template_in_a_hub_cache_is_found(tmp_path: Path) -> None:
     found = find_template(folder, "auto", {})
     assert found is not None
     assert (found.source, found.for_tools) == ("J", "A")
+
+
+def test_what_a_template_is_told_needs_one_and_is_not_the_conversation() -> None:
+    template = Template("T", {})
+    assert with_kwargs(None, {}) is None
+    assert with_kwargs(template, {"a": [1]}) == Template("T", {}, kwargs={"a": [1]})
+    with pytest.raises(UsageError, match="no chat template to read them"):
+        with_kwargs(None, {"a": 1})
+    for name in ("messages", "tools", "documents", "add_generation_prompt"):
+        with pytest.raises(UsageError, match=f"`{name}`, which comes from the records"):
+            with_kwargs(template, {name: None})
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,30 @@ def test_a_chat_template_is_applied_as_there(bos_model: Path, tmp_path: Path, ta
     ours.close()
 
 
+def test_a_chat_template_is_told_what_it_is_told_there(bos_model: Path, tmp_path: Path) -> None:
+    from lm_eval.models.huggingface import HFLM
+
+    folder = tmp_path / "model"
+    shutil.copytree(bos_model, folder)
+    template = "{{ 'plain' if enable_thinking is false }}{{ mood }}{{ messages[0].content }}"
+    (folder / "chat_template.jinja").write_text(template)
+    names = set()
+    for told in (
+        {},
+        {"enable_thinking": False},
+        {"chat_template_args": {"mood": "calm", "enable_thinking": True}, "enable_thinking": False},
+    ):
+        ours = FamEngineLM(str(folder), precision="fp32", device="cpu", **told)
+        hf = HFLM(str(folder), dtype="float32", device="cpu", **told)
+        turns = [{"role": "user", "content": "a"}]
+        assert ours.apply_chat_template(turns) == hf.apply_chat_template(turns)
+        names.add(ours.tokenizer_name)
+        ours.close()
+    assert len(names) == 3  # else lm-eval would take one's requests for another's
+    with pytest.raises(UsageError, match="`chat_template_args` is 'mood', expected names"):
+        FamEngineLM(str(folder), chat_template_args="mood")
+
+
 def test_an_adapter_is_applied_as_there(bos_model: Path, tmp_path: Path, tasks: Path) -> None:
     import torch
     from lm_eval.models.huggingface import HFLM

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
+from fam_engine.config import nearest
 from fam_engine.data.children import JsonChild
 from fam_engine.data.compiled_templates import (
     CompiledTemplate,
@@ -24,7 +25,7 @@ from fam_engine.data.compiled_templates import (
 )
 from fam_engine.data.templates import TEMPLATE_DATE, Template
 from fam_engine.data.turns import Message, Tools
-from fam_engine.errors import ModelRefusedError, RecordError
+from fam_engine.errors import ModelRefusedError, RecordError, UsageError
 
 Conversation = Sequence[Message]
 
@@ -58,6 +59,7 @@ class Renderer:
 
     Raises:
         ModelRefusedError: The template does not compile.
+        UsageError: It is told something it does not read.
     """
 
     def __init__(self, template: Template) -> None:
@@ -251,7 +253,7 @@ class Renderer:
             {
                 "template": self._template.source,
                 "for_tools": self._template.for_tools,
-                "constants": self._template.constants,
+                "constants": {**self._template.constants, **self._template.kwargs},
                 "date": TEMPLATE_DATE,
             }
         )
@@ -264,7 +266,21 @@ class Renderer:
                 where=self._template.where,
                 hint="give one with --template FILE, or --template none",
             )
+        self._check_kwargs(answer["names"])
         return self._child
+
+    def _check_kwargs(self, names: list[str]) -> None:
+        """Refuse what the template does not read: a typing error would silently change nothing."""
+        for name in self._template.kwargs:
+            if name not in names:
+                self.close()
+                raise UsageError(
+                    f"chat_template_kwargs has `{name}`, which the chat template does not read"
+                    f"{nearest(name, names)}",
+                    code="E_TEMPLATE_KWARGS",
+                    where=self._template.where,
+                    hint="leave it out",
+                )
 
     def _ask(self, request: dict[str, Any]) -> Any:  # noqa: ANN401 - as the worker answers
         """Send a request; None if the child died or kept silent."""

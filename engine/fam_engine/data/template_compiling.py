@@ -97,6 +97,7 @@ def _probes(source: TemplateSource, environment: jinja2.Environment) -> list[str
     constants = [node.value for node in environment.parse(source.text).find_all(jinja2.nodes.Const)]
     named = [text for text in constants if isinstance(text, str) and text]
     probes = list(_STRANGE)
-    for text in dict.fromkeys([*source.constants.values(), *named][:_MAX_CONSTANTS]):
+    told = [value for value in source.constants.values() if isinstance(value, str)]
+    for text in dict.fromkeys([*told, *named][:_MAX_CONSTANTS]):
         probes += [text, f"{text}a", f"a {text}", f" a{text}b\n", text.swapcase()]
     return probes

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import jinja2
 import jinja2.ext
+import jinja2.meta
 import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
@@ -36,7 +37,7 @@ class TemplateSource:
     """A template and all it may name besides the conversation."""
 
     text: str
-    constants: Mapping[str, str]
+    constants: Mapping[str, Any]
     date: datetime
 
 
@@ -72,6 +73,12 @@ def compile_template(source: TemplateSource) -> jinja2.Template:
     """
     environment = sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment, source.date)
     return environment.from_string(source.text)
+
+
+def names_read(source: TemplateSource) -> set[str]:
+    """Give the names a template may look up besides those it sets itself."""
+    environment = sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment, source.date)
+    return jinja2.meta.find_undeclared_variables(environment.parse(source.text))
 
 
 def _to_json(
@@ -116,7 +123,7 @@ def time_limit(seconds: float = SECONDS_A_RENDER) -> Iterator[None]:
 
 def generate(
     template: jinja2.Template,
-    constants: Mapping[str, str],
+    constants: Mapping[str, Any],
     messages: Sequence[Mapping[str, Any]],
     *,
     add_generation_prompt: bool,
@@ -134,7 +141,7 @@ def generate(
 
 def render(
     template: jinja2.Template,
-    constants: Mapping[str, str],
+    constants: Mapping[str, Any],
     messages: Sequence[Mapping[str, Any]],
     *,
     add_generation_prompt: bool,

@@ -3,7 +3,8 @@
 In (arguments): the seconds of computing that a request may take, after which the kernel ends the process; (standard
 input): a JSON line with the template, perhaps another one for conversations with tools, and their constants, then one
 JSON line a request, `{"render": [...]}` with conversations or `{"compile": ...}` with a shape. Out (standard output):
-one JSON line each: a list of `{"text": ...}` or `{"error": ...}`, a conversation each; or what the shape compiled to.
+one JSON line each: first the names the templates read, `{"names": [...]}`; then a list of `{"text": ...}` or
+`{"error": ...}`, a conversation each; or what the shape compiled to.
 """
 
 from __future__ import annotations
@@ -19,7 +20,13 @@ import jinja2
 from fam_engine.data.children import allow_seconds, become_child
 from fam_engine.data.compiled_templates import Shape
 from fam_engine.data.template_compiling import ShapeCompiler
-from fam_engine.data.template_sandbox import TemplateSource, compile_template, render, time_limit
+from fam_engine.data.template_sandbox import (
+    TemplateSource,
+    compile_template,
+    names_read,
+    render,
+    time_limit,
+)
 
 MEMORY_BYTES = 512 << 20
 
@@ -66,13 +73,16 @@ def main() -> None:
     )
     try:
         template = for_tools = compile_template(source)
+        names = names_read(source)
         if setup["for_tools"] is not None:
-            for_tools = compile_template(replace(source, text=setup["for_tools"]))
+            with_tools = replace(source, text=setup["for_tools"])
+            for_tools = compile_template(with_tools)
+            names |= names_read(with_tools)
         compiler = ShapeCompiler(source, template)
     except Exception as error:
         _send(_refusal(error))
         return
-    _send({})
+    _send({"names": sorted(names)})
     for line in sys.stdin:
         allow_seconds(seconds)
         request = json.loads(line)

@@ -1,13 +1,15 @@
 """Chat templates: which one a model has.
 
-In: a model folder or a template file. Out: a `Template` for `rendering.Renderer`. Of several templates a model has by
+In: a model folder or a template file, and what the user wants the template told. Out: a `Template` for
+`rendering.Renderer`. Of several templates a model has by
 name, the plain chat is `default`, and `tool_use` is for conversations with tools, as transformers has it. The date a
 template may ask for is fixed and recorded, so scores do not depend on the day.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +24,9 @@ MORE_TEMPLATES: Final = "additional_chat_templates"
 TOOL_TEMPLATE: Final = "tool_use.jinja"
 _PLAIN, _WITH_TOOLS = "default", "tool_use"
 
+# What a template is told of each conversation.
+CONVERSATION: Final = ("messages", "add_generation_prompt", "tools", "documents")
+
 # What Llama 3's own template falls back to when no clock is offered.
 TEMPLATE_DATE = "2024-07-26"
 
@@ -35,12 +40,15 @@ class Template:
         constants: The special tokens it may name.
         file: Where it is from.
         for_tools: The source of another one, for conversations with tools; None: there is none.
+        kwargs: What else it is told by name, JSON values, as `apply_chat_template` of transformers hands
+            them on: `enable_thinking` of many.
     """
 
     source: str
     constants: dict[str, str]
     file: Path | None = None
     for_tools: str | None = None
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def where(self) -> str | None:
@@ -66,6 +74,30 @@ def find_template(folder: Path, choice: str, constants: dict[str, str]) -> Templ
         return _model_template(folder, constants)
     file = Path(choice)
     return Template(_read(file, UsageError, "E_TEMPLATE_FILE"), constants, file)
+
+
+def with_kwargs(template: Template | None, kwargs: Mapping[str, Any]) -> Template | None:
+    """Give a template that is told more.
+
+    Raises:
+        UsageError: There is no template to tell, or a name stands for the conversation itself.
+    """
+    if not kwargs:
+        return template
+    if template is None:
+        raise UsageError(
+            "chat_template_kwargs are given, but there is no chat template to read them",
+            code="E_TEMPLATE_KWARGS",
+            hint="leave them out, or give a template with --template FILE",
+        )
+    for name in kwargs:
+        if name in CONVERSATION:
+            raise UsageError(
+                f"chat_template_kwargs has `{name}`, which comes from the records",
+                code="E_TEMPLATE_KWARGS",
+                hint="leave it out",
+            )
+    return replace(template, kwargs=kwargs)
 
 
 def _model_template(folder: Path, constants: dict[str, str]) -> Template | None:

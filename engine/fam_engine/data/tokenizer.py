@@ -9,7 +9,7 @@ prompt's ids. `boundary="joint"` still does it, to reproduce published figures.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -24,7 +24,7 @@ from fam_engine.data.record_texts import TextMaker, Texts, for_good
 from fam_engine.data.records import Record
 from fam_engine.data.rendering import Renderer
 from fam_engine.data.stand_ins import StandIns
-from fam_engine.data.templates import Template, find_template
+from fam_engine.data.templates import Template, find_template, with_kwargs
 from fam_engine.data.tokenizer_files import (
     config_eos,
     num_rows,
@@ -67,13 +67,14 @@ class TextEncoder:
     Args:
         folder: The model's folder; it holds `tokenizer.json` and usually `tokenizer_config.json`.
         template: `auto`, `none`, or a template file.
+        chat_template_kwargs: What else the template is told by name, JSON values.
         boundary: `separate`, or `joint` (context and response encoded together, cut at the
             context's own length).
         parse_special: Whether special tokens written in users' texts count as such.
 
     Raises:
         ModelRefusedError: Tokenizer or template cannot be used.
-        UsageError: The template file does not read.
+        UsageError: The template file does not read, or the template does not read what it is told.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class TextEncoder:
         folder: Path,
         *,
         template: str = "auto",
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         boundary: Boundary = "separate",
         parse_special: bool = False,
     ) -> None:
@@ -92,7 +94,8 @@ class TextEncoder:
         self._special = dict(self.tokenizer.special_tokens())
         self._stand_ins = StandIns(self._special)
         self.bos_id = self._bos(config)
-        self.template: Template | None = find_template(folder, template, template_constants(config))
+        found = find_template(folder, template, template_constants(config))
+        self.template: Template | None = with_kwargs(found, chat_template_kwargs or {})
         self._renderer = Renderer(self.template) if self.template else None
         self._texts = TextMaker(self._renderer, self._stand_ins, parse_special=parse_special)
         self._texts_encoder = TextsEncoder(self.tokenizer, folder / "tokenizer.json")

@@ -42,6 +42,7 @@ class FamiliarityMapper:
         compute_dtype: `auto`, `bf16` or `fp32`.
         device: `auto`, `cpu` or `cuda`.
         template: `auto`, `none` or a template file.
+        chat_template_kwargs: What else the template is told, as `enable_thinking`.
         max_tokens_per_batch: Token budget of a batch; None: from free memory.
 
     Raises:
@@ -66,6 +67,7 @@ class FamiliarityMapper:
         compute_dtype: ComputeDtype = "auto",
         device: Device = "auto",
         template: str = "auto",
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         max_tokens_per_batch: int | None = None,
     ) -> None:
         self._columns = dict(columns or {})
@@ -76,6 +78,7 @@ class FamiliarityMapper:
             compute_dtype=compute_dtype,
             device=device,
             template=template,
+            chat_template_kwargs=chat_template_kwargs,
             max_tokens_per_batch=max_tokens_per_batch,
         )
 

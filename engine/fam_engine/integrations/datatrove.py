@@ -11,7 +11,7 @@ The step pickles without its model, which each task loads when its first batch c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ class PerplexityFilter(BaseFilter):  # type: ignore[misc]  # datatrove is an ext
         device: `auto`, `cpu` or `cuda`.
         template: `none`, `auto` or a template file: how a prompt is put before its document.
         max_tokens_per_batch: Token budget of a batch; None: from free memory.
+        chat_template_kwargs: What else the template is told, as `enable_thinking`.
         exclusion_writer: Takes what is dropped.
         batch_size: Documents scored at a time.
 
@@ -66,6 +67,7 @@ class PerplexityFilter(BaseFilter):  # type: ignore[misc]  # datatrove is an ext
         compute_dtype: ComputeDtype = "auto",
         device: Device = "auto",
         template: str = "none",
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         max_tokens_per_batch: int | None = None,
         exclusion_writer: DiskWriter | None = None,
         batch_size: int = 256,
@@ -83,6 +85,7 @@ class PerplexityFilter(BaseFilter):  # type: ignore[misc]  # datatrove is an ext
             compute_dtype=compute_dtype,
             device=device,
             template=template,
+            chat_template_kwargs=chat_template_kwargs,
             max_tokens_per_batch=max_tokens_per_batch,
         )
 

@@ -13,6 +13,8 @@ computed, where lm-eval stops in the middle; a template that refuses the system 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,8 +47,8 @@ _HUGGING_FACE_NAMES: Final = {
     "chat_template": "template",
 }
 _OPTIONS: Final = (
-    "pretrained", "peft", "precision", "compute_dtype", "template", "max_length", "add_bos_token",
-    "prefix_token_id", "max_tokens_per_batch", "download",
+    "pretrained", "peft", "precision", "compute_dtype", "template", "chat_template_args", "enable_thinking",
+    "max_length", "add_bos_token", "prefix_token_id", "max_tokens_per_batch", "download",
 )  # fmt: skip
 
 Answer = tuple[float, bool]
@@ -78,6 +80,8 @@ class FamEngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is an extra
         device: `auto`, `cpu` or `cuda`; `cuda:0`, which lm-eval gives where its user gave none, is
             `auto`.
         template: Chat template: `auto`, `none` or a file; it counts with `--apply_chat_template`.
+        chat_template_args: What else the template is told.
+        enable_thinking: Of that, what many templates read; None: not told.
         max_length: Longest sequence, tokens; None: the model's own limit.
         add_bos_token: Whether texts begin with BOS; None: as the tokenizer does it.
         prefix_token_id: What a text without context is conditioned on; None: BOS, else EOS.
@@ -100,6 +104,8 @@ class FamEngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is an extra
         compute_dtype: ComputeDtype = "auto",
         device: str = "auto",
         template: str = "auto",
+        chat_template_args: Mapping[str, Any] | None = None,
+        enable_thinking: bool | None = None,
         max_length: int | None = None,
         add_bos_token: bool | None = None,
         prefix_token_id: int | None = None,
@@ -126,6 +132,7 @@ class FamEngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is an extra
             compute_dtype=_one_of("compute_dtype", compute_dtype, ("auto", "bf16", "fp32")),
             device=_one_of("device", _device(device), ("auto", "cpu", "cuda")),
             template=template,
+            chat_template_kwargs=_template_kwargs(chat_template_args, enable_thinking),
             max_length=max_length,
             max_tokens_per_batch=max_tokens_per_batch,
             download=download,
@@ -174,8 +181,11 @@ class FamEngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is an extra
 
     @property
     def tokenizer_name(self) -> str:
-        """Name that lm-eval keeps requests rendered with the chat template under."""
-        return self.pretrained.replace("/", "__")
+        """Name that lm-eval keeps rendered requests under: of the model, and of what renders them."""
+        template = self._model.encoder.template
+        told = None if template is None else [template.source, template.kwargs]
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        return f"{self.pretrained.replace('/', '__')}-{digest[:16]}"
 
     def get_model_info(self) -> dict[str, Any]:
         """Say what was measured, for the results file."""
@@ -386,6 +396,15 @@ def _one_of(name: str, value: str, known: tuple[str, ...]) -> Any:  # noqa: ANN4
             code="E_LM_EVAL_ARGS",
         )
     return value
+
+
+def _template_kwargs(args: Any, enable_thinking: bool | None) -> dict[str, Any]:  # noqa: ANN401 - lm-eval checks nothing
+    if args is not None and not isinstance(args, Mapping):
+        message = f"model argument `chat_template_args` is {args!r}, expected names and values"
+        hint = "give it in a YAML file with --config, or enable_thinking=False alone"
+        raise UsageError(message, code="E_LM_EVAL_ARGS", hint=hint)
+    told = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
+    return {**(args or {}), **told}
 
 
 def _device(device: str) -> str:

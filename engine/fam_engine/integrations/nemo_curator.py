@@ -11,7 +11,9 @@ The stage pickles without its model, which each worker loads when its first batc
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from fam_engine.config import ComputeDtype, Device, Precision
 from fam_engine.jobs.scoring.lazy_scorer import LazyScorer
@@ -40,6 +42,7 @@ class PerplexityStage(ProcessingStage[DocumentBatch, DocumentBatch]):  # type: i
         device: `auto`, `cpu` or `cuda`; with `cuda` a worker asks Curator for a GPU.
         template: `none`, `auto` or a template file: how a prompt is put before its document.
         max_tokens_per_batch: Token budget of a batch; None: from free memory.
+        chat_template_kwargs: What else the template is told, as `enable_thinking`.
 
     Raises:
         ModelRefusedError: The model or the adapter is not there.
@@ -56,6 +59,7 @@ class PerplexityStage(ProcessingStage[DocumentBatch, DocumentBatch]):  # type: i
         compute_dtype: ComputeDtype = "auto",
         device: Device = "auto",
         template: str = "none",
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         max_tokens_per_batch: int | None = None,
     ) -> None:
         self.name = "fam_engine_perplexity"
@@ -68,6 +72,7 @@ class PerplexityStage(ProcessingStage[DocumentBatch, DocumentBatch]):  # type: i
             compute_dtype=compute_dtype,
             device=device,
             template=template,
+            chat_template_kwargs=chat_template_kwargs,
             max_tokens_per_batch=max_tokens_per_batch,
         )
 

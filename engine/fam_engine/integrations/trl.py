@@ -17,7 +17,7 @@ this beside a reward for being right, never alone. Contract read from TRL 1.16, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,6 +39,7 @@ class FamiliarityReward:
         compute_dtype: `auto`, `bf16` or `fp32`.
         device: `auto`, `cpu` or `cuda`.
         template: `auto`, `none` or a template file.
+        chat_template_kwargs: What else the template is told, as `enable_thinking`.
         max_tokens_per_batch: Token budget of a batch; None: from free memory.
 
     Raises:
@@ -63,6 +64,7 @@ class FamiliarityReward:
         compute_dtype: ComputeDtype = "auto",
         device: Device = "auto",
         template: str = "auto",
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         max_tokens_per_batch: int | None = None,
     ) -> None:
         if metric not in ("nll_mean", "bits_per_byte"):
@@ -82,6 +84,7 @@ class FamiliarityReward:
             compute_dtype=compute_dtype,
             device=device,
             template=template,
+            chat_template_kwargs=chat_template_kwargs,
             max_tokens_per_batch=max_tokens_per_batch,
         )
 

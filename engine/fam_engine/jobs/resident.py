@@ -7,10 +7,11 @@ rules of how texts become ids. One thread at a time may use it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,6 +38,7 @@ class ResidentModel:
         compute_dtype: `auto`, `bf16` or `fp32`.
         device: `auto`, `cpu` or `cuda`.
         template: `auto`, `none` or a template file.
+        chat_template_kwargs: What else the template is told, as `enable_thinking`.
         max_length: Longest sequence, tokens; None: the model's own limit.
         max_tokens_per_batch: Token budget of a batch; None: from free memory.
         download: Whether a hub id may be fetched.
@@ -71,6 +73,7 @@ class ResidentModel:
         compute_dtype: ComputeDtype = "auto",
         device: Device = "auto",
         template: str = "auto",
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         max_length: int | None = None,
         max_tokens_per_batch: int | None = None,
         download: bool = False,
@@ -90,7 +93,9 @@ class ResidentModel:
         if self.max_length > longest:
             message = f"max_length {max_length}, expected at most {longest}, the model's own limit"
             raise UsageError(message, code="E_MAX_LENGTH")
-        self.encoder = TextEncoder(folder, template=template)
+        self.encoder = TextEncoder(
+            folder, template=template, chat_template_kwargs=chat_template_kwargs
+        )
         names = read_config(folder)
         self._bos_text = token_text(names.get("bos_token"))
         self.bos_token_id = self._token_id(self._bos_text)

@@ -53,6 +53,7 @@ def run_server(config: ServeConfig, tell: Callable[[str], None]) -> int:
             compute_dtype=config.compute_dtype,
             device=config.device,
             template=config.template,
+            chat_template_kwargs=config.chat_template_kwargs,
             max_length=config.max_length,
             max_tokens_per_batch=config.max_tokens_per_batch,
             download=config.download,

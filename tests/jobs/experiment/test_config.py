@@ -33,6 +33,9 @@ def test_good_study(tmp_path: Path) -> None:
     config = read(tmp_path)
     assert config.seeds == (0, 1, 2)
     assert list(config.variants_of("new")) == ["plain", "formal"]
+    told = {"enable_thinking": False}
+    thoughtless = read(tmp_path, chat_template_kwargs=told)
+    assert thoughtless.model_settings("m")["chat_template_kwargs"] == told
 
 
 @pytest.mark.parametrize(
@@ -45,6 +48,7 @@ def test_good_study(tmp_path: Path) -> None:
         ),
         ({"train": {"learning-rat": 1}}, "`learning_rat` cannot be set here"),
         ({"train": {"seed": 1}}, "`seed` cannot be set here"),
+        ({"eval": {"chat-template-kwargs": {}}}, "`chat_template_kwargs` cannot be set here"),
         ({"train": {"rank": 0}}, "`rank`: Input should be greater than or equal to 1"),
         ({"eval": {"max_new_tokens": "many"}}, "`max_new_tokens`"),
         ({"seeds": [1, 1]}, "expected different numbers"),

@@ -293,6 +293,22 @@ def test_an_interrupted_job_goes_on_and_gives_the_same_bytes(
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def test_what_the_template_is_told_belongs_to_the_run(
+    tiny_model: Path, data: Path, tmp_path: Path
+) -> None:
+    template = tmp_path / "template.jinja"
+    template.write_text("{{ messages[0].content }}{{ mood }}")
+    calm = tmp_path / "calm.jinja"
+    calm.write_text("{{ messages[0].content }} Be calm. ")
+    told = {"template": str(template), "chat_template_kwargs": {"mood": " Be calm. "}}
+    score(tiny_model, data, tmp_path / "out", **told)
+    score(tiny_model, data, tmp_path / "same", template=str(calm))
+    assert table(tmp_path / "out") == table(tmp_path / "same")
+    told["chat_template_kwargs"] = {"mood": " Be loud. "}
+    with pytest.raises(UsageError, match="chat_template_kwargs"):
+        score(tiny_model, data, tmp_path / "out", **told)
+
+
 def test_a_finished_job_is_not_repeated_and_another_one_refused(
     tiny_model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

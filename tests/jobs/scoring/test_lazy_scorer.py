@@ -57,16 +57,16 @@ def test_what_it_pickles_to_depends_on_settings_and_on_the_bytes_of_model_and_te
     template = tmp_path / "template.jinja"
     template.write_text("{{ messages[0].content }}")
 
-    def state(**settings: str) -> bytes:
+    def state(**settings: object) -> bytes:
         return pickle.dumps(LazyScorer(folder, template=str(template), **settings))  # type: ignore[arg-type]
 
-    states = [state(), state(precision="fp32")]
+    states = [state(), state(precision="fp32"), state(chat_template_kwargs={"a": 1})]
     template.write_text("{{ messages[0].content }}!")
     states.append(state())
     config = folder / "tokenizer_config.json"
     config.write_text(config.read_text() + " ")
     states.append(state())
-    assert len(set(states)) == 4
+    assert len(set(states)) == 5
     assert state() == states[-1]
 
 

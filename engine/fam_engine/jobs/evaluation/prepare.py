@@ -84,7 +84,10 @@ def prepared(
     find_files(config.train)  # a name mistyped should be said now
     plan = _ingest_plan(config, model)
     encoder = TextEncoder(
-        sources.model, template=config.template, parse_special=config.parse_special
+        sources.model,
+        template=config.template,
+        chat_template_kwargs=config.chat_template_kwargs,
+        parse_special=config.parse_special,
     )
 
     def advance(count: int) -> None:

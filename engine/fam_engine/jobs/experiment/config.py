@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
 from fam_engine.config import (
     ComputeDtype,
@@ -34,7 +34,17 @@ BY_MODEL: tuple[str, ...] = get_args(ByModel)
 # What the experiment sets itself in the settings of each command.
 _OURS = {
     *("model", "adapter", "data", "out", "seed", "precision", "compute_dtype", "device"),
-    *("download", "template", "limit", "map", "method", "validation", "base", "few_shot_file"),
+    *(
+        "download",
+        "template",
+        "chat_template_kwargs",
+        "limit",
+        "map",
+        "method",
+        "validation",
+        "base",
+        "few_shot_file",
+    ),
     *("few_shot", "train"),
 }
 _STAND_INS = {"model": "embedded", "data": ("embedded",), "out": Path()}
@@ -167,6 +177,7 @@ class ExperimentConfig(Settings):
     device: Device = "auto"
     download: bool = False
     template: str = "auto"
+    chat_template_kwargs: dict[str, JsonValue] = Field(default_factory=dict)
     tasks: dict[str, TaskSettings] = Field(min_length=1)
     retention: dict[str, TaskSettings] = Field(default_factory=dict)
     answers: dict[str, AnswerSettings] = Field(min_length=2)
@@ -255,6 +266,7 @@ class ExperimentConfig(Settings):
             "device": self.device,
             "download": self.download,
             "template": self.template,
+            "chat_template_kwargs": self.chat_template_kwargs,
         }
 
 

@@ -78,7 +78,9 @@ def predict_steps(config: ExperimentConfig, plan: Plan) -> dict[str, float]:
 def _cell_tokens(config: ExperimentConfig, cell: Cell) -> dict[str, float]:
     """Count the tokens of the steps of a model and task, by key."""
     folder, _ = resolve_model(cell.model, download=config.download)
-    encoder = TextEncoder(folder, template=config.template)
+    encoder = TextEncoder(
+        folder, template=config.template, chat_template_kwargs=config.chat_template_kwargs
+    )
     try:
         texts = {name: _count(step, encoder) for name, step in cell.answers.items()}
     finally:

@@ -78,6 +78,7 @@ class ModelSteps:
             "compute_dtype": config.compute_dtype,
             "device": choose_device(config.device).type,
             "template": Path(template).read_text("utf-8") if Path(template).is_file() else template,
+            "chat_template_kwargs": config.chat_template_kwargs,
             "versions": {"fam-engine": __version__, "torch": torch.__version__},
         }
 

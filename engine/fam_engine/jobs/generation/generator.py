@@ -36,6 +36,7 @@ class Generator:
         compute_dtype: `auto`, `bf16` or `fp32`.
         device: `auto`, `cpu` or `cuda`.
         template: `auto`, `none` or a template file.
+        chat_template_kwargs: What else the template is told, as `enable_thinking`.
 
     Raises:
         ModelRefusedError: The model cannot be used.
@@ -57,6 +58,7 @@ class Generator:
         compute_dtype: ComputeDtype = "auto",
         device: Device = "auto",
         template: str = "auto",
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         self._names = str(model), None if adapter is None else str(adapter)
         decoder = load_model(
@@ -68,7 +70,9 @@ class Generator:
         )
         self._max_length = decoder.config.max_position_embeddings
         folder, _ = resolve_model(model, download=False)
-        self._encoder = TextEncoder(folder, template=template)
+        self._encoder = TextEncoder(
+            folder, template=template, chat_template_kwargs=chat_template_kwargs
+        )
         self._generator = generator.Generator(decoder, self._encoder)
 
     def __enter__(self) -> Generator:

@@ -73,7 +73,10 @@ def prepared(
     model = ModelConfig.from_folder(sources.model)
     plan = _ingest_plan(config, model)
     encoder = TextEncoder(
-        sources.model, template=config.template, parse_special=config.parse_special
+        sources.model,
+        template=config.template,
+        chat_template_kwargs=config.chat_template_kwargs,
+        parse_special=config.parse_special,
     )
 
     def advance(count: int) -> None:

@@ -79,7 +79,10 @@ def prepared(
     sources = find_sources(config, config.data, config.adapter)
     model = ModelConfig.from_folder(sources.model)
     encoder = TextEncoder(
-        sources.model, template=config.template, parse_special=config.parse_special
+        sources.model,
+        template=config.template,
+        chat_template_kwargs=config.chat_template_kwargs,
+        parse_special=config.parse_special,
     )
 
     def advance(count: int) -> None:

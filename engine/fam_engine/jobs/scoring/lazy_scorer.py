@@ -36,6 +36,7 @@ class LazyScorer:
         compute_dtype: `auto`, `bf16` or `fp32`.
         device: `auto`, `cpu` or `cuda`.
         template: `auto`, `none` or a template file.
+        chat_template_kwargs: What else the template is told, as `enable_thinking`.
         max_tokens_per_batch: Token budget of a batch; None: from free memory.
 
     Raises:
@@ -51,6 +52,7 @@ class LazyScorer:
         compute_dtype: ComputeDtype = "auto",
         device: Device = "auto",
         template: str = "auto",
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         max_tokens_per_batch: int | None = None,
     ) -> None:
         folder = resolve_model(model, download=False)[0].resolve()
@@ -65,6 +67,7 @@ class LazyScorer:
             "compute_dtype": compute_dtype,
             "device": device,
             "template": template if file is None else str(file),
+            "chat_template_kwargs": dict(chat_template_kwargs or {}),
             "max_tokens_per_batch": max_tokens_per_batch,
         }
         self._sha256 = _sha256(folder, lora, file)

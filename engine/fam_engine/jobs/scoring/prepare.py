@@ -45,6 +45,7 @@ def prepared(
     encoder = TextEncoder(
         sources.model,
         template=config.template,
+        chat_template_kwargs=config.chat_template_kwargs,
         boundary=config.boundary,
         parse_special=config.parse_special,
     )

@@ -30,6 +30,7 @@ _SHOWN_SETTINGS = (
     "compute_dtype",
     "device",
     "template",
+    "chat_template_kwargs",
     "boundary",
     "on_long",
     "data",

@@ -43,6 +43,7 @@ class Scorer:
         compute_dtype: `auto`, `bf16` or `fp32`.
         device: `auto`, `cpu` or `cuda`.
         template: `auto`, `none` or a template file.
+        chat_template_kwargs: What else the template is told, as `enable_thinking`.
         max_tokens_per_batch: Token budget of a batch; None: from free memory.
         exact: On a GPU too, the same bits whatever a record is scored with.
 
@@ -65,6 +66,7 @@ class Scorer:
         compute_dtype: ComputeDtype = "auto",
         device: Device = "auto",
         template: str = "auto",
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         max_tokens_per_batch: int | None = None,
         exact: bool = False,
     ) -> None:
@@ -77,7 +79,9 @@ class Scorer:
             exact=exact,
         )
         folder, _ = resolve_model(model, download=False)
-        self._encoder = TextEncoder(folder, template=template)
+        self._encoder = TextEncoder(
+            folder, template=template, chat_template_kwargs=chat_template_kwargs
+        )
         self._budget = max_tokens_per_batch or default_tokens_per_batch(
             self._decoder.config, self._decoder.device, self._decoder.compute_dtype
         )

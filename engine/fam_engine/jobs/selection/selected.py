@@ -41,7 +41,7 @@ _REMEDIES = {
     "metric_undefined": "choose another --metric: these records have no value of this one",
     "correctness_unknown": "--correct-only goes by `correct` of the records; have it there, or leave the flag out",
 }
-_SCORED_BY = ("model", "revision", "adapter", "template", "precision")
+_SCORED_BY = ("model", "revision", "adapter", "template", "chat_template_kwargs", "precision")
 
 
 @dataclass(frozen=True)

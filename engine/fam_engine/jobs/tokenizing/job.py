@@ -63,6 +63,7 @@ def run_tokenize(config: TokenizeConfig, progress: Progress) -> dict[str, Any]:
     encoder = TextEncoder(
         folder,
         template=config.template,
+        chat_template_kwargs=config.chat_template_kwargs,
         boundary=config.boundary,
         parse_special=config.parse_special,
     )

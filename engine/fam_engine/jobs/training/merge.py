@@ -65,6 +65,7 @@ def _score(
             device=config.device,
             data=config.data,
             template=config.template,
+            chat_template_kwargs=config.chat_template_kwargs,
             limit=config.limit,
             out=Path(folder) / "scores",
         )

@@ -83,7 +83,10 @@ def prepared(
     """
     sources = find_sources(config, config.data, None)
     encoder = TextEncoder(
-        sources.model, template=config.template, parse_special=config.parse_special
+        sources.model,
+        template=config.template,
+        chat_template_kwargs=config.chat_template_kwargs,
+        parse_special=config.parse_special,
     )
     with contextlib.closing(encoder):
         key = run_key(config, sources, encoder)

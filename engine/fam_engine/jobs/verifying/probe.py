@@ -122,7 +122,11 @@ def opened_probe(
         limit=config.limit,
     )
     with (
-        contextlib.closing(TextEncoder(model, template=config.template)) as encoder,
+        contextlib.closing(
+            TextEncoder(
+                model, template=config.template, chat_template_kwargs=config.chat_template_kwargs
+            )
+        ) as encoder,
         tempfile.TemporaryDirectory(prefix="fam-engine-") as name,
         Journal(Path(name), {}, ingest.SCHEMA) as journal,
     ):
