@@ -48,6 +48,7 @@ RECORD_FIELDS = (
     "tests",
     "kind",
     "tools",
+    "chat_template_kwargs",
 )
 
 # The matrices of a layer an adapter can change, in PEFT's names.

@@ -10,7 +10,7 @@ from fam_engine.data import rendering
 from fam_engine.data.compiled_templates import Shape
 from fam_engine.data.rendering import Renderer
 from fam_engine.data.templates import Template, find_template, with_kwargs
-from fam_engine.data.turns import Message
+from fam_engine.data.turns import Message, Told
 from fam_engine.errors import ModelRefusedError, RecordError, UsageError
 from tests.data.template_families import SMOLLM_3
 
@@ -90,7 +90,7 @@ def test_what_the_template_does_not_read_is_refused() -> None:
         render("{% set own = 1 %}{{ own }}", told={"own": 2})
     template = Template(PLAIN, {}, None, "{{ loud }}", {"loud": 1})  # only that for tools reads it
     with Renderer(template) as renderer:
-        assert renderer.render(ASK, add_generation_prompt=True, tools=[{}]) == "1"
+        assert renderer.render(ASK, add_generation_prompt=True, told=Told([{}])) == "1"
 
 
 def test_helpers_of_transformers_are_there() -> None:

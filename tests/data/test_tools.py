@@ -119,7 +119,7 @@ def make(bytes_folder: Path) -> Iterator[Any]:
     """Give what makes an encoder with a template."""
     made = []
 
-    def with_template(source: str | None, **options: bool) -> TextEncoder:
+    def with_template(source: str | None, **options: Any) -> TextEncoder:  # noqa: ANN401
         file = bytes_folder / "template.jinja"
         file.write_text(source or "")
         made.append(TextEncoder(bytes_folder, template=str(file) if source else "none", **options))
@@ -162,6 +162,30 @@ def test_a_text_after_calls_has_the_ids_of_transformers(
     # TRL's way to write a list in a column of Parquet.
     as_text = encoded(ours, {**row, "tools": json.dumps(tools)})
     assert as_text.context_text == one.context_text
+
+
+@pytest.mark.parametrize(
+    ("given", "known"),
+    [
+        ({"enable_thinking": False}, {"enable_thinking": False}),
+        ('{"enable_thinking": false}', {"enable_thinking": False}),
+        ({"enable_thinking": True, "of": ["other rows", None]}, {"enable_thinking": True}),
+        ({"enable_thinking": None}, {}),
+        ({}, {}),
+        (None, {}),
+    ],
+)
+@pytest.mark.parametrize("tools", [[WEATHER], None])
+def test_a_record_tells_the_template_what_it_says(
+    model: tuple[TextEncoder, Any], given: object, known: dict[str, Any], tools: list[Any] | None
+) -> None:
+    ours, theirs = model
+    row = {"messages": [*ASKED, TEXT_ANSWER], "tools": tools, "chat_template_kwargs": given}
+    one = encoded(ours, row)
+    options = {"tools": tools, "add_generation_prompt": True, "return_dict": False, **known}
+    assert one.context_text == theirs.apply_chat_template(ASKED, tokenize=False, **options)
+    assert one.context_ids.tolist() == theirs.apply_chat_template(ASKED, **options)
+    assert one.response_text == "Rain, then sun."
 
 
 @pytest.mark.parametrize("speaker", ["tool", "observation"])
@@ -453,6 +477,28 @@ def test_a_turn_opened_or_ended_otherwise_has_no_text_of_its_own(make: Any) -> N
     assert encoded(make(within), row).response_text.endswith("!")
 
 
+def test_what_a_record_says_wins_over_what_is_said_for_all(make: Any) -> None:  # noqa: ANN401
+    telling = "{{ mood }}{{ place }}" + PLAIN
+    encoder = make(telling, chat_template_kwargs={"mood": "calm", "place": "here"})
+    row = {"messages": [ASKED[1], TEXT_ANSWER]}
+    rows = [row, {**row, "chat_template_kwargs": {"mood": "<s>", "unread": 1}}, row]
+    contexts = [encoded(encoder, one).context_text for one in rows]
+    assert [text.partition("here")[0] for text in contexts] == ["calm", "<s>", "calm"]
+    special = dict(encoder.tokenizer.special_tokens())
+    # What a record says is a user's text.
+    assert special["<s>"] not in encoded(encoder, rows[1]).context_ids[: len("<s>here")]
+    without = encoded(make(None), rows[1])
+    assert without.context_ids.tolist() == encoded(make(None), row).context_ids.tolist()
+
+
+def test_a_template_that_is_told_to_leave_out_tools_is_found_out(make: Any) -> None:  # noqa: ANN401
+    source = KNOWING.replace("{% if tools %}", "{% if tools and not quiet %}")
+    row = {"messages": [ASKED[1], TEXT_ANSWER], "tools": [WEATHER]}
+    assert "<tools>" in encoded(make(source), row).context_text
+    quiet = {**row, "chat_template_kwargs": {"quiet": True}}
+    assert "tools[0]" in refused(make(source), quiet, "E_TEMPLATE_TOOLS")
+
+
 # -- special tokens --------------------------------------------------------------------------------
 
 
@@ -487,9 +533,10 @@ def test_rust_leaves_to_python_what_a_template_may_read(make: Any) -> None:  # n
     fast.learn([Message("user", "")])
     rows = [
         {"messages": plain},
-        {"messages": plain, "tools": None},
+        {"messages": plain, "tools": None, "chat_template_kwargs": None},
         {"messages": [{**turn, "tool_calls": None, "name": None} for turn in plain]},
         {"messages": plain, "tools": [WEATHER]},
+        {"messages": plain, "chat_template_kwargs": {"a": 1}},
         {"messages": [{**ASKED[1], "name": "Ann"}, TEXT_ANSWER]},
         {"messages": [ASKED[1], TALKING_ANSWER]},
         {"messages": [{**ASKED[1], "tool_call_id": "1"}, TEXT_ANSWER]},
@@ -545,6 +592,22 @@ def test_what_cannot_be_read_is_named(turn: object, tools: object, code: str, na
     with pytest.raises(RecordError) as caught:
         record_of({"messages": [turn, TEXT_ANSWER], "tools": tools})
     assert caught.value.code == code
+    assert named in caught.value.reason
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "named"),
+    [
+        ("quiet", "a text that is no JSON"),
+        (["quiet"], "a list"),
+        ({"messages": []}, "`messages`, which comes from the record itself"),
+        ({"quiet": b"1"}, "bytes"),
+    ],
+)
+def test_what_tells_a_template_nothing_is_named(kwargs: object, named: str) -> None:
+    with pytest.raises(RecordError) as caught:
+        record_of({"messages": [ASKED[1], TEXT_ANSWER], "chat_template_kwargs": kwargs})
+    assert caught.value.code == "E_RECORD_TYPE"
     assert named in caught.value.reason
 
 

@@ -1,4 +1,4 @@
-"""Records with tools through every job: used, or put aside with a reason, and never half of one."""
+"""Records with tools, or with more to tell a template, through every job: used, or put aside, and never half of one."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from fam_engine.config import (
     SelectConfig,
 )
 from fam_engine.data.records import detect_form, read_record
+from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.errors import InputError, UsageError
 from fam_engine.jobs.evaluation.few_shot import read_examples
 from fam_engine.jobs.exporting.job import run_export
@@ -208,6 +209,65 @@ def test_generate_asks_with_the_tools_and_keeps_them(
     assert asked == dict(enumerate(expected, start=1))
 
 
+def test_what_a_record_tells_its_template_stays_with_it(model: Path, tmp_path: Path) -> None:
+    (model / "chat_template.jinja").write_text(TEMPLATE.replace("assistant:{%", "{{ mood }}:{%"))
+    told = [{"chat_template_kwargs": {"mood": mood}} for mood in ("calm", "very loud")]
+    rows = [{"messages": [QUESTION, ANSWER], "correct": True, "group": str(i)} for i in range(3)]
+    rows[1:] = [row | own for row, own in zip(rows[1:], told, strict=True)]
+    data = tmp_path / "told.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lengths = [len("user:a pear?\0:") + len(mood) for mood in ("", "calm", "very loud")]
+
+    scored = score(model, data, tmp_path / "scored")
+    assert [row["num_prompt_tokens"] for row in scored] == lengths
+    generated = tmp_path / "generated"
+    sampling = {"max_new_tokens": 2, "samples": 16, "temperature": 1.0}
+    common = {"model": str(model), "data": (str(data),), "precision": "fp32"}
+    with JobProgress(quiet=True) as progress:
+        run_generate(GenerateConfig(**common, out=generated, **sampling), progress)
+    texts = (generated / "generated.jsonl").read_text().splitlines()
+    kept = {row["group"]: row.get("chat_template_kwargs") for row in map(json.loads, texts)}
+    assert kept == {row["group"]: row.get("chat_template_kwargs") for row in rows}
+    again = score(model, generated / "generated.jsonl", tmp_path / "again")
+    assert {row["num_prompt_tokens"] for row in again} == set(lengths)
+
+    config = ExportConfig(data=(str(data),), out=tmp_path / "out.jsonl", format="trl")
+    with JobProgress(quiet=True) as progress:
+        outcome = run_export(config, progress)
+    assert outcome.summary["records"]["left_out_by_code"] == {"E_EXPORT_TOOLS": 2}
+
+
+def test_a_record_is_rewritten_with_what_it_tells_its_template(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (model / "chat_template.jinja").write_text("{{ mood }}" + TEMPLATE)
+    data = tmp_path / "told.jsonl"
+    row = {"prompt": "a pear?", "response": "4", "answer": "4"}
+    data.write_text(json.dumps({**row, "chat_template_kwargs": {"mood": "calm"}}) + "\n")
+    asked: list[str] = []
+    encode = TextEncoder.encode_context
+
+    def noting(*given: Any) -> Any:  # noqa: ANN401
+        ids = encode(*given)
+        asked.append(given[0].tokenizer.decode(ids[:8].tolist()))
+        return ids
+
+    monkeypatch.setattr(TextEncoder, "encode_context", noting)
+    for method in ("answer", "rewrite"):
+        config = RewriteConfig(
+            model=str(model),
+            data=(str(data),),
+            out=tmp_path / method,
+            method=method,
+            precision="fp32",
+            samples=1,
+            max_new_tokens=2,
+        )
+        with JobProgress(quiet=True) as progress:
+            run_rewrite(config, progress)
+    assert asked == ["calmuser", "calmuser"]
+
+
 def test_a_call_at_the_end_of_a_sharegpt_conversation_is_the_answer_to_be_made() -> None:
     asked = {"from": "human", "value": "a pear?"}
     call = {"from": "function_call", "value": '{"name": "f"}'}
@@ -251,6 +311,7 @@ def test_a_record_is_another_one_with_another_tool_call_or_part() -> None:
         *ROWS[:4],
         {"messages": [QUESTION, ANSWER], "tools": TOOLS},
         {"messages": [QUESTION, ANSWER], "tools": [{"name": "g"}]},
+        {"messages": [QUESTION, ANSWER], "chat_template_kwargs": {"mood": "calm"}},
         {"messages": [QUESTION, {**CALLING, "tool_calls": TOOLS}]},
         {"messages": [QUESTION, {**CALLING, "tool_calls": [{"name": "g"}]}]},
         {"messages": [{"role": "user", "content": "a\nb"}, ANSWER]},

@@ -112,7 +112,7 @@ def test_tools_reasoning_and_parts_are_those_of_files(bos_model: Path, tmp_path:
     template = (
         "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}{% for m in messages %}[{{ m.role }}]"
         "{{ m.reasoning_content }}{{ m.content }}{{ (m.tool_calls or []) | tojson }}</s>{% endfor %}"
-        "{% if add_generation_prompt %}[assistant]{% endif %}"
+        "{{ mood }}{% if add_generation_prompt %}[assistant]{% endif %}"
     )
     folder = with_template(bos_model, tmp_path, template)
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "pear?"}]
@@ -121,13 +121,22 @@ def test_tools_reasoning_and_parts_are_those_of_files(bos_model: Path, tmp_path:
         {"role": "assistant", "reasoning_content": "Hm.", "tool_calls": [{"name": "f"}]},
         {"role": "tool", "content": "3"},
     ]
-    row = {"messages": turns, "tools": [{"name": "f"}], "response": "yes"}
+    told = {"tools": [{"name": "f"}], "chat_template_kwargs": {"mood": "calm"}}
+    row = {"messages": turns, **told, "response": "yes"}
     with Scorer(folder, precision="fp32", device="cpu") as scorer:
         [expected] = scorer.score([row]).to_pylist()
     with serving(folder) as post:
-        [one] = scored(post, messages=turns, tools=row["tools"], responses=["yes"])
-        status, _ = post(PATH, prompt="a", tools=row["tools"], responses=["yes"])
-    assert status == 400
+        [one] = scored(post, messages=turns, **told, responses=["yes"])
+        kwargs = {"chat_template_kwargs": told["chat_template_kwargs"]}
+        calm, plain = (
+            scored(post, prompt="a", **more, responses=["b"])[0] for more in (kwargs, {})
+        )
+        wrong = [
+            post(PATH, prompt="a", tools=told["tools"], responses=["yes"]),
+            post(PATH, prompt=[1], **kwargs, responses=[[2]]),
+        ]
+    assert calm["num_prompt_tokens"] - plain["num_prompt_tokens"] == len("calm")
+    assert [status for status, _ in wrong] == [400, 400]
     assert one["nll_sum"] == expected["nll_sum"]
     assert one["num_prompt_tokens"] == expected["num_prompt_tokens"]
 

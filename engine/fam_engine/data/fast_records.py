@@ -25,7 +25,7 @@ _LABELS = {"id": "id", "source": "source", "group": "group", "correct": "correct
 # Labels nobody asks for here, but of which a wrong type is an error.
 _CHECKED = ("answer", "task")
 # What makes a record one for Python.
-_HANDED = ("tools",)
+_HANDED = ("tools", "chat_template_kwargs")
 # Beyond this a data set has no usual shapes.
 _MAX_SHAPES = 256
 

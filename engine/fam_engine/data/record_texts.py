@@ -19,7 +19,7 @@ from fam_engine.data.records import Record
 from fam_engine.data.rendering import Renderer
 from fam_engine.data.stand_ins import StandIns
 from fam_engine.data.tool_probes import find_dropped, needs_probe
-from fam_engine.data.turns import Message, Tools
+from fam_engine.data.turns import Message, Told, Tools
 from fam_engine.errors import RecordError
 
 A = TypeVar("A")
@@ -35,7 +35,7 @@ class Texts:
         context: They as text: verbatim, or rendered.
         response: The answer.
         flags: What is unusual so far.
-        tools: What the template is told of.
+        told: What the template is told beside the turns.
         turn: The answer as a turn, where it is more than one text.
     """
 
@@ -43,8 +43,13 @@ class Texts:
     context: str
     response: str
     flags: tuple[str, ...]
-    tools: Tools | None = None
+    told: Told | None = None
     turn: Message | None = None
+
+    @property
+    def tools(self) -> Tools | None:
+        """The functions that the template is told of."""
+        return None if self.told is None else self.told.tools
 
     @property
     def is_written(self) -> bool:
@@ -84,7 +89,7 @@ class TextMaker:
             # Restoring would turn these characters into special tokens' names.
             return RecordError("E_RECORD_TEXT", "the text holds reserved private-use characters")
         texts = Texts(
-            record.context, record.verbatim, record.response, (), record.tools, record.turn
+            record.context, record.verbatim, record.response, (), record.told, record.turn
         )
         if any(map(self._stand_ins.first_special, written)):
             texts = self.marked(texts)
@@ -98,7 +103,7 @@ class TextMaker:
             put(texts.context),
             put(texts.response),
             ("special_in_text",),
-            _mapped_json(texts.tools, put),
+            texts.told and Told(*_mapped_json([texts.told.tools, texts.told.kwargs], put)),
             texts.turn and _mapped(texts.turn, put),
         )
 
@@ -106,7 +111,7 @@ class TextMaker:
         """Join an answer of several texts as the template joins them."""
         if self._renderer is None or texts.turn is None or not texts.turn.has_parts:
             return texts
-        separator = self._renderer.part_separator("assistant", texts.tools)
+        separator = self._renderer.part_separator("assistant", texts.told)
         if texts.is_written or separator is None:
             return texts
         assert texts.turn.given is not None
@@ -121,11 +126,11 @@ class TextMaker:
         contexts = renderer.render_batch(
             [text.turns for text in texts],
             add_generation_prompt=True,
-            tools=[text.tools for text in texts],
+            told=[text.told for text in texts],
         )
         rendered = [
             # `replace` takes a tenth of the time of a plain record.
-            Texts(text.turns, context, text.response, text.flags, text.tools, text.turn)
+            Texts(text.turns, context, text.response, text.flags, text.told, text.turn)
             if isinstance(context, str)
             else context
             for text, context in zip(texts, contexts, strict=True)
@@ -137,7 +142,7 @@ class TextMaker:
         assert self._renderer is not None
         ended: list[Texts | RecordError] = list(texts)
         for index, text in enumerate(texts):
-            if text.tools is not None and (error := _other_end(self._renderer, text.tools)):
+            if text.tools is not None and (error := _other_end(self._renderer, text.told)):
                 ended[index] = error
         return ended
 
@@ -149,11 +154,11 @@ class TextMaker:
             index
             for index, text in enumerate(texts)
             if needs_probe(text.turns, text.tools)
-            and not self._renderer.writes_tool_turns(text.turns, text.tools)
+            and not self._renderer.writes_tool_turns(text.turns, text.told)
         ]
         dropped = find_dropped(
             self._renderer,
-            [(texts[i].turns, texts[i].tools) for i in unsure],
+            [(texts[i].turns, texts[i].told) for i in unsure],
             add_generation_prompt=True,
         )
         for index, error in zip(unsure, dropped, strict=True):
@@ -169,14 +174,14 @@ class TextMaker:
         unsure = [
             index
             for index, text in enumerate(texts)
-            if text.tools is not None
+            if text.told is not None
             or text.turn is not None
             or not renderer.surely_keeps(text.turns, text.response)
         ]
         wholes = renderer.render_batch(
             [texts[i].whole() for i in unsure],
             add_generation_prompt=False,
-            tools=[texts[i].tools for i in unsure],
+            told=[texts[i].told for i in unsure],
         )
         for index, whole in zip(unsure, wholes, strict=True):
             text = texts[index]
@@ -191,9 +196,9 @@ class TextMaker:
         if isinstance(whole, RecordError):
             return whole
         (dropped,) = find_dropped(
-            self._renderer, [(text.whole(), text.tools)], add_generation_prompt=False
+            self._renderer, [(text.whole(), text.told)], add_generation_prompt=False
         )
-        end = self._renderer.answer_end(text.tools)
+        end = self._renderer.answer_end(text.told)
         response = whole.removeprefix(text.context).removesuffix(end)
         if dropped:
             return dropped
@@ -217,9 +222,9 @@ def _without_template(text: Texts) -> Texts | RecordError:
     return text
 
 
-def _other_end(renderer: Renderer, tools: Tools) -> RecordError | None:
+def _other_end(renderer: Renderer, told: Told | None) -> RecordError | None:
     try:
-        ends = [renderer.answer_end(known).rstrip() for known in (None, tools)]
+        ends = [renderer.answer_end(known).rstrip() for known in (None, told)]
     except RecordError as error:
         return error
     if ends[0] == ends[1]:

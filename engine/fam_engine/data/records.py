@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from fam_engine.data.turns import (
     Message,
-    Tools,
+    Told,
     joined_turns,
-    read_tools,
+    read_told,
     read_turns,
     strings_in,
     text_of,
@@ -39,7 +39,7 @@ class Record:
         source: Who wrote the answer; the file's stem by default.
         group: What the answer answers; None: the hash of the prompt ids.
         correct: Whether the answer is right, where known.
-        tools: The functions the template is told of.
+        told: What the template is told beside the turns.
         turn: The answer as a turn, where it is more than one text.
     """
 
@@ -54,17 +54,17 @@ class Record:
     answer: str | None = None
     correct: bool | None = None
     task: str | None = None
-    tools: Tools | None = None
+    told: Told | None = None
     turn: Message | None = None
 
     @property
     def is_plain(self) -> bool:
         """Whether it is roles and texts, nothing more."""
-        is_text = self.tools is None and self.turn is None
+        is_text = self.told is None and self.turn is None
         return is_text and all([turn.given is None for turn in self.context])
 
     def strings_beside(self) -> Iterable[str]:
-        """Give every text that a template reads beside the turns' own: of tools, calls, parts, names.
+        """Give every text that a template reads beside the turns' own: what it is told, calls, parts, names.
 
         Raises:
             RecordError: There is something that JSON does not have.
@@ -72,13 +72,15 @@ class Record:
         if self.is_plain:
             return ()
         given = [turn.given for turn in (*self.context, self.answer_turn())]
-        return strings_in([self.tools, given])
+        told = () if self.told is None else (self.told.tools, self.told.kwargs)
+        return strings_in([*told, given])
 
     @property
     def is_more_than_texts(self) -> bool:
         """Whether the record has tools, or a turn or the answer calls some or has reasoning apart from its text."""
         turns = self.context if self.turn is None else (*self.context, self.turn)
-        return self.tools is not None or any(turn.is_written for turn in turns)
+        has_tools = self.told is not None and self.told.tools is not None
+        return has_tools or any(turn.is_written for turn in turns)
 
     def answer_turn(self) -> Message:
         """Give the answer as a turn."""
@@ -175,7 +177,7 @@ def read_record(
     context, verbatim, answer = form.read(row)
     if not answer.content and not answer.tool_calls:
         raise RecordError("E_EMPTY_RESPONSE", "the response is empty, expected some text")
-    tools = read_tools(row)
+    told = read_told(row)
     for text in (verbatim, answer.content, *(message.content for message in context)):
         _refuse_surrogates(text)
     # In the question/answer form `answer` is the response itself, not the gold answer.
@@ -192,7 +194,7 @@ def read_record(
         answer=gold,
         correct=_flag(row, "correct"),
         task=_label(row, "task"),
-        tools=tools,
+        told=told,
         turn=None if answer.given is None else answer,
     )
     for text in record.strings_beside():

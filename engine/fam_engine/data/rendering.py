@@ -24,7 +24,7 @@ from fam_engine.data.compiled_templates import (
     keeps_response,
 )
 from fam_engine.data.templates import TEMPLATE_DATE, Template
-from fam_engine.data.turns import Message, Tools
+from fam_engine.data.turns import Message, Told
 from fam_engine.errors import ModelRefusedError, RecordError, UsageError
 
 Conversation = Sequence[Message]
@@ -84,7 +84,7 @@ class Renderer:
         self._child.close()
 
     def render(
-        self, messages: Conversation, *, add_generation_prompt: bool, tools: Tools | None = None
+        self, messages: Conversation, *, add_generation_prompt: bool, told: Told | None = None
     ) -> str:
         """Render one conversation.
 
@@ -92,7 +92,7 @@ class Renderer:
             RecordError: The template refused it, or went beyond its limits.
         """
         (result,) = self.render_batch(
-            [messages], add_generation_prompt=add_generation_prompt, tools=[tools]
+            [messages], add_generation_prompt=add_generation_prompt, told=[told]
         )
         if isinstance(result, RecordError):
             raise result
@@ -103,14 +103,14 @@ class Renderer:
         conversations: Sequence[Conversation],
         *,
         add_generation_prompt: bool,
-        tools: Sequence[Tools | None] | None = None,
+        told: Sequence[Told | None] | None = None,
     ) -> list[str | RecordError]:
         """Render conversations.
 
         Args:
             conversations: Turns.
             add_generation_prompt: Whether each ends in the opening of an assistant's turn.
-            tools: What the template is told of, a conversation each; None: of nothing.
+            told: What the template is told beside the turns, a conversation each; None: nothing.
 
         Returns:
             One text or error a conversation, in order.
@@ -118,7 +118,7 @@ class Renderer:
         results: dict[int, str | RecordError] = {}
         requests: dict[int, dict[str, Any]] = {}
         for index, messages in enumerate(conversations):
-            known = tools[index] if tools else None
+            known = told[index] if told else None
             compiled = self._compiled(messages, add_generation_prompt, known)
             contents = [message.content for message in messages]
             if compiled is not None and compiled.fits(contents):
@@ -130,40 +130,40 @@ class Renderer:
             results.update(zip(batch, rendered, strict=True))
         return [results[index] for index in range(len(conversations))]
 
-    def part_separator(self, role: str, tools: Tools | None = None) -> str | None:
+    def part_separator(self, role: str, told: Told | None = None) -> str | None:
         """Give what the template writes between two parts of a turn's text; None: it takes no lists.
 
         Found by rendering one: a template may refuse a list, write it as Python does, or leave it out.
         """
-        known = (role, self._is_for_tools(tools))
+        known = (role, self._is_for_tools(told))
         if known not in self._separators:
-            self._separators[known] = self._find_separator(role, tools if known[1] else None)
+            self._separators[known] = self._find_separator(role, told if known[1] else None)
         return self._separators[known]
 
-    def answer_end(self, tools: Tools | None = None) -> str:
+    def answer_end(self, told: Told | None = None) -> str:
         """Give what the template writes after an answer that is a text.
 
         Raises:
             RecordError: It does not render a plain question and its answer.
         """
-        is_for_tools = self._is_for_tools(tools)
+        is_for_tools = self._is_for_tools(told)
         if is_for_tools not in self._answer_ends:
             turns = (Message("user", "a"), Message("assistant", _PROBE))
-            known = tools if is_for_tools else None
-            text = self.render(turns, add_generation_prompt=False, tools=known)
+            known = told if is_for_tools else None
+            text = self.render(turns, add_generation_prompt=False, told=known)
             self._answer_ends[is_for_tools] = text.partition(_PROBE)[2]
         return self._answer_ends[is_for_tools]
 
-    def _is_for_tools(self, tools: Tools | None) -> bool:
+    def _is_for_tools(self, told: Told | None) -> bool:
         """Whether a conversation is rendered by the template that is for tools."""
-        return tools is not None and self._template.for_tools is not None
+        return told is not None and told.tools is not None and self._template.for_tools is not None
 
-    def writes_tool_turns(self, messages: Conversation, tools: Tools | None) -> bool:
+    def writes_tool_turns(self, messages: Conversation, told: Told | None) -> bool:
         """Whether the results of tools are known to stand in what these turns are rendered to.
 
-        False is no answer: then only rendering tells. It is so for all turns that call, and where there are tools.
+        False is no answer: then only rendering tells. It is so for all turns that call, and where more is told.
         """
-        compiled = self._compiled(messages, True, tools)
+        compiled = self._compiled(messages, True, told)
         if compiled is None or not compiled.fits([message.content for message in messages]):
             return False
         return compiled.writes([i for i, turn in enumerate(messages) if turn.role == "tool"])
@@ -182,9 +182,9 @@ class Renderer:
         return compiled
 
     def _compiled(
-        self, messages: Conversation, add_generation_prompt: bool, tools: Tools | None = None
+        self, messages: Conversation, add_generation_prompt: bool, told: Told | None = None
     ) -> CompiledTemplate | None:
-        if tools is not None or any([message.given is not None for message in messages]):
+        if told is not None or any([message.given is not None for message in messages]):
             return None
         roles = tuple([message.role for message in messages])
         return self.compile(Shape(roles, add_generation_prompt))
@@ -207,25 +207,27 @@ class Renderer:
     # -- the child -----------------------------------------------------------------------------
 
     def _request(
-        self, messages: Conversation, add_generation_prompt: bool, tools: Tools | None
+        self, messages: Conversation, add_generation_prompt: bool, told: Told | None
     ) -> dict[str, Any]:
+        told = told or Told()
         return {
             "messages": [
                 m.for_template(
-                    takes_parts=m.has_parts and self.part_separator(m.role, tools) is not None
+                    takes_parts=m.has_parts and self.part_separator(m.role, told) is not None
                 )
                 for m in messages
             ],
             "add_generation_prompt": add_generation_prompt,
-            "tools": tools,
+            "tools": told.tools,
+            "kwargs": told.kwargs,
         }
 
-    def _find_separator(self, role: str, tools: Tools | None) -> str | None:
+    def _find_separator(self, role: str, told: Told | None) -> str | None:
         parts = [{"type": "text", "text": text} for text in _PARTS]
         turns = [*_BEFORE.get(role, []), {"role": role, "content": parts}]
         if role in ("system", "developer"):
             turns.append({"role": "user", "content": "a"})
-        request = {"messages": turns, "add_generation_prompt": False, "tools": tools}
+        request = self._request((), False, told) | {"messages": turns}
         (text,) = self._ask_batch([request])
         if isinstance(text, RecordError):
             return None
@@ -295,7 +297,8 @@ def _batches(
     room = _BATCH_CHARACTERS
     for index, request in requests.items():
         size = sum(len(message.content) for message in conversations[index])
-        if request["tools"] is not None or any(m.given for m in conversations[index]):
+        has_more = request["tools"] is not None or request["kwargs"]
+        if has_more or any(m.given for m in conversations[index]):
             size = len(json.dumps(request))
         if batch and (size > room or len(batch) == _BATCH_CONVERSATIONS):
             yield batch

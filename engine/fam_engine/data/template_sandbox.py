@@ -146,18 +146,21 @@ def render(
     *,
     add_generation_prompt: bool,
     tools: Tools | None = None,
+    kwargs: Mapping[str, Any] | None = None,
 ) -> str:
-    """Render one conversation; the caller limits the time.
+    """Render one conversation, told `kwargs` beside the constants; the caller limits the time.
 
     Raises:
         jinja2.TemplateError: The template refused it or is wrong.
         MemoryError: It wrote too much.
     """
-    size = sum(map(_size, messages)) + (0 if tools is None else len(json.dumps(tools)))
+    told = {**constants, **(kwargs or {})}
+    size = sum(map(_size, messages))
+    size += sum(len(json.dumps(more)) for more in (tools, kwargs) if more)
     limit = GROWTH_BYTES + GROWTH_FACTOR * size
     parts, length = [], 0
     for part in generate(
-        template, constants, messages, add_generation_prompt=add_generation_prompt, tools=tools
+        template, told, messages, add_generation_prompt=add_generation_prompt, tools=tools
     ):
         length += len(part)
         if length > limit:

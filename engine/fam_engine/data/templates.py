@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from fam_engine.data.plain_files import plain_file
 from fam_engine.data.tokenizer_files import CODE, TOKENIZER_CONFIG, read_config
+from fam_engine.data.turns import CONVERSATION
 from fam_engine.errors import FamEngineError, ModelRefusedError, UsageError
 
 MODEL_TEMPLATE: Final = "chat_template.jinja"
@@ -23,9 +24,6 @@ MODEL_TEMPLATE: Final = "chat_template.jinja"
 MORE_TEMPLATES: Final = "additional_chat_templates"
 TOOL_TEMPLATE: Final = "tool_use.jinja"
 _PLAIN, _WITH_TOOLS = "default", "tool_use"
-
-# What a template is told of each conversation.
-CONVERSATION: Final = ("messages", "add_generation_prompt", "tools", "documents")
 
 # What Llama 3's own template falls back to when no clock is offered.
 TEMPLATE_DATE = "2024-07-26"

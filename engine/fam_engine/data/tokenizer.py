@@ -33,7 +33,7 @@ from fam_engine.data.tokenizer_files import (
     token_text,
 )
 from fam_engine.data.tokenizer_loading import load_tokenizer
-from fam_engine.data.turns import Message
+from fam_engine.data.turns import Message, Told
 from fam_engine.errors import ModelRefusedError, RecordError
 
 Ids = npt.NDArray[np.int32]
@@ -150,13 +150,15 @@ class TextEncoder:
     def _encode(self, records: Sequence[Record]) -> list[Encoded | RecordError]:
         return for_good(self._texts.make(records), self._encode_texts)
 
-    def encode_context(self, messages: Sequence[Message], verbatim: str) -> Ids:
+    def encode_context(
+        self, messages: Sequence[Message], verbatim: str, told: Told | None = None
+    ) -> Ids:
         """Encode a context that came from no record and has no tools, by the same rule.
 
         Raises:
             RecordError: The template would not render it.
         """
-        texts = self._texts.marked(Texts(tuple(messages), verbatim, "", ()))
+        texts = self._texts.marked(Texts(tuple(messages), verbatim, "", (), told))
         (text,) = self._texts.rendered([texts])
         if isinstance(text, RecordError):
             raise text

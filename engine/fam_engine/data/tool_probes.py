@@ -11,10 +11,11 @@ reasoning of earlier turns, which most templates leave out on purpose; that of t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from fam_engine.data.rendering import Renderer
-from fam_engine.data.turns import REASONING, Message, Tools
+from fam_engine.data.turns import REASONING, Message, Told, Tools
 from fam_engine.errors import RecordError
 
 # Letters and a number, so that no JSON, quoting or trimming changes it; the end keeps 1 out of 10.
@@ -28,7 +29,7 @@ def needs_probe(turns: Sequence[Message], tools: Tools | None) -> bool:
 
 def find_dropped(
     renderer: Renderer,
-    conversations: Sequence[tuple[Sequence[Message], Tools | None]],
+    conversations: Sequence[tuple[Sequence[Message], Told | None]],
     *,
     add_generation_prompt: bool,
 ) -> list[RecordError | None]:
@@ -38,11 +39,11 @@ def find_dropped(
         For each of them, in order, an error that names the first thing left out; None: nothing is.
     """
     has_answer = not add_generation_prompt
-    probes = [_Probe(turns, tools, has_answer=has_answer) for turns, tools in conversations]
+    probes = [_Probe(turns, told, has_answer=has_answer) for turns, told in conversations]
     rendered = renderer.render_batch(
         [probe.turns for probe in probes],
         add_generation_prompt=add_generation_prompt,
-        tools=[probe.tools for probe in probes],
+        told=[probe.told for probe in probes],
     )
     return [probe.dropped(text) for probe, text in zip(probes, rendered, strict=True)]
 
@@ -51,12 +52,16 @@ class _Probe:
     """A conversation with markers in place of all that tools say, and what each marker stands for."""
 
     def __init__(
-        self, turns: Sequence[Message], tools: Tools | None, *, has_answer: bool = False
+        self, turns: Sequence[Message], told: Told | None, *, has_answer: bool = False
     ) -> None:
         self._left_out: list[RecordError] = []
-        self.tools = tools and [
-            _renamed(tool, self._mark(f"`tools[{index}]`")) for index, tool in enumerate(tools)
-        ]
+        self.told = told
+        if told is not None and told.tools is not None:
+            tools = [
+                _renamed(tool, self._mark(f"`tools[{index}]`"))
+                for index, tool in enumerate(told.tools)
+            ]
+            self.told = replace(told, tools=tools)
         self.turns = [self._marked(turn, index) for index, turn in enumerate(turns)]
         if has_answer and turns[-1].reasoning:
             self.turns[-1] = self._with_reasoning_marked(self.turns[-1])

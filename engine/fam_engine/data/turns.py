@@ -1,23 +1,26 @@
 """Turns of conversations, as chat data sets have them: texts, lists of parts, calls of tools and their results.
 
-In: the turns and the `tools` of a row. Out: `Message`s, or a `RecordError` naming the place. A turn that is more than
-its role and text keeps what it said (`given`), so that a chat template is handed what `apply_chat_template` of
-transformers would hand it: calls, ids, names and reasoning untouched, what is null left out. Beside it stands its text,
-for all that needs only that: questions compared, prompts of models without a template. Parts of other types than text
-are refused: nothing here sees images.
+In: the turns, the `tools` and the `chat_template_kwargs` of a row. Out: `Message`s and `Told`, or a `RecordError` that
+names the place. A turn that is more than its role and text keeps what it said (`given`), so that a chat template is
+handed what `apply_chat_template` of transformers would hand it: calls, ids, names and reasoning untouched, what is null
+left out. Beside it stands its text, for all that needs only that: questions compared, prompts of models without a
+template. Parts of other types than text are refused: nothing here sees images.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from fam_engine.errors import RecordError
 
 # JSON Schemas of functions, as transformers calls them.
 Tools = Sequence[Mapping[str, Any]]
+
+# What a template is told of each conversation anyway.
+CONVERSATION: Final = ("messages", "add_generation_prompt", "tools", "documents")
 
 # Names of what is thought before it is said: the one that templates read, that of gpt-oss' template, one of data sets.
 REASONING: Final = ("reasoning_content", "thinking", "reasoning")
@@ -31,6 +34,20 @@ _SHAREGPT_ROLES |= {_CALLER: "assistant"}
 _ROLES = {role: role for role in ("system", "developer", "user", "assistant", "tool")}
 # Keys of the speaker and of what is said, and the speakers.
 _OWN, _SHAREGPT = ("role", "content", _ROLES), ("from", "value", _SHAREGPT_ROLES)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a template is told of one conversation beside its turns.
+
+    Attributes:
+        tools: The functions; None: it is told of none.
+        kwargs: More by name, JSON values, as `apply_chat_template` of transformers hands it on; it wins over what is
+            told of all conversations.
+    """
+
+    tools: Tools | None = None
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -111,7 +128,8 @@ def strings_in(value: object) -> Iterator[str]:
             yield from strings_in(member)
     elif not isinstance(value, bool | int | float | None):
         raise RecordError(
-            "E_RECORD_TYPE", f"`tools` or a turn holds a {type(value).__name__}, expected JSON"
+            "E_RECORD_TYPE",
+            f"`tools`, `chat_template_kwargs` or a turn holds a {type(value).__name__}, expected JSON",
         )
 
 
@@ -128,18 +146,22 @@ def read_turns(value: object, name: str) -> tuple[Message, ...]:
     return tuple(_turn(turn, f"{name}[{index}]") for index, turn in enumerate(value))
 
 
-def read_tools(row: Mapping[str, Any]) -> Tools | None:
-    """Read a row's `tools`: a list, or its JSON as text, which is how TRL and Parquet files have it.
+def read_told(row: Mapping[str, Any]) -> Told | None:
+    """Read a row's `tools` and `chat_template_kwargs`: values, or their JSON as text, as Parquet files have them.
+
+    Returns:
+        None if it has neither.
 
     Raises:
-        RecordError: It is something else, or one has no name.
+        RecordError: One is something else.
     """
-    value = row.get("tools")
+    tools, kwargs = _read_tools(row.get("tools")), _read_kwargs(row.get("chat_template_kwargs"))
+    return Told(tools, kwargs) if tools is not None or kwargs else None
+
+
+def _read_tools(value: object) -> Tools | None:
     if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise _no_tools("a text that is no JSON") from None
+        value = _from_json(value, _no_tools)
     if value is None:
         return None
     if not isinstance(value, list) or not all(isinstance(tool, Mapping) for tool in value):
@@ -147,6 +169,27 @@ def read_tools(row: Mapping[str, Any]) -> Tools | None:
     for index, tool in enumerate(value):
         _check_named(tool, f"tools[{index}]")
     return value
+
+
+def _read_kwargs(value: object) -> Mapping[str, Any]:
+    if isinstance(value, str):
+        value = _from_json(value, _no_kwargs)
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise _no_kwargs(type_name(value))
+    for name in value:
+        if name in CONVERSATION:
+            raise _no_kwargs(f"an object with `{name}`, which comes from the record itself")
+    # A column of Parquet has nulls for what other rows say.
+    return {name: member for name, member in value.items() if member is not None}
+
+
+def _from_json(text: str, refusal: Callable[[str], RecordError]) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise refusal("a text that is no JSON") from None
 
 
 def text_of(row: Mapping[str, Any], name: str) -> str:
@@ -264,4 +307,12 @@ def _no_tools(found: str) -> RecordError:
         "E_RECORD_TYPE",
         f"field `tools` is {found}, expected a list of functions' JSON Schemas "
         "(--map tools=COLUMN reads another column)",
+    )
+
+
+def _no_kwargs(found: str) -> RecordError:
+    return RecordError(
+        "E_RECORD_TYPE",
+        f"field `chat_template_kwargs` is {found}, expected names and values for the chat template "
+        "(--map chat_template_kwargs=COLUMN reads another column)",
     )

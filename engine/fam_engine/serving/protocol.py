@@ -148,6 +148,9 @@ class ScoreRequest(_Request):
     tools: list[dict[str, Any]] | None = Field(
         default=None, description="a list of functions' JSON Schemas"
     )
+    chat_template_kwargs: dict[str, Any] | None = Field(
+        default=None, description="names and values for the chat template"
+    )
     responses: (
         Annotated[list[str], Field(min_length=1)] | Annotated[list[list[int]], Field(min_length=1)]
     ) = Field(description="a list of texts, or of lists of token ids where `prompt` is one")

@@ -65,6 +65,9 @@ def plan_score(body: bytes, served: Served) -> ScorePlan:
     if asked.tools is not None and asked.messages is None:
         raise RequestError("`tools` go with `messages`, not with `prompt`", param="tools")
     has_ids = isinstance(asked.prompt, list)
+    if asked.chat_template_kwargs is not None and has_ids:
+        message = "`chat_template_kwargs` go with texts, not with ids"
+        raise RequestError(message, param="chat_template_kwargs")
     if has_ids != isinstance(asked.responses[0], list):
         message = "`prompt` and `responses` are ids and text, expected both of one kind"
         raise RequestError(message, param="responses")
@@ -119,10 +122,11 @@ def _texts(asked: ScoreRequest, served: Served) -> list[Encoded]:
 
 
 def _row(asked: ScoreRequest, response: str) -> dict[str, Any]:
+    given = {"chat_template_kwargs": asked.chat_template_kwargs, "response": response}
     if asked.messages is not None:
         turns = [turn.model_dump(exclude_none=True) for turn in asked.messages]
-        return {"messages": turns, "tools": asked.tools, "response": response}
-    return {"prompt": asked.prompt, "response": response}
+        return {"messages": turns, "tools": asked.tools, **given}
+    return {"prompt": asked.prompt, **given}
 
 
 def score_response(

@@ -39,10 +39,12 @@ class ExportFormat:
 def _check_turns(record: Record) -> None:
     """Refuse an answer that answers nobody: every tool's template opens the assistant's turn itself.
 
-    And calls of tools and reasoning, which each of them has under other names.
+    And calls of tools and reasoning, which each of them has under other names, and what one record alone tells the
+    template, which two of them do not read.
     """
-    if record.is_more_than_texts:
-        raise RecordError("E_EXPORT_TOOLS", "has tools, calls or reasoning, expected texts only")
+    if record.is_more_than_texts or record.told is not None:
+        found = "tools, calls, reasoning or chat_template_kwargs"
+        raise RecordError("E_EXPORT_TOOLS", f"has {found}, expected texts only")
     last = record.context[-1].role if record.context else None
     if last not in ("user", "tool"):
         found = f"a turn of role `{last}`" if last else "no turn"

@@ -14,7 +14,10 @@ from fam_engine.data.records import found_columns
 from fam_engine.errors import RecordError
 
 # Kept beside the prompt, if there.
-_LABELS = ("id", "group", "answer", "task", "choices", "tests", "kind", "tools")
+_LABELS = (
+    *("id", "group", "answer", "task", "choices", "tests", "kind"),
+    *("tools", "chat_template_kwargs"),
+)
 # What a row asks with, in the order it is looked for -> where its answer goes.
 RESPONSE_COLUMNS = {
     "messages": "response",

@@ -107,7 +107,7 @@ def prompt_ids(encoder: TextEncoder, attempt: Attempt, source: Source, own_text:
         text = attempt.template.fill(_values(source, own_text))
         context, verbatim = (Message("user", text.strip()),), text
     try:
-        return encoder.encode_context(context, verbatim)
+        return encoder.encode_context(context, verbatim, source.told)
     except TokenizerError as error:
         raise RecordError("E_TOKENIZE", f"the tokenizer failed: {error}") from None
 

@@ -16,7 +16,7 @@ from typing import Any
 from fam_engine.data.reading import Row
 from fam_engine.data.records import Record, detect_form, read_record
 from fam_engine.data.tokenizer import TextEncoder
-from fam_engine.data.turns import Message, turns_from_json, turns_to_json
+from fam_engine.data.turns import Message, Told, turns_from_json, turns_to_json
 from fam_engine.errors import InputError, RecordError
 from fam_engine.jobs.generation.rows import as_question
 from fam_engine.jobs.journal import Journal
@@ -35,7 +35,7 @@ from fam_engine.jobs.scoring.ingest import DataFile, Quarantined
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS records (
     position INTEGER PRIMARY KEY, id TEXT, name TEXT, file TEXT, line INTEGER, source TEXT, row TEXT,
-    context TEXT, verbatim TEXT, response TEXT, correct INTEGER, reference TEXT
+    context TEXT, verbatim TEXT, kwargs TEXT, response TEXT, correct INTEGER, reference TEXT
 );
 """
 
@@ -51,6 +51,7 @@ class Source:
         line: Line or row number in it.
         context: The turns before the answer.
         verbatim: The text before the answer where there is no template.
+        told: What a template is told beside the turns.
         response: The given answer.
         reference: What candidates are compared with; None where nothing can be.
     """
@@ -61,6 +62,7 @@ class Source:
     line: int
     context: tuple[Message, ...]
     verbatim: str
+    told: Told | None
     response: str
     reference: Reference | None
 
@@ -197,6 +199,7 @@ def _values(read: _Read) -> tuple[Any, ...]:
         json.dumps(read.question, default=str),
         turns_to_json(record.context),
         record.verbatim,
+        json.dumps(record.told.kwargs) if record.told else None,
         record.response,
         record.correct,
         None if read.reference is None else read.reference.to_json(),
@@ -205,11 +208,12 @@ def _values(read: _Read) -> tuple[Any, ...]:
 
 def read_source(journal: Journal, position: int) -> Source:
     """Read a record back."""
-    name, file, line, context, verbatim, response, reference = journal.db.execute(
-        "SELECT name, file, line, context, verbatim, response, reference FROM records "
+    name, file, line, context, verbatim, kwargs, response, reference = journal.db.execute(
+        "SELECT name, file, line, context, verbatim, kwargs, response, reference FROM records "
         "WHERE position = ?",
         (position,),
     ).fetchone()
     turns = tuple(turns_from_json(context))
     known = Reference.from_json(reference) if reference is not None else None
-    return Source(position, name, file, line, turns, verbatim, response, known)
+    told = Told(kwargs=json.loads(kwargs)) if kwargs is not None else None
+    return Source(position, name, file, line, turns, verbatim, told, response, known)

@@ -3,8 +3,8 @@
 In: the records of a journal, their texts kept by pass 1. Out: an entry a record. The examples are the next K records
 marked correct, cyclic, of K other questions, so every record's are fixed by the file alone. Where there are too few
 of them, or the context grows too long, the record has no such entry and its columns stay null, which
-is said before anything is computed. So it is with records that use tools, which pass 1 keeps no texts of: examples and
-question would need one list of tools.
+is said before anything is computed. So it is with records that use tools or tell the template something of their own,
+which pass 1 keeps no texts of: examples and question would need one list of tools.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def missing_in_context(db: sqlite3.Connection, count: int) -> str | None:
     return (
         f"in-context scores: none for {num_records - num_entries:,} of {num_records:,} records; they take answers "
         f"marked `correct` to {count} other questions ({known:,} have one), a context that the model can hold "
-        "and neither tools nor reasoning"
+        "and neither tools nor reasoning nor `chat_template_kwargs` of their own"
     )
 
 
