@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fam_engine.data.records import Record
-from fam_engine.data.turns import Message
+from fam_engine.data.turns import Message, Told
 from fam_engine.errors import InputError
 from fam_engine.jobs.training.examples import Examples, assistant_turns, split_off
 
@@ -49,10 +49,10 @@ def test_a_turn_that_only_calls_is_an_example_with_its_calls() -> None:
         "b",
         "id",
         "f",
-        tools=[{"name": "f"}],
+        told=Told([{"name": "f"}]),
     )
     first, last = assistant_turns(whole)
-    assert (first.turn, first.response, first.tools) == (calling, "", whole.tools)
+    assert (first.turn, first.response, first.told) == (calling, "", whole.told)
     assert (last.turn, last.context) == (None, whole.context)
 
 
