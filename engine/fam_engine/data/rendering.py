@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from os.path import commonprefix
 from typing import Any, Final
 
 from fam_engine.config import nearest
@@ -69,6 +70,7 @@ class Renderer:
         # Of the template without tools and of the one with.
         self._separators: dict[tuple[str, bool], str | None] = {}
         self._answer_ends: dict[bool, str] = {}
+        self._names: list[str] = []
         self._child = self._start()
 
     def __enter__(self) -> Renderer:
@@ -153,6 +155,22 @@ class Renderer:
             text = self.render(turns, add_generation_prompt=False, told=known)
             self._answer_ends[is_for_tools] = text.partition(_PROBE)[2]
         return self._answer_ends[is_for_tools]
+
+    def openings(self) -> tuple[str, str]:
+        """Give what the template asks for an answer with and what it writes before one, from where the two differ.
+
+        Raises:
+            RecordError: It does not render a plain question and its answer.
+        """
+        turns = (Message("user", "a"), Message("assistant", _PROBE))
+        asked = self.render(turns[:1], add_generation_prompt=True)
+        given = self.render(turns, add_generation_prompt=False).partition(_PROBE)[0]
+        shared = len(commonprefix([asked, given]))  # noqa: RUF071
+        return asked[shared:], given[shared:]
+
+    def reads(self, name: str) -> bool:
+        """Whether the template reads what it is told under a name."""
+        return name in self._names
 
     def _is_for_tools(self, told: Told | None) -> bool:
         """Whether a conversation is rendered by the template that is for tools."""
@@ -268,20 +286,21 @@ class Renderer:
                 where=self._template.where,
                 hint="give one with --template FILE, or --template none",
             )
-        self._check_kwargs(answer["names"])
+        self._names = answer["names"]
+        self._check_kwargs()
         return self._child
 
-    def _check_kwargs(self, names: list[str]) -> None:
+    def _check_kwargs(self) -> None:
         """Refuse what the template does not read: a typing error would silently change nothing."""
         for name in self._template.kwargs:
-            if name not in names:
+            if not self.reads(name):
                 self.close()
                 raise UsageError(
                     f"chat_template_kwargs has `{name}`, which the chat template does not read"
-                    f"{nearest(name, names)}",
+                    f"{nearest(name, self._names)}",
                     code="E_TEMPLATE_KWARGS",
                     where=self._template.where,
-                    hint="leave it out",
+                    hint="correct it, or leave it out",
                 )
 
     def _ask(self, request: dict[str, Any]) -> Any:  # noqa: ANN401 - as the worker answers

@@ -13,6 +13,7 @@ from typing import Protocol
 from fam_engine._rust_tokenize import Spool
 from fam_engine.config import ScoreConfig
 from fam_engine.data.tokenizer import TextEncoder
+from fam_engine.errors import RecordError
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, storage_errors
 from fam_engine.jobs.scoring.entries import SCHEMA
@@ -63,9 +64,37 @@ def prepared(
                 spool = ingest_records(journal, encoder, plan, sources.files, advance)
             for form in journal.get("forms"):
                 progress.note(shown_form(form))
+            if otherwise := opened_otherwise(encoder):
+                progress.note(otherwise)
             if config.in_context and (missing := missing_in_context(journal.db, config.in_context)):
                 progress.note(missing)
             yield journal, spool, encoder, sources
+
+
+def opened_otherwise(encoder: TextEncoder) -> str | None:
+    """Say it where the template writes a plain answer after something else than it asks for one with.
+
+    So it is with models that think first: a plain answer straight after their generation prompt is one they would not
+    give. None: it does not, or the user has decided on thoughts.
+    """
+    thinking, renderer = "enable_thinking", encoder.renderer
+    if renderer is None or encoder.template is None or thinking in encoder.template.kwargs:
+        return None
+    try:
+        asked, given = renderer.openings()
+    except RecordError:
+        return None  # the records will tell
+    if asked.strip() == given.strip():
+        return None
+    note = (
+        f"the chat template asks for an answer with {asked!r} and writes a plain one after {given!r}: "
+        "answers are taken to follow the former"
+    )
+    if renderer.reads(thinking):
+        note += (
+            f"; if they hold no thoughts, give --chat-template-kwargs '{{\"{thinking}\": false}}'"
+        )
+    return note
 
 
 def shown_form(form: dict[str, str]) -> str:
