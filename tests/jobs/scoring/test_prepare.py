@@ -25,10 +25,10 @@ def remark(model: Path, tmp_path: Path, source: str, **told: Any) -> str | None:
 
 def test_a_plain_answer_after_thoughts_is_remarked_upon(tiny_model: Path, tmp_path: Path) -> None:
     said = remark(tiny_model, tmp_path, QWEN_3) or ""
-    assert r"asks for an answer with '' and writes a plain one after '<think>\n\n</think>" in said
+    assert r"asks for an answer with '', but writes a plain one after '<think>\n\n</think>" in said
     assert """give --chat-template-kwargs '{"enable_thinking": false}'""" in said
     said = remark(tiny_model, tmp_path, ALWAYS) or ""
-    assert "asks for an answer with '<think>' and writes a plain one after ''" in said
+    assert "asks for an answer with '<think>', but writes a plain one after ''" in said
     assert "--chat-template-kwargs" not in said  # it does not read that
 
 

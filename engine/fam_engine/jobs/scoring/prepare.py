@@ -64,11 +64,16 @@ def prepared(
                 spool = ingest_records(journal, encoder, plan, sources.files, advance)
             for form in journal.get("forms"):
                 progress.note(shown_form(form))
-            if otherwise := opened_otherwise(encoder):
-                progress.note(otherwise)
+            note_opening(encoder, progress)
             if config.in_context and (missing := missing_in_context(journal.db, config.in_context)):
                 progress.note(missing)
             yield journal, spool, encoder, sources
+
+
+def note_opening(encoder: TextEncoder, progress: Progress) -> None:
+    """Tell the user if `opened_otherwise` has something to say."""
+    if otherwise := opened_otherwise(encoder):
+        progress.note(otherwise)
 
 
 def opened_otherwise(encoder: TextEncoder) -> str | None:
@@ -86,14 +91,9 @@ def opened_otherwise(encoder: TextEncoder) -> str | None:
         return None  # the records will tell
     if asked.strip() == given.strip():
         return None
-    note = (
-        f"the chat template asks for an answer with {asked!r} and writes a plain one after {given!r}: "
-        "answers are taken to follow the former"
-    )
+    note = f"the chat template asks for an answer with {asked!r}, but writes a plain one after {given!r}"
     if renderer.reads(thinking):
-        note += (
-            f"; if they hold no thoughts, give --chat-template-kwargs '{{\"{thinking}\": false}}'"
-        )
+        note += f"; for answers without thoughts give --chat-template-kwargs '{{\"{thinking}\": false}}'"
     return note
 
 
