@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -46,6 +47,28 @@ def test_no_gold_answer(kind: str) -> None:
     for answer in (None, "", "  "):
         verdict = judge("5", kind=kind, answer=answer)  # type: ignore[arg-type]
         assert (verdict.correct, verdict.reason) == (None, "no gold answer")
+
+
+THOUGHTS = "<think>\nIs it \\boxed{5}? Or B? ```python\ndef f(): return 5\n``` No.\n</think>\n\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "known"),
+    [
+        ("It is 4.", {"kind": "math", "answer": "4"}),
+        ("A", {"kind": "choice", "answer": "A", "choices": ("four", "five")}),
+        ("Four", {"kind": "exact", "answer": "four"}),
+        ("```python\ndef f(): return 4\n```", {"kind": "code", "tests": ["assert f() == 4"]}),
+    ],
+)
+def test_what_was_thought_is_no_answer(answer: str, known: dict[str, Any]) -> None:
+    known = {"answer": None, **known}
+    for thoughts in (THOUGHTS, THOUGHTS.removeprefix("<think>"), "<think>\n\n</think>\n\n"):
+        assert judge(thoughts + answer, **known).correct
+    unfinished = THOUGHTS.removesuffix("</think>\n\n") + answer
+    assert judge(unfinished, **known).correct is False
+    assert judge("\n" + unfinished, **known).correct is False
+    assert judge(answer, **known).correct
 
 
 # Pieces that extractors stumble over, beside any text at all.

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from fam_engine.measure.answers import TaskKind, Verdict, guess_kind, judge
 from fam_engine.measure.answers.final_answers import stated_answer
 from fam_engine.measure.answers.numerals import parse_number
+from fam_engine.measure.answers.thoughts import after_thoughts
 
 # A response that is a bare answer: `yes`, `entailment`, `the dining room`, `The final answer is 18`.
 _MAX_BARE_WORDS = 5
@@ -88,7 +89,7 @@ def find_reference(
     if options:
         letter = _picked(response, options)
         return Reference("choice", letter, options, (), is_gold=False) if letter else None
-    final = _final_answer(response)
+    final = _final_answer(after_thoughts(response))
     if final is None:
         return None
     return Reference(kind or guess_kind(final, (), ()), final, (), (), is_gold=False)

@@ -12,6 +12,7 @@ from fam_engine.measure.answers.choices import judge_choice
 from fam_engine.measure.answers.exact import judge_exact
 from fam_engine.measure.answers.maths import judge_math, looks_like_math
 from fam_engine.measure.answers.programs import judge_code
+from fam_engine.measure.answers.thoughts import after_thoughts
 from fam_engine.measure.answers.verdict import TaskKind, Verdict
 
 __all__ = ["TaskKind", "Verdict", "guess_kind", "judge"]
@@ -28,7 +29,7 @@ def judge(
     r"""Judge a response.
 
     Args:
-        response: What was written, by anyone; no response raises.
+        response: What was written, by anyone; no response raises. Only what follows its thoughts counts.
         kind: How it is judged.
         answer: The gold answer; for `math` also a solution that states it (`#### 10`, `\boxed{10}`), for `choice`
             a letter, a number from 1, or an option's text; for `code` unused.
@@ -42,6 +43,7 @@ def judge(
     Raises:
         UsageError: `E_EXTRA`: this one can only be decided by math-verify, and it is not installed.
     """
+    response = after_thoughts(response)
     if kind == "code":
         return judge_code(response, tests)
     if answer is None or not answer.strip():
