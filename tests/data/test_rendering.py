@@ -226,6 +226,25 @@ def test_a_hostile_template_only_fails_to_compile(hostile: str) -> None:
         assert renderer.render(ASK, add_generation_prompt=True) == "ok"
 
 
+def test_what_conversations_tell_is_compiled_unless_each_tells_its_own(
+    monkeypatch: pytest.MonkeyPatch, asked: list[dict[str, Any]]
+) -> None:
+    monkeypatch.setattr(rendering, "_MAX_KWARGS", 3)
+    moods = ["calm", "calm", "loud", "sad", "calm"]
+    told = [Told(kwargs={"mood": mood}) for mood in moods]
+    with Renderer(Template("{{ mood }} " + PLAIN, {})) as renderer:
+        texts = renderer.render_batch([ASK] * 5, add_generation_prompt=True, told=told)
+        assert texts == [f"{mood} user: Hi\n" for mood in moods]
+        assert renderer.render(ASK, add_generation_prompt=True) == " user: Hi\n"
+        assert renderer.surely_keeps(ASK, "yes", told[0])
+        assert not renderer.surely_keeps(ASK, "yes", told[3])
+    kinds = [next(iter(request)) for request in asked]
+    assert kinds == ["template", "compile", "compile", "render", "compile", "compile"]
+    assert [request["render"][0]["kwargs"] for request in asked if "render" in request] == [
+        {"mood": "sad"}
+    ]
+
+
 def test_no_more_shapes_are_kept_than_allowed(
     monkeypatch: pytest.MonkeyPatch, asked: list[dict[str, Any]]
 ) -> None:

@@ -1,9 +1,10 @@
 """Chat templates as data: what a template makes of every conversation of one shape.
 
-A *shape* is the roles of a conversation and whether a generation prompt is asked for. In: nothing. Out:
-`CompiledTemplate`, literal texts and contents in a row, and what a conversation's contents must not be for that to be
-its rendering. `template_tracing` makes them; the Rust records path reads them; `fits` and `render` here are the plain
-reference it is compared with. Deciding by a template's name or source was rejected: users bring their own.
+A *shape* is the roles of a conversation, whether a generation prompt is asked for, and what it tells the template. In:
+nothing. Out: `CompiledTemplate`, literal texts and contents in a row, and what a conversation's contents must not be
+for that to be its rendering. `template_tracing` makes them; the Rust records path reads them; `fits` and `render` here
+are the plain reference it is compared with. Deciding by a template's name or source was rejected: users bring their
+own.
 """
 
 from __future__ import annotations
@@ -29,10 +30,12 @@ class Shape:
     Attributes:
         roles: The turns' roles, in order.
         add_generation_prompt: Whether the rendering ends in the opening of an assistant's turn.
+        kwargs: What the template is told of each of them by name, as JSON.
     """
 
     roles: tuple[str, ...]
     add_generation_prompt: bool
+    kwargs: str = "{}"
 
 
 @dataclass(frozen=True)

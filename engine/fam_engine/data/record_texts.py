@@ -174,9 +174,9 @@ class TextMaker:
         unsure = [
             index
             for index, text in enumerate(texts)
-            if text.told is not None
+            if text.tools is not None
             or text.turn is not None
-            or not renderer.surely_keeps(text.turns, text.response)
+            or not renderer.surely_keeps(text.turns, text.response, text.told)
         ]
         wholes = renderer.render_batch(
             [texts[i].whole() for i in unsure],

@@ -35,6 +35,8 @@ Conversation = Sequence[Message]
 _SECONDS_A_REQUEST, _PATIENCE_SECONDS = 10, 120.0
 # Compiled shapes kept; a data set with more of them has its other conversations rendered in the child.
 _MAX_SHAPES = 1024
+# Different things that conversations tell the template: data in which each tells its own compiles nothing for them.
+_MAX_KWARGS = 16
 # What goes to the child at once: so much that the round trip costs nothing, and little of its memory.
 _BATCH_CONVERSATIONS = 256
 _BATCH_CHARACTERS = 1 << 20
@@ -67,6 +69,7 @@ class Renderer:
         self._template = template
         self._shapes: dict[Shape, CompiledTemplate | None] = {}
         self._keeps: dict[Shape, bool] = {}
+        self._kwargs = {"{}"}
         # Of the template without tools and of the one with.
         self._separators: dict[tuple[str, bool], str | None] = {}
         self._answer_ends: dict[bool, str] = {}
@@ -202,18 +205,25 @@ class Renderer:
     def _compiled(
         self, messages: Conversation, add_generation_prompt: bool, told: Told | None = None
     ) -> CompiledTemplate | None:
-        if told is not None or any([message.given is not None for message in messages]):
+        if any([message.given is not None for message in messages]):
+            return None
+        if told is not None and told.tools is not None:
+            return None
+        kwargs = json.dumps(told.kwargs, sort_keys=True) if told else "{}"
+        if len(self._kwargs) < _MAX_KWARGS:
+            self._kwargs.add(kwargs)
+        if kwargs not in self._kwargs:
             return None
         roles = tuple([message.role for message in messages])
-        return self.compile(Shape(roles, add_generation_prompt))
+        return self.compile(Shape(roles, add_generation_prompt, kwargs))
 
-    def surely_keeps(self, messages: Conversation, response: str) -> bool:
+    def surely_keeps(self, messages: Conversation, response: str, told: Told | None = None) -> bool:
         """Whether the template is known to keep a response verbatim after its context.
 
         False is no answer: then the rendered texts tell.
         """
         turns = (*messages, Message("assistant", response))
-        context, whole = self._compiled(messages, True), self._compiled(turns, False)
+        context, whole = self._compiled(messages, True, told), self._compiled(turns, False, told)
         if context is None or whole is None:
             return False
         keeps = self._keeps.get(context.shape)

@@ -7,6 +7,8 @@ space, markup, JSON, numbers, texts with an effect in Jinja or in a format strin
 
 from __future__ import annotations
 
+import json
+
 import jinja2
 import jinja2.nodes
 
@@ -77,6 +79,7 @@ class ShapeCompiler:
                 self._source.constants,
                 messages,
                 add_generation_prompt=compiled.shape.add_generation_prompt,
+                kwargs=json.loads(compiled.shape.kwargs),
             )
             if rendered != compiled.render(contents):
                 raise UntraceableError("a content had an effect that tracing did not see")

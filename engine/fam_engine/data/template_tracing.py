@@ -9,6 +9,7 @@ records what is done with it was not enough: `content in 'abc'` and `'abc'.start
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
@@ -76,7 +77,7 @@ class Tracer:
         ]
         parts = generate(
             self._template,
-            self._constants,
+            {**self._constants, **json.loads(shape.kwargs)},
             messages,
             add_generation_prompt=shape.add_generation_prompt,
         )

@@ -44,7 +44,7 @@ def _rendering(
 
 def _compiled(compiler: ShapeCompiler, request: dict[str, Any]) -> dict[str, Any]:
     try:
-        shape = Shape(tuple(request["roles"]), request["add_generation_prompt"])
+        shape = Shape(tuple(request["roles"]), request["add_generation_prompt"], request["kwargs"])
         compiled = compiler.compile(shape)
     except Exception as error:
         return _refusal(error)
