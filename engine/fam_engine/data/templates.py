@@ -1,9 +1,9 @@
 """Chat templates: which one a model has.
 
 In: a model folder or a template file, and what the user wants the template told. Out: a `Template` for
-`rendering.Renderer`. Of several templates a model has by
-name, the plain chat is `default`, and `tool_use` is for conversations with tools, as transformers has it. The date a
-template may ask for is fixed and recorded, so scores do not depend on the day.
+`rendering.Renderer`. Of several templates a model has by name, the plain chat is `default`, and `tool_use` is for
+conversations with tools, as transformers has it. The date a template may ask for is fixed and recorded, so scores do
+not depend on the day.
 """
 
 from __future__ import annotations

@@ -153,7 +153,7 @@ class TextEncoder:
     def encode_context(
         self, messages: Sequence[Message], verbatim: str, told: Told | None = None
     ) -> Ids:
-        """Encode a context that came from no record and has no tools, by the same rule.
+        """Encode a context that came from no record and has no tools, by the same rule; `told`: to the template.
 
         Raises:
             RecordError: The template would not render it.

@@ -34,18 +34,8 @@ BY_MODEL: tuple[str, ...] = get_args(ByModel)
 # What the experiment sets itself in the settings of each command.
 _OURS = {
     *("model", "adapter", "data", "out", "seed", "precision", "compute_dtype", "device"),
-    *(
-        "download",
-        "template",
-        "chat_template_kwargs",
-        "limit",
-        "map",
-        "method",
-        "validation",
-        "base",
-        "few_shot_file",
-    ),
-    *("few_shot", "train"),
+    *("download", "template", "chat_template_kwargs", "limit", "map", "method", "validation"),
+    *("base", "few_shot_file", "few_shot", "train"),
 }
 _STAND_INS = {"model": "embedded", "data": ("embedded",), "out": Path()}
 
