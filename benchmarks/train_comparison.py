@@ -59,9 +59,8 @@ def curves(engines: dict[str, Engine], options: argparse.Namespace) -> dict[str,
         for number in range(options.curve)
     ]
     found = {name: engine.run(steps, Setting(docs=1)) for name, engine in engines.items()}
-    for (
-        name
-    ) in options.peers:  # the same documents in other micro-batches: what rounding alone does
+    # The same documents in other micro-batches: what rounding alone does.
+    for name in options.peers:
         if isinstance(found.get(name), Steps):
             found[f"{name} again"] = engines[name].run(steps, Setting(docs=0))
     rows: dict[str, Any] = {}

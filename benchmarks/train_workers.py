@@ -39,9 +39,8 @@ class Engine:
             return self.failure
         try:
             found = self.worker.run(steps, *arguments).answer
-        except (
-            Exception
-        ) as error:  # its process is gone; the others are to be measured all the same
+        except Exception as error:
+            # Its process is gone; the others are to be measured all the same.
             self.failure = _reason(error)
             return self.failure
         return found or "out of memory"

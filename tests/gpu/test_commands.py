@@ -25,7 +25,7 @@ Command = Callable[..., None]
 MODEL = ("--model", "embedded", "--device", "cuda")
 # A simulated GPU takes minutes for what a GPU does in a second.
 SMALL = is_simulated()
-RECORDS, STEPS, NEW_TOKENS = (2, 1, 2) if SMALL else (64, 6, 16)
+RECORDS, FEW, STEPS, NEW_TOKENS = (2, 2, 1, 2) if SMALL else (64, 16, 6, 16)
 TASKS, QUESTIONS = (2, 1) if SMALL else (16, 8)
 TASK = '{"prompt": "one and one\\n", "answer": "2"}\n{"prompt": "two and two\\n", "answer": "4"}\n'
 STUDY = f"""
@@ -76,16 +76,9 @@ def test_score_select_train_merge_eval(command: Command, tmp_path: Path) -> None
     command("train", *MODEL, "--data", chosen, "--steps", str(STEPS), out="trained")
     assert all(math.isfinite(value) for value in _losses(tmp_path / "trained"))
     adapted = (*MODEL, "--adapter", "trained/adapter")
-    command("merge", *adapted, "--data", "embedded", "--limit", str(min(RECORDS, 16)), out="merged")
-    command(
-        "score",
-        *adapted,
-        "--data",
-        "embedded",
-        "--limit",
-        str(min(RECORDS, 16)),
-        out="scores-adapter",
-    )
+    few = ("--data", "embedded", "--limit", str(FEW))
+    command("merge", *adapted, *few, out="merged")
+    command("score", *adapted, *few, out="scores-adapter")
     (tmp_path / "task.jsonl").write_text(TASK)
     command(
         "eval", *adapted, "--data", "task.jsonl", "--max-new-tokens", str(NEW_TOKENS), out="eval"

@@ -19,7 +19,7 @@ from fam_engine.data.records import Record
 from fam_engine.data.rendering import Renderer
 from fam_engine.data.stand_ins import StandIns
 from fam_engine.data.tool_probes import find_dropped, needs_probe
-from fam_engine.data.turns import Message, Told, Tools
+from fam_engine.data.turns import NOTHING, Message, Told
 from fam_engine.errors import RecordError
 
 A = TypeVar("A")
@@ -43,13 +43,8 @@ class Texts:
     context: str
     response: str
     flags: tuple[str, ...]
-    told: Told | None = None
+    told: Told = NOTHING
     turn: Message | None = None
-
-    @property
-    def tools(self) -> Tools | None:
-        """The functions that the template is told of."""
-        return None if self.told is None else self.told.tools
 
     @property
     def is_written(self) -> bool:
@@ -103,7 +98,7 @@ class TextMaker:
             put(texts.context),
             put(texts.response),
             ("special_in_text",),
-            texts.told and Told(*_mapped_json([texts.told.tools, texts.told.kwargs], put)),
+            Told(*_mapped_json([texts.told.tools, texts.told.kwargs], put)),
             texts.turn and _mapped(texts.turn, put),
         )
 
@@ -142,7 +137,7 @@ class TextMaker:
         assert self._renderer is not None
         ended: list[Texts | RecordError] = list(texts)
         for index, text in enumerate(texts):
-            if text.tools is not None and (error := _other_end(self._renderer, text.told)):
+            if text.told.tools is not None and (error := _other_end(self._renderer, text.told)):
                 ended[index] = error
         return ended
 
@@ -153,7 +148,7 @@ class TextMaker:
         unsure = [
             index
             for index, text in enumerate(texts)
-            if needs_probe(text.turns, text.tools)
+            if needs_probe(text.turns, text.told.tools)
             and not self._renderer.writes_tool_turns(text.turns, text.told)
         ]
         dropped = find_dropped(
@@ -174,7 +169,7 @@ class TextMaker:
         unsure = [
             index
             for index, text in enumerate(texts)
-            if text.tools is not None
+            if text.told.tools is not None
             or text.turn is not None
             or not renderer.surely_keeps(text.turns, text.response, text.told)
         ]
@@ -209,7 +204,7 @@ class TextMaker:
 
 def _without_template(text: Texts) -> Texts | RecordError:
     turns = text.whole()
-    if text.tools or any(turn.tool_calls for turn in turns):
+    if text.told.tools or any(turn.tool_calls for turn in turns):
         return RecordError(
             "E_TEMPLATE_TOOLS",
             "the record has tools or calls some, and only a chat template says how they are written",
@@ -222,9 +217,9 @@ def _without_template(text: Texts) -> Texts | RecordError:
     return text
 
 
-def _other_end(renderer: Renderer, told: Told | None) -> RecordError | None:
+def _other_end(renderer: Renderer, told: Told) -> RecordError | None:
     try:
-        ends = [renderer.answer_end(known).rstrip() for known in (None, told)]
+        ends = [renderer.answer_end(known).rstrip() for known in (NOTHING, told)]
     except RecordError as error:
         return error
     if ends[0] == ends[1]:

@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any, Literal
 
 from fam_engine.data.turns import (
+    NOTHING,
     Message,
     Told,
     joined_turns,
@@ -54,13 +55,13 @@ class Record:
     answer: str | None = None
     correct: bool | None = None
     task: str | None = None
-    told: Told | None = None
+    told: Told = NOTHING
     turn: Message | None = None
 
     @property
     def is_plain(self) -> bool:
         """Whether it is roles and texts, nothing more."""
-        is_text = self.told is None and self.turn is None
+        is_text = not self.told and self.turn is None
         return is_text and all([turn.given is None for turn in self.context])
 
     def strings_beside(self) -> Iterable[str]:
@@ -72,15 +73,13 @@ class Record:
         if self.is_plain:
             return ()
         given = [turn.given for turn in (*self.context, self.answer_turn())]
-        told = () if self.told is None else (self.told.tools, self.told.kwargs)
-        return strings_in([*told, given])
+        return strings_in([self.told.tools, self.told.kwargs, given])
 
     @property
     def is_more_than_texts(self) -> bool:
         """Whether the record has tools, or a turn or the answer calls some or has reasoning apart from its text."""
         turns = self.context if self.turn is None else (*self.context, self.turn)
-        has_tools = self.told is not None and self.told.tools is not None
-        return has_tools or any(turn.is_written for turn in turns)
+        return self.told.tools is not None or any(turn.is_written for turn in turns)
 
     def answer_turn(self) -> Message:
         """Give the answer as a turn."""

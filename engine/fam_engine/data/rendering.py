@@ -25,7 +25,7 @@ from fam_engine.data.compiled_templates import (
     keeps_response,
 )
 from fam_engine.data.templates import TEMPLATE_DATE, Template
-from fam_engine.data.turns import Message, Told
+from fam_engine.data.turns import NOTHING, Message, Told
 from fam_engine.errors import ModelRefusedError, RecordError, UsageError
 
 Conversation = Sequence[Message]
@@ -42,6 +42,7 @@ _BATCH_CONVERSATIONS = 256
 _BATCH_CHARACTERS = 1 << 20
 # Stands for an answer when a template is asked what it adds around one.
 _PROBE: Final = "fam-engine-probe-response"
+_ANSWERED: Final = (Message("user", "a"), Message("assistant", _PROBE))
 _PARTS: Final = ("fam-engine-probe-first", "fam-engine-probe-second")
 _CALL: Final = {"id": "probe0000", "type": "function", "function": {"name": "f", "arguments": {}}}
 # What stands before a turn of a role, where no template refuses a conversation that begins with it.
@@ -89,7 +90,7 @@ class Renderer:
         self._child.close()
 
     def render(
-        self, messages: Conversation, *, add_generation_prompt: bool, told: Told | None = None
+        self, messages: Conversation, *, add_generation_prompt: bool, told: Told = NOTHING
     ) -> str:
         """Render one conversation.
 
@@ -108,7 +109,7 @@ class Renderer:
         conversations: Sequence[Conversation],
         *,
         add_generation_prompt: bool,
-        told: Sequence[Told | None] | None = None,
+        told: Sequence[Told] | None = None,
     ) -> list[str | RecordError]:
         """Render conversations.
 
@@ -123,7 +124,7 @@ class Renderer:
         results: dict[int, str | RecordError] = {}
         requests: dict[int, dict[str, Any]] = {}
         for index, messages in enumerate(conversations):
-            known = told[index] if told else None
+            known = told[index] if told else NOTHING
             compiled = self._compiled(messages, add_generation_prompt, known)
             contents = [message.content for message in messages]
             if compiled is not None and compiled.fits(contents):
@@ -135,17 +136,17 @@ class Renderer:
             results.update(zip(batch, rendered, strict=True))
         return [results[index] for index in range(len(conversations))]
 
-    def part_separator(self, role: str, told: Told | None = None) -> str | None:
+    def part_separator(self, role: str, told: Told = NOTHING) -> str | None:
         """Give what the template writes between two parts of a turn's text; None: it takes no lists.
 
         Found by rendering one: a template may refuse a list, write it as Python does, or leave it out.
         """
         known = (role, self._is_for_tools(told))
         if known not in self._separators:
-            self._separators[known] = self._find_separator(role, told if known[1] else None)
+            self._separators[known] = self._find_separator(role, told if known[1] else NOTHING)
         return self._separators[known]
 
-    def answer_end(self, told: Told | None = None) -> str:
+    def answer_end(self, told: Told = NOTHING) -> str:
         """Give what the template writes after an answer that is a text.
 
         Raises:
@@ -153,9 +154,8 @@ class Renderer:
         """
         is_for_tools = self._is_for_tools(told)
         if is_for_tools not in self._answer_ends:
-            turns = (Message("user", "a"), Message("assistant", _PROBE))
-            known = told if is_for_tools else None
-            text = self.render(turns, add_generation_prompt=False, told=known)
+            known = told if is_for_tools else NOTHING
+            text = self.render(_ANSWERED, add_generation_prompt=False, told=known)
             self._answer_ends[is_for_tools] = text.partition(_PROBE)[2]
         return self._answer_ends[is_for_tools]
 
@@ -165,9 +165,8 @@ class Renderer:
         Raises:
             RecordError: It does not render a plain question and its answer.
         """
-        turns = (Message("user", "a"), Message("assistant", _PROBE))
-        asked = self.render(turns[:1], add_generation_prompt=True)
-        given = self.render(turns, add_generation_prompt=False).partition(_PROBE)[0]
+        asked = self.render(_ANSWERED[:1], add_generation_prompt=True)
+        given = self.render(_ANSWERED, add_generation_prompt=False).partition(_PROBE)[0]
         shared = len(commonprefix([asked, given]))  # noqa: RUF071
         return asked[shared:], given[shared:]
 
@@ -175,11 +174,11 @@ class Renderer:
         """Whether the template reads what it is told under a name."""
         return name in self._names
 
-    def _is_for_tools(self, told: Told | None) -> bool:
+    def _is_for_tools(self, told: Told) -> bool:
         """Whether a conversation is rendered by the template that is for tools."""
-        return told is not None and told.tools is not None and self._template.for_tools is not None
+        return told.tools is not None and self._template.for_tools is not None
 
-    def writes_tool_turns(self, messages: Conversation, told: Told | None) -> bool:
+    def writes_tool_turns(self, messages: Conversation, told: Told) -> bool:
         """Whether the results of tools are known to stand in what these turns are rendered to.
 
         False is no answer: then only rendering tells. It is so for all turns that call, and where more is told.
@@ -203,13 +202,11 @@ class Renderer:
         return compiled
 
     def _compiled(
-        self, messages: Conversation, add_generation_prompt: bool, told: Told | None = None
+        self, messages: Conversation, add_generation_prompt: bool, told: Told
     ) -> CompiledTemplate | None:
-        if any([message.given is not None for message in messages]):
+        if told.tools is not None or any([message.given is not None for message in messages]):
             return None
-        if told is not None and told.tools is not None:
-            return None
-        kwargs = json.dumps(told.kwargs, sort_keys=True) if told else "{}"
+        kwargs = json.dumps(told.kwargs, sort_keys=True) if told.kwargs else "{}"
         if len(self._kwargs) < _MAX_KWARGS:
             self._kwargs.add(kwargs)
         if kwargs not in self._kwargs:
@@ -217,7 +214,7 @@ class Renderer:
         roles = tuple([message.role for message in messages])
         return self.compile(Shape(roles, add_generation_prompt, kwargs))
 
-    def surely_keeps(self, messages: Conversation, response: str, told: Told | None = None) -> bool:
+    def surely_keeps(self, messages: Conversation, response: str, told: Told = NOTHING) -> bool:
         """Whether the template is known to keep a response verbatim after its context.
 
         False is no answer: then the rendered texts tell.
@@ -235,9 +232,8 @@ class Renderer:
     # -- the child -----------------------------------------------------------------------------
 
     def _request(
-        self, messages: Conversation, add_generation_prompt: bool, told: Told | None
+        self, messages: Conversation, add_generation_prompt: bool, told: Told
     ) -> dict[str, Any]:
-        told = told or Told()
         return {
             "messages": [
                 m.for_template(
@@ -250,7 +246,7 @@ class Renderer:
             "kwargs": told.kwargs,
         }
 
-    def _find_separator(self, role: str, told: Told | None) -> str | None:
+    def _find_separator(self, role: str, told: Told) -> str | None:
         parts = [{"type": "text", "text": text} for text in _PARTS]
         turns = [*_BEFORE.get(role, []), {"role": role, "content": parts}]
         if role in ("system", "developer"):

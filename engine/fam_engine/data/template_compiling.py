@@ -64,6 +64,7 @@ class ShapeCompiler:
     def _check(self, compiled: CompiledTemplate) -> None:
         """Compare with the template itself on contents that fit."""
         roles, num_checked = compiled.shape.roles, 0
+        kwargs = json.loads(compiled.shape.kwargs)
         fitting = [self._fitting(compiled, turn) for turn in range(len(roles))]
         for first in range(len(self._probes)):
             # Another probe each turn, so that they also meet each other.
@@ -79,7 +80,7 @@ class ShapeCompiler:
                 self._source.constants,
                 messages,
                 add_generation_prompt=compiled.shape.add_generation_prompt,
-                kwargs=json.loads(compiled.shape.kwargs),
+                kwargs=kwargs,
             )
             if rendered != compiled.render(contents):
                 raise UntraceableError("a content had an effect that tracing did not see")

@@ -75,9 +75,8 @@ def compile_template(source: TemplateSource) -> jinja2.Template:
     return environment.from_string(source.text)
 
 
-def names_read(source: TemplateSource) -> set[str]:
+def names_read(source: TemplateSource, environment: jinja2.Environment) -> set[str]:
     """Give the names a template may look up besides those it sets itself."""
-    environment = sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment, source.date)
     return jinja2.meta.find_undeclared_variables(environment.parse(source.text))
 
 

@@ -73,11 +73,11 @@ def main() -> None:
     )
     try:
         template = for_tools = compile_template(source)
-        names = names_read(source)
+        names = names_read(source, template.environment)
         if setup["for_tools"] is not None:
             with_tools = replace(source, text=setup["for_tools"])
             for_tools = compile_template(with_tools)
-            names |= names_read(with_tools)
+            names |= names_read(with_tools, for_tools.environment)
         compiler = ShapeCompiler(source, template)
     except Exception as error:
         _send(_refusal(error))

@@ -33,7 +33,7 @@ from fam_engine.data.tokenizer_files import (
     token_text,
 )
 from fam_engine.data.tokenizer_loading import load_tokenizer
-from fam_engine.data.turns import Message, Told
+from fam_engine.data.turns import NOTHING, Message, Told
 from fam_engine.errors import ModelRefusedError, RecordError
 
 Ids = npt.NDArray[np.int32]
@@ -151,7 +151,7 @@ class TextEncoder:
         return for_good(self._texts.make(records), self._encode_texts)
 
     def encode_context(
-        self, messages: Sequence[Message], verbatim: str, told: Told | None = None
+        self, messages: Sequence[Message], verbatim: str, told: Told = NOTHING
     ) -> Ids:
         """Encode a context that came from no record and has no tools, by the same rule; `told`: to the template.
 

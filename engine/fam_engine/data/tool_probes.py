@@ -29,7 +29,7 @@ def needs_probe(turns: Sequence[Message], tools: Tools | None) -> bool:
 
 def find_dropped(
     renderer: Renderer,
-    conversations: Sequence[tuple[Sequence[Message], Told | None]],
+    conversations: Sequence[tuple[Sequence[Message], Told]],
     *,
     add_generation_prompt: bool,
 ) -> list[RecordError | None]:
@@ -51,17 +51,12 @@ def find_dropped(
 class _Probe:
     """A conversation with markers in place of all that tools say, and what each marker stands for."""
 
-    def __init__(
-        self, turns: Sequence[Message], told: Told | None, *, has_answer: bool = False
-    ) -> None:
+    def __init__(self, turns: Sequence[Message], told: Told, *, has_answer: bool = False) -> None:
         self._left_out: list[RecordError] = []
-        self.told = told
-        if told is not None and told.tools is not None:
-            tools = [
-                _renamed(tool, self._mark(f"`tools[{index}]`"))
-                for index, tool in enumerate(told.tools)
-            ]
-            self.told = replace(told, tools=tools)
+        tools = told.tools and [
+            _renamed(tool, self._mark(f"`tools[{index}]`")) for index, tool in enumerate(told.tools)
+        ]
+        self.told = replace(told, tools=tools)
         self.turns = [self._marked(turn, index) for index, turn in enumerate(turns)]
         if has_answer and turns[-1].reasoning:
             self.turns[-1] = self._with_reasoning_marked(self.turns[-1])

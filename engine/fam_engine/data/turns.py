@@ -49,6 +49,13 @@ class Told:
     tools: Tools | None = None
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
+    def __bool__(self) -> bool:
+        """Whether it is told anything."""
+        return self.tools is not None or bool(self.kwargs)
+
+
+NOTHING: Final = Told()
+
 
 @dataclass(frozen=True)
 class Message:
@@ -146,17 +153,13 @@ def read_turns(value: object, name: str) -> tuple[Message, ...]:
     return tuple(_turn(turn, f"{name}[{index}]") for index, turn in enumerate(value))
 
 
-def read_told(row: Mapping[str, Any]) -> Told | None:
+def read_told(row: Mapping[str, Any]) -> Told:
     """Read a row's `tools` and `chat_template_kwargs`: values, or their JSON as text, as Parquet files have them.
-
-    Returns:
-        None if it has neither.
 
     Raises:
         RecordError: One is something else.
     """
-    tools, kwargs = _read_tools(row.get("tools")), _read_kwargs(row.get("chat_template_kwargs"))
-    return Told(tools, kwargs) if tools is not None or kwargs else None
+    return Told(_read_tools(row.get("tools")), _read_kwargs(row.get("chat_template_kwargs")))
 
 
 def _read_tools(value: object) -> Tools | None:

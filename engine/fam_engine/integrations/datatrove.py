@@ -44,8 +44,8 @@ class PerplexityFilter(BaseFilter):  # type: ignore[misc]  # datatrove is an ext
         compute_dtype: `auto`, `bf16` or `fp32`.
         device: `auto`, `cpu` or `cuda`.
         template: `none`, `auto` or a template file: how a prompt is put before its document.
-        max_tokens_per_batch: Token budget of a batch; None: from free memory.
         chat_template_kwargs: What else the template is told, as `enable_thinking`.
+        max_tokens_per_batch: Token budget of a batch; None: from free memory.
         exclusion_writer: Takes what is dropped.
         batch_size: Documents scored at a time.
 

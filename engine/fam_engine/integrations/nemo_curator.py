@@ -41,8 +41,8 @@ class PerplexityStage(ProcessingStage[DocumentBatch, DocumentBatch]):  # type: i
         compute_dtype: `auto`, `bf16` or `fp32`.
         device: `auto`, `cpu` or `cuda`; with `cuda` a worker asks Curator for a GPU.
         template: `none`, `auto` or a template file: how a prompt is put before its document.
-        max_tokens_per_batch: Token budget of a batch; None: from free memory.
         chat_template_kwargs: What else the template is told, as `enable_thinking`.
+        max_tokens_per_batch: Token budget of a batch; None: from free memory.
 
     Raises:
         ModelRefusedError: The model or the adapter is not there.

@@ -42,7 +42,7 @@ def _check_turns(record: Record) -> None:
     And calls of tools and reasoning, which each of them has under other names, and what one record alone tells the
     template, which two of them do not read.
     """
-    if record.is_more_than_texts or record.told is not None:
+    if record.is_more_than_texts or record.told:
         found = "tools, calls, reasoning or chat_template_kwargs"
         raise RecordError("E_EXPORT_TOOLS", f"has {found}, expected texts only")
     last = record.context[-1].role if record.context else None

@@ -62,7 +62,7 @@ class Source:
     line: int
     context: tuple[Message, ...]
     verbatim: str
-    told: Told | None
+    told: Told
     response: str
     reference: Reference | None
 
@@ -199,7 +199,7 @@ def _values(read: _Read) -> tuple[Any, ...]:
         json.dumps(read.question, default=str),
         turns_to_json(record.context),
         record.verbatim,
-        json.dumps(record.told.kwargs) if record.told else None,
+        json.dumps(record.told.kwargs),
         record.response,
         record.correct,
         None if read.reference is None else read.reference.to_json(),
@@ -215,5 +215,5 @@ def read_source(journal: Journal, position: int) -> Source:
     ).fetchone()
     turns = tuple(turns_from_json(context))
     known = Reference.from_json(reference) if reference is not None else None
-    told = Told(kwargs=json.loads(kwargs)) if kwargs is not None else None
+    told = Told(kwargs=json.loads(kwargs))
     return Source(position, name, file, line, turns, verbatim, told, response, known)

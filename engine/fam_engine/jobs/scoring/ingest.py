@@ -382,7 +382,7 @@ class Ingest:
                 None,
             ),
         )
-        if self.plan.in_context and record.told is None and not record.is_more_than_texts:
+        if self.plan.in_context and not record.told and not record.is_more_than_texts:
             turns = turns_to_json(record.context)
             db.execute(
                 "INSERT INTO texts VALUES (?, ?, ?, ?)",

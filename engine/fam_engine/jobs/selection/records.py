@@ -22,7 +22,6 @@ import pyarrow as pa
 
 from fam_engine.data.reading import Row, check_file, read_rows
 from fam_engine.data.records import Record, RecordForm, detect_form, map_columns, read_record
-from fam_engine.data.turns import Told
 from fam_engine.embedded import DEMO_RECORDS
 from fam_engine.errors import InputError, RecordError
 from fam_engine.jobs.scoring.ingest import DataFile, Quarantined
@@ -240,8 +239,7 @@ def _hash(record: Record) -> int:
     parts = [part for turn in record.context for part in (turn.role, turn.content)]
     if not record.is_plain:
         given = [turn.given for turn in (*record.context, record.answer_turn())]
-        told = record.told or Told()
-        parts.append(json.dumps([told.tools, told.kwargs, given]))
+        parts.append(json.dumps([record.told.tools, record.told.kwargs, given]))
     text = "\x00".join([*parts, record.response]).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) >> 1
 
