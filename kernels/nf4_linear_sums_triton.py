@@ -8,7 +8,8 @@ Equation, for each source, s the splits of K:
 Dimensions as there. Dtypes: sums, A and B in fp32; x, bias and y in bf16, fp16 or fp32. Everything is added in fp32, in
 one order, and rounded once.
 
-1. `_lora_partial`, where there is an adapter: x @ A^T over as many splits as W has.
+1. `_lora_partial`, where there is an adapter: x @ A^T over at most 16 splits. Values of 16 bits are whole numbers of
+   TF32, and a factor in fp32 is two: so matrix instructions lose 2^-22 of a product, which the sums lose as well.
 2. `_finish`: the equation above, a tile of 16 x 64 of y a program.
 
 Memory traffic: the sums of S splits, 4 * S * M * N bytes, mostly from the L2 cache, and M * N values out; with adapters
@@ -31,6 +32,8 @@ from fam_engine.kernels.nf4_dequantize import LoraFactors
 # The side of a tile of x @ A^T, and columns of its steps.
 _LORA_BLOCK: Final = 16
 _LORA_STEP: Final = 128
+_MIN_LORA_COLUMNS: Final = 256
+_MOST_LORA_SPLITS: Final = 16
 # A tile of y.
 _FINISH_BLOCK: Final = (16, 64)
 # Sources, columns and splits of Llama-3.1 8B: q, k, v; down.
@@ -54,6 +57,7 @@ def _lora_partial(
     BLOCK_M: tl.constexpr,
     BLOCK_R: tl.constexpr,
     STEP: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):
     await_previous()
     # ---- which adapter, and where its sums begin ----
@@ -76,7 +80,7 @@ def _lora_partial(
         inside = (K % STEP == 0) | (first + k < stop)
         x_tile = tl.load(x + first, mask=(m < M) & inside[None, :], other=0.0).to(tl.float32)
         a = tl.load(source_A + first, mask=(r < rank) & inside[:, None], other=0.0)
-        total = tl.dot(x_tile, a, total, input_precision="ieee")
+        total = tl.dot(x_tile, a, total, input_precision=PRECISION)
     partial += (split * M + m).to(tl.int64) * R + begin
     tl.store(partial + r, total, mask=(m < M) & (r < rank))
 
@@ -108,6 +112,7 @@ def _finish(
     R: tl.constexpr,
     MOST_RANK: tl.constexpr,
     SPLITS: tl.constexpr,
+    LORA_SPLITS: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     ADDS: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -136,7 +141,7 @@ def _finish(
             r = first + tl.arange(0, BLOCK_R)
             of_x = (m < M) & (r < rank)[None, :]
             inner = lora_partial + m * R + rank_begin + r[None, :]
-            inner = _add_splits(inner, M, of_x, R, SPLITS)
+            inner = _add_splits(inner, M, of_x, R, LORA_SPLITS)
             of_B = (r < rank)[:, None] & (row < num_rows)
             b = tl.load(source_B + row.to(tl.int64) * rank + r[:, None], mask=of_B, other=0.0)
             update = tl.dot(inner, b, update, input_precision="ieee")
@@ -175,8 +180,10 @@ def add_sums(
     if not adapters:  # then nothing depends on the source
         features, loras = (num_features,), (None,)
     ranks = [lora.lora_A.shape[0] if lora else 0 for lora in loras]
-    inner = _lora_product(x, adapters, num_splits) if adapters else partial
-    launch = _finish_launch(features, ranks, num_splits, has_bias=bias is not None, adds=adds)
+    inner = _lora_product(x, adapters) if adapters else partial
+    launch = _finish_launch(
+        features, ranks, num_splits, len(inner), has_bias=bias is not None, adds=adds
+    )
     num_tiles = sum(triton.cdiv(rows, _FINISH_BLOCK[1]) for rows in features)
     _finish[triton.cdiv(num_rows, _FINISH_BLOCK[0]), num_tiles](
         partial,
@@ -191,15 +198,14 @@ def add_sums(
     )
 
 
-def _lora_product(
-    x: torch.Tensor, adapters: Sequence[LoraFactors], num_splits: int
-) -> torch.Tensor:
-    """Return x @ A^T of all adapters side by side, as sums over splits of the columns, [S, M, R]."""
+def _lora_product(x: torch.Tensor, adapters: Sequence[LoraFactors]) -> torch.Tensor:
+    """Return x @ A^T of all adapters side by side, as sums over splits of the columns, [L, M, R]."""
     for adapter in adapters:
         assert adapter.lora_A.is_contiguous()
         assert adapter.lora_B.is_contiguous()
     (num_rows, num_columns) = x.shape
     ranks = [adapter.lora_A.shape[0] for adapter in adapters]
+    num_splits = triton.cdiv(num_columns, _lora_columns(num_columns))
     shape = (num_splits, num_rows, sum(ranks))
     partial = torch.empty(shape, dtype=torch.float32, device=x.device)
     num_tiles = sum(triton.cdiv(rank, _LORA_BLOCK) for rank in ranks)
@@ -209,9 +215,20 @@ def _lora_product(
         partial,
         num_rows,
         x.stride(0),
-        **_lora_launch(ranks, num_columns, num_splits).keywords,
+        **_lora_launch(ranks, num_columns, x.dtype).keywords,
     )
     return partial
+
+
+def _lora_columns(num_columns: int) -> int:
+    """Give the columns of a split, whatever the number of rows."""
+    columns: int = triton.cdiv(num_columns, _MOST_LORA_SPLITS * _LORA_STEP) * _LORA_STEP
+    return max(columns, _MIN_LORA_COLUMNS)
+
+
+def _precision(dtype: torch.dtype) -> str:
+    """Give how factors in fp32 are multiplied: by matrix instructions, in three parts, if the result has 16 bits."""
+    return "ieee" if dtype == torch.float32 else "tf32x3"
 
 
 def starts(sizes: Sequence[int]) -> tuple[int, ...]:
@@ -219,23 +236,30 @@ def starts(sizes: Sequence[int]) -> tuple[int, ...]:
     return tuple(accumulate(sizes[:-1], initial=0))
 
 
-def _lora_launch(ranks: Sequence[int], num_columns: int, num_splits: int) -> Launch:
+def _lora_launch(ranks: Sequence[int], num_columns: int, dtype: torch.dtype) -> Launch:
     constants = {
         "RANKS": tuple(ranks),
         "STARTS": starts(ranks),
         "TILES": starts([triton.cdiv(rank, _LORA_BLOCK) for rank in ranks]),
         "R": sum(ranks),
         "K": num_columns,
-        "COLUMNS": triton.cdiv(num_columns, num_splits * _LORA_STEP) * _LORA_STEP,
+        "COLUMNS": _lora_columns(num_columns),
         "BLOCK_M": _LORA_BLOCK,
         "BLOCK_R": _LORA_BLOCK,
         "STEP": _LORA_STEP,
+        "PRECISION": _precision(dtype),
     }
-    return Launch(constants, num_stages=1, is_early=True)
+    return Launch(constants, num_warps=2, num_stages=3, is_early=True)
 
 
 def _finish_launch(
-    features: Sequence[int], ranks: Sequence[int], num_splits: int, *, has_bias: bool, adds: bool
+    features: Sequence[int],
+    ranks: Sequence[int],
+    num_splits: int,
+    num_lora_splits: int,
+    *,
+    has_bias: bool,
+    adds: bool,
 ) -> Launch:
     constants = {
         "ROWS": tuple(features),
@@ -247,6 +271,7 @@ def _finish_launch(
         "R": sum(ranks),
         "MOST_RANK": max(ranks),
         "SPLITS": num_splits,
+        "LORA_SPLITS": num_lora_splits if any(ranks) else 0,
         "HAS_BIAS": has_bias,
         "ADDS": adds,
         "BLOCK_M": _FINISH_BLOCK[0],
@@ -272,7 +297,7 @@ def variants(capability: int) -> Iterator[Variant]:
                 "M": "i32",
                 "x_stride": "i32",
             },
-            launch=_lora_launch(ranks, num_columns, num_splits),
+            launch=_lora_launch(ranks, num_columns, torch.bfloat16),
             divisible=frozenset({"x_stride"}),
         )
         for rows, rank in (((sum(features),), 0), (features, _RANK)):
@@ -290,7 +315,12 @@ def variants(capability: int) -> Iterator[Variant]:
                     "out_stride": "i32",
                 },
                 launch=_finish_launch(
-                    rows, (rank,) * len(rows), num_splits, has_bias=False, adds=True
+                    rows,
+                    (rank,) * len(rows),
+                    num_splits,
+                    triton.cdiv(num_columns, _lora_columns(num_columns)),
+                    has_bias=False,
+                    adds=True,
                 ),
                 divisible=frozenset({"out_stride"}),
             )
