@@ -235,7 +235,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=[])
     parser.add_argument("--workloads", nargs="*", default=["blocks", "documents"])
     parser.add_argument("--budgets", nargs="*", type=int, default=[2048, 4096, 8192, 16384])
-    parser.add_argument("--caps", nargs="*", type=float, default=[0.0, 24.0], help="GiB; 0: none")
+    parser.add_argument("--caps", nargs="*", type=float, default=[24.0, 0.0], help="GiB; 0: none")
     parser.add_argument("--steps", type=int, default=3, help="timed in a round")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--curve", type=int, default=0, help="compare losses of so many steps")
