@@ -9,6 +9,7 @@ would take as long as the host takes to launch them. Data are random: zeros draw
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -18,8 +19,8 @@ import torch
 
 # An H200 has 60 MB of second-level cache, a B200 126.
 CACHE_BYTES = 512 << 20
-# Readings of it before a call: 1.3 ms at 3.3 TB/s, in which a host launches some 50 of Triton's kernels.
-_READINGS = 8
+# A reading of it takes no card less than this, s: 8 TB/s.
+_READING_SECONDS = CACHE_BYTES / 8e12
 
 
 def milliseconds(call: Callable[[], object], device: str = "cuda") -> float:
@@ -27,14 +28,19 @@ def milliseconds(call: Callable[[], object], device: str = "cuda") -> float:
     if device == "cpu":
         return _on_cpu(call)
     for _ in range(3):
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
         call()
+        launching = time.perf_counter() - begin
     cache = torch.zeros(CACHE_BYTES // 4, device=device)
-    return statistics.median(_on_cuda(call, cache) for _ in range(20))
+    # Twice what the last launch took: the host is not as fast every time.
+    num_readings = 2 + math.ceil(2 * launching / _READING_SECONDS)
+    return statistics.median(_on_cuda(call, cache, num_readings) for _ in range(20))
 
 
-def _on_cuda(call: Callable[[], object], cache: torch.Tensor) -> float:
+def _on_cuda(call: Callable[[], object], cache: torch.Tensor, num_readings: int) -> float:
     start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    for _ in range(_READINGS):
+    for _ in range(num_readings):
         cache.sum()
     start.record()
     call()

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 
 import torch
 import triton
@@ -149,6 +150,7 @@ def _check(*rows: torch.Tensor, weight: torch.Tensor, rstd: torch.Tensor | None)
         assert rstd.is_contiguous()
 
 
+@cache
 def _launch(width: int) -> Launch:
     block = triton.next_power_of_2(width)
     return Launch({"D": width, "BLOCK": block}, num_warps=num_warps(block), is_early=True)

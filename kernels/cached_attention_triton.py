@@ -29,13 +29,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import cache
 
 import torch
 import triton
 import triton.language as tl
 
 from fam_engine.kernels.cached_attention import Prompts
-from fam_engine.kernels.launching import POINTER, Launch, Variant, await_previous
+from fam_engine.kernels.launching import POINTER, Launch, Variant, await_previous, cdiv
 
 # Positions a program.
 _PART = 256
@@ -244,8 +245,8 @@ def cached_attention(
     shared = prompts or Prompts(kv_SCGd[:, :0], lengths_S, lengths_S)
     assert shared.kv_EPGd.stride()[1:] == kv_SCGd.stride()[1:]
     assert shared.entry_S.dtype == shared.lengths_S.dtype == torch.int32
-    num_prompt_parts = triton.cdiv(shared.kv_EPGd.shape[1], _PART)
-    num_parts = num_prompt_parts + triton.cdiv(capacity, _PART)
+    num_prompt_parts = cdiv(shared.kv_EPGd.shape[1], _PART)
+    num_parts = num_prompt_parts + cdiv(capacity, _PART)
     part_lse = query_SHd.new_empty((num_slots, num_heads, num_parts), dtype=torch.float32)
     part_out = part_lse.new_empty((*part_lse.shape, width))
     launch = _part_launch(num_heads, num_groups, width, window, has_prompts=prompts is not None)
@@ -273,6 +274,7 @@ def cached_attention(
     )
 
 
+@cache
 def _part_launch(
     num_heads: int, num_groups: int, width: int, window: int | None, *, has_prompts: bool
 ) -> Launch:
@@ -294,6 +296,7 @@ def _part_launch(
     return Launch(constants, num_stages=3, is_early=True)
 
 
+@cache
 def _merge_launch(num_heads: int, width: int) -> Launch:
     columns = max(16, triton.next_power_of_2(width))
     constants = {"H": num_heads, "D": width, "COLUMNS": columns, "MERGED": _MERGED}

@@ -10,13 +10,14 @@ One program makes `BLOCK` neighbouring values of one row; a thread makes the bit
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 import torch
 import triton
 import triton.language as tl
 
 from fam_engine.kernels.dropout import BLOCK_VALUES, LEVELS, num_dropped
-from fam_engine.kernels.launching import POINTER, Launch, Variant
+from fam_engine.kernels.launching import POINTER, Launch, Variant, cdiv
 
 # 16 values a thread, which are one block of Philox.
 _BLOCK = 2048
@@ -87,12 +88,13 @@ def dropout(
     num_rows, width = x_TK.shape
     assert out.shape == x_TK.shape
     assert x_TK.stride(1) == out.stride(1) == 1
-    grid = (num_rows, triton.cdiv(width, _BLOCK))
+    grid = (num_rows, cdiv(width, _BLOCK))
     _dropout[grid](
         x_TK, seed, out, *stream, x_TK.stride(0), out.stride(0), **_launch(width, rate).keywords
     )
 
 
+@cache
 def _launch(width: int, rate: float) -> Launch:
     dropped = num_dropped(rate)
     constants = {

@@ -17,7 +17,7 @@ import torch
 import triton
 import triton.language as tl
 
-from fam_engine.kernels.launching import POINTER, Launch, Variant
+from fam_engine.kernels.launching import POINTER, Launch, Variant, cdiv
 
 # Two loads of 16 bytes a thread and buffer.
 _BLOCK = 1024
@@ -90,7 +90,7 @@ def flat_adamw(
         assert buffer.shape == (size,)
         assert buffer.is_contiguous()
     assert scalars.dtype == clip.dtype == torch.float32
-    grid = (triton.cdiv(size, _BLOCK),)
+    grid = (cdiv(size, _BLOCK),)
     _flat_adamw[grid](
         params_P,
         grads_P,

@@ -19,7 +19,7 @@ import triton.language as tl
 
 from fam_engine.kernels.flat_adamw_triton import ADAPTER_SIZES
 from fam_engine.kernels.grad_norm import EPS
-from fam_engine.kernels.launching import POINTER, Launch, Variant
+from fam_engine.kernels.launching import POINTER, Launch, Variant, cdiv
 
 # Four loads of 16 bytes a thread at a time; 2^15 values a program.
 _BLOCK, _STEPS = 2048, 16
@@ -74,7 +74,7 @@ def grad_norm(grads_P: torch.Tensor, *, max_norm: float) -> torch.Tensor:
 
 
 def _launches(size: int, max_norm: float) -> tuple[Launch, Launch]:
-    num_sums = triton.cdiv(size, _BLOCK * _STEPS)
+    num_sums = cdiv(size, _BLOCK * _STEPS)
     constants = {"MAX_NORM": max_norm, "EPS": EPS, "NUM": num_sums, "BLOCK": _SUMS}
     return Launch({"P": size, "BLOCK": _BLOCK, "STEPS": _STEPS}), Launch(constants)
 

@@ -34,7 +34,7 @@ import torch
 import triton
 import triton.language as tl
 
-from fam_engine.kernels.launching import POINTER, Launch, Variant
+from fam_engine.kernels.launching import POINTER, Launch, Variant, cdiv
 from fam_engine.kernels.linear_logprob import MAX_RANK, LinearLogprobs
 
 # The largest logit of no logits. Finite, so that differences with it are never NaN.
@@ -155,7 +155,7 @@ def merge(parts: Parts) -> LinearLogprobs:
     _, num_parts, num_rows = parts.values_4SR.shape
     facts = parts.values_4SR.new_empty((3, num_rows), dtype=torch.float64)
     ranks = parts.values_4SR.new_empty(num_rows, dtype=torch.int32)
-    grid = (triton.cdiv(num_rows, _MERGE_ROWS),)
+    grid = (cdiv(num_rows, _MERGE_ROWS),)
     arguments = (parts.values_4SR, parts.target_logit_R, facts, ranks, num_rows)
     _merge[grid](*arguments, **_launch(num_parts).keywords)
     return LinearLogprobs(logprob_R=facts[0], rank_R=ranks, entropy_R=facts[1], margin_R=facts[2])

@@ -30,7 +30,7 @@ import torch
 import triton
 import triton.language as tl
 
-from fam_engine.kernels.launching import POINTER, Launch, Variant
+from fam_engine.kernels.launching import POINTER, Launch, Variant, cdiv
 from fam_engine.kernels.linear_logprob import LinearLogprobs
 from fam_engine.kernels.linear_logprob_partials_triton import (
     LOWEST,
@@ -97,7 +97,7 @@ def linear_logprob(
     """
     num_rows, vocab_size = hidden_RD.shape[0], head_VD.shape[0]
     columns = _columns(vocab_size)
-    parts = Parts.empty(triton.cdiv(vocab_size, columns), num_rows, device=hidden_RD.device)
+    parts = Parts.empty(cdiv(vocab_size, columns), num_rows, device=hidden_RD.device)
     logits = hidden_RD.new_empty((ROW_TILE, columns), dtype=torch.float32)
     for first in range(0, num_rows, ROW_TILE):
         hidden = _filled_up(hidden_RD[first : first + ROW_TILE])
@@ -158,7 +158,7 @@ def _launch(vocab_size: int) -> Launch:
     columns = _columns(vocab_size)
     constants = {
         "C": columns,
-        "NUM_PARTS": triton.cdiv(vocab_size, columns),
+        "NUM_PARTS": cdiv(vocab_size, columns),
         "BLOCK_C": triton.next_power_of_2(columns),
     }
     return Launch(constants, num_warps=8)

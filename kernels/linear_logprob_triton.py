@@ -35,7 +35,7 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from fam_engine.kernels.launching import POINTER, Launch, Variant, capability_of
+from fam_engine.kernels.launching import POINTER, Launch, Variant, capability_of, cdiv
 from fam_engine.kernels.linear_logprob import LinearLogprobs
 from fam_engine.kernels.linear_logprob_partials_triton import (
     LOWEST,
@@ -205,7 +205,7 @@ def linear_logprob(
     vocab_launch = _vocab_launch(blocks, width, head_VD.shape[0])
     num_parts = vocab_launch.constants["NUM_PARTS"]
     parts = Parts.empty(num_parts, num_rows, device=hidden_RD.device)
-    num_tiles = triton.cdiv(num_rows, blocks.rows)
+    num_tiles = cdiv(num_rows, blocks.rows)
 
     wanted_RD = head_VD.index_select(0, targets_R)
     own = parts.target_logit_R
@@ -244,11 +244,11 @@ def _launch(blocks: _Blocks, width: int) -> Launch:
 
 def _vocab_launch(blocks: _Blocks, width: int, vocab_size: int) -> Launch:
     launch = _launch(blocks, width)
-    num_tiles = triton.cdiv(vocab_size, blocks.tokens)
-    tiles_per_part = triton.cdiv(num_tiles, _MAX_PARTS)
+    num_tiles = cdiv(vocab_size, blocks.tokens)
+    tiles_per_part = cdiv(num_tiles, _MAX_PARTS)
     split = {
         "V": vocab_size,
-        "NUM_PARTS": triton.cdiv(num_tiles, tiles_per_part),
+        "NUM_PARTS": cdiv(num_tiles, tiles_per_part),
         "TILES_PER_PART": tiles_per_part,
     }
     return replace(launch, constants={**launch.constants, **split})

@@ -25,12 +25,13 @@ rank 64 (176 to 216 bytes spilled on sm_90, 110,592 bytes of shared memory of 10
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 import torch
 import triton
 import triton.language as tl
 
-from fam_engine.kernels.launching import POINTER, Launch, Variant, capability_of
+from fam_engine.kernels.launching import POINTER, Launch, Variant, capability_of, cdiv
 from fam_engine.kernels.mm_fp32 import mm_fp32
 
 # The largest rank that is worth it, see above.
@@ -179,15 +180,16 @@ def _by_shares(
 ) -> None:
     width, rank = lora_B_NR.shape
     making = _making(width, rank, grad_TN.dtype, capability_of(grad_TN.device))
-    num_blocks = triton.cdiv(width, making.constants["BN"])
+    num_blocks = cdiv(width, making.constants["BN"])
     size = min(_CHUNK, grad_TN.shape[0])
-    num_splits = triton.cdiv(size, making.constants["SPLIT"])
+    num_splits = cdiv(size, making.constants["SPLIT"])
     inner_shares = grad_B_NR.new_empty(num_blocks * size * rank)
     B_shares = grad_B_NR.new_empty(num_splits * width * rank)
-    chunks = (part.split(_CHUNK) for part in (grad_TN, inner_TR, grad_inner_TR))
-    for grad, inner, grad_inner in zip(*chunks, strict=True):
+    for first in range(0, grad_TN.shape[0], _CHUNK):
+        chunk = slice(first, first + _CHUNK)
+        grad, inner, grad_inner = grad_TN[chunk], inner_TR[chunk], grad_inner_TR[chunk]
         num_rows = len(grad)
-        num_splits = triton.cdiv(num_rows, making.constants["SPLIT"])
+        num_splits = cdiv(num_rows, making.constants["SPLIT"])
         strides = (grad.stride(0), inner.stride(0))
         _make_shares[(num_blocks, num_splits)](
             grad, inner, lora_B_NR, inner_shares, B_shares, num_rows, *strides, **making.keywords
@@ -200,7 +202,7 @@ def _add(
     shares: torch.Tensor, out: torch.Tensor, scaling: float, num_shares: int, *, is_added: bool
 ) -> None:
     num_rows, rank = out.shape
-    grid = (triton.cdiv(num_rows, _ADDED_ROWS),)
+    grid = (cdiv(num_rows, _ADDED_ROWS),)
     adding = _adding(rank, is_added=is_added)
     _add_shares[grid](shares, out, scaling, num_shares, num_rows, out.stride(0), **adding.keywords)
 
@@ -209,6 +211,7 @@ def _padded(rank: int) -> int:
     return 1 << max(4, (rank - 1).bit_length())
 
 
+@cache
 def _making(width: int, rank: int, dtype: torch.dtype, capability: int) -> Launch:
     padded = _padded(rank)
     # Large matrices have programs enough for blocks that write fewer shares; at rank 64 B would fill shared memory.
@@ -223,6 +226,7 @@ def _making(width: int, rank: int, dtype: torch.dtype, capability: int) -> Launc
     return Launch(constants, num_warps=8 if columns * padded > 4096 else 4, num_stages=num_stages)
 
 
+@cache
 def _adding(rank: int, *, is_added: bool) -> Launch:
     constants = {"R": rank, "RANK": _padded(rank), "ADD": is_added, "BLOCK": _ADDED_ROWS}
     return Launch(constants)

@@ -1,24 +1,22 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
-"""What becomes of the sums of `nf4_linear_triton.py`, as Triton kernels: of all sources of a merged matrix at once.
+"""What becomes of the sums of `nf4_linear_triton.py`, as a Triton kernel: of all sources of a merged matrix at once.
 
 Equation, for each source, s the splits of K:
 
-    y = sum_s partial_s + scaling * (sum_s x_s @ A_s^T) @ B^T + bias + y
+    y = sum_s partial_s + scaling * (sum_s inner_s) @ B^T + bias + y
 
-Dimensions as there. Dtypes: sums, A and B in fp32; x, bias and y in bf16, fp16 or fp32. Everything is added in fp32, in
-one order, and rounded once.
+Dimensions: M rows, N features, R the rank of all adapters together; partial [M, N], inner [M, R], S and L splits of
+them. Dtypes: sums and B in fp32; bias and y in bf16, fp16 or fp32. Everything is added in fp32, in one order, and
+rounded once. A program makes a tile of 16 x 64 of y.
 
-1. `_lora_partial`, where there is an adapter: x @ A^T over at most 16 splits. Values of 16 bits are whole numbers of
-   TF32, and a factor in fp32 is two: so matrix instructions lose 2^-22 of a product, which the sums lose as well.
-2. `_finish`: the equation above, a tile of 16 x 64 of y a program.
-
-Memory traffic: the sums of S splits, 4 * S * M * N bytes, mostly from the L2 cache, and M * N values out; with adapters
-A and B once, and x again.
+Memory traffic: the sums, 4 * S * M * N bytes, mostly from the L2 cache, and M * N values out; with adapters B once, and
+their sums, 4 * L * M * R bytes, for every 64 columns of y.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import accumulate
 from typing import Final
 
@@ -26,63 +24,16 @@ import torch
 import triton
 import triton.language as tl
 
-from fam_engine.kernels.launching import POINTER, Launch, Variant, await_previous
+from fam_engine.kernels.launching import POINTER, Launch, Variant, await_previous, cdiv
 from fam_engine.kernels.nf4_dequantize import LoraFactors
 
-# The side of a tile of x @ A^T, and columns of its steps.
-_LORA_BLOCK: Final = 16
-_LORA_STEP: Final = 128
-_MIN_LORA_COLUMNS: Final = 256
-_MOST_LORA_SPLITS: Final = 16
+# Ranks multiplied at a time.
+_BLOCK_R: Final = 16
 # A tile of y.
 _FINISH_BLOCK: Final = (16, 64)
-# Sources, columns and splits of Llama-3.1 8B: q, k, v; down.
-_SHIPPED: Final = (((4096, 1024, 1024), 4096, 8), ((4096,), 14336, 16))
+# Sources, columns, splits of theirs and of an adapter's of Llama-3.1 8B: q, k, v; down.
+_SHIPPED: Final = (((4096, 1024, 1024), 4096, 8, 8), ((4096,), 14336, 16, 32))
 _RANK: Final = 16
-
-
-@triton.jit(do_not_specialize=["M"])
-def _lora_partial(
-    x,
-    lora_A,
-    partial,
-    M,
-    x_stride,
-    RANKS: tl.constexpr,
-    STARTS: tl.constexpr,
-    TILES: tl.constexpr,
-    R: tl.constexpr,
-    K: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_R: tl.constexpr,
-    STEP: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    await_previous()
-    # ---- which adapter, and where its sums begin ----
-    tile = tl.program_id(1)
-    source_A, first_tile, begin, rank = lora_A[0], 0, 0, RANKS[0]
-    for source in tl.static_range(1, len(RANKS)):
-        if tile >= TILES[source]:
-            source_A, first_tile = lora_A[source], TILES[source]
-            begin, rank = STARTS[source], RANKS[source]
-    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
-    r = (tile - first_tile) * BLOCK_R + tl.arange(0, BLOCK_R)[None, :]
-    split = tl.program_id(2)
-    start = split * COLUMNS
-    stop = tl.minimum(start + COLUMNS, K)
-    k = tl.arange(0, STEP)
-    x += m.to(tl.int64) * x_stride + k[None, :]
-    source_A += r * K + k[:, None]
-    total = tl.zeros((BLOCK_M, BLOCK_R), dtype=tl.float32)
-    for first in range(start, stop, STEP):
-        inside = (K % STEP == 0) | (first + k < stop)
-        x_tile = tl.load(x + first, mask=(m < M) & inside[None, :], other=0.0).to(tl.float32)
-        a = tl.load(source_A + first, mask=(r < rank) & inside[:, None], other=0.0)
-        total = tl.dot(x_tile, a, total, input_precision=PRECISION)
-    partial += (split * M + m).to(tl.int64) * R + begin
-    tl.store(partial + r, total, mask=(m < M) & (r < rank))
 
 
 @triton.jit
@@ -156,8 +107,8 @@ def _finish(
 
 def add_sums(
     partial: torch.Tensor,
-    x: torch.Tensor,
-    features: Sequence[int],
+    inner: torch.Tensor,
+    features: tuple[int, ...],
     *,
     out: torch.Tensor,
     bias: torch.Tensor | None,
@@ -168,7 +119,7 @@ def add_sums(
 
     Args:
         partial: fp32[S, M, N], sums over splits of K, contiguous.
-        x: [M, K], rows contiguous, any row stride.
+        inner: fp32[L, M, R], of x @ A^T of the adapters side by side, over splits of their own, contiguous.
         features: Rows of each source, N together.
         out: [M, N] of x's dtype, rows contiguous, any row stride: where to write.
         bias: [N] of x's dtype.
@@ -176,16 +127,14 @@ def add_sums(
         adds: Add to what is in `out`.
     """
     num_splits, num_rows, num_features = partial.shape
-    adapters = [lora for lora in loras if lora is not None]
-    if not adapters:  # then nothing depends on the source
+    if not any(loras):  # then nothing depends on the source
         features, loras = (num_features,), (None,)
-    ranks = [lora.lora_A.shape[0] if lora else 0 for lora in loras]
-    inner = _lora_product(x, adapters) if adapters else partial
+    ranks = tuple(lora.lora_A.shape[0] if lora else 0 for lora in loras)
     launch = _finish_launch(
         features, ranks, num_splits, len(inner), has_bias=bias is not None, adds=adds
     )
-    num_tiles = sum(triton.cdiv(rows, _FINISH_BLOCK[1]) for rows in features)
-    _finish[triton.cdiv(num_rows, _FINISH_BLOCK[0]), num_tiles](
+    num_tiles = launch.constants["TILES"][-1] + cdiv(features[-1], _FINISH_BLOCK[1])
+    _finish[cdiv(num_rows, _FINISH_BLOCK[0]), num_tiles](
         partial,
         inner,
         tuple(lora.lora_B if lora else partial for lora in loras),
@@ -198,63 +147,15 @@ def add_sums(
     )
 
 
-def _lora_product(x: torch.Tensor, adapters: Sequence[LoraFactors]) -> torch.Tensor:
-    """Return x @ A^T of all adapters side by side, as sums over splits of the columns, [L, M, R]."""
-    for adapter in adapters:
-        assert adapter.lora_A.is_contiguous()
-        assert adapter.lora_B.is_contiguous()
-    (num_rows, num_columns) = x.shape
-    ranks = [adapter.lora_A.shape[0] for adapter in adapters]
-    num_splits = triton.cdiv(num_columns, _lora_columns(num_columns))
-    shape = (num_splits, num_rows, sum(ranks))
-    partial = torch.empty(shape, dtype=torch.float32, device=x.device)
-    num_tiles = sum(triton.cdiv(rank, _LORA_BLOCK) for rank in ranks)
-    _lora_partial[triton.cdiv(num_rows, _LORA_BLOCK), num_tiles, num_splits](
-        x,
-        tuple(adapter.lora_A for adapter in adapters),
-        partial,
-        num_rows,
-        x.stride(0),
-        **_lora_launch(ranks, num_columns, x.dtype).keywords,
-    )
-    return partial
-
-
-def _lora_columns(num_columns: int) -> int:
-    """Give the columns of a split, whatever the number of rows."""
-    columns: int = triton.cdiv(num_columns, _MOST_LORA_SPLITS * _LORA_STEP) * _LORA_STEP
-    return max(columns, _MIN_LORA_COLUMNS)
-
-
-def _precision(dtype: torch.dtype) -> str:
-    """Give how factors in fp32 are multiplied: by matrix instructions, in three parts, if the result has 16 bits."""
-    return "ieee" if dtype == torch.float32 else "tf32x3"
-
-
 def starts(sizes: Sequence[int]) -> tuple[int, ...]:
     """Give where each begins when they lie one behind the other."""
     return tuple(accumulate(sizes[:-1], initial=0))
 
 
-def _lora_launch(ranks: Sequence[int], num_columns: int, dtype: torch.dtype) -> Launch:
-    constants = {
-        "RANKS": tuple(ranks),
-        "STARTS": starts(ranks),
-        "TILES": starts([triton.cdiv(rank, _LORA_BLOCK) for rank in ranks]),
-        "R": sum(ranks),
-        "K": num_columns,
-        "COLUMNS": _lora_columns(num_columns),
-        "BLOCK_M": _LORA_BLOCK,
-        "BLOCK_R": _LORA_BLOCK,
-        "STEP": _LORA_STEP,
-        "PRECISION": _precision(dtype),
-    }
-    return Launch(constants, num_warps=2, num_stages=3, is_early=True)
-
-
+@cache
 def _finish_launch(
-    features: Sequence[int],
-    ranks: Sequence[int],
+    features: tuple[int, ...],
+    ranks: tuple[int, ...],
     num_splits: int,
     num_lora_splits: int,
     *,
@@ -262,10 +163,10 @@ def _finish_launch(
     adds: bool,
 ) -> Launch:
     constants = {
-        "ROWS": tuple(features),
+        "ROWS": features,
         "STARTS": starts(features),
-        "TILES": starts([triton.cdiv(rows, _FINISH_BLOCK[1]) for rows in features]),
-        "RANKS": tuple(ranks),
+        "TILES": starts([cdiv(rows, _FINISH_BLOCK[1]) for rows in features]),
+        "RANKS": ranks,
         "RANK_STARTS": starts(ranks),
         "N": sum(features),
         "R": sum(ranks),
@@ -276,7 +177,7 @@ def _finish_launch(
         "ADDS": adds,
         "BLOCK_M": _FINISH_BLOCK[0],
         "BLOCK_N": _FINISH_BLOCK[1],
-        "BLOCK_R": _LORA_BLOCK,
+        "BLOCK_R": _BLOCK_R,
     }
     return Launch(constants, num_stages=1, is_early=True)
 
@@ -285,24 +186,10 @@ def variants(capability: int) -> Iterator[Variant]:
     """Yield what is shipped for a capability."""
     del capability  # the same for all
     value, fp32 = POINTER[torch.bfloat16], POINTER[torch.float32]
-    for features, num_columns, num_splits in _SHIPPED:
-        shape, ranks = f"bf16 {sum(features)}x{num_columns}", (_RANK,) * len(features)
-        yield Variant(
-            name=f"nf4_linear {shape} lora rank {_RANK}",
-            kernel=_lora_partial,
-            arguments={
-                "x": value,
-                "lora_A": (fp32,) * len(features),
-                "partial": fp32,
-                "M": "i32",
-                "x_stride": "i32",
-            },
-            launch=_lora_launch(ranks, num_columns, torch.bfloat16),
-            divisible=frozenset({"x_stride"}),
-        )
+    for features, num_columns, num_splits, num_lora_splits in _SHIPPED:
         for rows, rank in (((sum(features),), 0), (features, _RANK)):
             yield Variant(
-                name=f"nf4_linear {shape} finish rank {rank}",
+                name=f"nf4_linear bf16 {sum(features)}x{num_columns} finish rank {rank}",
                 kernel=_finish,
                 arguments={
                     "partial": fp32,
@@ -318,7 +205,7 @@ def variants(capability: int) -> Iterator[Variant]:
                     rows,
                     (rank,) * len(rows),
                     num_splits,
-                    triton.cdiv(num_columns, _lora_columns(num_columns)),
+                    num_lora_splits,
                     has_bias=False,
                     adds=True,
                 ),

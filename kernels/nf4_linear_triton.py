@@ -7,7 +7,9 @@ matrix are multiplied in one launch.
 1. `_nf4_partial`, one warp a program: sums over `COLUMNS` of the K columns (a split), for 32 rows of W and 8 to 64 rows
    of x. Of a block of 64 columns, which share a scale, the codes are multiplied with x; the sum is multiplied by the
    scale. So a weight is its code, rounded to the dtype of x, times its scale in fp32: of 16-bit dtypes nearer to the
-   true one than in the dense matrix, which rounds the product.
+   true one than in the dense matrix, which rounds the product. Other programs of the same launch add up 16 rows of an
+   adapter's A and 8 of x, over a split or half of one: a number of 16 bits is one of TF32, and one of fp32 is two but
+   for 2^-22 of it, so these are products of matrix instructions, too.
 2. What is in `nf4_linear_sums_triton.py`: splits are added in order, with them the adapters' products, the bias and
    what is in `out` if asked to, and rounded once.
 
@@ -28,28 +30,31 @@ Why so:
   conversion: 3.5 instructions a weight with 8 rows, 4.2 with 16, 8 with 64, of which a matrix instruction is one.
 - One warp a program: with more, x goes through shared memory.
 - A program asks for its first weights, at most 256 columns, before the kernel before it has ended.
+- Adapters have no kernel of their own: with one, a product of 4096 x 4096 took an H100 28 us and, launched early, 69.
+  Its programs may then go to the few SMs that have room while the kernel before it still runs.
 
 Measured on an H100 (3.03 TB/s copied), 14336 x 4096, cold caches, whole call: 28 us with 1 row, 30 with 8, 32 with 16,
 60 with 64; the kernel before this one, which scaled and rounded every weight (5.3 instructions each) and had 64 rows of
 W in two warps, took 44, 45, 45, 92. Reading W alone takes 10 us at the rate of a copy. The kernel is not bound by
 memory there: look-ups and unaligned loads keep the path to the L1 cache 77 % busy (Nsight Compute). Without the
 look-ups it takes 22 us, without the scales as well 20. Loading ahead in registers (26) or through shared memory (26 to
-36) does not help, nor does twice the work a program. A card with a third of the memory's rate is bound by memory. Some
-10 us of a call are its beginning and end, whatever the matrix (4096 x 4096 takes 15 us): launches, first loads, sums.
-Asking early, for them, has not been measured yet.
+36) does not help, nor does twice the work a program (half of it: 26.5 instead of 28.7). A card with a third of the
+memory's rate is bound by memory. In a graph of products, each launched early, 4096 x 4096 takes 12.5 us, and 13.8
+launched late. Adapters in the same launch have not been measured yet.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
+from itertools import product
 from typing import TYPE_CHECKING, Final
 
 import torch
 import triton
 import triton.language as tl
 
-from fam_engine.kernels.launching import INTERPRETED, POINTER, Launch, Variant, await_previous
+from fam_engine.kernels.launching import INTERPRETED, POINTER, Launch, Variant, await_previous, cdiv
 from fam_engine.kernels.nf4_dequantize import NF4_CODE, LoraFactors
 from fam_engine.kernels.nf4_linear import check_shape, num_features_of
 from fam_engine.kernels.nf4_linear_sums_triton import add_sums, starts
@@ -68,6 +73,11 @@ _MIN_PROGRAMS: Final = 1024
 # A split is long enough to be worth its sums, and short enough that its first loads are not all it waits for.
 _MIN_COLUMNS: Final = 256
 _MAX_COLUMNS: Final = 1024
+# Of a program that multiplies an adapter's A: rows of x and of A, columns of a step, and the most of all.
+_FACTOR_M: Final = 8
+_BLOCK_R: Final = 16
+_FACTOR_STEP: Final = 64
+_MAX_FACTOR_COLUMNS: Final = 512
 # The table is multiplied by this before it is rounded to 16 bits, and scales are divided by it: of the factors between
 # 1 and 2 those with which the 16 rounded values are nearest to the true ones, in the mean of squares (0.06 % and
 # 0.006 % of the table's size; 0.11 % and 0.016 % as it is).
@@ -78,6 +88,7 @@ _VERSION: Final = tuple(map(int, triton.__version__.split(".")[:2]))
 _ORDER: Final = {"SINCE_3_7": _VERSION >= (3, 7), "SINCE_3_8": _VERSION >= (3, 8)}
 
 # Rows of the sources and columns: Llama-3.2 1B (q and o; gate, up), 3B (down), Llama-3.1 8B (q, k, v; gate, up; down).
+_RANK: Final = 16
 _SHIPPED: Final = (
     ((2048,), 2048),
     ((8192, 8192), 2048),
@@ -114,6 +125,22 @@ def _prefetch(address, INTERPRET: tl.constexpr):
     if not INTERPRET:
         tl.inline_asm_elementwise(
             _PREFETCH, "=r,l", [address], dtype=tl.int32, is_pure=False, pack=1
+        )
+
+
+@triton.jit
+def _program_again(IS_KEPT: tl.constexpr):
+    """Give `tl.program_id` of 0, 1, 2, unless kept as if never asked: then they took no registers meanwhile."""
+    if IS_KEPT:
+        return tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    else:
+        return tl.inline_asm_elementwise(
+            "mov.u32 $0, %ctaid.x; mov.u32 $1, %ctaid.y; mov.u32 $2, %ctaid.z;",
+            "=r,=r,=r,r",
+            [0],
+            dtype=(tl.int32, tl.int32, tl.int32),
+            is_pure=False,
+            pack=1,
         )
 
 
@@ -193,8 +220,8 @@ def _add_product(
     return tl.dot(left, right, total, input_precision="ieee")
 
 
-@triton.jit(do_not_specialize=["M"])
-def _nf4_partial(
+@triton.jit
+def _multiply_weights(
     x,
     packed,
     absmax,
@@ -205,6 +232,7 @@ def _nf4_partial(
     partial,
     M,
     x_stride,
+    NUM_PLACES: tl.constexpr,
     ROWS: tl.constexpr,
     STARTS: tl.constexpr,
     TILES: tl.constexpr,
@@ -219,8 +247,9 @@ def _nf4_partial(
     SINCE_3_8: tl.constexpr,
     INTERPRET: tl.constexpr,
 ):
+    """Multiply rows of W with x over a split."""
     # ---- which source, and where its rows begin in y ----
-    tile = tl.program_id(1)
+    tile = tl.program_id(1) - NUM_PLACES
     source_packed, source_absmax, source_absmax2 = packed[0], absmax[0], absmax2[0]
     source_offset, source_code2 = offset[0], code2[0]
     first_tile, begin, num_rows = 0, 0, ROWS[0]
@@ -276,10 +305,161 @@ def _nf4_partial(
             scale = tl.broadcast_to(scale[:, None], (BLOCK_N, BLOCK_M))
             total = tl.fma(part, scale, total)
 
-    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)[None, :]
+    # ---- where the sums go ----
+    row_tile, tile, split = _program_again(INTERPRET or NUM_PLACES == 0)
+    tile -= NUM_PLACES
+    first_tile, begin, num_rows = 0, 0, ROWS[0]
+    for source in tl.static_range(1, len(ROWS)):
+        if tile >= TILES[source]:
+            first_tile, begin, num_rows = TILES[source], STARTS[source], ROWS[source]
+    n = (tile - first_tile) * BLOCK_N + tl.arange(0, BLOCK_N)
+    m = row_tile * BLOCK_M + tl.arange(0, BLOCK_M)[None, :]
     partial += (split * M + m).to(tl.int64) * N + begin
     mask = (m < M) & (n < num_rows)[:, None]
     tl.store(partial + n[:, None], total * INVERSE_FACTOR, mask=mask)
+
+
+@triton.jit
+def _multiply_factors(
+    x,
+    lora_A,
+    inner,
+    M,
+    x_stride,
+    place,
+    RANKS: tl.constexpr,
+    RANK_STARTS: tl.constexpr,
+    PLACES: tl.constexpr,
+    R: tl.constexpr,
+    K: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    PARTS: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    FACTOR_M: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    STEP: tl.constexpr,
+):
+    """Multiply rows of an adapter's A with x over a part of a split."""
+    await_previous()
+    # ---- which rows of x, which adapter, which of its rows, and which part of the split ----
+    chunks: tl.constexpr = BLOCK_M // FACTOR_M
+    m = tl.program_id(0) * BLOCK_M + place % chunks * FACTOR_M + tl.arange(0, FACTOR_M)
+    place = place // chunks
+    source_A, first_place, begin, rank = lora_A[0], 0, 0, RANKS[0]
+    for source in tl.static_range(1, len(RANKS)):
+        if place >= PLACES[source]:
+            source_A, first_place = lora_A[source], PLACES[source]
+            begin, rank = RANK_STARTS[source], RANKS[source]
+    part = (place - first_place) % PARTS
+    r = (place - first_place) // PARTS * BLOCK_R + tl.arange(0, BLOCK_R)[:, None]
+    split = tl.program_id(2)
+    width: tl.constexpr = COLUMNS // PARTS
+    start = split * COLUMNS + part * width
+    stop = tl.minimum(start + width, K)
+
+    k = tl.arange(0, STEP)[None, :]
+    x += m[:, None].to(tl.int64) * x_stride + k
+    source_A += r * K + k
+    total = tl.zeros((BLOCK_R, FACTOR_M), dtype=tl.float32)
+    for first in range(start, stop, STEP):
+        x_tile = tl.trans(tl.load(x + first, mask=(m < M)[:, None], other=0.0))
+        a = tl.load(source_A + first, mask=r < rank, other=0.0)
+        if x_tile.dtype == tl.float32:
+            total = tl.dot(a, x_tile, total, input_precision="ieee")
+        else:  # a number of 16 bits is one of TF32, and one of fp32 is two, but for 2^-22 of it
+            high = (a.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
+            x_tile = x_tile.to(tl.float32)
+            total = tl.dot(a - high, x_tile, total, input_precision="tf32")
+            total = tl.dot(high, x_tile, total, input_precision="tf32")
+    inner += ((split * PARTS + part) * M + m[None, :]).to(tl.int64) * R + begin
+    tl.store(inner + r, total, mask=(m < M)[None, :] & (r < rank))
+
+
+@triton.jit(do_not_specialize=["M"])
+def _nf4_partial(
+    x,
+    packed,
+    absmax,
+    absmax2,
+    offset,
+    code2,
+    codes,
+    lora_A,
+    partial,
+    inner,
+    M,
+    x_stride,
+    ROWS: tl.constexpr,
+    STARTS: tl.constexpr,
+    TILES: tl.constexpr,
+    NUM_PLACES: tl.constexpr,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    INVERSE_FACTOR: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    RANKS: tl.constexpr,
+    RANK_STARTS: tl.constexpr,
+    PLACES: tl.constexpr,
+    R: tl.constexpr,
+    PARTS: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    FACTOR_M: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    UNROLL: tl.constexpr,
+    STEP: tl.constexpr,
+    SINCE_3_7: tl.constexpr,
+    SINCE_3_8: tl.constexpr,
+    INTERPRET: tl.constexpr,
+):
+    place = tl.program_id(1)
+    if NUM_PLACES > 0 and place < NUM_PLACES:
+        _multiply_factors(
+            x,
+            lora_A,
+            inner,
+            M,
+            x_stride,
+            place,
+            RANKS,
+            RANK_STARTS,
+            PLACES,
+            R,
+            K,
+            COLUMNS,
+            PARTS,
+            BLOCK_M,
+            FACTOR_M,
+            BLOCK_R,
+            STEP,
+        )
+    else:
+        _multiply_weights(
+            x,
+            packed,
+            absmax,
+            absmax2,
+            offset,
+            code2,
+            codes,
+            partial,
+            M,
+            x_stride,
+            NUM_PLACES,
+            ROWS,
+            STARTS,
+            TILES,
+            N,
+            K,
+            INVERSE_FACTOR,
+            COLUMNS,
+            BLOCK_M,
+            BLOCK_N,
+            UNROLL,
+            SINCE_3_7,
+            SINCE_3_8,
+            INTERPRET,
+        )
 
 
 def nf4_linear(
@@ -309,12 +489,21 @@ def nf4_linear(
     features = tuple(num_features_of(source, num_columns) for source in sources)
     assert out.shape == (num_rows, sum(features))
     assert (out.dtype, x.stride(1), out.stride(1)) == (x.dtype, 1, 1)
-    num_splits = triton.cdiv(num_columns, _columns(features, num_columns))
-    shape = num_splits, num_rows, num_features
-    partial = torch.empty(shape, dtype=torch.float32, device=x.device)
+    adapters = tuple(lora for lora in loras if lora is not None)
+    for adapter in adapters:
+        assert adapter.lora_A.is_contiguous()
+        assert adapter.lora_B.is_contiguous()
+    ranks = tuple(len(adapter.lora_A) for adapter in adapters)
     block_m = _block_m(num_rows, x.dtype)
-    num_tiles = sum(triton.cdiv(rows, _BLOCK_N) for rows in features)
-    _nf4_partial[triton.cdiv(num_rows, block_m), num_tiles, num_splits](
+    launch = _partial_launch(features, num_columns, x.dtype, block_m, ranks)
+    of = launch.constants
+    num_splits = cdiv(num_columns, of["COLUMNS"])
+    partial = x.new_empty((num_splits, num_rows, num_features), dtype=torch.float32)
+    inner = partial
+    if adapters:
+        inner = x.new_empty((num_splits * of["PARTS"], num_rows, of["R"]), dtype=torch.float32)
+    num_tiles = of["TILES"][-1] + cdiv(features[-1], _BLOCK_N)
+    _nf4_partial[cdiv(num_rows, block_m), of["NUM_PLACES"] + num_tiles, num_splits](
         x,
         tuple(source.packed.view(-1).view(torch.int32) for source in sources),
         tuple(source.absmax for source in sources),
@@ -322,22 +511,24 @@ def nf4_linear(
         tuple(source.offset for source in sources),
         tuple(source.code2 for source in sources),
         _table(x.dtype, x.device),
+        tuple(adapter.lora_A for adapter in adapters) or (partial,),
         partial,
+        inner,
         num_rows,
         x.stride(0),
-        **_partial_launch(features, num_columns, x.dtype, block_m).keywords,
+        **launch.keywords,
     )
-    add_sums(partial, x, features, out=out, bias=bias, loras=loras, adds=adds)
+    add_sums(partial, inner, features, out=out, bias=bias, loras=loras, adds=adds)
 
 
 def _columns(features: Sequence[int], num_columns: int) -> int:
     """Give the columns of a split: whole blocks, two if there are no odd ones, whatever the number of rows."""
-    tiles = sum(triton.cdiv(rows, _BLOCK_N) for rows in features)
+    tiles = sum(cdiv(rows, _BLOCK_N) for rows in features)
     num_splits = triton.next_power_of_2(
-        max(triton.cdiv(_MIN_PROGRAMS, tiles), triton.cdiv(num_columns, _MAX_COLUMNS))
+        max(cdiv(_MIN_PROGRAMS, tiles), cdiv(num_columns, _MAX_COLUMNS))
     )
     grain = _BLOCK * _unroll(num_columns, _BLOCK_M[0])
-    columns: int = triton.cdiv(num_columns, num_splits * grain) * grain
+    columns: int = cdiv(num_columns, num_splits * grain) * grain
     return max(columns, _MIN_COLUMNS)
 
 
@@ -361,20 +552,37 @@ def _table(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         return bits.to(torch.int32).to(device)
 
 
+@cache
 def _partial_launch(
-    features: Sequence[int], num_columns: int, dtype: torch.dtype, block_m: int
+    features: tuple[int, ...],
+    num_columns: int,
+    dtype: torch.dtype,
+    block_m: int,
+    ranks: tuple[int, ...] = (),
 ) -> Launch:
-    tiles = [triton.cdiv(rows, _BLOCK_N) for rows in features]
+    tiles = [cdiv(rows, _BLOCK_N) for rows in features]
+    columns = _columns(features, num_columns)
+    parts = 2 if columns > _MAX_FACTOR_COLUMNS and columns % (2 * _FACTOR_STEP) == 0 else 1
+    places = [cdiv(rank, _BLOCK_R) * parts for rank in ranks]
     constants = {
-        "ROWS": tuple(features),
+        "ROWS": features,
         "STARTS": starts(features),
         "TILES": starts(tiles),
         "N": sum(features),
         "K": num_columns,
         "INVERSE_FACTOR": 1 / _CODE_FACTOR.get(dtype, 1.0),
-        "COLUMNS": _columns(features, num_columns),
+        "COLUMNS": columns,
+        "RANKS": ranks,
+        "RANK_STARTS": starts(ranks),
+        "PLACES": starts(places),
+        "NUM_PLACES": sum(places) * (block_m // _FACTOR_M),
+        "R": sum(ranks),
+        "PARTS": parts,
         "BLOCK_M": block_m,
         "BLOCK_N": _BLOCK_N,
+        "FACTOR_M": _FACTOR_M,
+        "BLOCK_R": _BLOCK_R,
+        "STEP": _FACTOR_STEP,
         "UNROLL": _unroll(num_columns, block_m),
         "INTERPRET": INTERPRETED,
         **_ORDER,
@@ -395,17 +603,19 @@ def variants(capability: int) -> Iterator[Variant]:
             **dict.fromkeys(("absmax2", "offset", "code2"), (fp32,) * count),
             "codes": "*i32",
             "partial": fp32,
+            "inner": fp32,
             "M": "i32",
             "x_stride": "i32",
         }
-        for block_m in _BLOCK_M:
+        for block_m, rank in product(_BLOCK_M, (0, _RANK)):
+            ranks = (rank,) * count if rank else ()
             yield Variant(
-                name=f"nf4_linear bf16 {sum(features)}x{num_columns} {block_m} rows",
+                name=f"nf4_linear bf16 {sum(features)}x{num_columns} {block_m} rows rank {rank}",
                 kernel=_nf4_partial,
-                arguments=arguments,
-                launch=_partial_launch(features, num_columns, torch.bfloat16, block_m),
+                arguments={**arguments, "lora_A": (fp32,) * max(1, len(ranks))},
+                launch=_partial_launch(features, num_columns, torch.bfloat16, block_m, ranks),
                 divisible=frozenset({"x_stride"}),
                 # mma.sync everywhere, also where the gate looks for wgmma or tcgen05.
                 uses_matrix_units=capability not in (90, 100),
-                values=_BLOCK_N * _BLOCK * _unroll(num_columns, block_m),
+                values=None if rank else _BLOCK_N * _BLOCK * _unroll(num_columns, block_m),
             )

@@ -20,7 +20,7 @@ import torch
 import triton
 import triton.language as tl
 
-from fam_engine.kernels.launching import POINTER, Launch, Variant
+from fam_engine.kernels.launching import POINTER, Launch, Variant, cdiv
 from fam_engine.kernels.nf4_dequantize import BLOCK_SIZE
 from fam_engine.kernels.nf4_quantize import SMALLEST, midpoints
 
@@ -68,7 +68,7 @@ def nf4_quantize(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     packed = weight.new_empty(num_blocks * BLOCK_SIZE // 2, dtype=torch.uint8)
     absmax = weight.new_empty(num_blocks, dtype=torch.float32)
     middle = _middle(weight.device)
-    grid = (triton.cdiv(num_blocks, _BLOCKS),)
+    grid = (cdiv(num_blocks, _BLOCKS),)
     _quantize[grid](weight, packed, absmax, middle, num_blocks, **_launch().keywords)
     return packed, absmax
 

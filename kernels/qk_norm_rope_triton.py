@@ -18,12 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 
 import torch
 import triton
 import triton.language as tl
 
-from fam_engine.kernels.launching import POINTER, Launch, Variant, await_previous
+from fam_engine.kernels.launching import POINTER, Launch, Variant, await_previous, cdiv
 from fam_engine.kernels.qk_norm_rope import HeadNorms
 from fam_engine.kernels.rmsnorm_triton import num_warps
 
@@ -203,9 +204,10 @@ def _check(
 
 
 def _grid(x_TNd: torch.Tensor, launch: Launch) -> tuple[int, int]:
-    return x_TNd.shape[0], triton.cdiv(x_TNd.shape[1], launch.constants["BLOCK_HEADS"])
+    return x_TNd.shape[0], cdiv(x_TNd.shape[1], launch.constants["BLOCK_HEADS"])
 
 
+@cache
 def _launch(width: int) -> Launch:
     half = triton.next_power_of_2(width // 2)
     heads = max(1, _TILE // (2 * half))

@@ -14,12 +14,13 @@ it would save reads of the weight that the L2 cache serves: on an H100 a norm is
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 import torch
 import triton
 import triton.language as tl
 
-from fam_engine.kernels.launching import POINTER, Launch, Variant, await_previous
+from fam_engine.kernels.launching import POINTER, Launch, Variant, await_previous, cdiv
 
 # Values a program at least, and a thread.
 _TILE = 1024
@@ -67,7 +68,7 @@ def rmsnorm(x: torch.Tensor, weight: torch.Tensor, *, eps: float) -> torch.Tenso
     assert x.stride(-1) == weight.stride(0) == 1
     launch = _launch(heads, width)
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    grid = (triton.cdiv(num_tokens * heads, launch.constants["ROWS"]),)
+    grid = (cdiv(num_tokens * heads, launch.constants["ROWS"]),)
     _rmsnorm[grid](
         x, weight, out, num_tokens * heads, rows.stride(0), rows.stride(1), eps, **launch.keywords
     )
@@ -79,6 +80,7 @@ def num_warps(block: int) -> int:
     return min(16, max(1, block // (32 * _VALUES_PER_THREAD)))
 
 
+@cache
 def _launch(heads: int, width: int) -> Launch:
     block = triton.next_power_of_2(width)
     rows = max(1, _TILE // block)

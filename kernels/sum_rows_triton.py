@@ -11,12 +11,13 @@ GPU.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 import torch
 import triton
 import triton.language as tl
 
-from fam_engine.kernels.launching import POINTER, Launch, Variant
+from fam_engine.kernels.launching import POINTER, Launch, Variant, cdiv
 
 _BLOCK = 1024
 # Keys of all heads: Llama-3.2 1B; Llama-3.1 8B and Qwen3 8B. Hidden sizes: Llama-3.2 1B, Llama-3.1 8B.
@@ -52,7 +53,7 @@ def sum_rows(
     assert x_SW.shape == (len(places_S), width)
     assert starts_T.shape == (num_places + 1,)
     assert x_SW.stride(1) == out_TW.stride(1) == 1
-    grid = (num_places, triton.cdiv(width, _BLOCK))
+    grid = (num_places, cdiv(width, _BLOCK))
     _sum_rows[grid](
         x_SW,
         places_S,
@@ -64,6 +65,7 @@ def sum_rows(
     )
 
 
+@cache
 def _launch(width: int) -> Launch:
     return Launch({"W": width, "BLOCK": min(_BLOCK, triton.next_power_of_2(width))})
 

@@ -11,12 +11,13 @@ backward pass makes the activation again by the same operations, so with the sam
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 import torch
 import triton
 import triton.language as tl
 
-from fam_engine.kernels.launching import POINTER, Launch, Variant, await_previous
+from fam_engine.kernels.launching import POINTER, Launch, Variant, await_previous, cdiv
 
 # Values a program: two loads of 16 bytes a thread and operand.
 _BLOCK = 2048
@@ -72,7 +73,7 @@ def swiglu(gate_up: torch.Tensor, *, out: torch.Tensor) -> None:
     num_rows, width = out.shape
     assert gate_up.shape == (num_rows, 2 * width)
     assert gate_up.stride(1) == out.stride(1) == 1
-    grid = (num_rows, triton.cdiv(width, _BLOCK))
+    grid = (num_rows, cdiv(width, _BLOCK))
     _swiglu[grid](gate_up, out, gate_up.stride(0), out.stride(0), **_launch(width).keywords)
 
 
@@ -91,11 +92,12 @@ def swiglu_backward(grad: torch.Tensor, gate_up: torch.Tensor, *, out: torch.Ten
     assert gate_up.shape == (num_rows, 2 * width)
     assert out.shape == grad.shape
     assert grad.stride(1) == gate_up.stride(1) == out.stride(1) == 1
-    grid = (num_rows, triton.cdiv(width, _BLOCK))
+    grid = (num_rows, cdiv(width, _BLOCK))
     strides = (grad.stride(0), gate_up.stride(0), out.stride(0))
     _swiglu_backward[grid](grad, gate_up, out, *strides, **_launch(width).keywords)
 
 
+@cache
 def _launch(width: int) -> Launch:
     return Launch({"F": width, "BLOCK": _BLOCK}, is_early=True)
 
