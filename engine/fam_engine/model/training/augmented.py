@@ -70,11 +70,14 @@ class AugmentedLinear:
     ) -> None:
         first, stop, _ = features.indices(linear.out_features)
         self._frozen = _rows_of(linear, first, stop)
-        self._sources = tuple(_sources(linear, first, stop, dtype))
         self.out_features = stop - first
         self.in_features = linear.in_features
+        self._sources = tuple(_sources(linear, first, stop, dtype))
         self._num_ranks = self._sources[-1].ranks.stop if self._sources else 0
         self.rank = -(-self._num_ranks // RANK_ALIGNMENT) * RANK_ALIGNMENT
+        # Whether B of the only source is all of sB.
+        whole = (slice(0, self.out_features), slice(0, self.rank))
+        self._is_filled = [(source.rows, source.ranks) for source in self._sources] == [whole]
         # A of all sources, with zeros below.
         self._stacked_A = torch.zeros(
             (self.rank, self.in_features), dtype=dtype, device=next(linear.tensors()).device
@@ -115,7 +118,7 @@ class AugmentedLinear:
         inner = self.inner(xs)
         for ranks, kept in self._kept(xs, dropout):
             torch.mm(kept, self._stacked_A[ranks].t(), out=inner[:, ranks])
-        inner[:, self._num_ranks :].zero_()
+        self._fill_up(inner)
 
     def forward(
         self,
@@ -161,7 +164,7 @@ class AugmentedLinear:
                 grad_inner_TR=inner_gradient[:, source.ranks],
                 grad_B_NR=gradient(source.part.lora_B),
             )
-        inner_gradient[:, self._num_ranks :].zero_()
+        self._fill_up(inner_gradient)
 
     def add_A_gradients(self, xs: torch.Tensor, dys: torch.Tensor, dropout: Dropout) -> None:
         """Add to the gradients of A, source after source, from [X S] and [dY dS]."""
@@ -196,6 +199,11 @@ class AugmentedLinear:
             out.add_(dropout.of(source.part.row_start).masked(passed))
         return out
 
+    def _fill_up(self, inner: torch.Tensor) -> None:
+        """Write the zeros that fill up S or dS, if there are any."""
+        if self._num_ranks < self.rank:
+            inner[:, self._num_ranks :].zero_()
+
     def _kept(self, xs: torch.Tensor, dropout: Dropout) -> Iterator[tuple[slice, torch.Tensor]]:
         """Yield what goes into A of which ranks: X for all at once, or what each source's mask leaves of it."""
         x = xs[:, : self.in_features]
@@ -211,7 +219,9 @@ class AugmentedLinear:
         n, k, r = self.out_features, self.in_features, self.rank
         matrix = scratch[: n * (k + r)].view(n, k + r)
         products.write_matrix(self._frozen, matrix[:, :k])
-        scaled_B = matrix[:, k:].zero_()
+        scaled_B = matrix[:, k:]
+        if not self._is_filled:
+            scaled_B.zero_()
         for source in self._sources:
             # Multiplied in B's dtype, rounded once.
             part, block = source.part, scaled_B[source.rows, source.ranks]
