@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import importlib
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +38,11 @@ class Refuser:
         raise UsageError("no such thing", code="E_TEST")
 
 
+class Importer:
+    def run(self, name: str) -> str:
+        return str(importlib.import_module(name).WHERE)
+
+
 class Dier:
     def run(self) -> None:
         os._exit(3)
@@ -48,6 +55,13 @@ def test_a_subject_lives_in_one_process_of_its_own() -> None:
     assert (name, calls, arguments) == ("one", 1, (1, "a"))
     assert process != os.getpid()
     assert second.answer == ("one", process, 2, ())
+
+
+def test_packages_of_the_caller_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a_peer_of_ours.py").write_text("WHERE = 'beside us'\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with Worker(Importer) as worker:
+        assert worker.run("a_peer_of_ours").answer == "beside us"
 
 
 def test_time_and_memory_are_those_of_the_run() -> None:

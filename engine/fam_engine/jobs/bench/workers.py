@@ -74,7 +74,8 @@ class Worker:
         # -P: nothing is imported from the current folder; the subject is from where its module was.
         file = Path(sys.modules[make.__module__].__file__ or "")
         root = file.parents[make.__module__.count(".")]
-        paths = dict.fromkeys((str(_ENGINE), str(root)))
+        inherited = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+        paths = dict.fromkeys((str(_ENGINE), str(root), *inherited))
         self._process = subprocess.Popen(
             [python, "-P", "-m", serve.__name__, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
