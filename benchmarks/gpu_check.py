@@ -48,7 +48,7 @@ SMI_FIELDS = (
     "driver_version,clocks.sm,clocks.mem,power.draw,temperature.gpu,memory.total,memory.used"
 )
 # Which parts load models.
-MODEL_PARTS = {"scoring", "decoding", "training", "longest", "curves"}
+MODEL_PARTS = {"scoring", "decoding", "training", "steps", "longest", "curves"}
 PEERS_OF = {
     "scoring": {"transformers"},
     "decoding": {
@@ -83,8 +83,8 @@ def jobs(options: argparse.Namespace) -> Iterator[Job]:
     """Yield what to run, in this order: if time runs out, the last shapes are lost.
 
     Limits are about twice what an H100 needs, and within them the total decides. Measured there, s: tests 125, with the
-    models written meanwhile, kernels 15; scoring, answering and training at 8B 30, 42, 76; questions 5. Expected: half
-    to two thirds of that at 1B and 3B, longest document 50.
+    models written meanwhile, kernels 15 to 27; scoring, answering and training at 8B 30, 42, 76; questions 5. Expected:
+    half to two thirds of that at 1B and 3B, where steps go 60, longest document 50.
     """
     device = ("--device", options.device)
     is_tiny = options.device == "cpu"
@@ -95,6 +95,7 @@ def jobs(options: argparse.Namespace) -> Iterator[Job]:
         yield from _jobs_of_shape(shape, options)
         if shape == options.shapes[0]:
             yield Job("probe", "probe", ("gpu_probe.py",), 30)
+            yield Job("steps", shape, ("gpu_steps.py", *_which(shape, options)), 90)
             command = ("bench_train.py", *_which(shape, options), "--longest")
             yield Job("longest", shape, command, 120)
     if peers := _peers("training", options):
@@ -114,7 +115,7 @@ def _jobs_of_shape(shape: str, options: argparse.Namespace) -> Iterator[Job]:
     size = ("--scale", "0.1", "--rounds", "1") if is_tiny else size
     alone = () if peers["scoring"] else ("--alone",)
     yield Job("scoring", shape, ("bench_score.py", *which, *size, *alone), 100 * longer)
-    size = ("--num-tokens", "4", "--rounds", "1") if is_tiny else ()
+    size = ("--num-tokens", "8", "--rounds", "1") if is_tiny else ()
     command = ("bench_decode.py", *which, *size, *peers["decoding"])
     yield Job("decoding", shape, command, 90 * longer)
     size = ("16384", "4096") if peers["training"] else ("2048", "4096", "16384")
@@ -277,7 +278,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--device", choices=["cuda", "cpu"], default="cuda", help="cpu: try the scripts"
     )
-    every = ["tests", "kernels", "scoring", "decoding", "training", "probe", "longest", "curves"]
+    every = ["tests", "kernels", "scoring", "decoding", "training", "probe"]
+    every += ["steps", "longest", "curves"]
     parser.add_argument("--parts", nargs="*", choices=every, default=every)
     parser.add_argument("--shapes", nargs="*", default=["8b", "1b", "3b"], help="first comes first")
     parser.add_argument(

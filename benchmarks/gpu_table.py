@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 Row = list[str]
+# Of a step that are named.
+MOST_KERNELS = 8
 VERSIONS = (
     "fam-engine",
     "torch",
@@ -134,16 +136,18 @@ def _decoding(results: dict[str, Any]) -> str:
         for name, engine in row.items()
         if isinstance(engine, dict)
     ]
-    heads = ["shape", "workload", "engine", "tokens/s", "share of the limit", "peak, GiB"]
-    return table([*heads, "fam-engine's tokens/s over it"], rows)
+    heads = ["shape", "workload", "engine", "tokens/s", "share of the limit", "of steps"]
+    return table([*heads, "peak, GiB", "fam-engine's tokens/s over it"], rows)
 
 
 def _decoded(engine: dict[str, Any]) -> Row:
     if "error" in engine:
-        return [engine["error"], "-", "-", "-"]
+        return [engine["error"], *["-"] * 4]
+    of_steps = engine.get("share_of_limit_of_steps")
     return [
         _number(engine["tokens_per_second"]),
         f"{engine['share_of_limit']:.0%}",
+        f"{of_steps:.0%}" if of_steps else "",
         _gib(engine["peak_bytes"]),
         f"{engine['ratio']:.2f}" if "ratio" in engine else "",
     ]
@@ -169,7 +173,7 @@ def _training(results: dict[str, Any]) -> str:
         "cap",
         "engine",
         "step, s",
-        "of it until all is launched",
+        "of it until gradients are launched",
     ]
     heads += [
         "tokens/s",
@@ -245,6 +249,24 @@ def _curves(results: dict[str, Any]) -> str:
     return "\n".join([table(heads, rows), beside])
 
 
+def _steps(results: dict[str, Any]) -> str:
+    rows = [
+        [
+            shape,
+            name,
+            f"{row['ms']:.2f}",
+            f"{row['busy_ms'] / row['ms']:.0%}",
+            ", ".join(
+                f"`{kernel['name']}` {kernel['ms']:.2f} ({kernel['calls']:.0f} times)"
+                for kernel in row["kernels"][:MOST_KERNELS]
+            ),
+        ]
+        for shape, found in results.items()
+        for name, row in found.items()
+    ]
+    return table(["shape", "step", "ms", "of it busy", "kernels, ms"], rows)
+
+
 def _probe(results: dict[str, Any]) -> str:
     return f"```json\n{json.dumps(results['probe'], indent=1)}\n```\n"
 
@@ -257,6 +279,7 @@ SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "training": ("Training", _training),
     "longest": ("Longest document", _longest),
     "curves": ("Losses", _curves),
+    "steps": ("Where the time of a step goes", _steps),
     "probe": ("Questions to the card", _probe),
 }
 

@@ -7,11 +7,13 @@ In: this tree. Out: folders of wheels for Python 3.12 on x86-64 Linux, each belo
 
 - `dist/gpu/`: our abi3 wheel, bitsandbytes cut to its CUDA 13 library, pydantic, and the commit;
 - `dist/gpu-peers-liger/`, `dist/gpu-peers-trl/`, `dist/gpu-peers-unsloth/`: a peer each, since they exclude each other
-  (Unsloth wants an older TRL and datasets). They go beside `dist/gpu` into a site folder of their own.
+  (Unsloth wants an older TRL and datasets).
 
 Install there with
 
-    pip install --no-index --no-deps --target SITE dist/gpu/*.whl dist/gpu-peers-trl/*.whl
+    pip install --no-index --no-deps --target SITE dist/gpu/*.whl
+    pip install --no-index --no-deps --target PEER dist/gpu-peers-trl/*.whl
+    PYTHONPATH=PEER:SITE python benchmarks/gpu_check.py --out DIR --parts training --peers trl
 
 Expected on the machine, and so in no bundle: torch, triton, transformers, accelerate, peft, safetensors, numpy,
 pyarrow, pandas, typer, rich, jinja2, PyYAML, pytest, hypothesis. xformers is left out of Unsloth's: its wheel is built

@@ -50,8 +50,8 @@ class Steps:
     Attributes:
         losses: Of each, nats a supervised token.
         seconds: Of each.
-        launch_seconds: Of each, until the host had asked for all of it; TRL's are not seen. Where a GPU's are near
-            `seconds`, the GPU waits for the host, and CUDA graphs would help.
+        launch_seconds: Of each, until the host had asked for all its gradients (clipping them waits for the GPU);
+            TRL's are not seen. Where a GPU's are near `seconds`, the GPU waits for the host: CUDA graphs would help.
         peak_bytes: Most the allocator gave out.
         reserved_bytes: Most it held.
         gradients: By PEFT's name, fp32, of the first and last layer, before clipping; where asked.
@@ -135,10 +135,10 @@ class Stepper:
             synchronize(self.device)
             start = time.perf_counter()
             loss = self.add_gradients(documents)
+            launch_seconds.append(time.perf_counter() - start)
             if wants_gradients and not gradients:
                 gradients = outer_gradients(self.leaves, self.num_layers)
             self.update()
-            launch_seconds.append(time.perf_counter() - start)
             synchronize(self.device)
             seconds.append(time.perf_counter() - start)
             losses.append(float(loss))
@@ -202,7 +202,7 @@ class OursTraining:
         set_adapter(leaves)
         self.optimizer = AdamW("adamw", leaves, weight_decay=0.0)
         num_layers = self.decoder.config.num_layers
-        stepper = Stepper(self.device, num_layers, leaves, self._one, self._update)
+        stepper = Stepper(self.device, num_layers, leaves, self.gradients, self._update)
         found = or_out_of_memory(lambda: stepper.run(steps, wants_gradients), leaves)
         return found and replace(found, plan=self.plan)
 
@@ -210,8 +210,8 @@ class OursTraining:
         self.optimizer.clip_grad_norm(MAX_NORM)
         self.optimizer.step(LEARNING_RATE)
 
-    def _one(self, documents: list[Question]) -> Any:  # noqa: ANN401 - torch is imported late
-        """Add a step's gradients, its documents in one micro-batch."""
+    def gradients(self, documents: list[Question]) -> Any:  # noqa: ANN401 - torch is imported late
+        """Add a step's gradients, its documents in one micro-batch, and give the loss."""
         import torch
 
         if self.packed is None or self.packed[0] is not documents:

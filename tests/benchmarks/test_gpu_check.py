@@ -61,7 +61,7 @@ def test_a_part_without_time_says_so() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="make gpu-check itself runs there")
 def test_every_part_of_ours_runs(models: Path, tmp_path: Path) -> None:
-    parts = ["tests", "scoring", "decoding", "training", "probe", "longest"]
+    parts = ["tests", "scoring", "decoding", "training", "probe", "steps", "longest"]
     command = [sys.executable, str(ROOT / "benchmarks" / "gpu_check.py"), "--out", str(tmp_path)]
     command += ["--device", "cpu", "--shapes", "tiny", "--models", str(models), "--parts", *parts]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1200)
@@ -75,6 +75,7 @@ def test_every_part_of_ours_runs(models: Path, tmp_path: Path) -> None:
         "| tiny | L8 |",
         "| tiny | rewrite | fam-engine |",
         "| tiny | blocks | 128 | none |",
+        "| tiny | 1 at a time with an adapter |",
     ):
         assert row in table
     assert "compute-sanitizer over every kernel once: absent" in table
