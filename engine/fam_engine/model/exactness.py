@@ -15,8 +15,8 @@ done:
 
 That one shape means one kernel, and one kernel one order of sums for all of its rows, is how cuBLAS is known to work,
 not what its documentation promises. So it is tried, on each matrix of a layer, whenever a model is loaded so: rows in
-another order, and beside others, must give the same bits. tests/gpu/test_cuda.py tries whole records; not yet run on a
-GPU.
+another order, and beside others, must give the same bits. tests/gpu/test_cuda.py tries whole records; on an H100 it
+holds.
 
 Letters: M rows, K input features.
 """
