@@ -136,7 +136,7 @@ def _figures(
 ) -> dict[str, Any]:
     num_tokens, num_begun = (sum(len(ids) for ids in run.answer) for run in (runs[0], begun))
     seconds = statistics.median(run.seconds for run in runs)
-    # With samples left over more than one text takes a place, each with a beginning.
+    # Where texts begin in the places of others, their prompts are in here too.
     num_steps = (num_tokens - num_begun) / asked.concurrency
     return {
         "seconds": [run.seconds for run in runs],
