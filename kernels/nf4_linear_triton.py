@@ -221,105 +221,6 @@ def _add_product(
 
 
 @triton.jit
-def _multiply_weights(
-    x,
-    packed,
-    absmax,
-    absmax2,
-    offset,
-    code2,
-    codes,
-    partial,
-    M,
-    x_stride,
-    NUM_PLACES: tl.constexpr,
-    ROWS: tl.constexpr,
-    STARTS: tl.constexpr,
-    TILES: tl.constexpr,
-    N: tl.constexpr,
-    K: tl.constexpr,
-    INVERSE_FACTOR: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    UNROLL: tl.constexpr,
-    SINCE_3_7: tl.constexpr,
-    SINCE_3_8: tl.constexpr,
-    INTERPRET: tl.constexpr,
-):
-    """Multiply rows of W with x over a split."""
-    # ---- which source, and where its rows begin in y ----
-    tile = tl.program_id(1) - NUM_PLACES
-    source_packed, source_absmax, source_absmax2 = packed[0], absmax[0], absmax2[0]
-    source_offset, source_code2 = offset[0], code2[0]
-    first_tile, begin, num_rows = 0, 0, ROWS[0]
-    for source in tl.static_range(1, len(ROWS)):
-        if tile >= TILES[source]:
-            source_packed, source_absmax = packed[source], absmax[source]
-            source_absmax2, source_offset = absmax2[source], offset[source]
-            source_code2 = code2[source]
-            first_tile, begin, num_rows = TILES[source], STARTS[source], ROWS[source]
-    n = (tile - first_tile) * BLOCK_N + tl.arange(0, BLOCK_N)
-    # Rows after the last one are taken to be the last one; what they give is not stored.
-    row = tl.minimum(n, num_rows - 1).to(tl.int64)
-    split = tl.program_id(2)
-    start = split * COLUMNS
-    stop = tl.minimum(start + COLUMNS, K)
-    # While the kernel before this one still runs: no kernel of a step writes weights.
-    _prefetch(source_packed + (row * (K // 8) + start // 8), INTERPRET)
-    _prefetch(source_absmax + (row * (K // 64) + start // 64), INTERPRET)
-
-    # ---- of 64 columns a thread has 16, which are two words: four threads to a row ----
-    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    # 64 rows of it are not 2^31 values; pointers to each would not fit into the registers.
-    place = m[None, :, None, None] * x_stride + tl.arange(0, 8)[None, None, None, :]
-    thread, half = tl.arange(0, 4), tl.arange(0, 2)
-    if SINCE_3_7:
-        place += 16 * thread[None, None, :, None] + 8 * half[:, None, None, None]
-        source_packed += 2 * thread[None, :, None] + half[None, None, :]
-        source_packed += row[:, None, None] * (K // 8)
-    else:
-        place += 16 * thread[:, None, None, None] + 8 * half[None, None, :, None]
-        source_packed += 2 * thread[:, None, None] + half[None, :, None]
-        source_packed += row[None, None, :] * (K // 8)
-    has_row = (m < M)[None, :, None, None]
-    lane_value = _lane_value(codes, INTERPRET)
-
-    total = tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32)
-    await_previous()
-    mean = tl.load(source_offset)
-    for unrolled in range(start, stop, 64 * UNROLL):
-        for step in tl.static_range(UNROLL):
-            first = unrolled + 64 * step
-            words = _words(tl.load(source_packed + first // 8), SINCE_3_7)
-            block = row * (K // 64) + first // 64
-            scale = tl.load(source_code2 + tl.load(source_absmax + block).to(tl.int32))
-            scale = scale * tl.load(source_absmax2 + (block >> 8)) + mean
-            x_tile = tl.load(x + first + place, mask=has_row, other=0.0)
-            x0, x1, x2, x3 = _pairs(x_tile, SINCE_3_7)
-            part = tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32)
-            part = _add_product(part, words, x0, lane_value, codes, 0, SINCE_3_8, INTERPRET)
-            part = _add_product(part, words, x1, lane_value, codes, 1, SINCE_3_8, INTERPRET)
-            part = _add_product(part, words, x2, lane_value, codes, 2, SINCE_3_8, INTERPRET)
-            part = _add_product(part, words, x3, lane_value, codes, 3, SINCE_3_8, INTERPRET)
-            scale = tl.broadcast_to(scale[:, None], (BLOCK_N, BLOCK_M))
-            total = tl.fma(part, scale, total)
-
-    # ---- where the sums go ----
-    row_tile, tile, split = _program_again(INTERPRET or NUM_PLACES == 0)
-    tile -= NUM_PLACES
-    first_tile, begin, num_rows = 0, 0, ROWS[0]
-    for source in tl.static_range(1, len(ROWS)):
-        if tile >= TILES[source]:
-            first_tile, begin, num_rows = TILES[source], STARTS[source], ROWS[source]
-    n = (tile - first_tile) * BLOCK_N + tl.arange(0, BLOCK_N)
-    m = row_tile * BLOCK_M + tl.arange(0, BLOCK_M)[None, :]
-    partial += (split * M + m).to(tl.int64) * N + begin
-    mask = (m < M) & (n < num_rows)[:, None]
-    tl.store(partial + n[:, None], total * INVERSE_FACTOR, mask=mask)
-
-
-@triton.jit
 def _multiply_factors(
     x,
     lora_A,
@@ -412,15 +313,15 @@ def _nf4_partial(
     SINCE_3_8: tl.constexpr,
     INTERPRET: tl.constexpr,
 ):
-    place = tl.program_id(1)
-    if NUM_PLACES > 0 and place < NUM_PLACES:
+    tile = tl.program_id(1)
+    if NUM_PLACES > 0 and tile < NUM_PLACES:
         _multiply_factors(
             x,
             lora_A,
             inner,
             M,
             x_stride,
-            place,
+            tile,
             RANKS,
             RANK_STARTS,
             PLACES,
@@ -433,33 +334,77 @@ def _nf4_partial(
             BLOCK_R,
             STEP,
         )
+        return
+
+    # ---- which source, and where its rows begin in y ----
+    tile -= NUM_PLACES
+    source_packed, source_absmax, source_absmax2 = packed[0], absmax[0], absmax2[0]
+    source_offset, source_code2 = offset[0], code2[0]
+    first_tile, begin, num_rows = 0, 0, ROWS[0]
+    for source in tl.static_range(1, len(ROWS)):
+        if tile >= TILES[source]:
+            source_packed, source_absmax = packed[source], absmax[source]
+            source_absmax2, source_offset = absmax2[source], offset[source]
+            source_code2 = code2[source]
+            first_tile, begin, num_rows = TILES[source], STARTS[source], ROWS[source]
+    n = (tile - first_tile) * BLOCK_N + tl.arange(0, BLOCK_N)
+    # Rows after the last one are taken to be the last one; what they give is not stored.
+    row = tl.minimum(n, num_rows - 1).to(tl.int64)
+    split = tl.program_id(2)
+    start = split * COLUMNS
+    stop = tl.minimum(start + COLUMNS, K)
+    # While the kernel before this one still runs: no kernel of a step writes weights.
+    _prefetch(source_packed + (row * (K // 8) + start // 8), INTERPRET)
+    _prefetch(source_absmax + (row * (K // 64) + start // 64), INTERPRET)
+
+    # ---- of 64 columns a thread has 16, which are two words: four threads to a row ----
+    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    # 64 rows of it are not 2^31 values; pointers to each would not fit into the registers.
+    place = m[None, :, None, None] * x_stride + tl.arange(0, 8)[None, None, None, :]
+    thread, half = tl.arange(0, 4), tl.arange(0, 2)
+    if SINCE_3_7:
+        place += 16 * thread[None, None, :, None] + 8 * half[:, None, None, None]
+        source_packed += 2 * thread[None, :, None] + half[None, None, :]
+        source_packed += row[:, None, None] * (K // 8)
     else:
-        _multiply_weights(
-            x,
-            packed,
-            absmax,
-            absmax2,
-            offset,
-            code2,
-            codes,
-            partial,
-            M,
-            x_stride,
-            NUM_PLACES,
-            ROWS,
-            STARTS,
-            TILES,
-            N,
-            K,
-            INVERSE_FACTOR,
-            COLUMNS,
-            BLOCK_M,
-            BLOCK_N,
-            UNROLL,
-            SINCE_3_7,
-            SINCE_3_8,
-            INTERPRET,
-        )
+        place += 16 * thread[:, None, None, None] + 8 * half[None, None, :, None]
+        source_packed += 2 * thread[:, None, None] + half[None, :, None]
+        source_packed += row[None, None, :] * (K // 8)
+    has_row = (m < M)[None, :, None, None]
+    lane_value = _lane_value(codes, INTERPRET)
+
+    total = tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32)
+    await_previous()
+    mean = tl.load(source_offset)
+    for unrolled in range(start, stop, 64 * UNROLL):
+        for step in tl.static_range(UNROLL):
+            first = unrolled + 64 * step
+            words = _words(tl.load(source_packed + first // 8), SINCE_3_7)
+            block = row * (K // 64) + first // 64
+            scale = tl.load(source_code2 + tl.load(source_absmax + block).to(tl.int32))
+            scale = scale * tl.load(source_absmax2 + (block >> 8)) + mean
+            x_tile = tl.load(x + first + place, mask=has_row, other=0.0)
+            x0, x1, x2, x3 = _pairs(x_tile, SINCE_3_7)
+            part = tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32)
+            part = _add_product(part, words, x0, lane_value, codes, 0, SINCE_3_8, INTERPRET)
+            part = _add_product(part, words, x1, lane_value, codes, 1, SINCE_3_8, INTERPRET)
+            part = _add_product(part, words, x2, lane_value, codes, 2, SINCE_3_8, INTERPRET)
+            part = _add_product(part, words, x3, lane_value, codes, 3, SINCE_3_8, INTERPRET)
+            scale = tl.broadcast_to(scale[:, None], (BLOCK_N, BLOCK_M))
+            total = tl.fma(part, scale, total)
+
+    # ---- where the sums go ----
+    row_tile, tile, split = _program_again(INTERPRET or NUM_PLACES == 0)
+    tile -= NUM_PLACES
+    first_tile, begin, num_rows = 0, 0, ROWS[0]
+    for source in tl.static_range(1, len(ROWS)):
+        if tile >= TILES[source]:
+            first_tile, begin, num_rows = TILES[source], STARTS[source], ROWS[source]
+    n = (tile - first_tile) * BLOCK_N + tl.arange(0, BLOCK_N)
+    m = row_tile * BLOCK_M + tl.arange(0, BLOCK_M)[None, :]
+    partial += (split * M + m).to(tl.int64) * N + begin
+    mask = (m < M) & (n < num_rows)[:, None]
+    tl.store(partial + n[:, None], total * INVERSE_FACTOR, mask=mask)
 
 
 def nf4_linear(
