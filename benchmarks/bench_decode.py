@@ -99,19 +99,18 @@ def measure(
 ) -> dict[str, Any]:
     """Measure one workload after two short runs of each engine, of which the second has nothing to compile."""
     short = replace(asked, num_tokens=SHORT)
-    running: dict[str, Worker] = {}
     begun: dict[str, Run] = {}
     row: dict[str, Any] = {"step_bytes": step_bytes(SHAPES[options.shape], asked)}
     for name, worker in engines.items():
         try:
             worker.run(short)
             begun[name] = worker.run(short)
-            running[name] = worker
         except Exception as error:
             row[name] = {"error": _reason(error)}
     floor = row["step_bytes"] / rate
     try:
-        rounds = take_turns(running, {name: (asked,) for name in running}, options.rounds)
+        running = {name: engines[name] for name in begun}
+        rounds = take_turns(running, dict.fromkeys(begun, (asked,)), options.rounds)
     except Exception as error:  # rows before and after are worth having
         return row | {"all": {"error": _reason(error)}}
     for name, runs in rounds.items():

@@ -8,7 +8,7 @@ and padded on the left, samples of a prompt are sequences of their own, which is
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +55,9 @@ class OursDecoding:
         dtype = "bf16" if device == "cuda" else "fp32"
         return load_model(folder, precision="nf4", compute_dtype=dtype, device=device)
 
-    def run(self, asked: Asked) -> list[np.ndarray]:
+    def run(
+        self, asked: Asked, on_step: Callable[[int], None] = lambda _: None
+    ) -> list[np.ndarray]:
         """Answer all prompts; answers come back in the order asked."""
         from fam_engine.model.generation.requests import Request, Sampling
 
@@ -65,7 +67,7 @@ class OursDecoding:
         sampling = Sampling(max_new_tokens=asked.num_tokens, temperature=asked.temperature)
         found = {
             (one.request, one.sample): one.token_ids
-            for one in self.generator.generate(requests, sampling)
+            for one in self.generator.generate(requests, sampling, on_step=on_step)
         }
         return [found[key] for key in sorted(found)]
 

@@ -82,7 +82,6 @@ class Watch:
 def decoding_steps(engine: OursDecoding, asked: Asked) -> dict[str, Any]:
     """Watch a round of steps in the middle of answers."""
     from fam_engine.model.generation.batching import STEPS_A_ROUND
-    from fam_engine.model.generation.requests import Request, Sampling
 
     assert _ROUND % STEPS_A_ROUND[engine.device] == 0
     watch, num_steps = Watch(engine.device), 0
@@ -95,11 +94,7 @@ def decoding_steps(engine: OursDecoding, asked: Asked) -> dict[str, Any]:
         if num_steps == _FIRST + _ROUND:
             watch.stop()
 
-    engine.generator.max_slots = asked.concurrency
-    requests = [Request(ids, seed, asked.num_samples) for seed, ids in enumerate(asked.prompts)]
-    sampling = Sampling(max_new_tokens=asked.num_tokens, temperature=asked.temperature)
-    for _ in engine.generator.generate(requests, sampling, on_step=on_step):
-        pass
+    engine.run(asked, on_step)
     return watch.summary(_ROUND)
 
 
