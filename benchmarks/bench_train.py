@@ -139,7 +139,10 @@ def step_flops(shape: str, documents: list[Question]) -> float:
 
 
 def longest(engine: Engine, options: argparse.Namespace, cap: float) -> dict[str, Any]:
-    """Find the longest document that trains, to 16,384 tokens, by bisection."""
+    """Find the longest document that trains, to 16,384 tokens, by bisection.
+
+    Inputs of layers may go to the host's memory, as in `fam-engine train`.
+    """
     config = SHAPES[options.shape]
     grain = 16384 if options.device == "cuda" else 32
     low, high = 0, 8 if options.device == "cuda" else 2  # 131,072 tokens: the model's last position

@@ -26,7 +26,7 @@ from fam_engine.data.packing import PackedBatch
 from fam_engine.jobs.random_model import random_decoder
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.lora import LoraSpec
-from fam_engine.model.trainable import TrainableModel
+from fam_engine.model.trainable import Policy, TrainableModel
 
 LAYERS = 4
 SHAPE = {
@@ -96,12 +96,12 @@ def step_of(path: str, model: TrainableModel, batch: PackedBatch) -> Callable[[]
             return nll_R.detach()
 
         return run
-    num_whole = LAYERS if path == "whole" else 0
+    policy = Policy(LAYERS if path == "whole" else 0)
     return lambda: model.forward_backward(
         batch,
         lambda nll_R: torch.full_like(nll_R, 1 / NUM_TARGETS),
         dropout_seed=0,
-        num_whole=num_whole,
+        policy=policy,
     )
 
 

@@ -217,21 +217,31 @@ class OursTraining:
         if self.packed is None or self.packed[0] is not documents:
             self.packed = documents, _packed(documents)
         num_targets, batch = supervised(documents), self.packed[1]
-        num_whole = self._whole_layers(len(batch.input_ids))
-        self.plan = f"{num_whole} of {self.decoder.config.num_layers} layers keep their activations"
+        policy = self._policy(len(batch.input_ids), _longest(documents))
+        num_layers = self.decoder.config.num_layers
+        self.plan = f"{policy.num_whole} of {num_layers} layers keep their activations"
+        if policy.offload:
+            self.plan += ", inputs of the others in the host's memory"
         nll_R = self.model.forward_backward(
             batch,
             lambda nll_R: torch.full_like(nll_R, 1 / num_targets),
             dropout_seed=None,
-            num_whole=num_whole,
+            policy=policy,
         )
         return nll_R.sum() / num_targets
 
-    def _whole_layers(self, num_tokens: int) -> int:
-        """Plan from what the process may still have: how many layers keep their activations."""
+    def _policy(self, num_tokens: int, longest: int) -> Any:  # noqa: ANN401
+        """Plan from what the process may still have: what layers keep."""
         import torch
 
-        from fam_engine.model.training.recomputation import token_bytes, whole_layers
+        from fam_engine.jobs.training.budget import host_share
+        from fam_engine.model.memory import num_multiprocessors
+        from fam_engine.model.training.recomputation import (
+            BatchShape,
+            Policy,
+            choose_policy,
+            token_bytes,
+        )
 
         dtype, place = self.decoder.compute_dtype, self.decoder.device
         each = token_bytes(
@@ -239,20 +249,27 @@ class OursTraining:
             self.spec,
             dtype=dtype,
             device=place,
+            num_multiprocessors=num_multiprocessors(place),
         )
         if self.device != "cuda":
-            return self.decoder.config.num_layers
+            return Policy(self.decoder.config.num_layers)
         free, _ = torch.cuda.mem_get_info()
         free += torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
         if self.setting.cap_gib:
             free = min(free, int(self.setting.cap_gib * GIB) - torch.cuda.memory_allocated())
         # A tenth for the allocator's gaps; the scratch of augmented matrices is made at the first step.
-        return whole_layers(
+        return choose_policy(
             each,
+            BatchShape(num_tokens, longest),
             num_layers=self.decoder.config.num_layers,
-            num_tokens=num_tokens,
             free=int(0.9 * free) - GIB,
+            host_free=host_share(place, 1),
         )
+
+
+def _longest(documents: list[Question]) -> int:
+    """Give the tokens of the longest prompt with an answer."""
+    return max(len(q.prompt) + max(map(len, q.answers)) for q in documents)
 
 
 def _packed(documents: list[Question]) -> Any:  # noqa: ANN401 - fam-engine is imported late

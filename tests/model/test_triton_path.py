@@ -26,7 +26,7 @@ from fam_engine.model.generation.generator import Generator
 from fam_engine.model.generation.requests import Sampling
 from fam_engine.model.generation.stepping import Stepper
 from fam_engine.model.loading import load_model, with_adapter
-from fam_engine.model.trainable import LoraSpec, TrainableModel
+from fam_engine.model.trainable import LoraSpec, Policy, TrainableModel
 from tests.model.conftest import TinyCheckpoint
 from tests.model.generation.conftest import by_sample, random_requests, write_tokenizer
 from tests.model.packing_reference import pack_reference
@@ -220,7 +220,7 @@ def test_a_training_step_is_that_of_the_cpu(
             batch,
             lambda nll_R: torch.full_like(nll_R, 1 / len(nll_R)),
             dropout_seed=2**62 + 3,
-            num_whole=1,
+            policy=Policy(1),
         )
         gradients = {n: leaf.grad.clone() for n, leaf in model.parameters.items()}  # type: ignore[union-attr]
         norm = optimizer.clip_grad_norm(0.5)

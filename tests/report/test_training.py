@@ -29,13 +29,13 @@ FORECAST: dict[str, Any] = {
     "num_trainable": 221184,
     "num_processes": 1,
     "memory": dict.fromkeys(("weights", "scratch", "adapter", "optimizer", "activations"), 2**28)
-    | {"num_whole": 18, "num_layers": 32},
+    | {"num_whole": 18, "num_layers": 32, "host": 0},
     "memory_bytes": 3 << 30,
     "free_bytes": 2**33,
     "cards": [
         {"gigabytes": 8, "fits": False},
         {"gigabytes": 24, "fits": True, "total": 3 << 32}
-        | {"max_tokens": 4096, "num_whole": 30, "num_layers": 32},
+        | {"max_tokens": 4096, "num_whole": 30, "num_layers": 32, "host": 3 << 29},
     ],
     "seconds": 600.0,
 }
@@ -88,6 +88,7 @@ def test_a_forecast_says_what_would_happen() -> None:
         "activations 0.25; 18 of 32 layers keep theirs; 8.00 free",
         "on an NVIDIA GPU (estimates):\n   8 GB: does not fit",
         "  24 GB: 12.00 GiB, micro-batches of 4,096 tokens, 30 of 32 layers keep their",
+        "activations, inputs of the others in 1.50 GiB of the host's memory\n",
         "about 10 min",
     ):
         assert said in text

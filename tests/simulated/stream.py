@@ -1,13 +1,19 @@
-"""The stream of the simulated GPU: what a real one would still be doing, and what makes the host wait for it.
+"""The streams of the simulated GPU: what a real one would still be doing, and what makes the host wait for it.
 
 Operations are done at once, but for two kinds whose time matters to the host. A copy from page-locked memory may be
 made late: who writes to that memory before waiting is told so. A copy to page-locked memory has come only once the host
 has waited: until then it holds nonsense.
+
+Other streams than the one that computes can copy to and from the host, and do so as late as they may: when the one that
+computes waits for them. They must have waited for all that it had been asked for, and what they copy must not be given
+back before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 
@@ -18,6 +24,8 @@ _sync_debug_mode = "default"
 # Memory by its address, held so that the address is nobody else's.
 _pinned: dict[int, torch.UntypedStorage] = {}
 is_capturing = False
+# What the stream that computes has been asked for.
+num_operations = 0
 
 
 def wait(upto: int | None = None) -> None:
@@ -87,8 +95,92 @@ def is_pinned(x: torch.Tensor) -> bool:
     return x.untyped_storage().data_ptr() in _pinned
 
 
+@dataclass(frozen=True)
+class _LateCopy:
+    """A copy between the memory of two tensors, one of which is the GPU's."""
+
+    source: torch.Tensor
+    target: torch.Tensor
+
+
+_streams: list[Stream] = []
+
+
+class Stream:
+    """`torch.cuda.Stream`: the one that computes, or another that copies."""
+
+    def __init__(self, device: object = None) -> None:
+        self._late: list[_LateCopy] = []
+        self._num_seen = -1
+        _streams.append(self)
+
+    def wait_stream(self, other: Stream) -> None:
+        if self is MAIN:
+            other.run()
+        else:
+            assert other is MAIN
+            self._num_seen = num_operations
+
+    def copy(self, source: torch.Tensor, target: torch.Tensor) -> None:
+        """Copy later."""
+        if self._num_seen != num_operations:
+            raise RuntimeError("a stream copies what another may not have computed yet")
+        self._late.append(_LateCopy(source, target))
+
+    def run(self) -> None:
+        """Do all copies that are late."""
+        with torch.inference_mode():
+            for late in self._late:
+                for x in (late.source, late.target):
+                    self._check_held(x)
+                late.target.copy_(late.source)
+        self._late.clear()
+
+    def _check_held(self, x: torch.Tensor) -> None:
+        """Refuse memory that nobody holds but copies that are late."""
+        storage = x.untyped_storage()  # which holds it once more
+        of_copies = sum(
+            y.untyped_storage().data_ptr() == storage.data_ptr()
+            for late in self._late
+            for y in (late.source, late.target)
+        )
+        if torch._C._storage_Use_Count(storage._cdata) <= of_copies + 1:
+            raise RuntimeError("memory was given back while another stream copies")
+
+
+def synchronize() -> None:
+    """`torch.cuda.synchronize`."""
+    wait()
+    for each in _streams:
+        each.run()
+
+
+MAIN = Stream()
+_current = MAIN
+
+
+def current_stream(device: object = None) -> Stream:
+    return _current
+
+
+def other_stream() -> Stream | None:
+    """Give the stream operations go to, unless it is the one that computes."""
+    return None if _current is MAIN else _current
+
+
+@contextlib.contextmanager
+def stream(chosen: Stream | None) -> Iterator[None]:
+    """`torch.cuda.stream`."""
+    global _current
+    before, _current = _current, chosen or _current
+    try:
+        yield
+    finally:
+        _current = before
+
+
 class Event:
-    """`torch.cuda.Event` of the one stream."""
+    """`torch.cuda.Event` of the stream that computes."""
 
     def __init__(self, *, enable_timing: bool = False) -> None:
         self._upto = 0

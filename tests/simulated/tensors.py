@@ -120,6 +120,10 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # no
 
 def _on_gpu(do: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
     """Run on the memory of the operands; give results in tensors of the GPU, those that were given as they are."""
+    if not getattr(do, "is_view", False):
+        if stream.other_stream() is not None:
+            raise NotImplementedError(f"{do} on another stream than the one that computes")
+        stream.num_operations += 1
     known: dict[int, CudaTensor] = {}
 
     def memory(x: CudaTensor) -> torch.Tensor:
@@ -177,7 +181,15 @@ def _transfer(source: torch.Tensor, target: torch.Tensor, *, non_blocking: bool)
     if graphs.capturing() is not None:
         raise RuntimeError("operation not permitted when stream is capturing: a copy of the host's")
     host = source if is_to else target
-    if not (non_blocking and stream.is_pinned(host)):
+    other = stream.other_stream()
+    if other is not None:
+        assert non_blocking
+        assert stream.is_pinned(host)
+        other.copy(
+            source.memory if isinstance(source, CudaTensor) else source,
+            target.memory if isinstance(target, CudaTensor) else target,
+        )
+    elif not (non_blocking and stream.is_pinned(host)):
         if not non_blocking:
             stream.host_waits("a copy")
         (target.memory if is_to else target).copy_(source.memory if is_from else source)

@@ -129,3 +129,28 @@ def test_kernels_take_tensors_of_the_gpu_only() -> None:
     assert x.tolist() == [2.0, 4.0, 3.0]
     graph.replay()
     assert x.tolist() == [4.0, 8.0, 6.0]
+
+
+@pytest.mark.parametrize("fault", [None, "early", "given back"])
+def test_another_stream_copies_as_late_as_it_may(fault: str | None) -> None:
+    host, x = torch.zeros(4, pin_memory=True), on_gpu(1.0, 2.0, 3.0, 4.0)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    if fault == "early":
+        x += 1
+        with torch.cuda.stream(side), pytest.raises(RuntimeError, match="not have computed yet"):
+            host.copy_(x, non_blocking=True)
+        return
+    with torch.cuda.stream(side):
+        for part, values in zip(host.split(2), x.split(2), strict=True):
+            part.copy_(values, non_blocking=True)
+        with pytest.raises(NotImplementedError, match="another stream"):
+            x += 1
+    x *= 2  # which comes before the copy, for all that the program has asked for
+    if fault == "given back":
+        del x, values
+        with pytest.raises(RuntimeError, match="memory was given back"):
+            torch.cuda.current_stream().wait_stream(side)
+        return
+    torch.cuda.current_stream().wait_stream(side)
+    assert host.tolist() == [2.0, 4.0, 6.0, 8.0]

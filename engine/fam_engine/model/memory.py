@@ -107,6 +107,14 @@ def free_bytes(device: torch.device) -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
+def num_multiprocessors(device: torch.device) -> int:
+    """Give a GPU's multiprocessors; 0 of a CPU."""
+    if device.type == "cpu":
+        return 0
+    count: int = torch.cuda.get_device_properties(device).multi_processor_count
+    return count
+
+
 def default_tokens_per_batch(
     config: ModelConfig, device: torch.device, compute_dtype: torch.dtype
 ) -> int:

@@ -25,9 +25,10 @@ from fam_engine.model.lora import Adapter, LoraSpec, attach_adapter, tensor_name
 from fam_engine.model.training.forward import TrainingForward
 from fam_engine.model.training.functions import Dropout, linear_nll
 from fam_engine.model.training.planned import PlannedTraining, Weigh
+from fam_engine.model.training.recomputation import Policy
 from fam_engine.model.weights import Weights
 
-__all__ = ["LoraSpec", "TrainableModel"]
+__all__ = ["LoraSpec", "Policy", "TrainableModel"]
 
 
 class TrainableModel:
@@ -65,6 +66,11 @@ class TrainableModel:
             device=decoder.device,
         )
 
+    @property
+    def may_offload(self) -> bool:
+        """Whether inputs of layers can be kept in a memory of their own: the host's, beside a GPU's."""
+        return self._decoder.device.type != "cpu" and self._decoder.config.num_layers > 1
+
     def token_nll(self, batch: PackedBatch, *, dropout_seed: int | None) -> torch.Tensor:
         """Give the negative log-likelihood of every token to predict, by the plain computation.
 
@@ -80,7 +86,7 @@ class TrainableModel:
         return self._nll(self._weights, batch, self._dropout(dropout_seed))
 
     def forward_backward(
-        self, batch: PackedBatch, weigh: Weigh, *, dropout_seed: int | None, num_whole: int
+        self, batch: PackedBatch, weigh: Weigh, *, dropout_seed: int | None, policy: Policy
     ) -> torch.Tensor:
         """Add the gradients of sum(weight * nll) to the parameters', without autograd.
 
@@ -91,14 +97,17 @@ class TrainableModel:
             weigh: Gives each token's weight [num_rows] from the losses; called once. No gradient
                 flows through it.
             dropout_seed: As of `token_nll`.
-            num_whole: How many layers keep their activations, as
-                `fam_engine.model.training.recomputation` plans; it changes no bit of the result.
+            policy: What layers keep for the backward pass, as
+                `fam_engine.model.training.recomputation` chooses; it changes no bit of the result.
 
         Returns:
             float64[num_rows], nats, in the order of `batch.targets`, without gradient.
+
+        Raises:
+            torch.OutOfMemoryError: The device has not so much memory, or the host.
         """
         return self._planned.forward_backward(
-            batch, weigh, dropout=self._dropout(dropout_seed), num_whole=num_whole
+            batch, weigh, dropout=self._dropout(dropout_seed), policy=policy
         )
 
     @torch.no_grad()

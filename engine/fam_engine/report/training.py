@@ -63,7 +63,7 @@ def _memory(forecast: Mapping[str, Any]) -> str:
     )
     return (
         f"about {_gib(forecast['memory_bytes'])} GiB of memory{each} (estimate): {parts}; "
-        f"{plan['num_whole']} of {plan['num_layers']} layers keep theirs; "
+        f"{plan['num_whole']} of {plan['num_layers']} layers keep theirs{_on_host(plan)}; "
         f"{_gib(forecast['free_bytes'])} free"
     )
 
@@ -86,8 +86,14 @@ def card_line(card: Mapping[str, Any]) -> str:
         return f"{name}: does not fit"
     return (
         f"{name}: {_gib(card['total'])} GiB, micro-batches of {card['max_tokens']:,} tokens, "
-        f"{card['num_whole']} of {card['num_layers']} layers keep their activations"
+        f"{card['num_whole']} of {card['num_layers']} layers keep their activations{_on_host(card)}"
     )
+
+
+def _on_host(plan: Mapping[str, Any]) -> str:
+    """Say what inputs of layers take of the host's memory, if they are there."""
+    host = plan["host"]
+    return f", inputs of the others in {_gib(host)} GiB of the host's memory" if host else ""
 
 
 def _gib(num_bytes: int) -> str:

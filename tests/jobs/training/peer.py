@@ -24,7 +24,7 @@ from fam_engine.jobs.training.peers import ALONE, Peers, joined
 from fam_engine.jobs.training.steps import GradientMaker
 from fam_engine.jobs.training.validation import validation_loss
 from fam_engine.model.loading import load_model
-from fam_engine.model.trainable import LoraSpec, TrainableModel
+from fam_engine.model.trainable import LoraSpec, Policy, TrainableModel
 
 # Loss, number of records, tokens of a micro-batch: many micro-batches, one of all, one record for two processes.
 CASES: tuple[tuple[LossName, int, int], ...] = (
@@ -61,13 +61,13 @@ def run_cases(model: Path, spool: Path, peers: Peers = ALONE) -> dict[str, Any]:
         examples = open_examples(spool, count)
         trainable = make_model(model)
         maker = GradientMaker(trainable, examples, LossSettings(loss=loss), seed=5, peers=peers)
-        step, _ = maker.step(3, examples.entries, StepPlan(budget, num_whole=1))
+        step, _ = maker.step(3, examples.entries, StepPlan(budget, Policy(1)))
         grads = {name: leaf.grad for name, leaf in trainable.parameters.items()}
         found[str(case)] = (vars(step), grads)
     examples, trainable = open_examples(spool, 10), make_model(model)
     found["validation"] = validation_loss(trainable, examples, 128, peers)
     maker = _Short(trainable, examples, LossSettings(), seed=5, peers=peers)
-    found["short"] = maker.step(3, examples.entries, StepPlan(4096, num_whole=0))
+    found["short"] = maker.step(3, examples.entries, StepPlan(4096, Policy(0)))
     return found
 
 
@@ -77,12 +77,12 @@ class _Short(GradientMaker):
     _was_short = False
 
     def _micro_batch(
-        self, step: int, number: int, entries: Entries, num_targets: int, num_whole: int
+        self, step: int, number: int, entries: Entries, num_targets: int, policy: Policy
     ) -> torch.Tensor:
         if not self._was_short and self._peers.rank == self._peers.size - 1:
             self._was_short = True
             raise torch.OutOfMemoryError("injected")
-        return super()._micro_batch(step, number, entries, num_targets, num_whole)
+        return super()._micro_batch(step, number, entries, num_targets, policy)
 
 
 def main() -> None:

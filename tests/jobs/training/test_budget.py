@@ -15,8 +15,10 @@ from fam_engine.jobs.training import budget
 from fam_engine.jobs.training.budget import (
     MemoryNeeds,
     MemoryPlan,
+    StepPlan,
     check_memory,
     describe_plan,
+    host_share,
     least_plan,
     memory_needs,
     plan_for,
@@ -28,8 +30,8 @@ from fam_engine.jobs.training.job import lora_spec
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.loading import load_model
 from fam_engine.model.lora import LoraSpec
-from fam_engine.model.trainable import TrainableModel
-from fam_engine.model.training.recomputation import CONSTANT_BYTES
+from fam_engine.model.trainable import Policy, TrainableModel
+from fam_engine.model.training.recomputation import CONSTANT_BYTES, BatchShape
 from fam_engine.report.training import card_line
 from tests.jobs.training.conftest import Train
 from tests.jobs.training.small_job import Notes
@@ -45,6 +47,7 @@ def needs_of(config: ModelConfig, spec: LoraSpec, **changes: Any) -> MemoryNeeds
         "compute_dtype": torch.float32,
         "device": CPU,
         "optimizer": "adamw",
+        "num_multiprocessors": 0,
     }
     return memory_needs(config, spec, **(settings | changes))
 
@@ -58,6 +61,7 @@ def card_needs(shape: str) -> MemoryNeeds:
         precision="nf4",
         compute_dtype=torch.bfloat16,
         device=CUDA,
+        num_multiprocessors=128,
     )
 
 
@@ -81,13 +85,15 @@ def test_needs_add_up(tiny_model: Path) -> None:
     # q, k, v, o and gate, up, down of two layers, embeddings and head, 4 bytes each.
     matrices = 2 * (64 * 64 * 2 + 2 * 64 * 32 + 3 * 64 * 128) + 2 * 258 * 64
     assert needs.weights == 4 * matrices
-    plan = plan_for(needs, 1 * GIB, CPU, longest=10, max_tokens=128)
+    plan = plan_for(needs, 1 * GIB, CPU, longest=10, max_tokens=128, host_free=0)
     parts = (plan.weights, plan.scratch, plan.adapter, plan.optimizer, plan.activations)
     assert plan.total == sum(parts)
-    assert plan.activations == needs.activations(128, 2)
-    assert needs.activations(256, 1) - CONSTANT_BYTES == 2 * (
-        needs.activations(128, 1) - CONSTANT_BYTES
+    assert plan.activations == needs.activations(BatchShape(128, 10), Policy(2))
+    one, two = (
+        needs.activations(BatchShape(num_tokens, 10), Policy(1)) - CONSTANT_BYTES
+        for num_tokens in (128, 256)
     )
+    assert two == 2 * one
 
 
 @pytest.mark.parametrize("target_modules", [("q_proj", "v_proj"), ("up_proj",), ("down_proj",)])
@@ -109,7 +115,7 @@ def test_the_scratch_memory_is_what_the_step_makes(
         # 15.49e9. A token takes 32 x 8,224 + 32 x 86,240 + 57,344 bytes: 5,030, in multiples of 64 4,992.
         ("1B", {8: (5312, 16), 12: (9856, 16), 16: (14400, 16), 24: (16384, 16)}),
         ("3B", {8: (2048, 22), 12: (3840, 28), 16: (6016, 28), 24: (10368, 28)}),
-        ("8B", {8: (704, 1), 12: (2048, 18), 16: (2496, 32), 24: (4992, 32)}),
+        ("8B", {8: (1152, 0), 12: (2048, 18), 16: (2496, 32), 24: (4992, 32)}),
     ],
 )
 def test_plans_for_cards(shape: str, expected: dict[int, tuple[int, int]]) -> None:
@@ -124,13 +130,14 @@ def test_plans_for_cards(shape: str, expected: dict[int, tuple[int, int]]) -> No
     ("settings", "longest", "fitting"),
     [
         ({}, 512, [8, 12, 16, 24]),
-        # 16-bit weights are 16 GB; a record of 12,288 tokens takes 6 GB more than the weights' 6.9.
+        # 16-bit weights are 16 GB; a record of 40,960 tokens takes 7 GB more than the weights' 6.9.
         ({"precision": "bf16"}, 1024, [24]),
-        ({}, 12_288, [16, 24]),
+        ({}, 40_960, [16, 24]),
+        ({}, 98_304, [24]),
         ({"precision": "fp32"}, 64, []),
-        # 1,024 tokens do not fit the smallest beside an adapter of rank 16, but beside one of rank 4 they do.
-        ({}, 1024, [12, 16, 24]),
-        ({"rank": 4, "optimizer": "adamw8bit"}, 1024, [8, 12, 16, 24]),
+        # 2,048 tokens do not fit the smallest beside an adapter of rank 16, but beside one of rank 4 they do.
+        ({}, 2048, [12, 16, 24]),
+        ({"rank": 4, "optimizer": "adamw8bit"}, 2048, [8, 12, 16, 24]),
     ],
 )
 def test_what_does_not_fit_a_card(
@@ -149,10 +156,10 @@ def test_the_page_shows_what_is_printed() -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_plan_fits_and_uses_what_there_is(shape: str) -> None:
     needs = card_needs(shape)
-    least = least_plan(needs, 512)
+    least = least_plan(needs, 512, 0)
     before = (0, 0)
     for free in range(least.total, 40 * 10**9, 3 * 10**8):
-        plan = plan_for(needs, free, CUDA, longest=512, max_tokens=None)
+        plan = plan_for(needs, free, CUDA, longest=512, max_tokens=None, host_free=0)
         assert plan.total <= free
         assert plan.max_tokens % 64 == 0
         # Tokens come first up to what is enough, then layers, then tokens again.
@@ -166,7 +173,8 @@ def test_a_plan_fits_and_uses_what_there_is(shape: str) -> None:
 def test_a_record_longer_than_the_budget_is_planned_for() -> None:
     needs, free = card_needs("8B"), 16 * 10**9
     short, long = (
-        plan_for(needs, free, CUDA, longest=longest, max_tokens=2048) for longest in (100, 5001)
+        plan_for(needs, free, CUDA, longest=longest, max_tokens=2048, host_free=0)
+        for longest in (100, 5001)
     )
     assert (short.num_tokens, long.num_tokens) == (2048, 5056)
     assert short.max_tokens == long.max_tokens == 2048
@@ -176,8 +184,40 @@ def test_a_record_longer_than_the_budget_is_planned_for() -> None:
 
 def test_a_given_budget_is_kept() -> None:
     needs = card_needs("8B")
-    plan = plan_for(needs, 12 * 10**9, CUDA, longest=100, max_tokens=16384)
-    assert (plan.max_tokens, plan.num_whole) == (16384, 0)
+    plan = plan_for(needs, 12 * 10**9, CUDA, longest=100, max_tokens=16384, host_free=0)
+    assert (plan.max_tokens, plan.num_whole, plan.host) == (16384, 0, 0)
+
+
+def test_inputs_go_to_the_host_where_the_longest_record_would_not_fit() -> None:
+    """As far as the host's memory goes; and what fits then is what `fits` and the refusal go by."""
+    needs, free, longest = card_needs("8B"), 12 * 10**9, 20_000
+    stays, goes = (
+        plan_for(needs, free, CUDA, longest=longest, max_tokens=None, host_free=host_free)
+        for host_free in (4 * GIB, 5 * GIB)
+    )
+    # 31 inputs of 20,032 tokens, 4,096 values of 2 bytes each.
+    assert (stays.host, goes.host) == (0, 31 * 20_032 * 4096 * 2)
+    assert goes.total <= free < stays.total
+    assert goes.step == StepPlan(2048, Policy(1, offload=True))
+    assert stays.step == StepPlan(2048, Policy(0))
+    # With more on the card nothing need go there.
+    ample = plan_for(needs, 2 * free, CUDA, longest=longest, max_tokens=None, host_free=5 * GIB)
+    assert (ample.host, ample.num_whole > 0) == (0, True)
+    check_memory(least_plan(needs, longest, 5 * GIB), free, CUDA)
+    with pytest.raises(DeviceError, match="free memory of the host, where inputs of layers can be"):
+        check_memory(least_plan(needs, longest, 4 * GIB), free, CUDA)
+    told = describe_plan(goes)
+    assert told.endswith(
+        "1 of 32 layers keep theirs, inputs of the others in 4.74 GiB of the host's memory"
+    )
+
+
+def test_the_host_s_memory_is_for_gpus_and_shared_by_processes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(budget, "free_bytes", lambda _: 10 * GIB)
+    assert host_share(CPU, 1) == 0
+    assert (host_share(CUDA, 1), host_share(CUDA, 2)) == (8 * GIB, 4 * GIB)
 
 
 def test_what_does_not_fit_is_refused_with_its_parts() -> None:
@@ -191,6 +231,7 @@ def test_what_does_not_fit_is_refused_with_its_parts() -> None:
         max_tokens=64,
         num_layers=32,
         num_whole=0,
+        host=0,
     )
     check_memory(plan, 16 * GIB, CPU)
     with pytest.raises(DeviceError) as caught:

@@ -18,6 +18,7 @@ from fam_engine.jobs.training.checkpoints import Checkpoints
 from fam_engine.jobs.training.loop import TrainingLoop
 from fam_engine.jobs.training.order import Entries
 from fam_engine.jobs.training.steps import GradientMaker, StepLoss
+from fam_engine.model.trainable import Policy
 from fam_engine.model.training.recomputation import CONSTANT_BYTES
 from tests.jobs.training.conftest import Train
 from tests.jobs.training.small_job import Notes, make_records, read_lines, write_records
@@ -199,11 +200,11 @@ def test_memory_that_runs_out_is_told(
     real = GradientMaker._try
 
     def short(
-        self: GradientMaker, step: int, entries: Entries, batches: list[Entries], num_whole: int
+        self: GradientMaker, step: int, entries: Entries, batches: list[Entries], policy: Policy
     ) -> StepLoss | None:
-        if step == 2 and num_whole == 2:
+        if step == 2 and policy == Policy(2):
             return None
-        return real(self, step, entries, batches, num_whole)
+        return real(self, step, entries, batches, policy)
 
     monkeypatch.setattr(GradientMaker, "_try", short)
     train()

@@ -19,7 +19,7 @@ from fam_engine.jobs.training.order import Entries
 from fam_engine.jobs.training.steps import GradientMaker, StepLoss, micro_batches
 from fam_engine.jobs.training.validation import validation_loss
 from fam_engine.model.loading import load_model
-from fam_engine.model.trainable import LoraSpec, TrainableModel
+from fam_engine.model.trainable import LoraSpec, Policy, TrainableModel
 from tests.jobs.training.small_job import make_records, write_records
 from tests.model.test_trainable_numerics import loss_and_gradients_of_peft
 
@@ -52,7 +52,7 @@ def gradients(
 ) -> tuple[StepLoss, dict[str, torch.Tensor]]:
     trainable = model(folder, dropout)
     maker = GradientMaker(trainable, examples, LossSettings(loss=loss), seed=5)
-    found, _ = maker.step(3, examples.entries, StepPlan(max_tokens, num_whole=1))
+    found, _ = maker.step(3, examples.entries, StepPlan(max_tokens, Policy(1)))
     return found, gradients_of(trainable)
 
 
@@ -112,7 +112,7 @@ def test_the_layers_that_keep_their_activations_change_no_bit(
     for num_whole in (0, 1, 2):
         trainable = model(tiny_model, dropout=0.2)
         maker = GradientMaker(trainable, examples, LossSettings(loss=loss), seed=5)
-        found, _ = maker.step(3, examples.entries, StepPlan(128, num_whole))
+        found, _ = maker.step(3, examples.entries, StepPlan(128, Policy(num_whole)))
         results.append((found, gradients_of(trainable)))
     (found, grads), *others = results
     for other_found, other_grads in others:
@@ -138,10 +138,10 @@ def test_validation_is_the_mean_over_tokens_without_dropout(
 
 
 def run_short_of_memory(
-    monkeypatch: pytest.MonkeyPatch, is_short: Callable[[Entries, int], bool]
-) -> list[tuple[int, int]]:
-    """Let micro-batches run out of memory once computed; give, as they come, entries and whole layers."""
-    tried: list[tuple[int, int]] = []
+    monkeypatch: pytest.MonkeyPatch, is_short: Callable[[Entries, Policy], bool]
+) -> list[tuple[int, Policy]]:
+    """Let micro-batches run out of memory once computed; give, as they come, entries and policies."""
+    tried: list[tuple[int, Policy]] = []
     real = GradientMaker._micro_batch
 
     def short(
@@ -150,11 +150,11 @@ def run_short_of_memory(
         number: int,
         entries: Entries,
         num_targets: int,
-        num_whole: int,
+        policy: Policy,
     ) -> torch.Tensor:
-        tried.append((len(entries), num_whole))
-        result = real(self, step, number, entries, num_targets, num_whole)
-        if is_short(entries, num_whole):
+        tried.append((len(entries), policy))
+        result = real(self, step, number, entries, num_targets, policy)
+        if is_short(entries, policy):
             raise torch.OutOfMemoryError("injected")
         return result
 
@@ -168,11 +168,28 @@ def test_memory_that_runs_out_lets_fewer_layers_keep_their_activations(
     whole, expected = gradients(tiny_model, examples, 4096, "plain")
     trainable = model(tiny_model)
     maker = GradientMaker(trainable, examples, LossSettings(), seed=5)
-    tried = run_short_of_memory(monkeypatch, lambda _, num_whole: num_whole > 0)
-    found, plan = maker.step(3, examples.entries, StepPlan(4096, 2))
-    assert plan == StepPlan(4096, 0)
-    assert tried == [(10, 2), (10, 1), (10, 0)]
+    tried = run_short_of_memory(monkeypatch, lambda _, policy: policy.num_whole > 0)
+    found, plan = maker.step(3, examples.entries, StepPlan(4096, Policy(2)))
+    assert plan == StepPlan(4096, Policy(0))
+    assert tried == [(10, Policy(2)), (10, Policy(1)), (10, Policy(0))]
     # What the failed attempts had added is gone, and no bit is another.
+    assert found == whole
+    grads = gradients_of(trainable)
+    assert all(torch.equal(grads[name], grad) for name, grad in expected.items())
+
+
+def test_then_it_keeps_inputs_in_a_host_s_memory_if_that_is_another(
+    tiny_model: Path, examples: Examples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, expected = gradients(tiny_model, examples, 4096, "plain")
+    trainable = model(tiny_model)
+    assert not trainable.may_offload
+    monkeypatch.setattr(TrainableModel, "may_offload", True)
+    maker = GradientMaker(trainable, examples, LossSettings(), seed=5)
+    tried = run_short_of_memory(monkeypatch, lambda _, policy: not policy.offload)
+    found, plan = maker.step(3, examples.entries, StepPlan(4096, Policy(1)))
+    assert plan == StepPlan(4096, Policy(0, offload=True))
+    assert tried == [(10, Policy(1)), (10, Policy(0)), (10, Policy(0, offload=True))]
     assert found == whole
     grads = gradients_of(trainable)
     assert all(torch.equal(grads[name], grad) for name, grad in expected.items())
@@ -186,9 +203,9 @@ def test_then_it_halves_the_micro_batch(
     maker = GradientMaker(trainable, examples, LossSettings(), seed=5)
     with monkeypatch.context() as patch:
         run_short_of_memory(patch, lambda entries, _: len(entries) > 4)
-        found, plan = maker.step(3, examples.entries, StepPlan(4096, 2))
+        found, plan = maker.step(3, examples.entries, StepPlan(4096, Policy(2)))
     assert 64 <= plan.max_tokens < 4096
-    assert plan.num_whole == 0
+    assert plan.policy == Policy(0)
     assert found.nll == pytest.approx(whole.nll, rel=1e-11)
     _, expected = gradients(tiny_model, examples, plan.max_tokens, "plain")
     grads = gradients_of(trainable)
@@ -204,8 +221,8 @@ def test_memory_that_never_suffices_ends_the_run(
     tried = run_short_of_memory(monkeypatch, lambda *_: True)
     maker = GradientMaker(model(tiny_model), examples, LossSettings(), seed=5)
     with pytest.raises(DeviceError, match=r"step 1.*smallest micro-batch"):
-        maker.step(0, examples.entries[:num_entries], StepPlan(4096, 2))
-    assert tried[-1][1] == 0
+        maker.step(0, examples.entries[:num_entries], StepPlan(4096, Policy(2)))
+    assert tried[-1][1] == Policy(0)
 
 
 def test_answers_to_one_question_share_a_micro_batch_and_its_prompt(examples: Examples) -> None:

@@ -13,7 +13,7 @@ from fam_engine.jobs.training.losses import token_weights as token_weights_of
 from fam_engine.jobs.training.optim import AdamW
 from fam_engine.model.checkpoint import Precision
 from fam_engine.model.loading import ComputeDtype, load_model
-from fam_engine.model.trainable import TrainableModel
+from fam_engine.model.trainable import Policy, TrainableModel
 from tests.model.conftest import TinyCheckpoint, one_thread, tiny_checkpoint
 from tests.model.packing_reference import pack_reference
 from tests.model.plain import random_entries
@@ -58,10 +58,11 @@ def by_hand(
     weights_R: torch.Tensor,
     *,
     num_whole: int,
+    offload: bool = False,
     seed: int | None = SEED,
 ) -> tuple[torch.Tensor, Gradients]:
     nll_R = model.forward_backward(
-        batch, lambda _: weights_R, dropout_seed=seed, num_whole=num_whole
+        batch, lambda _: weights_R, dropout_seed=seed, policy=Policy(num_whole, offload)
     )
     return nll_R, take_gradients(model)
 
@@ -140,7 +141,7 @@ def test_micro_batches_add_up(tiny_checkpoint: TinyCheckpoint) -> None:
             pack_reference(entries[a:b]),
             lambda _, weights_R=weights_R: weights_R,  # type: ignore[misc]
             dropout_seed=None,
-            num_whole=1,
+            policy=Policy(1),
         )
     assert largest_error(take_gradients(model), expected) <= 1e-10
 
@@ -185,7 +186,7 @@ def test_twenty_steps(tiny_checkpoint: TinyCheckpoint) -> None:
                         batch,
                         lambda nll_R: token_weights_of(nll_R, None, settings),
                         dropout_seed=step,
-                        num_whole=step % 4,
+                        policy=Policy(step % 4),
                     )
                 losses[name].append(nll_R.detach())
             optimizer.clip_grad_norm(1.0)
@@ -212,7 +213,11 @@ def test_the_policy_and_a_second_run_change_no_bit(
     torch.set_num_threads(2)
     try:
         first_R, first = by_hand(model, batch, weights_R, num_whole=3)
-        others = [by_hand(model, batch, weights_R, num_whole=n) for n in (3, 2, 1, 0)]
+        others = [
+            by_hand(model, batch, weights_R, num_whole=num_whole, offload=offload)
+            for num_whole in (3, 2, 1, 0)
+            for offload in (False, True)
+        ]
     finally:
         torch.set_num_threads(1)
     for nll_R, gradients in others:
@@ -280,5 +285,5 @@ def test_the_base_can_be_asked_in_between(tiny_checkpoint: TinyCheckpoint) -> No
     def weigh(nll_R: torch.Tensor) -> torch.Tensor:
         return (model.base_token_nll(batch) < 5).to(nll_R.dtype)
 
-    model.forward_backward(batch, weigh, dropout_seed=None, num_whole=2)
+    model.forward_backward(batch, weigh, dropout_seed=None, policy=Policy(2))
     assert largest_error(take_gradients(model), expected) <= 1e-10

@@ -14,8 +14,15 @@ from fam_engine.kernels import chunking, linear_cross_entropy_triton, lora_backw
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.loading import ComputeDtype, load_model
 from fam_engine.model.lora import LoraSpec
-from fam_engine.model.training import recomputation
-from fam_engine.model.training.recomputation import TokenBytes, activation_bytes, whole_layers
+from fam_engine.model.training import layer_inputs, recomputation
+from fam_engine.model.training.recomputation import (
+    BatchShape,
+    Policy,
+    TokenBytes,
+    activation_bytes,
+    choose_policy,
+    host_bytes,
+)
 from tests.model.conftest import TinyCheckpoint, one_thread, tiny_checkpoint
 from tests.model.packing_reference import pack_reference
 from tests.model.plain import random_entries
@@ -45,10 +52,17 @@ TAKEN = {"1B": 2.72e9, "3B": 4.18e9, "8B": 8.06e9}
 def bf16_bytes(shape: str) -> tuple[TokenBytes, int]:
     config = ModelConfig.from_dict(LLAMA | SHAPES[shape])
     spec = LoraSpec(16, 16, 0.0, ALL, False)
-    each = recomputation.token_bytes(
-        config, spec, dtype=torch.bfloat16, device=torch.device("cuda")
+    return gpu_bytes(config, spec), config.num_layers
+
+
+def gpu_bytes(config: ModelConfig, spec: LoraSpec) -> TokenBytes:
+    return recomputation.token_bytes(
+        config,
+        spec,
+        dtype=torch.bfloat16,
+        device=torch.device("cuda"),
+        num_multiprocessors=128,
     )
-    return each, config.num_layers
 
 
 @pytest.mark.parametrize(
@@ -69,42 +83,81 @@ def bf16_bytes(shape: str) -> tuple[TokenBytes, int]:
 def test_plans_of_real_shapes(shape: str, gigabytes: int, expected: tuple[int, int, int]) -> None:
     each, num_layers = bf16_bytes(shape)
     free = int(gigabytes * 1e9 - TAKEN[shape])
-    plans = tuple(
-        whole_layers(each, num_layers=num_layers, num_tokens=num_tokens, free=free)
+    policies = [
+        choose_policy(
+            each, BatchShape(num_tokens, 512), num_layers=num_layers, free=free, host_free=0
+        )
         for num_tokens in (2048, 8192, 16384)
-    )
-    assert plans == expected
+    ]
+    assert tuple(policy.num_whole for policy in policies) == expected
+    assert not any(policy.offload for policy in policies)
 
 
 @pytest.mark.parametrize("vocab_size", [32_000, 128_256, 151_936, 262_144])
 def test_the_tile_of_logits_is_the_kernel_s(vocab_size: int) -> None:
     config = ModelConfig.from_dict(LLAMA | SHAPES["1B"] | {"vocab_size": vocab_size})
-    each = recomputation.token_bytes(
-        config, LoraSpec(16, 16, 0.0, ALL, False), dtype=torch.bfloat16, device=torch.device("cuda")
-    )
+    each = gpu_bytes(config, LoraSpec(16, 16, 0.0, ALL, False))
     for num_tokens in (64, 1024, 1500, 100_000):
         made = linear_cross_entropy_triton._tile(num_tokens, vocab_size, torch.device("meta"))
         planned = min(num_tokens * each.logits, each.tile)
         assert made.numel() * 4 <= planned <= 1.06 * made.numel() * 4
 
 
+@pytest.mark.parametrize("host_free", [0, 8 * 10**9])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_plan_fits_and_one_layer_more_does_not(shape: str) -> None:
+def test_a_policy_fits_and_one_layer_more_does_not(shape: str, host_free: int) -> None:
     each, num_layers = bf16_bytes(shape)
-    for num_tokens in (64, 1024, 4096, 10_000):
-        before = 0
+    for num_tokens in (64, 1024, 4096, 20_000):
+        batch, before = BatchShape(num_tokens, 512), Policy(-1)
         for free in range(0, 40 * 10**9, 7 * 10**8):
-            k = whole_layers(each, num_layers=num_layers, num_tokens=num_tokens, free=free)
-            assert before <= k <= num_layers
-            before = k
-            sizes = [
-                activation_bytes(
-                    each, num_layers=num_layers, num_tokens=num_tokens, num_whole=number
-                )
-                for number in (k, k + 1)
-            ]
-            assert sizes[0] <= free or k == 0
-            assert free < sizes[1] or k == num_layers
+            policy = choose_policy(
+                each, batch, num_layers=num_layers, free=free, host_free=host_free
+            )
+            more = Policy(policy.num_whole + 1, policy.offload)
+            taken, taken_by_more = (
+                activation_bytes(each, batch, one, num_layers=num_layers) for one in (policy, more)
+            )
+            least = Policy(0, offload=policy.offload)
+            assert taken <= free or policy == least
+            assert free < taken_by_more or policy.num_whole == num_layers
+            assert host_bytes(each, batch, policy, num_layers=num_layers) <= host_free
+            # The host's memory is taken only where it must be.
+            if policy.offload:
+                assert free < activation_bytes(each, batch, Policy(0), num_layers=num_layers)
+            else:
+                assert policy.num_whole >= before.num_whole
+            before = before if policy.offload else policy
+        assert before.num_whole == num_layers or num_tokens == 20_000
+
+
+def test_a_long_document_of_8b_by_hand() -> None:
+    """81,920 tokens with inputs in the host's memory: 31 of them there, a GiB too many for the device."""
+    each, num_layers = bf16_bytes("8B")
+    batch = BatchShape(81_920, 81_920)
+    stream, gate_up, qkv, rank = 4096, 28_672 + 2 * 16, 6144, 16
+    # Two inputs; S of 32 layers; q, k, v, mixed values with S, stream, gate and up with S, logsumexps.
+    kept = 2 * 2 * stream + 32 * 2 * rank
+    kept += 2 * (qkv + 2 * stream + rank + gate_up) + 4 * 32
+    # Beside them, less gate and up, in attention's backward pass: gradient of the stream and it with dS, that of the
+    # mixed values, of q, k, v, of keys and values of each query head, and 128 / 32 copies of the sums for queries.
+    kept += 2 * (5 * stream + rank + qkv - gate_up) + 4 * 4 * stream
+    policy = Policy(0, offload=True)
+    taken = activation_bytes(each, batch, policy, num_layers=num_layers)
+    assert taken == (64 << 20) + batch.num_tokens * kept
+    assert taken < 13 << 30
+    assert host_bytes(each, batch, policy, num_layers=32) == 31 * batch.num_tokens * 2 * stream
+    without = activation_bytes(each, batch, Policy(0), num_layers=num_layers)
+    assert without - taken == 30 * batch.num_tokens * 2 * stream
+
+
+def test_sequences_share_the_copies_of_sums_for_queries() -> None:
+    """As `mha_varlen_bwd` has it: multiprocessors by heads of all sequences, rounded up."""
+    each, _ = bf16_bytes("8B")
+    attention = [each.backward(count) - each.attention for count in (1, 2, 3)]
+    assert attention[0] == 4 * each.query_sums == 4 * 4 * 4096
+    # Half as many copies, and the MLP takes more.
+    assert each.backward(2) == each.backward(1000) == each.working
+    assert each.attention + 2 * each.query_sums < each.working
 
 
 class Peak(TorchDispatchMode):
@@ -158,15 +211,46 @@ def test_what_a_step_holds(
     batch = pack_reference(random_entries(decoder.config.vocab_size, [(1, 64)] * 16))
     num_tokens = len(batch.input_ids)
     each = recomputation.token_bytes(
-        decoder.config, model.spec, dtype=decoder.compute_dtype, device=decoder.device
+        decoder.config,
+        model.spec,
+        dtype=decoder.compute_dtype,
+        device=decoder.device,
+        num_multiprocessors=0,
     )
     peaks = []
     for num_whole in (1, 3, 4):
         with Peak() as peak:
-            model.forward_backward(batch, torch.ones_like, dropout_seed=None, num_whole=num_whole)
+            model.forward_backward(
+                batch, torch.ones_like, dropout_seed=None, policy=Policy(num_whole)
+            )
         peaks.append(peak.bytes)
-        planned = activation_bytes(each, num_layers=4, num_tokens=num_tokens, num_whole=num_whole)
+        shape = BatchShape(num_tokens, 128)
+        planned = activation_bytes(each, shape, Policy(num_whole), num_layers=4)
         # Gradients of A and B, masks, rotary tables and a call's own gradients come on top: in a model
         # this narrow up to a third.
         assert 0.95 <= peak.bytes / (planned - recomputation.CONSTANT_BYTES) <= 1.35
     assert peaks[2] - peaks[1] == num_tokens * each.whole
+
+
+@pytest.mark.parametrize("num_whole", [0, 2])
+def test_what_a_step_holds_beside_inputs_on_the_host(
+    tiny_checkpoint: TinyCheckpoint, monkeypatch: pytest.MonkeyPatch, num_whole: int
+) -> None:
+    """Of eight layers all but one input, of the whole ones all, and the one that comes back."""
+    monkeypatch.setattr(layer_inputs, "_CHUNK_BYTES", 8192)
+    decoder = load_model(
+        tiny_checkpoint("llama", num_hidden_layers=8), precision="nf4", compute_dtype="fp32"
+    )
+    model = trainable(decoder, spec_of())
+    batch = pack_reference(random_entries(decoder.config.vocab_size, [(1, 64)] * 16))
+    peaks = {}
+    for offload in (False, True):
+        policy = Policy(num_whole, offload)
+        for _ in range(2):  # the host's memory is there at the second
+            with Peak() as peak:
+                model.forward_backward(batch, torch.ones_like, dropout_seed=None, policy=policy)
+        peaks[offload] = peak.bytes
+    input_bytes = 4 * len(batch.input_ids) * decoder.config.hidden_size
+    saved = (peaks[False] - peaks[True]) / input_bytes
+    # More or less by one: the peak may be reached in the layer above or below.
+    assert abs(saved - (8 - max(num_whole, 1) - 1)) <= 1

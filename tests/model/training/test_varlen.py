@@ -9,6 +9,7 @@ import torch
 
 from fam_engine.model import ops, varlen_plan
 from fam_engine.model.loading import load_model
+from fam_engine.model.trainable import Policy
 from fam_engine.model.training import varlen
 from fam_engine.model.training.row_sums import RowSums
 from tests.model.conftest import TinyCheckpoint, one_thread, tiny_checkpoint
@@ -72,7 +73,7 @@ def test_gradients_of_a_shared_prompt_are_added_in_fp32(
         write(self, x_S, out_T=out_T)
 
     monkeypatch.setattr(RowSums, "write", note)
-    model.forward_backward(batch, torch.ones_like, dropout_seed=None, num_whole=3)
+    model.forward_backward(batch, torch.ones_like, dropout_seed=None, policy=Policy(3))
     take_gradients(model)
     # Keys in the order of sequences: the prompt's own, then four times the prompt and one token.
     places = [0, 3, 7, 11, 15, 1, 4, 8, 12, 16, 2, 5, 9, 13, 17, 6, 10, 14, 18]
@@ -95,7 +96,7 @@ def test_nothing_waits_for_the_device(
     one_call()
 
     def step() -> None:
-        model.forward_backward(batch, torch.ones_like, dropout_seed=1, num_whole=1)
+        model.forward_backward(batch, torch.ones_like, dropout_seed=1, policy=Policy(1))
 
     step()  # tables of the first batch, made once
     calls = []

@@ -2,18 +2,20 @@
 
 In: the model's shape, the adapter's form, bytes that are free. Out: a `MemoryPlan`, the same for the same input: pure,
 so that a dry run plans for cards that are not there. Estimates, printed as such; a step that runs out of memory all the
-same lets fewer layers keep their activations, then halves its micro-batches. What cannot fit at all, the weights and
-the longest record on one card, is refused with the plan before the weights are read: there is no splitting of a model
-over cards here.
+same lets fewer layers keep their activations, then the host keep their inputs, then halves its micro-batches. What
+cannot fit at all, the weights and the longest record on one card, is refused with the plan before the weights are read:
+there is no splitting of a model over cards here.
 
 What layers do not keep is computed again, which costs most of another pass forward; micro-batches beyond some
 thousand tokens save next to nothing. So a micro-batch has as many tokens as fit with every layer's activations, but
-never fewer than are enough to multiply at full speed, as long as those fit at all.
+never fewer than are enough to multiply at full speed, as long as those fit at all. What layers keep may go to the
+host's memory where else neither those nor the longest record would fit.
 """
 
 from __future__ import annotations
 
 import bisect
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -25,12 +27,17 @@ from fam_engine.model.checkpoint import linear_shapes
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.lora import LoraSpec
 from fam_engine.model.memory import free_bytes, weight_bytes
+from fam_engine.model.training.layer_inputs import SHARE_OF_HOST
 from fam_engine.model.training.recomputation import (
+    BatchShape,
+    Policy,
     TokenBytes,
     activation_bytes,
+    choose_policy,
+    host_bytes,
+    least_policy,
     scratch_bytes,
     token_bytes,
-    whole_layers,
 )
 
 # By device. Beyond the first a larger micro-batch no longer makes the matrix products faster; from the second on it
@@ -51,11 +58,11 @@ class StepPlan:
 
     Attributes:
         max_tokens: Token budget of a micro-batch.
-        num_whole: Layers that keep their activations; it changes no bit.
+        policy: What layers keep; it changes no bit.
     """
 
     max_tokens: int
-    num_whole: int
+    policy: Policy
 
 
 @dataclass(frozen=True)
@@ -78,11 +85,13 @@ class MemoryNeeds:
     each: TokenBytes
     num_layers: int
 
-    def activations(self, num_tokens: int, num_whole: int) -> int:
+    def activations(self, batch: BatchShape, policy: Policy) -> int:
         """Give what a micro-batch takes at its peak; never logits of the whole vocabulary."""
-        return activation_bytes(
-            self.each, num_layers=self.num_layers, num_tokens=num_tokens, num_whole=num_whole
-        )
+        return activation_bytes(self.each, batch, policy, num_layers=self.num_layers)
+
+    def least_policy(self, batch: BatchShape, host_free: int) -> Policy:
+        """Give the policy for a micro-batch that takes least."""
+        return least_policy(self.each, batch, num_layers=self.num_layers, host_free=host_free)
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,7 @@ class MemoryPlan:
         max_tokens: Token budget of a micro-batch.
         num_layers: The model's layers.
         num_whole: Those that keep their activations.
+        host: Of the host's memory, what inputs of layers take; 0: they are on the device.
     """
 
     weights: int
@@ -110,16 +120,17 @@ class MemoryPlan:
     max_tokens: int
     num_layers: int
     num_whole: int
+    host: int
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """All of it, on the device."""
         return self.weights + self.scratch + self.adapter + self.optimizer + self.activations
 
     @property
     def step(self) -> StepPlan:
         """How steps are computed."""
-        return StepPlan(self.max_tokens, self.num_whole)
+        return StepPlan(self.max_tokens, Policy(self.num_whole, offload=self.host > 0))
 
 
 def memory_needs(
@@ -130,6 +141,7 @@ def memory_needs(
     compute_dtype: torch.dtype,
     device: torch.device,
     optimizer: OptimizerName,
+    num_multiprocessors: int,
 ) -> MemoryNeeds:
     """Estimate what training a model takes, from its shape.
 
@@ -140,6 +152,7 @@ def memory_needs(
         compute_dtype: Of the activations.
         device: Where.
         optimizer: Which one.
+        num_multiprocessors: Of the GPU; without meaning on a CPU.
     """
     trained = num_trainable(config, spec)
     return MemoryNeeds(
@@ -152,13 +165,20 @@ def memory_needs(
             spec,
             dtype=compute_dtype,
             device=device,
+            num_multiprocessors=num_multiprocessors,
         ),
         num_layers=config.num_layers,
     )
 
 
 def plan_for(
-    needs: MemoryNeeds, free: int, device: torch.device, *, longest: int, max_tokens: int | None
+    needs: MemoryNeeds,
+    free: int,
+    device: torch.device,
+    *,
+    longest: int,
+    max_tokens: int | None,
+    host_free: int,
 ) -> MemoryPlan:
     """Plan for so much memory.
 
@@ -168,6 +188,7 @@ def plan_for(
         device: Of which kind.
         longest: Tokens of the longest record, which is never split.
         max_tokens: Token budget of a micro-batch; None: to be chosen.
+        host_free: As `host_share` gives it.
 
     Returns:
         The plan. Its total may be more than `free`: `least_plan` says whether training fits at all, and a budget that
@@ -175,17 +196,19 @@ def plan_for(
     """
     fixed = needs.weights + needs.scratch + needs.adapter + needs.optimizer
     room = int(max(free - fixed, 0) * _SHARE_OF_ROOM[device.type])
-    budget = max_tokens or _default_tokens(needs, room, device)
-    num_tokens = max(budget, on_grid(longest))
-    num_whole = whole_layers(
-        needs.each, num_layers=needs.num_layers, num_tokens=num_tokens, free=room
+    longest = on_grid(longest)
+    budget = max_tokens or _default_tokens(needs, room, device, longest, host_free)
+    batch = BatchShape(max(budget, longest), longest)
+    policy = choose_policy(
+        needs.each, batch, num_layers=needs.num_layers, free=room, host_free=host_free
     )
-    return _plan(needs, num_tokens, budget, num_whole)
+    return _plan(needs, batch, budget, policy)
 
 
-def least_plan(needs: MemoryNeeds, longest: int) -> MemoryPlan:
+def least_plan(needs: MemoryNeeds, longest: int, host_free: int) -> MemoryPlan:
     """Give the plan that takes least: the longest record alone, every layer computed again."""
-    return _plan(needs, on_grid(longest), ROW_GRID, 0)
+    batch = BatchShape(on_grid(longest), on_grid(longest))
+    return _plan(needs, batch, ROW_GRID, needs.least_policy(batch, host_free))
 
 
 def check_memory(plan: MemoryPlan, free: int, device: torch.device) -> None:
@@ -205,21 +228,31 @@ def check_memory(plan: MemoryPlan, free: int, device: torch.device) -> None:
         f"training takes about {_gib(plan.total)} GiB: {_parts(plan)} of the longest record "
         f"({plan.num_tokens:,} tokens); a process has {_gib(free)} on {device.type}",
         code="E_MEMORY_PLAN",
-        hint=_remedies(plan),
+        hint=_remedies(plan, device),
     )
 
 
 def describe_plan(plan: MemoryPlan) -> str:
     """Say in a line what takes how much, and how many layers keep their activations."""
-    return (
+    text = (
         f"about {_gib(plan.total)} GiB of memory (estimate): {_parts(plan)}; {plan.num_whole} of "
         f"{plan.num_layers} layers keep theirs"
     )
+    if not plan.host:
+        return text
+    return f"{text}, inputs of the others in {_gib(plan.host)} GiB of the host's memory"
 
 
 def process_share(device: torch.device, num_processes: int) -> int:
     """Give the bytes a process may take: all that is free on its own GPU, its share of a common memory."""
     return free_bytes(device) // (num_processes if device.type == "cpu" else 1)
+
+
+def host_share(device: torch.device, num_processes: int) -> int:
+    """Give the bytes of the host's memory in which a process may keep what a GPU has no room for."""
+    if device.type == "cpu":
+        return 0
+    return int(SHARE_OF_HOST * process_share(torch.device("cpu"), num_processes))
 
 
 def num_trainable(config: ModelConfig, spec: LoraSpec) -> int:
@@ -229,32 +262,36 @@ def num_trainable(config: ModelConfig, spec: LoraSpec) -> int:
     return spec.rank * sum(sizes)
 
 
-def _plan(needs: MemoryNeeds, num_tokens: int, max_tokens: int, num_whole: int) -> MemoryPlan:
+def _plan(needs: MemoryNeeds, batch: BatchShape, max_tokens: int, policy: Policy) -> MemoryPlan:
     return MemoryPlan(
         weights=needs.weights,
         scratch=needs.scratch,
         adapter=needs.adapter,
         optimizer=needs.optimizer,
-        activations=needs.activations(num_tokens, num_whole),
-        num_tokens=num_tokens,
+        activations=needs.activations(batch, policy),
+        num_tokens=batch.num_tokens,
         max_tokens=max_tokens,
         num_layers=needs.num_layers,
-        num_whole=num_whole,
+        num_whole=policy.num_whole,
+        host=host_bytes(needs.each, batch, policy, num_layers=needs.num_layers),
     )
 
 
-def _default_tokens(needs: MemoryNeeds, room: int, device: torch.device) -> int:
+def _default_tokens(
+    needs: MemoryNeeds, room: int, device: torch.device, longest: int, host_free: int
+) -> int:
     """Choose the token budget of a micro-batch, a multiple of 64 tokens."""
-    sizes = range(ROW_GRID, _MOST_TOKENS[device.type] + 1, ROW_GRID)
 
-    def fitting(num_whole: int) -> int:
+    def fitting(choose: Callable[[BatchShape], Policy], most: int) -> int:
         def needed(num_tokens: int) -> int:
-            return needs.activations(num_tokens, num_whole)
+            batch = BatchShape(num_tokens, longest)
+            return needs.activations(batch, choose(batch))
 
-        return bisect.bisect_right(sizes, room, key=needed) * ROW_GRID
+        return bisect.bisect_right(range(ROW_GRID, most + 1, ROW_GRID), room, key=needed) * ROW_GRID
 
-    tokens = max(fitting(needs.num_layers), min(fitting(0), _ENOUGH_TOKENS[device.type]))
-    return max(tokens, ROW_GRID)
+    whole = fitting(lambda _: Policy(needs.num_layers), _MOST_TOKENS[device.type])
+    least = fitting(lambda batch: needs.least_policy(batch, host_free), _ENOUGH_TOKENS[device.type])
+    return max(whole, least, ROW_GRID)
 
 
 def _parts(plan: MemoryPlan) -> str:
@@ -262,7 +299,7 @@ def _parts(plan: MemoryPlan) -> str:
     return ", ".join(f"{name} {_gib(getattr(plan, name))}" for name in names)
 
 
-def _remedies(plan: MemoryPlan) -> str:
+def _remedies(plan: MemoryPlan, device: torch.device) -> str:
     """Say what would change most, the largest part first."""
     advice = {
         "use --precision nf4 or a smaller model": plan.weights + plan.scratch,
@@ -270,6 +307,8 @@ def _remedies(plan: MemoryPlan) -> str:
         "lower --rank, name fewer --target-modules, use --optimizer adamw8bit": plan.adapter
         + plan.optimizer,
     }
+    if device.type == "cuda" and not plan.host:
+        advice["free memory of the host, where inputs of layers can be"] = 0
     return "; ".join(sorted(advice, key=lambda what: -advice[what]))
 
 

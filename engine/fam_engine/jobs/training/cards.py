@@ -1,12 +1,14 @@
 """What training would take on GPUs of common sizes, whether this machine has one or not.
 
 In: the model's shape, the settings, the longest record. Out: a plan for each size, made by the function that plans a
-run. From shapes alone: nothing is loaded and no GPU asked.
+run. From shapes alone: nothing is loaded and no GPU asked. The host is taken to have as much memory as it needs.
 """
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 
@@ -16,6 +18,9 @@ from fam_engine.model.config import ModelConfig
 from fam_engine.model.loading import card_compute_dtype
 from fam_engine.model.lora import LoraSpec
 from fam_engine.model.memory import CARDS, CONTEXT_BYTES
+
+# Of an RTX 4090; no other consumer card of these sizes has more.
+_MULTIPROCESSORS: Final = 128
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,7 @@ class CardPlan:
         num_whole: Layers that keep their activations.
         num_layers: All layers.
         total: Bytes taken.
+        host: Bytes taken of the host's memory.
     """
 
     gigabytes: int
@@ -37,6 +43,7 @@ class CardPlan:
     num_whole: int
     num_layers: int
     total: int
+    host: int
 
 
 def plan_cards(
@@ -58,13 +65,19 @@ def plan_cards(
         compute_dtype=card_compute_dtype(config.compute_dtype, precision=config.precision),
         device=device,
         optimizer=config.optimizer,
+        num_multiprocessors=_MULTIPROCESSORS,
     )
-    least = least_plan(needs, longest)
+    least = least_plan(needs, longest, sys.maxsize)
     cards = []
     for gigabytes in CARDS:
         free = gigabytes * 2**30 - CONTEXT_BYTES
         plan = plan_for(
-            needs, free, device, longest=longest, max_tokens=config.max_tokens_per_batch
+            needs,
+            free,
+            device,
+            longest=longest,
+            max_tokens=config.max_tokens_per_batch,
+            host_free=sys.maxsize,
         )
         cards.append(
             CardPlan(
@@ -74,6 +87,7 @@ def plan_cards(
                 num_whole=plan.num_whole,
                 num_layers=plan.num_layers,
                 total=plan.total,
+                host=plan.host,
             )
         )
     return cards

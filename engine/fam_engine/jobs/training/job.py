@@ -24,6 +24,7 @@ from fam_engine.jobs.training.budget import (
     MemoryPlan,
     check_memory,
     describe_plan,
+    host_share,
     least_plan,
     memory_needs,
     num_trainable,
@@ -44,6 +45,7 @@ from fam_engine.model.adapter_files import save_adapter
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.loading import choose_compute_dtype, choose_device
 from fam_engine.model.lora import LoraSpec
+from fam_engine.model.memory import num_multiprocessors
 from fam_engine.model.trainable import TrainableModel
 
 ADAPTER, CHECKPOINTS = "adapter", "checkpoints"
@@ -198,7 +200,7 @@ def memory_plan(
 ) -> MemoryPlan:
     """Plan for what this process may take.
 
-    The token budget, once chosen, is always the same: bits depend on it. How many layers keep their activations is
+    The token budget, once chosen, is always the same: bits depend on it. What layers keep is
     planned anew whenever the run goes on, maybe on another machine: no bit depends on that.
 
     Args:
@@ -221,12 +223,15 @@ def memory_plan(
         ),
         device=device,
         optimizer=config.optimizer,
+        num_multiprocessors=num_multiprocessors(device),
     )
-    free = process_share(device, num_processes)
-    check_memory(least_plan(needs, given.longest), free, device)
+    free, host_free = process_share(device, num_processes), host_share(device, num_processes)
+    check_memory(least_plan(needs, given.longest, host_free), free, device)
     kept: int | None = journal.get("max_tokens_per_batch") if journal else None
     budget = kept or config.max_tokens_per_batch
-    plan = plan_for(needs, free, device, longest=given.longest, max_tokens=budget)
+    plan = plan_for(
+        needs, free, device, longest=given.longest, max_tokens=budget, host_free=host_free
+    )
     if journal and not kept:
         with journal.commit():
             journal.put("max_tokens_per_batch", plan.max_tokens)

@@ -5,8 +5,9 @@ weighted losses is divided by the supervised tokens of the whole step, so any sp
 (but for rounding). Dividing by those of the micro-batch, as many trainers did, gives short answers more weight. Several
 processes compute a micro-batch each at a time, and add their sums and gradients at the end.
 
-Where memory runs out the step is done again: first with fewer layers that keep their activations, which changes no bit
-of the result; once none does, with smaller micro-batches, which rounds otherwise.
+Where memory runs out the step is done again: first with fewer layers that keep their activations, then with the
+layers' inputs in the host's memory, which changes no bit of the result; then with smaller micro-batches, which rounds
+otherwise.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from fam_engine.jobs.training.examples import Examples
 from fam_engine.jobs.training.losses import NEEDS_BASE, LossSettings, token_weights
 from fam_engine.jobs.training.order import Entries, dropout_seed
 from fam_engine.jobs.training.peers import ALONE, Peers
-from fam_engine.model.trainable import TrainableModel
+from fam_engine.model.trainable import Policy, TrainableModel
 
 
 @dataclass(frozen=True)
@@ -85,21 +86,33 @@ class GradientMaker:
         """
         while True:
             batches = shared_out(self._examples, entries, plan.max_tokens, self._peers.size)
-            found = self._try(step, entries, batches, plan.num_whole)
+            found = self._try(step, entries, batches, plan.policy)
             if found is not None:
                 return found, plan
             is_least = plan.max_tokens <= ROW_GRID or all(len(batch) == 1 for batch in batches)
-            if is_least and not plan.num_whole:
+            policy = self._lowered(plan.policy)
+            if policy is not None:
+                plan = replace(plan, policy=policy)
+            elif not is_least:
+                plan = replace(plan, max_tokens=max(ROW_GRID, plan.max_tokens // 2))
+            else:
                 raise DeviceError(
                     "the smallest micro-batch does not fit in memory",
                     code="E_OOM_RECORD",
                     where=f"step {step + 1}",
                     hint="lower --max-length or --rank",
                 )
-            plan = _lowered(plan)
+
+    def _lowered(self, policy: Policy) -> Policy | None:
+        """Give the next policy that takes less memory; None if there is none."""
+        if policy.num_whole:
+            return replace(policy, num_whole=policy.num_whole // 2)
+        if self._model.may_offload and not policy.offload:
+            return replace(policy, offload=True)
+        return None
 
     def _try(
-        self, step: int, entries: Entries, batches: list[Entries], num_whole: int
+        self, step: int, entries: Entries, batches: list[Entries], policy: Policy
     ) -> StepLoss | None:
         """Compute a step; None if some process ran out of memory, and then no gradient is left."""
         num_targets = self._examples.num_targets(entries)
@@ -107,7 +120,7 @@ class GradientMaker:
         is_short = False
         try:
             for number, batch in self._peers.own(list(enumerate(batches))):
-                sums += self._micro_batch(step, number, batch, num_targets, num_whole)
+                sums += self._micro_batch(step, number, batch, num_targets, policy)
         except torch.OutOfMemoryError:
             is_short = True
         told = self._peers.gather([*sums.tolist(), is_short])
@@ -123,7 +136,7 @@ class GradientMaker:
         return StepLoss(loss, nll, kept, num_targets)
 
     def _micro_batch(
-        self, step: int, number: int, entries: Entries, num_targets: int, num_whole: int
+        self, step: int, number: int, entries: Entries, num_targets: int, policy: Policy
     ) -> torch.Tensor:
         """Add a micro-batch's gradients; give its sums of weighted loss, surprisal and weight."""
         batch = PackedBatch(**pack_batch(self._examples.spool, entries))
@@ -133,18 +146,11 @@ class GradientMaker:
             batch,
             lambda nll_R: token_weights(nll_R, base_R, self._loss) / num_targets,
             dropout_seed=dropout_seed(self._seed, step, number),
-            num_whole=num_whole,
+            policy=policy,
         )
         weights_R = token_weights(nll_R, base_R, self._loss)
         sums = torch.stack([(weights_R * nll_R).sum(), nll_R.sum(), weights_R.sum()])
         return sums.to("cpu", torch.float64)
-
-
-def _lowered(plan: StepPlan) -> StepPlan:
-    """Give the next plan that takes less memory."""
-    if plan.num_whole:
-        return replace(plan, num_whole=plan.num_whole // 2)
-    return replace(plan, max_tokens=max(ROW_GRID, plan.max_tokens // 2))
 
 
 def _gradient(parameter: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,8 @@ and the head cost more than they; this one comes from the very code that will ru
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from fam_engine.config import TrainConfig
@@ -19,7 +21,7 @@ from fam_engine.jobs.training.order import Entries
 from fam_engine.jobs.training.steps import GradientMaker
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.lora import LoraSpec
-from fam_engine.model.trainable import TrainableModel
+from fam_engine.model.trainable import Policy, TrainableModel
 
 _ROUNDS = 2
 
@@ -30,7 +32,7 @@ def seconds_a_token(
     examples: Examples,
     entries: Entries,
     *,
-    num_whole: int,
+    policy: Policy,
     spec: LoraSpec,
     loss: LossSettings,
     dtype: torch.dtype,
@@ -43,7 +45,7 @@ def seconds_a_token(
         model: The model's shape.
         examples: What is trained on.
         entries: The micro-batch.
-        num_whole: How many of the model's layers keep their activations.
+        policy: What the model's layers keep.
         spec: The adapter's form.
         loss: Which loss.
         dtype: Compute dtype.
@@ -57,10 +59,10 @@ def seconds_a_token(
         decoder = random_decoder(model, num_layers, config.precision, dtype, device)
         maker = GradientMaker(TrainableModel(decoder, spec, seed=0), examples, loss, seed=0)
         # All entries are to be one micro-batch.
-        plan = StepPlan(1 << 40, num_whole)
+        plan = StepPlan(1 << 40, replace(policy, num_whole=num_whole))
         return min(_time(maker, entries, plan, device) for _ in range(_ROUNDS))
 
-    num_again = model.num_layers - max(num_whole, 1)
+    num_again = model.num_layers - max(policy.num_whole, 1)
     one = seconds(1, 1)
     total = one + (model.num_layers - 1 - num_again) * max(seconds(2, 2) - one, 0.0)
     if num_again:

@@ -1,7 +1,8 @@
 """One decoder layer forward and backward, written out: no autograd, memory by a policy.
 
 In: the layer's input, what it must know of the batch. Out: its output and what it keeps; then, from
-the gradient of the output, that of the input, and gradients added to A and B in a fixed order.
+the gradient of the output, that of the input, and gradients added to A and B in a fixed order. The input itself is
+kept by whoever walks through the layers (`layer_inputs`).
 
 What is kept is decided layer by layer. WHOLE: input, products of q, k, v, mixed values with the
 logsumexp of their scores, the stream between attention and MLP, gate and up; only norms and the
@@ -67,9 +68,8 @@ class Activations:
 
 @dataclass(frozen=True)
 class Kept:
-    """What a layer keeps: its input [T, D], S of `down` [Q, ranks], and all the rest or nothing."""
+    """What a layer keeps beside its input: S of `down` [Q, ranks], and all the rest or nothing."""
 
-    x_TD: torch.Tensor
     inner_down: torch.Tensor
     activations: Activations | None
 
@@ -124,15 +124,21 @@ class TrainingLayer:
         self._down.write_inner(hidden, call.dropout.of(DOWN))
         out = self._down.forward(hidden, scratch, residual=made.x_QD)
         inner_down = self._down.inner(hidden).clone()
-        return out, Kept(x_TD, inner_down, made if keep is Keep.WHOLE else None)
+        return out, Kept(inner_down, made if keep is Keep.WHOLE else None)
 
     def backward(
-        self, dout_QD: torch.Tensor, kept: Kept, call: LayerBatch, scratch: torch.Tensor
+        self,
+        dout_QD: torch.Tensor,
+        x_TD: torch.Tensor,
+        kept: Kept,
+        call: LayerBatch,
+        scratch: torch.Tensor,
     ) -> torch.Tensor | None:
         """Add to the gradients of the adapters; give that of the input [T, D].
 
         Args:
             dout_QD: The gradient of the output; used up.
+            x_TD: The layer's input.
             kept: What `forward` gave; used up.
             call: As there.
             scratch: As there.
@@ -140,13 +146,13 @@ class TrainingLayer:
         Returns:
             The gradient, or None of the first layer, whose input is the frozen embedding.
         """
-        made = kept.activations or self._activations(kept.x_TD, call, scratch)
+        made = kept.activations or self._activations(x_TD, call, scratch)
         self._mlp_backward_(dout_QD, made, kept.inner_down, call, scratch)
         gradients = self._attention_backward(dout_QD, made, call, scratch)
         return self._heads.backward(
             gradients,
             made.products,
-            kept.x_TD,
+            x_TD,
             call,
             scratch,
             residual_QD=None if self._is_first else dout_QD,

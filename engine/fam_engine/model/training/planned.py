@@ -5,7 +5,7 @@ adapter's leaves. It computes what `TrainingForward`, `linear_nll` and torch's b
 (`tests/model/training/test_planned.py` holds both together in float64), with less work: LoRA inside the
 matrix products, layers that fit in memory not computed twice, no product that no gradient asks for.
 
-The last `num_whole` layers keep everything, those before only their input: what the last ones keep is
+The last layers keep everything, those before only their input, maybe in the host's memory: what the last ones keep is
 given back before the first ones compute again, so that both never need memory at once.
 
 Letters: T tokens, R rows that predict, D hidden size.
@@ -13,6 +13,7 @@ Letters: T tokens, R rows that predict, D hidden size.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import torch
@@ -28,6 +29,8 @@ from fam_engine.model.training.forward import attention_dtype
 from fam_engine.model.training.functions import Dropout
 from fam_engine.model.training.heads import LayerBatch, normed_into
 from fam_engine.model.training.layer import Keep, TrainingLayer
+from fam_engine.model.training.layer_inputs import HostMemory, LayerInputs
+from fam_engine.model.training.recomputation import Policy
 from fam_engine.model.weights import Weights
 
 # Losses of tokens, float64[R], nats -> what each weighs in the loss, [R].
@@ -62,11 +65,12 @@ class PlannedTraining:
         self._copies = [pair for linear in linears for pair in linear.copies()]
         self._scratch = new_scratch(linears, dtype=dtype, device=device)
         wide = torch.promote_types(dtype, torch.float32)
+        self._host = HostMemory(device)
         self._rope = RopeTables(config, dtype=wide, device=device)
 
     @torch.no_grad()
     def forward_backward(
-        self, batch: PackedBatch, weigh: Weigh, *, dropout: Dropout, num_whole: int
+        self, batch: PackedBatch, weigh: Weigh, *, dropout: Dropout, policy: Policy
     ) -> torch.Tensor:
         """Add the gradients of sum(weight * nll) to those of the leaves.
 
@@ -74,10 +78,13 @@ class PlannedTraining:
             batch: The batch.
             weigh: Called once with the tokens' losses; what it gives are constants to the gradient.
             dropout: What to leave out of LoRA's inputs.
-            num_whole: How many layers keep their activations; see `recomputation.whole_layers`.
+            policy: What layers keep; see `recomputation.choose_policy`.
 
         Returns:
             float64[num_rows], nats, in the order of `batch.targets`.
+
+        Raises:
+            torch.OutOfMemoryError: The device has not so much memory, or the host.
         """
         check_ids(batch, self._config)
         given = on_device(
@@ -89,16 +96,21 @@ class PlannedTraining:
         take_leaves(self._copies)
         x_TD = self._weights.embed_VD[given.input_ids].to(self._dtype)
         calls = self._calls(given, batch.num_positions, dropout)
-        kept = []
-        for index, (layer, call) in enumerate(zip(self._layers, calls, strict=True)):
-            keep = Keep.WHOLE if index >= len(self._layers) - num_whole else Keep.INPUT
-            x_TD, of_layer = layer.forward(x_TD, call, self._scratch, keep=keep)
-            kept.append(of_layer)
-        nll_R, gradient = self._head(x_TD, given.targets, weigh)
-        del x_TD, of_layer
-        for layer, call in zip(reversed(self._layers), reversed(calls), strict=True):
-            assert gradient is not None
-            gradient = layer.backward(gradient, kept.pop(), call, self._scratch)
+        num_layers, kept = len(calls), []
+        on_host = policy.num_on_host(num_layers)
+        with contextlib.closing(LayerInputs(self._host, on_host, x_TD)) as inputs:
+            for index, (layer, call) in enumerate(zip(self._layers, calls, strict=True)):
+                keep = Keep.WHOLE if index >= num_layers - policy.num_whole else Keep.INPUT
+                inputs.put(index, x_TD)
+                x_TD, of_layer = layer.forward(x_TD, call, self._scratch, keep=keep)
+                kept.append(of_layer)
+            nll_R, gradient = self._head(x_TD, given.targets, weigh)
+            del x_TD, of_layer
+            for index in reversed(range(num_layers)):
+                assert gradient is not None
+                layer, call, x_TD = self._layers[index], calls[index], inputs.take(index)
+                gradient = layer.backward(gradient, x_TD, kept.pop(), call, self._scratch)
+                del x_TD
         return nll_R
 
     def _calls(self, given: DeviceBatch, num_positions: int, dropout: Dropout) -> list[LayerBatch]:
