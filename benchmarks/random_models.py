@@ -100,6 +100,8 @@ def write_nf4_model(folder: Path, config: dict[str, Any], device: str) -> None:
     quantize = bitsandbytes_functional().quantize_4bit
     tensors = {}
     for name, weight in _empty_model(config).named_parameters():
+        if name == "lm_head.weight" and config["tie_word_embeddings"]:
+            continue  # transformers 5.0 lists it, although it is the embedding
         values = _random_like(weight, name, device)
         if values.ndim == 2 and ".layers." in name:
             packed, state = quantize(

@@ -57,8 +57,8 @@ TALKING_ANSWER = {"role": "assistant", "content": "Let me look.", "tool_calls": 
 KNOWING = (
     "{% if tools %}<tools>{% for t in tools %}{{ t | tojson }}{% endfor %}</tools>{% endif %}"
     "{% for m in messages %}<s>{{ m.role }}{% if m.name %} {{ m.name }}{% endif %}: "
-    "{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}[{{ p.text }}]{% endfor %}"
-    "{% endif %}{% for c in m.tool_calls %}<call>{{ c.function | tojson }}{% endfor %}</s>\n{% endfor %}"
+    "{% if m.content is string %}{{ m.content }}{% elif m.content %}{% for p in m.content %}[{{ p.text }}]"
+    "{% endfor %}{% endif %}{% for c in m.tool_calls %}<call>{{ c.function | tojson }}{% endfor %}</s>\n{% endfor %}"
     "{% if add_generation_prompt %}<s>assistant: {% endif %}"
 )
 

@@ -73,7 +73,7 @@ def run_code(code: str, names: dict[str, Any], folder: Path) -> str:
 
 
 def is_same(shown: str, printed: str) -> bool:
-    """Whether words are equal and numbers close; blanks at the ends of lines count for nothing."""
+    """Whether words are equal and numbers close; blanks at ends of lines and lengths of rules count for nothing."""
     one, two = (DURATION.sub("(duration)", text) for text in (shown, printed))
     if _words(one) != _words(two):
         return False
@@ -82,7 +82,7 @@ def is_same(shown: str, printed: str) -> bool:
 
 
 def _words(text: str) -> list[str]:
-    return NUMBER.sub("#", text).split()
+    return re.sub("─+", "─", NUMBER.sub("#", text)).split()
 
 
 def _is_close(one: str, two: str) -> bool:
