@@ -22,13 +22,20 @@ from fam_engine.model.checkpoint import linear_shapes
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.lora import Adapter, LoraSpec, attach_adapter, tensor_name
+from fam_engine.model.memory import num_multiprocessors
 from fam_engine.model.training.forward import TrainingForward
 from fam_engine.model.training.functions import Dropout, linear_nll
 from fam_engine.model.training.planned import PlannedTraining, Weigh
-from fam_engine.model.training.recomputation import Policy
+from fam_engine.model.training.recomputation import (
+    BatchShape,
+    Policy,
+    TokenBytes,
+    policy_within,
+    token_bytes,
+)
 from fam_engine.model.weights import Weights
 
-__all__ = ["LoraSpec", "Policy", "TrainableModel"]
+__all__ = ["BatchShape", "LoraSpec", "Policy", "TrainableModel"]
 
 
 class TrainableModel:
@@ -110,6 +117,13 @@ class TrainableModel:
             batch, weigh, dropout=self._dropout(dropout_seed), policy=policy
         )
 
+    def policy_within(self, batch: PackedBatch, largest: BatchShape, policy: Policy) -> Policy:
+        """Give what layers keep of a batch in the memory that the largest takes by its policy."""
+        config, shape = self._decoder.config, BatchShape(len(batch.input_ids), batch.num_positions)
+        return policy_within(
+            self._token_bytes, shape, largest, policy, num_layers=config.num_layers
+        )
+
     @torch.no_grad()
     def base_token_nll(self, batch: PackedBatch) -> torch.Tensor:
         """Give the same of the model without its adapter, and without gradient.
@@ -127,6 +141,17 @@ class TrainableModel:
             precision=self._decoder.precision,
             compute_dtype=self._decoder.compute_dtype,
             device=self._decoder.device,
+        )
+
+    @cached_property
+    def _token_bytes(self) -> TokenBytes:
+        decoder = self._decoder
+        return token_bytes(
+            decoder.config,
+            self.spec,
+            dtype=decoder.compute_dtype,
+            device=decoder.device,
+            num_multiprocessors=num_multiprocessors(decoder.device),
         )
 
     @cached_property

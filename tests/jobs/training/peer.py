@@ -77,12 +77,12 @@ class _Short(GradientMaker):
     _was_short = False
 
     def _micro_batch(
-        self, step: int, number: int, entries: Entries, num_targets: int, policy: Policy
+        self, step: int, number: int, entries: Entries, num_targets: int, plan: StepPlan
     ) -> torch.Tensor:
         if not self._was_short and self._peers.rank == self._peers.size - 1:
             self._was_short = True
             raise torch.OutOfMemoryError("injected")
-        return super()._micro_batch(step, number, entries, num_targets, policy)
+        return super()._micro_batch(step, number, entries, num_targets, plan)
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +208,8 @@ def test_inputs_go_to_the_host_where_the_longest_record_would_not_fit() -> None:
         check_memory(least_plan(needs, longest, 4 * GIB), free, CUDA)
     told = describe_plan(goes)
     assert told.endswith(
-        "1 of 32 layers keep theirs, inputs of the others in 4.74 GiB of the host's memory"
+        "1 of 32 layers keep theirs, inputs of the others in 4.74 GiB of the host's memory "
+        "(of the longest record, 20,032 tokens; shorter ones keep more)"
     )
 
 
@@ -242,7 +243,9 @@ def test_what_does_not_fit_is_refused_with_its_parts() -> None:
     # What helps most comes first.
     assert line.index("--max-length") < line.index("nf4") < line.index("--rank")
     assert (caught.value.code, caught.value.exit_code) == ("E_MEMORY_PLAN", 8)
-    assert describe_plan(plan).endswith("activations 9.00; 0 of 32 layers keep theirs")
+    told = describe_plan(plan)
+    assert "activations 9.00; 0 of 32 layers keep theirs (of the longest record, 8,192" in told
+    assert describe_plan(replace(plan, max_tokens=8192)).endswith("0 of 32 layers keep theirs")
 
 
 def test_processes_on_a_cpu_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -200,11 +200,11 @@ def test_memory_that_runs_out_is_told(
     real = GradientMaker._try
 
     def short(
-        self: GradientMaker, step: int, entries: Entries, batches: list[Entries], policy: Policy
+        self: GradientMaker, step: int, entries: Entries, batches: list[Entries], plan: StepPlan
     ) -> StepLoss | None:
-        if step == 2 and policy == Policy(2):
+        if step == 2 and plan.policy == Policy(2):
             return None
-        return real(self, step, entries, batches, policy)
+        return real(self, step, entries, batches, plan)
 
     monkeypatch.setattr(GradientMaker, "_try", short)
     train()

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from fam_engine._rust_tokenize import pack_batch
+from fam_engine.data.packing import PackedBatch
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.errors import DeviceError
 from fam_engine.jobs.journal import Journal
@@ -120,6 +122,23 @@ def test_the_layers_that_keep_their_activations_change_no_bit(
         assert all(torch.equal(grad, other_grads[name]) for name, grad in grads.items())
 
 
+def test_shorter_micro_batches_keep_more_layers(
+    tiny_model: Path, examples: Examples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan is that of the longest record; what it takes is there for the others too."""
+    policies: dict[int, Policy] = {}
+    real = TrainableModel.forward_backward
+
+    def noted(self: TrainableModel, batch: PackedBatch, *args: Any, **settings: Any) -> Any:  # noqa: ANN401
+        policies[len(batch.input_ids)] = settings["policy"]
+        return real(self, batch, *args, **settings)
+
+    monkeypatch.setattr(TrainableModel, "forward_backward", noted)
+    maker = GradientMaker(model(tiny_model), examples, LossSettings(), seed=5)
+    maker.step(0, examples.entries, StepPlan(192, Policy(0)))
+    assert policies == {192: Policy(0), 64: Policy(2)}
+
+
 def test_dropout_follows_the_seed_of_the_step(tiny_model: Path, examples: Examples) -> None:
     one, two = (gradients(tiny_model, examples, 64, "plain", dropout=0.5)[0] for _ in range(2))
     assert one == two
@@ -150,11 +169,11 @@ def run_short_of_memory(
         number: int,
         entries: Entries,
         num_targets: int,
-        policy: Policy,
+        plan: StepPlan,
     ) -> torch.Tensor:
-        tried.append((len(entries), policy))
-        result = real(self, step, number, entries, num_targets, policy)
-        if is_short(entries, policy):
+        tried.append((len(entries), plan.policy))
+        result = real(self, step, number, entries, num_targets, plan)
+        if is_short(entries, plan.policy):
             raise torch.OutOfMemoryError("injected")
         return result
 

@@ -22,6 +22,7 @@ from fam_engine.model.training.recomputation import (
     activation_bytes,
     choose_policy,
     host_bytes,
+    policy_within,
 )
 from tests.model.conftest import TinyCheckpoint, one_thread, tiny_checkpoint
 from tests.model.packing_reference import pack_reference
@@ -128,6 +129,31 @@ def test_a_policy_fits_and_one_layer_more_does_not(shape: str, host_free: int) -
                 assert policy.num_whole >= before.num_whole
             before = before if policy.offload else policy
         assert before.num_whole == num_layers or num_tokens == 20_000
+
+
+@pytest.mark.parametrize("gigabytes", [4, 8, 16, 40])
+@pytest.mark.parametrize("host_free", [0, 20 * 10**9])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_smaller_micro_batches_keep_more_in_the_same_memory(
+    shape: str, host_free: int, gigabytes: int
+) -> None:
+    each, num_layers = bf16_bytes(shape)
+    largest, free = BatchShape(40_000, 40_000), gigabytes * 10**9
+    policy = choose_policy(each, largest, num_layers=num_layers, free=free, host_free=host_free)
+    room, host_room = (
+        count(each, largest, policy, num_layers=num_layers)
+        for count in (activation_bytes, host_bytes)
+    )
+    before = policy
+    for num_tokens in (40_000, 30_000, 10_000, 2048):
+        batch = BatchShape(num_tokens, 40_000)
+        found = policy_within(each, batch, largest, policy, num_layers=num_layers)
+        assert activation_bytes(each, batch, found, num_layers=num_layers) <= room
+        assert host_bytes(each, batch, found, num_layers=num_layers) <= host_room
+        assert found.offload <= before.offload
+        assert found.num_whole >= before.num_whole or found.offload < before.offload
+        before = found
+    assert before.num_whole >= num_layers - 3
 
 
 def test_a_long_document_of_8b_by_hand() -> None:

@@ -58,7 +58,7 @@ class StepPlan:
 
     Attributes:
         max_tokens: Token budget of a micro-batch.
-        policy: What layers keep; it changes no bit.
+        policy: What layers keep of the largest micro-batch, and of smaller ones in the same memory; it changes no bit.
     """
 
     max_tokens: int
@@ -107,7 +107,7 @@ class MemoryPlan:
         num_tokens: The tokens of that: the budget, or a longer record.
         max_tokens: Token budget of a micro-batch.
         num_layers: The model's layers.
-        num_whole: Those that keep their activations.
+        num_whole: Those that keep their activations, in the largest micro-batch.
         host: Of the host's memory, what inputs of layers take; 0: they are on the device.
     """
 
@@ -238,9 +238,11 @@ def describe_plan(plan: MemoryPlan) -> str:
         f"about {_gib(plan.total)} GiB of memory (estimate): {_parts(plan)}; {plan.num_whole} of "
         f"{plan.num_layers} layers keep theirs"
     )
-    if not plan.host:
-        return text
-    return f"{text}, inputs of the others in {_gib(plan.host)} GiB of the host's memory"
+    if plan.host:
+        text += f", inputs of the others in {_gib(plan.host)} GiB of the host's memory"
+    if plan.num_whole < plan.num_layers and plan.max_tokens < plan.num_tokens:
+        text += f" (of the longest record, {plan.num_tokens:,} tokens; shorter ones keep more)"
+    return text
 
 
 def process_share(device: torch.device, num_processes: int) -> int:

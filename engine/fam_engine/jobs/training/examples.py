@@ -43,6 +43,11 @@ class Examples:
     context_len: npt.NDArray[np.int64]
     target_len: npt.NDArray[np.int64]
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest entry."""
+        return int((self.context_len + self.target_len)[self.entries].max())
+
     def num_targets(self, entries: Entries) -> int:
         """Give the number of supervised tokens of some entries."""
         return int(self.target_len[entries].sum())

@@ -30,7 +30,6 @@ from fam_engine.jobs.training.summary import count_examples, count_flags
 from fam_engine.jobs.training.trial import seconds_a_token
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.loading import choose_compute_dtype, choose_device
-from fam_engine.model.trainable import Policy
 
 _NUM_SHOWN = 3
 # Steps whose micro-batches are planned to see how large they are.
@@ -125,7 +124,7 @@ def forecast_train(config: TrainConfig, progress: TrainProgress) -> TrainForecas
             cards=[asdict(card) for card in plan_cards(config, model, spec, given.longest)],
             seconds=steps
             / order.steps_per_epoch
-            * _epoch_seconds(config, model, data, memory.step.policy, dtype, device),
+            * _epoch_seconds(config, model, data, memory.num_whole, dtype, device),
         )
 
 
@@ -161,7 +160,7 @@ def _epoch_seconds(
     config: TrainConfig,
     model: ModelConfig,
     data: Prepared,
-    policy: Policy,
+    num_whole: int,
     dtype: torch.dtype,
     device: torch.device,
 ) -> float:
@@ -173,7 +172,7 @@ def _epoch_seconds(
         model,
         data.train,
         batch,
-        policy=policy,
+        num_whole=num_whole,
         spec=lora_spec(config),
         loss=loss_settings(config),
         dtype=dtype,

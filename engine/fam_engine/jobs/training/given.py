@@ -62,7 +62,7 @@ class Given:
     def longest(self) -> int:
         """Tokens of the longest record."""
         sets = [self.train] + ([self.validation] if self.validation else [])
-        return max(int((s.context_len + s.target_len)[s.entries].max()) for s in sets)
+        return max(examples.longest for examples in sets)
 
 
 def _named(examples: Examples) -> dict[str, Any]:

@@ -17,14 +17,14 @@ from dataclasses import dataclass, replace
 import torch
 
 from fam_engine._rust_tokenize import pack_batch, plan_batches
-from fam_engine.data.packing import ROW_GRID, PackedBatch
+from fam_engine.data.packing import ROW_GRID, PackedBatch, on_grid
 from fam_engine.errors import DeviceError
 from fam_engine.jobs.training.budget import StepPlan
 from fam_engine.jobs.training.examples import Examples
 from fam_engine.jobs.training.losses import NEEDS_BASE, LossSettings, token_weights
 from fam_engine.jobs.training.order import Entries, dropout_seed
 from fam_engine.jobs.training.peers import ALONE, Peers
-from fam_engine.model.trainable import Policy, TrainableModel
+from fam_engine.model.trainable import BatchShape, Policy, TrainableModel
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class GradientMaker:
         """
         while True:
             batches = shared_out(self._examples, entries, plan.max_tokens, self._peers.size)
-            found = self._try(step, entries, batches, plan.policy)
+            found = self._try(step, entries, batches, plan)
             if found is not None:
                 return found, plan
             is_least = plan.max_tokens <= ROW_GRID or all(len(batch) == 1 for batch in batches)
@@ -103,6 +103,11 @@ class GradientMaker:
                     hint="lower --max-length or --rank",
                 )
 
+    def _largest(self, max_tokens: int) -> BatchShape:
+        """Give the largest micro-batch there can be."""
+        longest = on_grid(self._examples.longest)
+        return BatchShape(max(max_tokens, longest), longest)
+
     def _lowered(self, policy: Policy) -> Policy | None:
         """Give the next policy that takes less memory; None if there is none."""
         if policy.num_whole:
@@ -112,7 +117,7 @@ class GradientMaker:
         return None
 
     def _try(
-        self, step: int, entries: Entries, batches: list[Entries], policy: Policy
+        self, step: int, entries: Entries, batches: list[Entries], plan: StepPlan
     ) -> StepLoss | None:
         """Compute a step; None if some process ran out of memory, and then no gradient is left."""
         num_targets = self._examples.num_targets(entries)
@@ -120,7 +125,7 @@ class GradientMaker:
         is_short = False
         try:
             for number, batch in self._peers.own(list(enumerate(batches))):
-                sums += self._micro_batch(step, number, batch, num_targets, policy)
+                sums += self._micro_batch(step, number, batch, num_targets, plan)
         except torch.OutOfMemoryError:
             is_short = True
         told = self._peers.gather([*sums.tolist(), is_short])
@@ -136,7 +141,7 @@ class GradientMaker:
         return StepLoss(loss, nll, kept, num_targets)
 
     def _micro_batch(
-        self, step: int, number: int, entries: Entries, num_targets: int, policy: Policy
+        self, step: int, number: int, entries: Entries, num_targets: int, plan: StepPlan
     ) -> torch.Tensor:
         """Add a micro-batch's gradients; give its sums of weighted loss, surprisal and weight."""
         batch = PackedBatch(**pack_batch(self._examples.spool, entries))
@@ -146,7 +151,7 @@ class GradientMaker:
             batch,
             lambda nll_R: token_weights(nll_R, base_R, self._loss) / num_targets,
             dropout_seed=dropout_seed(self._seed, step, number),
-            policy=policy,
+            policy=self._model.policy_within(batch, self._largest(plan.max_tokens), plan.policy),
         )
         weights_R = token_weights(nll_R, base_R, self._loss)
         sums = torch.stack([(weights_R * nll_R).sum(), nll_R.sum(), weights_R.sum()])

@@ -11,7 +11,9 @@ from dataclasses import replace
 
 import torch
 
+from fam_engine._rust_tokenize import pack_batch
 from fam_engine.config import TrainConfig
+from fam_engine.data.packing import PackedBatch
 from fam_engine.jobs.random_model import random_decoder
 from fam_engine.jobs.scoring.stopwatch import Stopwatch
 from fam_engine.jobs.training.budget import StepPlan
@@ -32,7 +34,7 @@ def seconds_a_token(
     examples: Examples,
     entries: Entries,
     *,
-    policy: Policy,
+    num_whole: int,
     spec: LoraSpec,
     loss: LossSettings,
     dtype: torch.dtype,
@@ -45,7 +47,7 @@ def seconds_a_token(
         model: The model's shape.
         examples: What is trained on.
         entries: The micro-batch.
-        policy: What the model's layers keep.
+        num_whole: How many of the model's layers keep their activations.
         spec: The adapter's form.
         loss: Which loss.
         dtype: Compute dtype.
@@ -54,15 +56,17 @@ def seconds_a_token(
     Returns:
         Seconds a token (prompts counted for every entry) through all layers and the head.
     """
+    alone = replace(examples, entries=entries)
+    max_tokens = len(PackedBatch(**pack_batch(examples.spool, entries)).input_ids)
 
     def seconds(num_layers: int, num_whole: int) -> float:
         decoder = random_decoder(model, num_layers, config.precision, dtype, device)
-        maker = GradientMaker(TrainableModel(decoder, spec, seed=0), examples, loss, seed=0)
-        # All entries are to be one micro-batch.
-        plan = StepPlan(1 << 40, replace(policy, num_whole=num_whole))
+        maker = GradientMaker(TrainableModel(decoder, spec, seed=0), alone, loss, seed=0)
+        # All entries are one micro-batch, and the largest: it has the policy as it is.
+        plan = StepPlan(max_tokens, Policy(num_whole))
         return min(_time(maker, entries, plan, device) for _ in range(_ROUNDS))
 
-    num_again = model.num_layers - max(policy.num_whole, 1)
+    num_again = model.num_layers - max(num_whole, 1)
     one = seconds(1, 1)
     total = one + (model.num_layers - 1 - num_again) * max(seconds(2, 2) - one, 0.0)
     if num_again:

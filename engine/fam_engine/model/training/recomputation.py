@@ -219,9 +219,35 @@ def choose_policy(
         The policy; the one that takes least where not even that fits.
     """
     least = least_policy(each, batch, num_layers=num_layers, host_free=host_free)
-    plain = Policy(0)
-    fits = activation_bytes(each, batch, plain, num_layers=num_layers) <= free
-    offload = least.offload and not fits
+    return _choose(each, batch, num_layers=num_layers, free=free, may_offload=least.offload)
+
+
+def policy_within(
+    each: TokenBytes, batch: BatchShape, largest: BatchShape, policy: Policy, *, num_layers: int
+) -> Policy:
+    """Choose what layers keep of a micro-batch with the memory that the largest takes by its own policy.
+
+    Args:
+        each: What a token takes.
+        batch: The micro-batch.
+        largest: The largest.
+        policy: What layers keep of the largest.
+        num_layers: The model's layers.
+    """
+    return _choose(
+        each,
+        batch,
+        num_layers=num_layers,
+        free=activation_bytes(each, largest, policy, num_layers=num_layers),
+        may_offload=policy.offload,
+    )
+
+
+def _choose(
+    each: TokenBytes, batch: BatchShape, *, num_layers: int, free: int, may_offload: bool
+) -> Policy:
+    fits = activation_bytes(each, batch, Policy(0), num_layers=num_layers) <= free
+    offload = may_offload and not fits
 
     def needed(num_whole: int) -> int:
         return activation_bytes(each, batch, Policy(num_whole, offload), num_layers=num_layers)
