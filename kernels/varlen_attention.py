@@ -123,7 +123,8 @@ def varlen_attention_backward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Give the gradients of queries, keys and values (Dao 2023, algorithm 2); sums in a fixed order.
 
-    On a GPU it takes (Q + 128 * sequences) * H * d fp32 values of scratch memory, or a small multiple of that.
+    On a GPU it takes (Q + 128 * sequences) * H * d fp32 values of scratch memory, d rounded up to a multiple of 32, and
+    that ceil(multiprocessors / (sequences * H)) times: what blocks of keys add is added up in a fixed order.
 
     Args:
         grad_QHd: Gradient of `out_QHd`, of its dtype.

@@ -125,16 +125,19 @@ class Stream:
         """Copy later."""
         if self._num_seen != num_operations:
             raise RuntimeError("a stream copies what another may not have computed yet")
-        self._late.append(_LateCopy(source, target))
+        # Tensors of its own, so that others who hold the memory can be counted.
+        self._late.append(_LateCopy(source.detach(), target.detach()))
 
     def run(self) -> None:
         """Do all copies that are late."""
-        with torch.inference_mode():
-            for late in self._late:
-                for x in (late.source, late.target):
-                    self._check_held(x)
-                late.target.copy_(late.source)
-        self._late.clear()
+        try:
+            with torch.inference_mode():
+                for late in self._late:
+                    for x in (late.source, late.target):
+                        self._check_held(x)
+                    late.target.copy_(late.source)
+        finally:
+            self._late.clear()
 
     def _check_held(self, x: torch.Tensor) -> None:
         """Refuse memory that nobody holds but copies that are late."""
