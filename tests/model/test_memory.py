@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from fam_engine.model import ops
+from fam_engine.model import memory, ops
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.loading import ComputeDtype, load_model
@@ -226,3 +226,23 @@ def test_what_the_allocator_holds_for_nobody_is_free(monkeypatch: pytest.MonkeyP
     for name, value in told.items():
         monkeypatch.setattr(torch.cuda, name, lambda _, value=value: value)
     assert free_bytes(torch.device("cuda")) == 5 + 9 - 7
+
+
+@pytest.mark.parametrize(
+    ("limit", "left"),
+    [("6000000", 6_000_000 - 4_000_000 + 1_500_000), ("2000000", 0), ("max", None)],
+)
+def test_a_container_s_limit_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, left: int | None
+) -> None:
+    monkeypatch.setattr(memory, "_GROUP", tmp_path)
+    unlimited = free_bytes(torch.device("cpu"))
+    assert unlimited > 10_000_000
+    (tmp_path / "memory.max").write_text(f"{limit}\n")
+    (tmp_path / "memory.current").write_text("4000000\n")
+    (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 1500000\nactive_file 7\n")
+    found = free_bytes(torch.device("cpu"))
+    if left is None:
+        assert found > 10_000_000
+    else:
+        assert found == left

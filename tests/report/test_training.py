@@ -29,7 +29,7 @@ FORECAST: dict[str, Any] = {
     "num_trainable": 221184,
     "num_processes": 1,
     "memory": dict.fromkeys(("weights", "scratch", "adapter", "optimizer", "activations"), 2**28)
-    | {"num_whole": 18, "num_layers": 32, "host": 0},
+    | {"num_whole": 18, "num_layers": 32, "host": 0, "max_tokens": 2048, "num_tokens": 9024},
     "memory_bytes": 3 << 30,
     "free_bytes": 2**33,
     "cards": [
@@ -85,7 +85,8 @@ def test_a_forecast_says_what_would_happen() -> None:
         "225 steps, 3 epochs; 2.5 micro-batches a step, 2,048 tokens each",
         "221,184 parameters trained",
         "about 3.00 GiB of memory (estimate): weights 0.25, scratch 0.25, adapter 0.25, optimizer 0.25, "
-        "activations 0.25; 18 of 32 layers keep theirs; 8.00 free",
+        "activations 0.25; 18 of 32 layers keep theirs (of the longest record, 9,024 tokens; shorter ones keep "
+        "more); 8.00 free",
         "on an NVIDIA GPU (estimates):\n   8 GB: does not fit",
         "  24 GB: 12.00 GiB, micro-batches of 4,096 tokens, 30 of 32 layers keep their",
         "activations, inputs of the others in 1.50 GiB of the host's memory\n",

@@ -11,6 +11,7 @@ workspaces of libraries: for these a share of what is free is left over.
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -27,6 +28,7 @@ CARDS: Final = (8, 12, 16, 24)
 # What a process has of a card before its first tensor: the driver's context, libraries with their workspaces, compiled
 # kernels. Not yet measured on a GPU.
 CONTEXT_BYTES: Final = 768 << 20
+_GROUP: Final = Path("/sys/fs/cgroup")
 # Beyond these a larger batch no longer makes the matrix products faster, it only commits later. On a GPU twice as many
 # would spread dequantizing further, for 0.7 % of a batch's time (see `decoder`), and take an 8B model above 8 GB.
 _MOST_TOKENS = {"cpu": 4096, "cuda": 16384}
@@ -102,9 +104,24 @@ def free_bytes(device: torch.device) -> int:
     meminfo = Path("/proc/meminfo")
     for line in meminfo.read_text(encoding="ascii").splitlines() if meminfo.exists() else ():
         if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
+            return min(int(line.split()[1]) * 1024, _left_in_group())
     # macOS does not say what is free; half of what there is leaves room for the rest.
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def _left_in_group() -> int:
+    """Give what the control group of this process, a container's say, may still take (cgroup v2, `memory.max`)."""
+    try:
+        limit = (_GROUP / "memory.max").read_text(encoding="ascii").strip()
+        used = int((_GROUP / "memory.current").read_text(encoding="ascii"))
+        stat = (_GROUP / "memory.stat").read_text(encoding="ascii")
+    except FileNotFoundError:  # no such group, or an older kind
+        return sys.maxsize
+    if limit == "max":
+        return sys.maxsize
+    # Pages of files count as used, and are given up when others are wanted.
+    numbers = dict(line.split() for line in stat.splitlines())
+    return max(int(limit) - used + int(numbers["inactive_file"]), 0)
 
 
 def num_multiprocessors(device: torch.device) -> int:

@@ -25,17 +25,19 @@ from fam_engine.model.lora import Adapter, LoraSpec, attach_adapter, tensor_name
 from fam_engine.model.memory import num_multiprocessors
 from fam_engine.model.training.forward import TrainingForward
 from fam_engine.model.training.functions import Dropout, linear_nll
+from fam_engine.model.training.layer_inputs import HostMemoryError
 from fam_engine.model.training.planned import PlannedTraining, Weigh
 from fam_engine.model.training.recomputation import (
     BatchShape,
     Policy,
     TokenBytes,
-    policy_within,
+    activation_bytes,
+    choose_policy,
     token_bytes,
 )
 from fam_engine.model.weights import Weights
 
-__all__ = ["BatchShape", "LoraSpec", "Policy", "TrainableModel"]
+__all__ = ["HostMemoryError", "LoraSpec", "Policy", "TrainableModel"]
 
 
 class TrainableModel:
@@ -73,11 +75,6 @@ class TrainableModel:
             device=decoder.device,
         )
 
-    @property
-    def may_offload(self) -> bool:
-        """Whether inputs of layers can be kept in a memory of their own: the host's, beside a GPU's."""
-        return self._decoder.device.type != "cpu" and self._decoder.config.num_layers > 1
-
     def token_nll(self, batch: PackedBatch, *, dropout_seed: int | None) -> torch.Tensor:
         """Give the negative log-likelihood of every token to predict, by the plain computation.
 
@@ -111,18 +108,27 @@ class TrainableModel:
             float64[num_rows], nats, in the order of `batch.targets`, without gradient.
 
         Raises:
-            torch.OutOfMemoryError: The device has not so much memory, or the host.
+            torch.OutOfMemoryError: The device has not so much memory.
+            HostMemoryError: The host has not.
         """
         return self._planned.forward_backward(
             batch, weigh, dropout=self._dropout(dropout_seed), policy=policy
         )
 
-    def policy_within(self, batch: PackedBatch, largest: BatchShape, policy: Policy) -> Policy:
-        """Give what layers keep of a batch in the memory that the largest takes by its policy."""
-        config, shape = self._decoder.config, BatchShape(len(batch.input_ids), batch.num_positions)
-        return policy_within(
-            self._token_bytes, shape, largest, policy, num_layers=config.num_layers
+    def choose_policy(self, batch: PackedBatch, *, free: int, host_free: int) -> Policy:
+        """Choose what layers keep of a batch; see `recomputation.choose_policy`."""
+        return choose_policy(
+            self._token_bytes,
+            _shape(batch),
+            num_layers=self._decoder.config.num_layers,
+            free=free,
+            host_free=host_free,
         )
+
+    def activation_bytes(self, batch: PackedBatch, policy: Policy) -> int:
+        """Estimate what the activations of a batch take on the device."""
+        num_layers = self._decoder.config.num_layers
+        return activation_bytes(self._token_bytes, _shape(batch), policy, num_layers=num_layers)
 
     @torch.no_grad()
     def base_token_nll(self, batch: PackedBatch) -> torch.Tensor:
@@ -184,6 +190,10 @@ class TrainableModel:
         adapter = Adapter(rank=self.spec.rank, scaling=self.spec.scaling, matrices=matrices)
         decoder = self._decoder
         return attach_adapter(decoder.weights, adapter, decoder.config, device=decoder.device)
+
+
+def _shape(batch: PackedBatch) -> BatchShape:
+    return BatchShape(len(batch.input_ids), batch.num_positions)
 
 
 def _first_values(spec: LoraSpec, config: ModelConfig, seed: int) -> dict[str, torch.Tensor]:

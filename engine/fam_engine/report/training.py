@@ -63,7 +63,7 @@ def _memory(forecast: Mapping[str, Any]) -> str:
     )
     return (
         f"about {_gib(forecast['memory_bytes'])} GiB of memory{each} (estimate): {parts}; "
-        f"{plan['num_whole']} of {plan['num_layers']} layers keep theirs{_on_host(plan)}; "
+        f"{plan['num_whole']} of {plan['num_layers']} layers keep theirs{_on_host(plan)}{_of_longest(plan)}; "
         f"{_gib(forecast['free_bytes'])} free"
     )
 
@@ -94,6 +94,13 @@ def _on_host(plan: Mapping[str, Any]) -> str:
     """Say what inputs of layers take of the host's memory, if they are there."""
     host = plan["host"]
     return f", inputs of the others in {_gib(host)} GiB of the host's memory" if host else ""
+
+
+def _of_longest(plan: Mapping[str, Any]) -> str:
+    """Say that the plan is of a record longer than micro-batches are, if it is."""
+    if plan["num_whole"] == plan["num_layers"] or plan["max_tokens"] >= plan["num_tokens"]:
+        return ""
+    return f" (of the longest record, {plan['num_tokens']:,} tokens; shorter ones keep more)"
 
 
 def _gib(num_bytes: int) -> str:

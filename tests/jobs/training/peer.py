@@ -16,10 +16,10 @@ import torch
 import torch.distributed as dist
 
 from fam_engine._rust_tokenize import Spool
+from fam_engine.data.packing import PackedBatch
 from fam_engine.jobs.training.budget import StepPlan
 from fam_engine.jobs.training.examples import Examples, measured
 from fam_engine.jobs.training.losses import LossName, LossSettings
-from fam_engine.jobs.training.order import Entries
 from fam_engine.jobs.training.peers import ALONE, Peers, joined
 from fam_engine.jobs.training.steps import GradientMaker
 from fam_engine.jobs.training.validation import validation_loss
@@ -61,13 +61,13 @@ def run_cases(model: Path, spool: Path, peers: Peers = ALONE) -> dict[str, Any]:
         examples = open_examples(spool, count)
         trainable = make_model(model)
         maker = GradientMaker(trainable, examples, LossSettings(loss=loss), seed=5, peers=peers)
-        step, _ = maker.step(3, examples.entries, StepPlan(budget, Policy(1)))
+        step, _ = maker.step(3, examples.entries, StepPlan(budget, room=1 << 60, host_room=0))
         grads = {name: leaf.grad for name, leaf in trainable.parameters.items()}
         found[str(case)] = (vars(step), grads)
     examples, trainable = open_examples(spool, 10), make_model(model)
     found["validation"] = validation_loss(trainable, examples, 128, peers)
     maker = _Short(trainable, examples, LossSettings(), seed=5, peers=peers)
-    found["short"] = maker.step(3, examples.entries, StepPlan(4096, Policy(0)))
+    found["short"] = maker.step(3, examples.entries, StepPlan(4096, room=0, host_room=0))
     return found
 
 
@@ -77,12 +77,12 @@ class _Short(GradientMaker):
     _was_short = False
 
     def _micro_batch(
-        self, step: int, number: int, entries: Entries, num_targets: int, plan: StepPlan
+        self, step: int, number: int, batch: PackedBatch, num_targets: int, policy: Policy
     ) -> torch.Tensor:
         if not self._was_short and self._peers.rank == self._peers.size - 1:
             self._was_short = True
             raise torch.OutOfMemoryError("injected")
-        return super()._micro_batch(step, number, entries, num_targets, plan)
+        return super()._micro_batch(step, number, batch, num_targets, policy)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ import torch
 
 from fam_engine.config import TrainConfig
 from fam_engine.errors import DeviceError
+from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.training import budget
 from fam_engine.jobs.training.budget import (
     MemoryNeeds,
@@ -26,7 +27,9 @@ from fam_engine.jobs.training.budget import (
 )
 from fam_engine.jobs.training.cards import CardPlan, plan_cards
 from fam_engine.jobs.training.forecast import forecast_train
-from fam_engine.jobs.training.job import lora_spec
+from fam_engine.jobs.training.given import Given
+from fam_engine.jobs.training.job import lora_spec, plain_need
+from fam_engine.jobs.training.prepare import prepared
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.loading import load_model
 from fam_engine.model.lora import LoraSpec
@@ -67,9 +70,8 @@ def card_needs(shape: str) -> MemoryNeeds:
 
 def cards_of(shape: str, *, longest: int, **settings: Any) -> list[CardPlan]:  # noqa: ANN401
     config = TrainConfig(model="m", data=("d",), out=Path("out"), **settings)
-    return plan_cards(
-        config, ModelConfig.from_dict(LLAMA | SHAPES[shape]), lora_spec(config), longest
-    )
+    model = ModelConfig.from_dict(LLAMA | SHAPES[shape])
+    return plan_cards(config, model, lora_spec(config), longest, plain=0)
 
 
 def test_needs_add_up(tiny_model: Path) -> None:
@@ -156,7 +158,7 @@ def test_the_page_shows_what_is_printed() -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_plan_fits_and_uses_what_there_is(shape: str) -> None:
     needs = card_needs(shape)
-    least = least_plan(needs, 512, 0)
+    least = least_plan(needs, 512, 0, plain=0)
     before = (0, 0)
     for free in range(least.total, 40 * 10**9, 3 * 10**8):
         plan = plan_for(needs, free, CUDA, longest=512, max_tokens=None, host_free=0)
@@ -198,19 +200,46 @@ def test_inputs_go_to_the_host_where_the_longest_record_would_not_fit() -> None:
     # 31 inputs of 20,032 tokens, 4,096 values of 2 bytes each.
     assert (stays.host, goes.host) == (0, 31 * 20_032 * 4096 * 2)
     assert goes.total <= free < stays.total
-    assert goes.step == StepPlan(2048, Policy(1, offload=True))
-    assert stays.step == StepPlan(2048, Policy(0))
+    assert (goes.num_whole, stays.num_whole) == (1, 0)
+    fixed = needs.weights + needs.scratch + needs.adapter + needs.optimizer
+    assert goes.step == StepPlan(2048, int(0.9 * (free - fixed)), 5 * GIB)
     # With more on the card nothing need go there.
     ample = plan_for(needs, 2 * free, CUDA, longest=longest, max_tokens=None, host_free=5 * GIB)
     assert (ample.host, ample.num_whole > 0) == (0, True)
-    check_memory(least_plan(needs, longest, 5 * GIB), free, CUDA)
+    check_memory(least_plan(needs, longest, 5 * GIB, plain=0), free, CUDA)
     with pytest.raises(DeviceError, match="free memory of the host, where inputs of layers can be"):
-        check_memory(least_plan(needs, longest, 4 * GIB), free, CUDA)
+        check_memory(least_plan(needs, longest, 4 * GIB, plain=0), free, CUDA)
     told = describe_plan(goes)
     assert told.endswith(
         "1 of 32 layers keep theirs, inputs of the others in 4.74 GiB of the host's memory "
         "(of the longest record, 20,032 tokens; shorter ones keep more)"
     )
+
+
+def test_losses_without_gradient_must_fit_too(settings: dict[str, Any], tmp_path: Path) -> None:
+    """Those of validation, and of the base where a loss weighs by it; they are computed on the plain path."""
+    with (
+        Interrupts() as interrupts,
+        prepared(TrainConfig(**settings), tmp_path, Notes(), interrupts) as data,
+    ):
+        given = Given.of(data)
+    needs, model = card_needs("8B"), ModelConfig.from_dict(LLAMA | SHAPES["8B"])
+
+    def need(longer: Given, **settings: Any) -> int:  # noqa: ANN401
+        config = TrainConfig(model="m", data=("d",), out=Path("out"), **settings)
+        return plain_need(config, model, torch.bfloat16, longer)
+
+    assert need(given) == 0
+    held_out = replace(given, validation=given.train)
+    assert need(held_out) == need(given, loss="excess") > 0
+    longest, most = given.longest, given.most_targets
+    by_hand = longest * (20 * 14_336 + 24 * 4096) + 2 * most * (longest - most // 2)
+    assert need(held_out) == by_hand
+    longest = 20_000
+    assert least_plan(needs, longest, 5 * GIB, plain=9 * GIB).activations == 9 * GIB
+    check_memory(least_plan(needs, longest, 5 * GIB, plain=0), 12 * 10**9, CUDA)
+    with pytest.raises(DeviceError, match="E_MEMORY_PLAN"):
+        check_memory(least_plan(needs, longest, 5 * GIB, plain=9 * GIB), 12 * 10**9, CUDA)
 
 
 def test_the_host_s_memory_is_for_gpus_and_shared_by_processes(
@@ -233,6 +262,8 @@ def test_what_does_not_fit_is_refused_with_its_parts() -> None:
         num_layers=32,
         num_whole=0,
         host=0,
+        room=0,
+        host_room=0,
     )
     check_memory(plan, 16 * GIB, CPU)
     with pytest.raises(DeviceError) as caught:

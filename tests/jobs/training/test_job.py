@@ -12,13 +12,12 @@ from safetensors.torch import load_file
 
 from fam_engine.errors import CorruptStateError, DivergedError, InputError, UsageError
 from fam_engine.jobs.interrupts import Interrupted
-from fam_engine.jobs.training import budget, loop
+from fam_engine.jobs.training import budget, loop, steps
 from fam_engine.jobs.training.budget import StepPlan
 from fam_engine.jobs.training.checkpoints import Checkpoints
 from fam_engine.jobs.training.loop import TrainingLoop
 from fam_engine.jobs.training.order import Entries
 from fam_engine.jobs.training.steps import GradientMaker, StepLoss
-from fam_engine.model.trainable import Policy
 from fam_engine.model.training.recomputation import CONSTANT_BYTES
 from tests.jobs.training.conftest import Train
 from tests.jobs.training.small_job import Notes, make_records, read_lines, write_records
@@ -201,14 +200,16 @@ def test_memory_that_runs_out_is_told(
 
     def short(
         self: GradientMaker, step: int, entries: Entries, batches: list[Entries], plan: StepPlan
-    ) -> StepLoss | None:
-        if step == 2 and plan.policy == Policy(2):
-            return None
+    ) -> StepLoss | steps._Shortage:
+        if step == 2 and plan.room > 0:
+            return steps._Shortage(is_of_host=False, num_bytes=1)
         return real(self, step, entries, batches, plan)
 
     monkeypatch.setattr(GradientMaker, "_try", short)
     train()
-    told = "memory ran out: from here on 64 tokens a batch, 1 of 2 layers keep their activations"
+    told = (
+        "memory ran out: from here on 64 tokens a batch, and 0.00 GiB for what layers keep of one"
+    )
     assert notes.notes.count(told) == 1
     assert (settings["out"] / ADAPTER).read_bytes() == (tmp_path / "whole" / ADAPTER).read_bytes()
 

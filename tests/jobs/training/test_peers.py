@@ -18,7 +18,6 @@ from fam_engine.jobs.scoring.ingest import DataFile, IngestPlan, ingest_records,
 from fam_engine.jobs.training.budget import StepPlan
 from fam_engine.jobs.training.peers import ALONE
 from fam_engine.jobs.training.steps import micro_batches, shared_out
-from fam_engine.model.trainable import Policy
 from tests.jobs.training.peer import CASES, open_examples, run_cases
 from tests.jobs.training.small_job import make_records, write_records
 
@@ -105,7 +104,7 @@ def test_if_one_runs_out_of_memory_both_take_smaller_micro_batches(
 ) -> None:
     (step, plan), other = both[0]["short"], both[1]["short"]
     assert (step, plan) == other
-    assert plan == StepPlan(2048, Policy(0))
+    assert plan == StepPlan(2048, 0, 0)
     assert step.nll == pytest.approx(one["short"][0].nll, rel=1e-11)
 
 

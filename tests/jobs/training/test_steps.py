@@ -17,13 +17,19 @@ from fam_engine.jobs.scoring.ingest import DataFile, IngestPlan, ingest_records
 from fam_engine.jobs.training.budget import StepPlan
 from fam_engine.jobs.training.examples import Examples, find_examples
 from fam_engine.jobs.training.losses import LossName, LossSettings
-from fam_engine.jobs.training.order import Entries
 from fam_engine.jobs.training.steps import GradientMaker, StepLoss, micro_batches
 from fam_engine.jobs.training.validation import validation_loss
 from fam_engine.model.loading import load_model
-from fam_engine.model.trainable import LoraSpec, Policy, TrainableModel
+from fam_engine.model.trainable import HostMemoryError, LoraSpec, Policy, TrainableModel
+from fam_engine.model.training import recomputation
 from tests.jobs.training.small_job import make_records, write_records
+from tests.model.conftest import TinyCheckpoint, tiny_checkpoint
 from tests.model.test_trainable_numerics import loss_and_gradients_of_peft
+
+__all__ = ["tiny_checkpoint"]
+
+# Room for all that layers can keep.
+AMPLE = 1 << 60
 
 
 @pytest.fixture
@@ -54,7 +60,7 @@ def gradients(
 ) -> tuple[StepLoss, dict[str, torch.Tensor]]:
     trainable = model(folder, dropout)
     maker = GradientMaker(trainable, examples, LossSettings(loss=loss), seed=5)
-    found, _ = maker.step(3, examples.entries, StepPlan(max_tokens, Policy(1)))
+    found, _ = maker.step(3, examples.entries, StepPlan(max_tokens, AMPLE, 0))
     return found, gradients_of(trainable)
 
 
@@ -108,35 +114,52 @@ def test_a_step_equals_transformers_with_peft(tiny_model: Path, examples: Exampl
 
 @pytest.mark.parametrize("loss", ["plain", "excess"])
 def test_the_layers_that_keep_their_activations_change_no_bit(
-    tiny_model: Path, examples: Examples, loss: LossName
+    tiny_model: Path, examples: Examples, monkeypatch: pytest.MonkeyPatch, loss: LossName
 ) -> None:
     results = []
+    policies = policies_of(monkeypatch)
     for num_whole in (0, 1, 2):
         trainable = model(tiny_model, dropout=0.2)
         maker = GradientMaker(trainable, examples, LossSettings(loss=loss), seed=5)
-        found, _ = maker.step(3, examples.entries, StepPlan(128, Policy(num_whole)))
+        room = room_for(trainable, examples, Policy(num_whole))
+        found, _ = maker.step(3, examples.entries, StepPlan(4096, room, 0))
         results.append((found, gradients_of(trainable)))
+    assert policies == [Policy(0), Policy(1), Policy(2)]
     (found, grads), *others = results
     for other_found, other_grads in others:
         assert other_found == found
         assert all(torch.equal(grad, other_grads[name]) for name, grad in grads.items())
 
 
+def room_for(trainable: TrainableModel, examples: Examples, policy: Policy) -> int:
+    """Give the room that a micro-batch of all examples takes with a policy."""
+    batch = PackedBatch(**pack_batch(examples.spool, examples.entries))
+    return trainable.activation_bytes(batch, policy)
+
+
+def policies_of(monkeypatch: pytest.MonkeyPatch) -> list[Policy]:
+    """Give what layers keep of micro-batches, as they come."""
+    policies: list[Policy] = []
+    real = TrainableModel.forward_backward
+
+    def noted(self: TrainableModel, *args: Any, **settings: Any) -> Any:  # noqa: ANN401
+        policies.append(settings["policy"])
+        return real(self, *args, **settings)
+
+    monkeypatch.setattr(TrainableModel, "forward_backward", noted)
+    return policies
+
+
 def test_shorter_micro_batches_keep_more_layers(
     tiny_model: Path, examples: Examples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The plan is that of the longest record; what it takes is there for the others too."""
-    policies: dict[int, Policy] = {}
-    real = TrainableModel.forward_backward
-
-    def noted(self: TrainableModel, batch: PackedBatch, *args: Any, **settings: Any) -> Any:  # noqa: ANN401
-        policies[len(batch.input_ids)] = settings["policy"]
-        return real(self, batch, *args, **settings)
-
-    monkeypatch.setattr(TrainableModel, "forward_backward", noted)
-    maker = GradientMaker(model(tiny_model), examples, LossSettings(), seed=5)
-    maker.step(0, examples.entries, StepPlan(192, Policy(0)))
-    assert policies == {192: Policy(0), 64: Policy(2)}
+    policies, trainable = policies_of(monkeypatch), model(tiny_model)
+    room = room_for(trainable, examples, Policy(0))
+    maker = GradientMaker(trainable, examples, LossSettings(), seed=5)
+    for max_tokens in (4096, 64):
+        maker.step(0, examples.entries, StepPlan(max_tokens, room, 0))
+    assert policies[0] == Policy(0)
+    assert set(policies[1:]) == {Policy(2)}
 
 
 def test_dropout_follows_the_seed_of_the_step(tiny_model: Path, examples: Examples) -> None:
@@ -157,61 +180,89 @@ def test_validation_is_the_mean_over_tokens_without_dropout(
 
 
 def run_short_of_memory(
-    monkeypatch: pytest.MonkeyPatch, is_short: Callable[[Entries, Policy], bool]
+    monkeypatch: pytest.MonkeyPatch,
+    is_short: Callable[[PackedBatch, Policy], bool],
+    error: type[Exception] = torch.OutOfMemoryError,
 ) -> list[tuple[int, Policy]]:
     """Let micro-batches run out of memory once computed; give, as they come, entries and policies."""
+    monkeypatch.setattr(
+        recomputation, "CONSTANT_BYTES", 0
+    )  # beside which these few tokens are nothing
     tried: list[tuple[int, Policy]] = []
-    real = GradientMaker._micro_batch
+    real = TrainableModel.forward_backward
 
-    def short(
-        self: GradientMaker,
-        step: int,
-        number: int,
-        entries: Entries,
-        num_targets: int,
-        plan: StepPlan,
-    ) -> torch.Tensor:
-        tried.append((len(entries), plan.policy))
-        result = real(self, step, number, entries, num_targets, plan)
-        if is_short(entries, plan.policy):
-            raise torch.OutOfMemoryError("injected")
+    def short(self: TrainableModel, batch: PackedBatch, *args: Any, **settings: Any) -> Any:  # noqa: ANN401
+        policy = settings["policy"]
+        tried.append((len(batch.entries), policy))
+        result = real(self, batch, *args, **settings)
+        if is_short(batch, policy):
+            raise error("injected")
         return result
 
-    monkeypatch.setattr(GradientMaker, "_micro_batch", short)
+    monkeypatch.setattr(TrainableModel, "forward_backward", short)
     return tried
 
 
+@pytest.fixture
+def four_layers(tiny_checkpoint: TinyCheckpoint) -> Path:
+    return tiny_checkpoint("llama", num_hidden_layers=4, vocab_size=258)
+
+
 def test_memory_that_runs_out_lets_fewer_layers_keep_their_activations(
-    tiny_model: Path, examples: Examples, monkeypatch: pytest.MonkeyPatch
+    four_layers: Path, examples: Examples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, expected = gradients(tiny_model, examples, 4096, "plain")
-    trainable = model(tiny_model)
+    whole, expected = gradients(four_layers, examples, 4096, "plain")
+    trainable = model(four_layers)
     maker = GradientMaker(trainable, examples, LossSettings(), seed=5)
     tried = run_short_of_memory(monkeypatch, lambda _, policy: policy.num_whole > 0)
-    found, plan = maker.step(3, examples.entries, StepPlan(4096, Policy(2)))
-    assert plan == StepPlan(4096, Policy(0))
-    assert tried == [(10, Policy(2)), (10, Policy(1)), (10, Policy(0))]
+    found, plan = maker.step(3, examples.entries, StepPlan(4096, AMPLE, 0))
+    assert plan.max_tokens == 4096
+    assert plan.room == 0.75 * room_for(trainable, examples, tried[-2][1])
+    numbers = [policy.num_whole for _, policy in tried]
+    assert numbers[0] == 4 > numbers[1] > numbers[-1] == 0
     # What the failed attempts had added is gone, and no bit is another.
     assert found == whole
     grads = gradients_of(trainable)
     assert all(torch.equal(grads[name], grad) for name, grad in expected.items())
 
 
-def test_then_it_keeps_inputs_in_a_host_s_memory_if_that_is_another(
-    tiny_model: Path, examples: Examples, monkeypatch: pytest.MonkeyPatch
+def test_and_their_inputs_go_to_the_host_s_memory(
+    four_layers: Path, examples: Examples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, expected = gradients(tiny_model, examples, 4096, "plain")
-    trainable = model(tiny_model)
-    assert not trainable.may_offload
-    monkeypatch.setattr(TrainableModel, "may_offload", True)
+    whole, expected = gradients(four_layers, examples, 4096, "plain")
+    trainable = model(four_layers)
     maker = GradientMaker(trainable, examples, LossSettings(), seed=5)
     tried = run_short_of_memory(monkeypatch, lambda _, policy: not policy.offload)
-    found, plan = maker.step(3, examples.entries, StepPlan(4096, Policy(1)))
-    assert plan == StepPlan(4096, Policy(0, offload=True))
-    assert tried == [(10, Policy(1)), (10, Policy(0)), (10, Policy(0, offload=True))]
+    found, plan = maker.step(3, examples.entries, StepPlan(4096, AMPLE, AMPLE))
+    assert tried[0] == (10, Policy(4))
+    assert tried[-1][1].offload
+    assert plan.max_tokens == 4096
     assert found == whole
     grads = gradients_of(trainable)
     assert all(torch.equal(grads[name], grad) for name, grad in expected.items())
+
+
+def test_a_host_without_memory_is_not_asked_again(
+    four_layers: Path, examples: Examples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainable = model(four_layers)
+    maker = GradientMaker(trainable, examples, LossSettings(), seed=5)
+    tried = run_short_of_memory(monkeypatch, lambda _, policy: policy.offload, HostMemoryError)
+    found, plan = maker.step(3, examples.entries, StepPlan(4096, 0, AMPLE))
+    assert tried == [(10, Policy(0, offload=True)), (10, Policy(0))]
+    assert plan == StepPlan(4096, 0, 0)
+    assert found == gradients(four_layers, examples, 4096, "plain")[0]
+
+
+def test_a_short_micro_batch_that_fails_beside_a_long_plan_gets_less(
+    four_layers: Path, examples: Examples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes by what failed, not by what the longest record would take."""
+    tried = run_short_of_memory(monkeypatch, lambda _, policy: policy.num_whole > 1)
+    maker = GradientMaker(model(four_layers), examples, LossSettings(), seed=5)
+    _, plan = maker.step(3, examples.entries[:1], StepPlan(64, AMPLE, 0))
+    assert [policy.num_whole for _, policy in tried][-1] <= 1
+    assert plan.max_tokens == 64
 
 
 def test_then_it_halves_the_micro_batch(
@@ -221,10 +272,10 @@ def test_then_it_halves_the_micro_batch(
     trainable = model(tiny_model)
     maker = GradientMaker(trainable, examples, LossSettings(), seed=5)
     with monkeypatch.context() as patch:
-        run_short_of_memory(patch, lambda entries, _: len(entries) > 4)
-        found, plan = maker.step(3, examples.entries, StepPlan(4096, Policy(2)))
+        tried = run_short_of_memory(patch, lambda batch, _: len(batch.entries) > 4)
+        found, plan = maker.step(3, examples.entries, StepPlan(4096, AMPLE, 0))
     assert 64 <= plan.max_tokens < 4096
-    assert plan.policy == Policy(0)
+    assert (10, Policy(0)) in tried
     assert found.nll == pytest.approx(whole.nll, rel=1e-11)
     _, expected = gradients(tiny_model, examples, plan.max_tokens, "plain")
     grads = gradients_of(trainable)
@@ -240,7 +291,7 @@ def test_memory_that_never_suffices_ends_the_run(
     tried = run_short_of_memory(monkeypatch, lambda *_: True)
     maker = GradientMaker(model(tiny_model), examples, LossSettings(), seed=5)
     with pytest.raises(DeviceError, match=r"step 1.*smallest micro-batch"):
-        maker.step(0, examples.entries[:num_entries], StepPlan(4096, Policy(2)))
+        maker.step(0, examples.entries[:num_entries], StepPlan(4096, AMPLE, 0))
     assert tried[-1][1] == Policy(0)
 
 

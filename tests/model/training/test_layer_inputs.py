@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fam_engine.model.training import layer_inputs
-from fam_engine.model.training.layer_inputs import HostMemory, LayerInputs
+from fam_engine.model.training.layer_inputs import HostMemory, HostMemoryError, LayerInputs
 
 CPU = torch.device("cpu")
 
@@ -33,8 +33,8 @@ def test_they_come_back_as_they_were(
             inputs.put(index, x_TD.clone())
         for index in reversed(range(4)):
             assert torch.equal(inputs.take(index), given[index])
-    # Each of its own, and no more of them for another micro-batch of no more tokens.
-    assert len(host._chunks) == num_on_host * -(-max(num_tokens, 7) // 5)
+    # One after the other, and no more for another micro-batch of no more tokens.
+    assert len(host._chunks) == -(-num_on_host * max(num_tokens, 7) // 5)
 
 
 def test_what_is_on_the_host_is_held_there_only() -> None:
@@ -59,7 +59,7 @@ def test_a_host_without_room_is_out_of_memory(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(layer_inputs, "_CHUNK_BYTES", 1 << 10)
     monkeypatch.setattr(layer_inputs, "free_bytes", lambda _: 4 << 10)
     host, x_TD = HostMemory(CPU), torch.zeros(64, 4)
-    with pytest.raises(torch.OutOfMemoryError, match="inputs of layers take 4096 bytes more"):
+    with pytest.raises(HostMemoryError, match="inputs of layers take 4096 bytes more"):
         LayerInputs(host, 4, x_TD)
     # Nothing was taken; of three there is room, and of four with those.
     LayerInputs(host, 3, x_TD)
@@ -73,5 +73,5 @@ def test_a_driver_without_page_locked_memory_is_out_of_memory(
         raise RuntimeError("CUDA error: out of memory")
 
     monkeypatch.setattr(torch, "empty", refuse)
-    with pytest.raises(torch.OutOfMemoryError, match="page-locked memory: CUDA error"):
+    with pytest.raises(HostMemoryError, match="page-locked memory: CUDA error"):
         LayerInputs(HostMemory(CPU), 1, torch.zeros(3, 4))

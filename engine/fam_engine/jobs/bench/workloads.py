@@ -171,7 +171,7 @@ class TrainStep:
         self._optimizer.step(1e-5)
         self.details |= {
             "max_tokens_per_batch": self._plan.max_tokens,
-            "num_whole": self._plan.policy.num_whole,
+            "room_bytes": self._plan.room,
         }
         self.details["loss"] = found.loss
 

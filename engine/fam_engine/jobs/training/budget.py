@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -58,11 +58,13 @@ class StepPlan:
 
     Attributes:
         max_tokens: Token budget of a micro-batch.
-        policy: What layers keep of the largest micro-batch, and of smaller ones in the same memory; it changes no bit.
+        room: Bytes for a micro-batch's activations: layers keep what fits, which changes no bit.
+        host_room: Bytes of the host's memory for those that do not.
     """
 
     max_tokens: int
-    policy: Policy
+    room: int
+    host_room: int
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,9 @@ class MemoryPlan:
         max_tokens: Token budget of a micro-batch.
         num_layers: The model's layers.
         num_whole: Those that keep their activations, in the largest micro-batch.
-        host: Of the host's memory, what inputs of layers take; 0: they are on the device.
+        host: Of the host's memory, what inputs of its layers take; 0: they are on the device.
+        room: Bytes that activations may take; those of the largest micro-batch may have to take more.
+        host_room: Bytes of the host's memory that they may take.
     """
 
     weights: int
@@ -121,6 +125,8 @@ class MemoryPlan:
     num_layers: int
     num_whole: int
     host: int
+    room: int
+    host_room: int
 
     @property
     def total(self) -> int:
@@ -130,7 +136,7 @@ class MemoryPlan:
     @property
     def step(self) -> StepPlan:
         """How steps are computed."""
-        return StepPlan(self.max_tokens, Policy(self.num_whole, offload=self.host > 0))
+        return StepPlan(self.max_tokens, self.room, self.host_room)
 
 
 def memory_needs(
@@ -202,13 +208,22 @@ def plan_for(
     policy = choose_policy(
         needs.each, batch, num_layers=needs.num_layers, free=room, host_free=host_free
     )
-    return _plan(needs, batch, budget, policy)
+    return _plan(needs, batch, policy, StepPlan(budget, room, host_free))
 
 
-def least_plan(needs: MemoryNeeds, longest: int, host_free: int) -> MemoryPlan:
-    """Give the plan that takes least: the longest record alone, every layer computed again."""
+def least_plan(needs: MemoryNeeds, longest: int, host_free: int, *, plain: int) -> MemoryPlan:
+    """Give the plan that takes least: the longest record alone, every layer computed again.
+
+    Args:
+        needs: What the model needs.
+        longest: Tokens of the longest record.
+        host_free: As `host_share` gives it.
+        plain: What validation takes of a record, or a loss that needs the base; 0: there is neither.
+    """
     batch = BatchShape(on_grid(longest), on_grid(longest))
-    return _plan(needs, batch, ROW_GRID, needs.least_policy(batch, host_free))
+    step = StepPlan(ROW_GRID, 0, host_free)
+    plan = _plan(needs, batch, needs.least_policy(batch, host_free), step)
+    return replace(plan, activations=max(plan.activations, plain))
 
 
 def check_memory(plan: MemoryPlan, free: int, device: torch.device) -> None:
@@ -264,7 +279,7 @@ def num_trainable(config: ModelConfig, spec: LoraSpec) -> int:
     return spec.rank * sum(sizes)
 
 
-def _plan(needs: MemoryNeeds, batch: BatchShape, max_tokens: int, policy: Policy) -> MemoryPlan:
+def _plan(needs: MemoryNeeds, batch: BatchShape, policy: Policy, step: StepPlan) -> MemoryPlan:
     return MemoryPlan(
         weights=needs.weights,
         scratch=needs.scratch,
@@ -272,10 +287,12 @@ def _plan(needs: MemoryNeeds, batch: BatchShape, max_tokens: int, policy: Policy
         optimizer=needs.optimizer,
         activations=needs.activations(batch, policy),
         num_tokens=batch.num_tokens,
-        max_tokens=max_tokens,
+        max_tokens=step.max_tokens,
         num_layers=needs.num_layers,
         num_whole=policy.num_whole,
         host=host_bytes(needs.each, batch, policy, num_layers=needs.num_layers),
+        room=step.room,
+        host_room=step.host_room,
     )
 
 

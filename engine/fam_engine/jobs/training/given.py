@@ -59,6 +59,12 @@ class Given:
         }
 
     @property
+    def most_targets(self) -> int:
+        """Supervised tokens of the record that has most."""
+        sets = [self.train] + ([self.validation] if self.validation else [])
+        return max(int(s.target_len[s.entries].max()) for s in sets)
+
+    @property
     def longest(self) -> int:
         """Tokens of the longest record."""
         sets = [self.train] + ([self.validation] if self.validation else [])

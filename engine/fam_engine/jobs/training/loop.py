@@ -176,13 +176,8 @@ class TrainingLoop:
         if fitted != self._plan:
             self._plan = fitted
             self._parts.progress.note(
-                f"memory ran out: from here on {fitted.max_tokens} tokens a batch, "
-                f"{fitted.policy.num_whole} of {self._parts.memory.num_layers} layers keep their activations"
-                + (
-                    ", inputs of the others are in the host's memory"
-                    if fitted.policy.offload
-                    else ""
-                )
+                f"memory ran out: from here on {fitted.max_tokens} tokens a batch, and "
+                f"{fitted.room / 2**30:.2f} GiB for what layers keep of one"
             )
         grad_norm = self._optimizer.clip_grad_norm(self._parts.config.max_grad_norm)
         report = StepReport(

@@ -5,9 +5,9 @@ weighted losses is divided by the supervised tokens of the whole step, so any sp
 (but for rounding). Dividing by those of the micro-batch, as many trainers did, gives short answers more weight. Several
 processes compute a micro-batch each at a time, and add their sums and gradients at the end.
 
-Where memory runs out the step is done again: first with fewer layers that keep their activations, then with the
-layers' inputs in the host's memory, which changes no bit of the result; then with smaller micro-batches, which rounds
-otherwise.
+Of each micro-batch layers keep what fits. Where memory runs out all the same the step is done again: first with less
+room for what they keep, which changes no bit of the result; once the micro-batch that failed keeps the least there is,
+with smaller ones, which rounds otherwise.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ from dataclasses import dataclass, replace
 import torch
 
 from fam_engine._rust_tokenize import pack_batch, plan_batches
-from fam_engine.data.packing import ROW_GRID, PackedBatch, on_grid
+from fam_engine.data.packing import ROW_GRID, PackedBatch
 from fam_engine.errors import DeviceError
 from fam_engine.jobs.training.budget import StepPlan
 from fam_engine.jobs.training.examples import Examples
 from fam_engine.jobs.training.losses import NEEDS_BASE, LossSettings, token_weights
 from fam_engine.jobs.training.order import Entries, dropout_seed
 from fam_engine.jobs.training.peers import ALONE, Peers
-from fam_engine.model.trainable import BatchShape, Policy, TrainableModel
+from fam_engine.model.trainable import HostMemoryError, Policy, TrainableModel
+
+# Of what a micro-batch was to take and could not, the room there is then.
+_LESS = 0.75
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,19 @@ class StepLoss:
     nll: float
     kept: float
     num_targets: int
+
+
+@dataclass(frozen=True)
+class _Shortage:
+    """What a step lacked.
+
+    Attributes:
+        is_of_host: Whether it was the host's memory.
+        num_bytes: What the activations of a micro-batch were to take; 0 if no layer can keep less.
+    """
+
+    is_of_host: bool
+    num_bytes: int
 
 
 class GradientMaker:
@@ -87,12 +103,13 @@ class GradientMaker:
         while True:
             batches = shared_out(self._examples, entries, plan.max_tokens, self._peers.size)
             found = self._try(step, entries, batches, plan)
-            if found is not None:
+            if isinstance(found, StepLoss):
                 return found, plan
             is_least = plan.max_tokens <= ROW_GRID or all(len(batch) == 1 for batch in batches)
-            policy = self._lowered(plan.policy)
-            if policy is not None:
-                plan = replace(plan, policy=policy)
+            if found.is_of_host:
+                plan = replace(plan, host_room=0)
+            elif found.num_bytes:
+                plan = replace(plan, room=int(_LESS * found.num_bytes))
             elif not is_least:
                 plan = replace(plan, max_tokens=max(ROW_GRID, plan.max_tokens // 2))
             else:
@@ -103,55 +120,47 @@ class GradientMaker:
                     hint="lower --max-length or --rank",
                 )
 
-    def _largest(self, max_tokens: int) -> BatchShape:
-        """Give the largest micro-batch there can be."""
-        longest = on_grid(self._examples.longest)
-        return BatchShape(max(max_tokens, longest), longest)
-
-    def _lowered(self, policy: Policy) -> Policy | None:
-        """Give the next policy that takes less memory; None if there is none."""
-        if policy.num_whole:
-            return replace(policy, num_whole=policy.num_whole // 2)
-        if self._model.may_offload and not policy.offload:
-            return replace(policy, offload=True)
-        return None
-
     def _try(
         self, step: int, entries: Entries, batches: list[Entries], plan: StepPlan
-    ) -> StepLoss | None:
-        """Compute a step; None if some process ran out of memory, and then no gradient is left."""
+    ) -> StepLoss | _Shortage:
+        """Compute a step; a shortage if some process ran out of memory, and then no gradient is left."""
         num_targets = self._examples.num_targets(entries)
-        sums, parameters = torch.zeros(3, dtype=torch.float64), self._model.parameters.values()
-        is_short = False
+        sums, short = torch.zeros(3, dtype=torch.float64), [0, 0, 0]
         try:
             for number, batch in self._peers.own(list(enumerate(batches))):
-                sums += self._micro_batch(step, number, batch, num_targets, plan)
-        except torch.OutOfMemoryError:
-            is_short = True
-        told = self._peers.gather([*sums.tolist(), is_short])
-        if any(row[-1] for row in told):
+                packed = PackedBatch(**pack_batch(self._examples.spool, batch))
+                policy = self._model.choose_policy(packed, free=plan.room, host_free=plan.host_room)
+                sums += self._micro_batch(step, number, packed, num_targets, policy)
+        except torch.OutOfMemoryError as error:
+            is_of_host = isinstance(error, HostMemoryError)
+            short = [True, is_of_host, self._reducible(packed, policy, plan.host_room)]
+        told = list(zip(*self._peers.gather([*sums.tolist(), *short]), strict=True))
+        parameters = self._model.parameters.values()
+        if any(told[3]):
             for parameter in parameters:
                 parameter.grad = None
             torch.cuda.empty_cache()
-            return None
+            return _Shortage(any(told[4]), max(map(int, told[5])))
         self._peers.sum_([_gradient(parameter) for parameter in parameters])
-        loss, nll, kept = (
-            sum(column) / num_targets for column in list(zip(*told, strict=True))[:3]
-        )
+        loss, nll, kept = (sum(column) / num_targets for column in told[:3])
         return StepLoss(loss, nll, kept, num_targets)
 
+    def _reducible(self, batch: PackedBatch, policy: Policy, host_room: int) -> int:
+        """Give the bytes of a micro-batch's activations; 0 if its layers keep the least there is."""
+        least = self._model.choose_policy(batch, free=0, host_free=host_room)
+        return 0 if policy == least else self._model.activation_bytes(batch, policy)
+
     def _micro_batch(
-        self, step: int, number: int, entries: Entries, num_targets: int, plan: StepPlan
+        self, step: int, number: int, batch: PackedBatch, num_targets: int, policy: Policy
     ) -> torch.Tensor:
         """Add a micro-batch's gradients; give its sums of weighted loss, surprisal and weight."""
-        batch = PackedBatch(**pack_batch(self._examples.spool, entries))
         # Before the step, so that nothing is kept for its backward pass meanwhile.
         base_R = self._model.base_token_nll(batch) if self._loss.loss in NEEDS_BASE else None
         nll_R = self._model.forward_backward(
             batch,
             lambda nll_R: token_weights(nll_R, base_R, self._loss) / num_targets,
             dropout_seed=dropout_seed(self._seed, step, number),
-            policy=self._model.policy_within(batch, self._largest(plan.max_tokens), plan.policy),
+            policy=policy,
         )
         weights_R = token_weights(nll_R, base_R, self._loss)
         sums = torch.stack([(weights_R * nll_R).sum(), nll_R.sum(), weights_R.sum()])

@@ -7,8 +7,6 @@ and the head cost more than they; this one comes from the very code that will ru
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
 from fam_engine._rust_tokenize import pack_batch
@@ -56,14 +54,14 @@ def seconds_a_token(
     Returns:
         Seconds a token (prompts counted for every entry) through all layers and the head.
     """
-    alone = replace(examples, entries=entries)
-    max_tokens = len(PackedBatch(**pack_batch(examples.spool, entries)).input_ids)
+    batch = PackedBatch(**pack_batch(examples.spool, entries))
 
     def seconds(num_layers: int, num_whole: int) -> float:
         decoder = random_decoder(model, num_layers, config.precision, dtype, device)
-        maker = GradientMaker(TrainableModel(decoder, spec, seed=0), alone, loss, seed=0)
-        # All entries are one micro-batch, and the largest: it has the policy as it is.
-        plan = StepPlan(max_tokens, Policy(num_whole))
+        trainable = TrainableModel(decoder, spec, seed=0)
+        maker = GradientMaker(trainable, examples, loss, seed=0)
+        room = trainable.activation_bytes(batch, Policy(num_whole))
+        plan = StepPlan(len(batch.input_ids), room, host_room=0)
         return min(_time(maker, entries, plan, device) for _ in range(_ROUNDS))
 
     num_again = model.num_layers - max(num_whole, 1)

@@ -17,7 +17,7 @@ Letters: T tokens, D hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import torch
@@ -27,6 +27,10 @@ from fam_engine.model.memory import free_bytes
 # Part of the host's free memory that inputs may take: page-locked memory cannot be swapped out.
 SHARE_OF_HOST: Final = 0.8
 _CHUNK_BYTES: Final = 32 << 20
+
+
+class HostMemoryError(torch.OutOfMemoryError):
+    """The host has not the memory that inputs of layers are to go to."""
 
 
 class HostMemory:
@@ -41,27 +45,35 @@ class HostMemory:
         self._chunks: list[torch.Tensor] = []
 
     def reserve(self, num_inputs: int, like_TD: torch.Tensor) -> list[list[torch.Tensor]]:
-        """Give for each of so many inputs of one size the chunks that it goes to, row after row.
+        """Give for each of so many inputs of one size the memory that it goes to, in pieces of rows.
 
         Raises:
-            torch.OutOfMemoryError: The host has not so much.
+            HostMemoryError: The host has not so much.
         """
         num_tokens, width = like_TD.shape
         rows = max(_CHUNK_BYTES // (width * like_TD.itemsize), 1)
-        each = -(-num_tokens // rows)
-        missing = max(num_inputs * each - len(self._chunks), 0)
+        missing = max(-(-num_inputs * num_tokens // rows) - len(self._chunks), 0)
         needed = missing * rows * width * like_TD.itemsize
         if missing and needed > SHARE_OF_HOST * free_bytes(torch.device("cpu")):
-            raise torch.OutOfMemoryError(f"inputs of layers take {needed} bytes more of the host")
+            raise HostMemoryError(f"inputs of layers take {needed} bytes more of the host")
         for _ in range(missing):
             self._chunks.append(self._chunk((rows, width), like_TD.dtype))
-        return [self._chunks[i * each : (i + 1) * each] for i in range(num_inputs)]
+        starts = range(0, num_inputs * num_tokens, num_tokens)
+        return [list(self._pieces(start, start + num_tokens, rows)) for start in starts]
+
+    def _pieces(self, start: int, stop: int, rows: int) -> Iterator[torch.Tensor]:
+        """Yield rows from `start` to `stop` of all chunks, chunk after chunk."""
+        while start < stop:
+            number, first = divmod(start, rows)
+            piece = self._chunks[number][first : first + stop - start]
+            start += len(piece)
+            yield piece
 
     def _chunk(self, shape: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
         try:
             return torch.empty(shape, dtype=dtype, pin_memory=self._is_pinned)
         except RuntimeError as error:  # the driver's "out of memory", which is not torch's
-            raise torch.OutOfMemoryError(f"page-locked memory: {error}") from error
+            raise HostMemoryError(f"page-locked memory: {error}") from error
 
 
 class LayerInputs:
@@ -73,7 +85,7 @@ class LayerInputs:
         like_TD: A tensor like each of them.
 
     Raises:
-        torch.OutOfMemoryError: The host has not so much.
+        HostMemoryError: The host has not so much.
     """
 
     def __init__(self, host: HostMemory, num_on_host: int, like_TD: torch.Tensor) -> None:
@@ -89,17 +101,17 @@ class LayerInputs:
             del self._held[index - 1]
         self._held[index] = x_TD
         if index < len(self._on_host):
-            chunks = self._on_host[index]
-            self._copy(zip(_heads(chunks, x_TD), x_TD.split(len(chunks[0])), strict=True))
+            pieces = self._on_host[index]
+            self._copy(zip(pieces, _split_like(pieces, x_TD), strict=True))
 
     def take(self, index: int) -> torch.Tensor:
         """Give the input of a layer back, after those above; it is held no longer."""
         self._wait()
         x_TD = self._held.pop(index)
         if 0 < index <= len(self._on_host):
-            chunks = self._on_host[index - 1]
+            pieces = self._on_host[index - 1]
             below_TD = self._held[index - 1] = torch.empty_like(x_TD)
-            self._copy(zip(below_TD.split(len(chunks[0])), _heads(chunks, x_TD), strict=True))
+            self._copy(zip(_split_like(pieces, below_TD), pieces, strict=True))
         return x_TD
 
     def close(self) -> None:
@@ -120,7 +132,6 @@ class LayerInputs:
             torch.cuda.current_stream().wait_stream(self._stream)
 
 
-def _heads(chunks: list[torch.Tensor], like_TD: torch.Tensor) -> list[torch.Tensor]:
-    """Give chunks without the rows of the last that are not needed."""
-    *full, last = chunks
-    return [*full, last[: len(like_TD) - len(full) * len(last)]]
+def _split_like(pieces: list[torch.Tensor], x_TD: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    parts: tuple[torch.Tensor, ...] = x_TD.split([len(piece) for piece in pieces])
+    return parts

@@ -84,7 +84,8 @@ class PlannedTraining:
             float64[num_rows], nats, in the order of `batch.targets`.
 
         Raises:
-            torch.OutOfMemoryError: The device has not so much memory, or the host.
+            torch.OutOfMemoryError: The device has not so much memory.
+            HostMemoryError: The host has not.
         """
         check_ids(batch, self._config)
         given = on_device(

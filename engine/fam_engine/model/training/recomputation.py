@@ -13,7 +13,8 @@ I is L; or, where that is too much with no layer whole, all inputs but those of 
 memory (`layer_inputs`), and at most one of them is on its way back. That is how long documents train: at 64 k tokens
 of Llama-3.1-8B inputs are 16 GiB, and all the rest of the step, beside weights and adapter, 10.
 
-An upper bound as to rows: it counts the last layer and the head for all T tokens. It knows nothing of
+An upper bound as to rows: it counts the last layer and the head for all T tokens. It leaves out the 128 rows that flash
+attention's sums have more for each sequence, which sequences of 64 tokens hide behind the MLP. It knows nothing of
 allocators that leave gaps; what is free should be given less a margin.
 
 Flash attention sums gradients of queries in fp32, and to do so in a fixed order takes several copies of them:
@@ -46,8 +47,8 @@ CONSTANT_BYTES: Final = 64 << 20
 # The tile of logits of `linear_cross_entropy` on a GPU: so many bytes or so many rows, whichever is more.
 _TILE_BYTES: Final = 640 << 20
 _TILE_ROWS: Final = 1024
-# Flash attention's copies of a head are so wide, or a multiple.
-_HEAD_DIM_GRID: Final = 32
+# Flash attention's copies of a head are multiples of the first wide, of the second beyond the third.
+_HEAD_DIM_GRIDS: Final = (32, 64, 128)
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ def token_bytes(
         whole=size * whole + wide * heads,
         working=max(size * mlp, products),
         attention=attention_bytes,
-        query_sums=wide * heads * _on_grid(c.head_dim, _HEAD_DIM_GRID) if on_gpu else 0,
+        query_sums=wide * heads * _copied_head_dim(c.head_dim) if on_gpu else 0,
         query_copies=num_multiprocessors / heads,
         head=stream * (3 * size + 2 * wide),
         logits=logits,
@@ -219,35 +220,8 @@ def choose_policy(
         The policy; the one that takes least where not even that fits.
     """
     least = least_policy(each, batch, num_layers=num_layers, host_free=host_free)
-    return _choose(each, batch, num_layers=num_layers, free=free, may_offload=least.offload)
-
-
-def policy_within(
-    each: TokenBytes, batch: BatchShape, largest: BatchShape, policy: Policy, *, num_layers: int
-) -> Policy:
-    """Choose what layers keep of a micro-batch with the memory that the largest takes by its own policy.
-
-    Args:
-        each: What a token takes.
-        batch: The micro-batch.
-        largest: The largest.
-        policy: What layers keep of the largest.
-        num_layers: The model's layers.
-    """
-    return _choose(
-        each,
-        batch,
-        num_layers=num_layers,
-        free=activation_bytes(each, largest, policy, num_layers=num_layers),
-        may_offload=policy.offload,
-    )
-
-
-def _choose(
-    each: TokenBytes, batch: BatchShape, *, num_layers: int, free: int, may_offload: bool
-) -> Policy:
     fits = activation_bytes(each, batch, Policy(0), num_layers=num_layers) <= free
-    offload = may_offload and not fits
+    offload = least.offload and not fits
 
     def needed(num_whole: int) -> int:
         return activation_bytes(each, batch, Policy(num_whole, offload), num_layers=num_layers)
@@ -260,7 +234,26 @@ def least_policy(each: TokenBytes, batch: BatchShape, *, num_layers: int, host_f
     """Give the policy that takes least of the device's memory; for the arguments see `choose_policy`."""
     policy = Policy(0, offload=True)
     fits = host_bytes(each, batch, policy, num_layers=num_layers) <= host_free
-    return Policy(0, offload=fits and num_layers > 1)
+    # Of two layers one input is kept, and the other is on its way back beside it.
+    return Policy(0, offload=fits and num_layers > 2)
+
+
+def plain_bytes(
+    config: ModelConfig, *, dtype: torch.dtype, num_tokens: int, num_targets: int
+) -> int:
+    """Give what the plain computation (`forward`) takes of a record without gradients, an upper bound.
+
+    Args:
+        config: The model's shape.
+        dtype: The compute dtype.
+        num_tokens: Of the record.
+        num_targets: Those of its response, whose attention has masks over what they see.
+    """
+    size, wide = dtype.itemsize, torch.promote_types(dtype, torch.float32).itemsize
+    # Gate and up and what is made of them, in narrow dtypes beside wide copies; streams, heads and their products.
+    mlp = config.intermediate_size * (4 * size + (3 * wide if size < wide else 0))
+    each = mlp + 12 * size * config.hidden_size
+    return num_tokens * each + size * num_targets * (num_tokens - num_targets // 2)
 
 
 def scratch_bytes(config: ModelConfig, spec: LoraSpec, *, dtype: torch.dtype) -> int:
@@ -284,6 +277,11 @@ def _ranks(spec: LoraSpec, sources: tuple[str, ...]) -> int:
     """Give the columns of S of a merged matrix."""
     ranks = spec.rank * sum(source.split(".")[1] in spec.target_modules for source in sources)
     return _on_grid(ranks, RANK_ALIGNMENT)
+
+
+def _copied_head_dim(head_dim: int) -> int:
+    small, large, limit = _HEAD_DIM_GRIDS
+    return _on_grid(head_dim, small if head_dim <= limit else large)
 
 
 def _on_grid(count: int, grid: int) -> int:
