@@ -184,8 +184,8 @@ class OursTraining:
 
         dtype = "bf16" if device == "cuda" else "fp32"
         self.decoder = load_model(folder, precision="nf4", compute_dtype=dtype, device=device)
-        self.spec = LoraSpec(RANK, ALPHA, 0.0, MODULES, False)
-        self.model = TrainableModel(self.decoder, self.spec, seed=0)
+        spec = LoraSpec(RANK, ALPHA, 0.0, MODULES, False)
+        self.model = TrainableModel(self.decoder, spec, seed=0)
         self.device, self.setting = device, Setting()
         # `train` writes its spool once; so are documents that come again packed once.
         self.packed: tuple[list[Question], Any] | None = None
@@ -217,7 +217,7 @@ class OursTraining:
         if self.packed is None or self.packed[0] is not documents:
             self.packed = documents, _packed(documents)
         num_targets, batch = supervised(documents), self.packed[1]
-        policy = self._policy(len(batch.input_ids), _longest(documents))
+        policy = self._policy(batch)
         num_layers = self.decoder.config.num_layers
         self.plan = f"{policy.num_whole} of {num_layers} layers keep their activations"
         if policy.offload:
@@ -230,46 +230,23 @@ class OursTraining:
         )
         return nll_R.sum() / num_targets
 
-    def _policy(self, num_tokens: int, longest: int) -> Any:  # noqa: ANN401
+    def _policy(self, batch: Any) -> Any:  # noqa: ANN401 - torch is imported late
         """Plan from what the process may still have: what layers keep."""
         import torch
 
         from fam_engine.jobs.training.budget import host_share
-        from fam_engine.model.memory import num_multiprocessors
-        from fam_engine.model.training.recomputation import (
-            BatchShape,
-            Policy,
-            choose_policy,
-            token_bytes,
-        )
+        from fam_engine.model.memory import free_bytes
+        from fam_engine.model.trainable import Policy
 
-        dtype, place = self.decoder.compute_dtype, self.decoder.device
-        each = token_bytes(
-            self.decoder.config,
-            self.spec,
-            dtype=dtype,
-            device=place,
-            num_multiprocessors=num_multiprocessors(place),
-        )
         if self.device != "cuda":
             return Policy(self.decoder.config.num_layers)
-        free, _ = torch.cuda.mem_get_info()
-        free += torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        free = free_bytes(self.decoder.device)
         if self.setting.cap_gib:
             free = min(free, int(self.setting.cap_gib * GIB) - torch.cuda.memory_allocated())
         # A tenth for the allocator's gaps; the scratch of augmented matrices is made at the first step.
-        return choose_policy(
-            each,
-            BatchShape(num_tokens, longest),
-            num_layers=self.decoder.config.num_layers,
-            free=int(0.9 * free) - GIB,
-            host_free=host_share(place, 1),
+        return self.model.choose_policy(
+            batch, free=int(0.9 * free) - GIB, host_free=host_share(self.decoder.device, 1)
         )
-
-
-def _longest(documents: list[Question]) -> int:
-    """Give the tokens of the longest prompt with an answer."""
-    return max(len(q.prompt) + max(map(len, q.answers)) for q in documents)
 
 
 def _packed(documents: list[Question]) -> Any:  # noqa: ANN401 - fam-engine is imported late

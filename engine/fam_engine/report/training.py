@@ -54,18 +54,37 @@ def print_training_forecast(forecast: Mapping[str, Any], console: Console) -> No
 def _memory(forecast: Mapping[str, Any]) -> str:
     """Say what training takes, and for what."""
     plan = forecast["memory"]
-    names = ("weights", "scratch", "adapter", "optimizer", "activations")
-    parts = ", ".join(f"{name} {_gib(plan[name])}" for name in names)
     each = (
         f" for each of {forecast['num_processes']} processes"
         if forecast["num_processes"] > 1
         else ""
     )
     return (
-        f"about {_gib(forecast['memory_bytes'])} GiB of memory{each} (estimate): {parts}; "
-        f"{plan['num_whole']} of {plan['num_layers']} layers keep theirs{_on_host(plan)}{_of_longest(plan)}; "
-        f"{_gib(forecast['free_bytes'])} free"
+        f"about {gib(forecast['memory_bytes'])} GiB of memory{each} (estimate): {memory_parts(plan)}; "
+        f"{layers_kept(plan)}; {gib(forecast['free_bytes'])} free"
     )
+
+
+def memory_parts(plan: Mapping[str, Any]) -> str:
+    """Say what takes how much of the memory of training.
+
+    Args:
+        plan: The fields of a `MemoryPlan`.
+    """
+    names = ("weights", "scratch", "adapter", "optimizer", "activations")
+    return ", ".join(f"{name} {gib(plan[name])}" for name in names)
+
+
+def layers_kept(plan: Mapping[str, Any]) -> str:
+    """Say how many layers keep their activations, of which micro-batch, and where the others' inputs are.
+
+    Args:
+        plan: The fields of a `MemoryPlan`.
+    """
+    text = f"{plan['num_whole']} of {plan['num_layers']} layers keep theirs{_on_host(plan)}"
+    if plan["num_whole"] == plan["num_layers"] or plan["max_tokens"] >= plan["num_tokens"]:
+        return text
+    return f"{text} (of the longest record, {plan['num_tokens']:,} tokens; shorter ones keep more)"
 
 
 def _cards(cards: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -85,7 +104,7 @@ def card_line(card: Mapping[str, Any]) -> str:
     if not card["fits"]:
         return f"{name}: does not fit"
     return (
-        f"{name}: {_gib(card['total'])} GiB, micro-batches of {card['max_tokens']:,} tokens, "
+        f"{name}: {gib(card['total'])} GiB, micro-batches of {card['max_tokens']:,} tokens, "
         f"{card['num_whole']} of {card['num_layers']} layers keep their activations{_on_host(card)}"
     )
 
@@ -93,17 +112,11 @@ def card_line(card: Mapping[str, Any]) -> str:
 def _on_host(plan: Mapping[str, Any]) -> str:
     """Say what inputs of layers take of the host's memory, if they are there."""
     host = plan["host"]
-    return f", inputs of the others in {_gib(host)} GiB of the host's memory" if host else ""
+    return f", inputs of the others in {gib(host)} GiB of the host's memory" if host else ""
 
 
-def _of_longest(plan: Mapping[str, Any]) -> str:
-    """Say that the plan is of a record longer than micro-batches are, if it is."""
-    if plan["num_whole"] == plan["num_layers"] or plan["max_tokens"] >= plan["num_tokens"]:
-        return ""
-    return f" (of the longest record, {plan['num_tokens']:,} tokens; shorter ones keep more)"
-
-
-def _gib(num_bytes: int) -> str:
+def gib(num_bytes: int) -> str:
+    """Give bytes in GiB."""
     return f"{num_bytes / 2**30:.2f}"
 
 

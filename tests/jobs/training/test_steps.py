@@ -64,6 +64,16 @@ def gradients(
     return found, gradients_of(trainable)
 
 
+def check_same(
+    found: StepLoss, trainable: TrainableModel, expected: tuple[StepLoss, dict[str, torch.Tensor]]
+) -> None:
+    """Hold loss and gradients to others, bit by bit."""
+    loss, grads = expected
+    assert found == loss
+    found_grads = gradients_of(trainable)
+    assert all(torch.equal(found_grads[name], grad) for name, grad in grads.items())
+
+
 def gradients_of(trainable: TrainableModel) -> dict[str, torch.Tensor]:
     grads = {name: leaf.grad for name, leaf in trainable.parameters.items()}
     return {name: grad for name, grad in grads.items() if grad is not None}
@@ -211,7 +221,7 @@ def four_layers(tiny_checkpoint: TinyCheckpoint) -> Path:
 def test_memory_that_runs_out_lets_fewer_layers_keep_their_activations(
     four_layers: Path, examples: Examples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, expected = gradients(four_layers, examples, 4096, "plain")
+    expected = gradients(four_layers, examples, 4096, "plain")
     trainable = model(four_layers)
     maker = GradientMaker(trainable, examples, LossSettings(), seed=5)
     tried = run_short_of_memory(monkeypatch, lambda _, policy: policy.num_whole > 0)
@@ -221,15 +231,13 @@ def test_memory_that_runs_out_lets_fewer_layers_keep_their_activations(
     numbers = [policy.num_whole for _, policy in tried]
     assert numbers[0] == 4 > numbers[1] > numbers[-1] == 0
     # What the failed attempts had added is gone, and no bit is another.
-    assert found == whole
-    grads = gradients_of(trainable)
-    assert all(torch.equal(grads[name], grad) for name, grad in expected.items())
+    check_same(found, trainable, expected)
 
 
 def test_and_their_inputs_go_to_the_host_s_memory(
     four_layers: Path, examples: Examples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, expected = gradients(four_layers, examples, 4096, "plain")
+    expected = gradients(four_layers, examples, 4096, "plain")
     trainable = model(four_layers)
     maker = GradientMaker(trainable, examples, LossSettings(), seed=5)
     tried = run_short_of_memory(monkeypatch, lambda _, policy: not policy.offload)
@@ -237,9 +245,7 @@ def test_and_their_inputs_go_to_the_host_s_memory(
     assert tried[0] == (10, Policy(4))
     assert tried[-1][1].offload
     assert plan.max_tokens == 4096
-    assert found == whole
-    grads = gradients_of(trainable)
-    assert all(torch.equal(grads[name], grad) for name, grad in expected.items())
+    check_same(found, trainable, expected)
 
 
 def test_a_host_without_memory_is_not_asked_again(

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
@@ -39,6 +39,7 @@ from fam_engine.model.training.recomputation import (
     scratch_bytes,
     token_bytes,
 )
+from fam_engine.report.training import gib, layers_kept, memory_parts
 
 # By device. Beyond the first a larger micro-batch no longer makes the matrix products faster; from the second on it
 # makes them faster by less than keeping activations saves.
@@ -240,8 +241,8 @@ def check_memory(plan: MemoryPlan, free: int, device: torch.device) -> None:
     if plan.total <= free:
         return
     raise DeviceError(
-        f"training takes about {_gib(plan.total)} GiB: {_parts(plan)} of the longest record "
-        f"({plan.num_tokens:,} tokens); a process has {_gib(free)} on {device.type}",
+        f"training takes about {gib(plan.total)} GiB: {memory_parts(asdict(plan))} of the longest record "
+        f"({plan.num_tokens:,} tokens); a process has {gib(free)} on {device.type}",
         code="E_MEMORY_PLAN",
         hint=_remedies(plan, device),
     )
@@ -249,15 +250,11 @@ def check_memory(plan: MemoryPlan, free: int, device: torch.device) -> None:
 
 def describe_plan(plan: MemoryPlan) -> str:
     """Say in a line what takes how much, and how many layers keep their activations."""
-    text = (
-        f"about {_gib(plan.total)} GiB of memory (estimate): {_parts(plan)}; {plan.num_whole} of "
-        f"{plan.num_layers} layers keep theirs"
+    fields = asdict(plan)
+    return (
+        f"about {gib(plan.total)} GiB of memory (estimate): {memory_parts(fields)}; "
+        f"{layers_kept(fields)}"
     )
-    if plan.host:
-        text += f", inputs of the others in {_gib(plan.host)} GiB of the host's memory"
-    if plan.num_whole < plan.num_layers and plan.max_tokens < plan.num_tokens:
-        text += f" (of the longest record, {plan.num_tokens:,} tokens; shorter ones keep more)"
-    return text
 
 
 def process_share(device: torch.device, num_processes: int) -> int:
@@ -313,11 +310,6 @@ def _default_tokens(
     return max(whole, least, ROW_GRID)
 
 
-def _parts(plan: MemoryPlan) -> str:
-    names = ("weights", "scratch", "adapter", "optimizer", "activations")
-    return ", ".join(f"{name} {_gib(getattr(plan, name))}" for name in names)
-
-
 def _remedies(plan: MemoryPlan, device: torch.device) -> str:
     """Say what would change most, the largest part first."""
     advice = {
@@ -329,7 +321,3 @@ def _remedies(plan: MemoryPlan, device: torch.device) -> str:
     if device.type == "cuda" and not plan.host:
         advice["free memory of the host, where inputs of layers can be"] = 0
     return "; ".join(sorted(advice, key=lambda what: -advice[what]))
-
-
-def _gib(num_bytes: int) -> str:
-    return f"{num_bytes / 2**30:.2f}"

@@ -61,14 +61,16 @@ class Given:
     @property
     def most_targets(self) -> int:
         """Supervised tokens of the record that has most."""
-        sets = [self.train] + ([self.validation] if self.validation else [])
-        return max(int(s.target_len[s.entries].max()) for s in sets)
+        return max(int(s.target_len[s.entries].max()) for s in self._sets)
 
     @property
     def longest(self) -> int:
         """Tokens of the longest record."""
-        sets = [self.train] + ([self.validation] if self.validation else [])
-        return max(examples.longest for examples in sets)
+        return max(examples.longest for examples in self._sets)
+
+    @property
+    def _sets(self) -> list[Examples]:
+        return [self.train] + ([self.validation] if self.validation else [])
 
 
 def _named(examples: Examples) -> dict[str, Any]:
