@@ -91,7 +91,7 @@ def step_of(path: str, model: TrainableModel, batch: PackedBatch) -> Callable[[]
     if path == "autograd":
 
         def run() -> torch.Tensor:
-            nll_R = model.token_nll(batch, dropout_seed=0)
+            nll_R = model.reference_nll(batch, dropout_seed=0)
             nll_R.mean().backward()
             return nll_R.detach()
 

@@ -108,6 +108,32 @@ def test_equal_to_the_cpu_s(
         assert (gradient - expected[name]).norm() <= tolerance * expected[name].norm(), name
 
 
+@pytest.mark.parametrize(
+    ("compute_dtype", "tolerance"),
+    [
+        ("fp64", 1e-9),
+        pytest.param("fp32", 1e-4, marks=REAL),
+        pytest.param("bf16", 0.1, marks=REAL),
+    ],
+)
+def test_losses_alone_are_the_cpu_s_and_have_a_step_s_bits(
+    checkpoint: str, compute_dtype: ComputeDtype, tolerance: float
+) -> None:
+    """With the adapter and without, as validation and losses that ask the base compute them."""
+    given = batch()
+    cpu, cuda = (
+        model_on(checkpoint, device, "nf4", dtype)
+        for device, dtype in (("cpu", "fp64"), ("cuda", compute_dtype))
+    )
+    of_step = cuda.forward_backward(given, torch.ones_like, dropout_seed=None, policy=ONE_WHOLE)
+    assert torch.equal(cuda.token_nll(given), of_step)
+    for ours, theirs in (
+        (cuda.token_nll, cpu.token_nll),
+        (cuda.base_token_nll, cpu.base_token_nll),
+    ):
+        assert (ours(given).cpu() - theirs(given)).abs().max() <= tolerance * theirs(given).max()
+
+
 @REAL
 def test_in_bf16_as_near_fp32_as_autograd_is(checkpoint: str) -> None:
     _, truth = by_hand(model_on(checkpoint, "cuda", "nf4", "fp32"))

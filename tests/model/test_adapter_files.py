@@ -126,7 +126,7 @@ def test_our_training_goes_on_from_what_was_saved(
         folder, SPECS[0], model.parameters, base_model_name_or_path="x", base_fingerprint=None
     )
     entries = random_entries(160, [(9, 40), (4, 7)])
-    nll_R = model.token_nll(pack_reference(entries), dropout_seed=None).detach().numpy()
+    nll_R = model.reference_nll(pack_reference(entries), dropout_seed=None).detach().numpy()
     decoder = load_model(base, adapter=folder, precision="nf4", compute_dtype="fp32")
     first, second = facts_of(decoder, entries)
     assert abs(first.logprobs + nll_R[:40]).max() <= 5e-5

@@ -10,7 +10,6 @@ import torch
 
 from fam_engine.model.checkpoint import Precision
 from fam_engine.model.loading import ComputeDtype, load_model
-from fam_engine.model.trainable import TrainableModel
 from tests.model.conftest import TinyCheckpoint
 from tests.model.packing_reference import pack_reference
 from tests.model.plain import facts_of, random_entries
@@ -133,7 +132,7 @@ def test_micro_batches_add_up_to_the_whole(tiny_checkpoint: TinyCheckpoint) -> N
     for pieces in ([0, 4, 9], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]):
         losses = []
         for a, b in itertools.pairwise(pieces):
-            nll_R = model.token_nll(pack_reference(entries[a:b]), dropout_seed=None)
+            nll_R = model.reference_nll(pack_reference(entries[a:b]), dropout_seed=None)
             part = (torch.cat(weights[a:b]) * nll_R).sum()
             part.backward()
             losses.append(part.item())
@@ -150,7 +149,7 @@ def test_a_document_does_not_see_its_neighbours(tiny_checkpoint: TinyCheckpoint)
     results = []
     for neighbours in ((entries[0], entries[2]), (others[0], others[2])):
         batch = pack_reference([neighbours[0], entries[1], neighbours[1]])
-        nll_R = split_by_entry(batch, model.token_nll(batch, dropout_seed=None))[1]
+        nll_R = split_by_entry(batch, model.reference_nll(batch, dropout_seed=None))[1]
         nll_R.sum().backward()
         results.append((nll_R.detach(), take_gradients(model)))
     (nll_R, gradients), (other_nll_R, other_gradients) = results
@@ -172,7 +171,7 @@ def test_the_gradient_of_a_document_stops_at_its_neighbours(
     ]
     batch = pack_reference(entries)
     decoder.weights.embed_VD.requires_grad_()
-    nll_R = model.token_nll(batch, dropout_seed=None)
+    nll_R = model.reference_nll(batch, dropout_seed=None)
     split_by_entry(batch, nll_R)[1].sum().backward()
     gradient_VD = decoder.weights.embed_VD.grad
     assert gradient_VD is not None
@@ -181,30 +180,12 @@ def test_the_gradient_of_a_document_stops_at_its_neighbours(
     assert reached.nonzero().flatten().tolist() == sorted({*context, *targets[:-1]})
 
 
-@pytest.mark.parametrize("compute_dtype", ["fp64", "fp32", "bf16"])
-def test_an_adapter_that_changes_nothing_gives_the_base_s_bits(
-    tiny_checkpoint: TinyCheckpoint, compute_dtype: ComputeDtype
-) -> None:
-    decoder = load_model(tiny_checkpoint("qwen2"), precision="nf4", compute_dtype=compute_dtype)
-    model = TrainableModel(decoder, spec_of(), seed=0)
-    batch = pack_reference(entries_with_siblings(decoder.config.vocab_size))
-    base_R = model.base_token_nll(batch)
-    assert torch.equal(model.token_nll(batch, dropout_seed=None), base_R)
-    with torch.no_grad():
-        for parameter in model.parameters.values():
-            parameter.add_(0.1)
-    assert torch.equal(model.base_token_nll(batch), base_R)
-    assert not torch.equal(model.token_nll(batch, dropout_seed=None), base_R)
-    assert base_R.shape == (batch.num_rows,)
-    assert not base_R.requires_grad
-
-
 def test_the_decoder_with_the_adapter_says_the_same(tiny_checkpoint: TinyCheckpoint) -> None:
     decoder = load_model(tiny_checkpoint("qwen2"), precision="nf4", compute_dtype="fp64")
     model = trainable(decoder, spec_of(use_rslora=True))
     entries = entries_with_siblings(decoder.config.vocab_size)
     batch = pack_reference(entries)
-    nll = split_by_entry(batch, model.token_nll(batch, dropout_seed=None).detach())
+    nll = split_by_entry(batch, model.reference_nll(batch, dropout_seed=None).detach())
     adapted = model.decoder_with_adapter()
     with torch.no_grad():
         for parameter in model.parameters.values():

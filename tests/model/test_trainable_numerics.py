@@ -178,7 +178,7 @@ def test_the_backward_pass_has_the_forward_pass_s_masks(tiny_checkpoint: TinyChe
         with torch.no_grad():
             for name, parameter in model.parameters.items():
                 parameter += step * line[name]
-            nll_R = model.token_nll(batch, dropout_seed=4)
+            nll_R = model.reference_nll(batch, dropout_seed=4)
             losses.append((torch.cat(weights) * nll_R).sum().item())
     slope = sum((gradients[name] * line[name]).sum().item() for name in gradients)
     assert (losses[0] - losses[1]) / 2e-5 == pytest.approx(slope, rel=1e-6)
@@ -241,7 +241,7 @@ def test_memory(tiny_checkpoint: TinyCheckpoint) -> None:
     num_tokens, num_rows, width = len(batch.input_ids), batch.num_rows, 64
     assert (num_tokens, num_rows) == (2048, 1024)
     with Tensors(decoder.weights) as tensors:
-        nll_R = model.token_nll(batch, dropout_seed=0)
+        nll_R = model.reference_nll(batch, dropout_seed=0)
         kept = tensors.alive()
         nll_R.sum().backward()
     # A float32 of every token and feature 6 times, of every row twice (the head's gradient and the

@@ -161,7 +161,7 @@ def test_losses_and_gradients_are_those_of_the_cpu(
     batch = pack_reference(random_entries(160, LENGTHS), grid=64)
 
     def step() -> tuple[torch.Tensor, list[torch.Tensor]]:
-        nll_R = model.token_nll(batch, dropout_seed=None)
+        nll_R = model.reference_nll(batch, dropout_seed=None)
         nll_R.mean().backward()
         gradients = [leaf.grad for leaf in model.parameters.values() if leaf.grad is not None]
         for leaf in model.parameters.values():

@@ -42,21 +42,31 @@ _HEAD_COLUMNS = 8192
 
 
 def weight_bytes(config: ModelConfig, precision: str, compute_dtype: torch.dtype) -> int:
-    """Give the bytes the loaded weights take, one layer's scratch in compute precision included."""
+    """Give the bytes the loaded weights take, with memory for one matrix in the compute dtype where they need it."""
+    scratch = max(_matrix_sizes(config)) * compute_dtype.itemsize if precision == "nf4" else 0
+    return stored_bytes(config, precision) + scratch
+
+
+def stored_bytes(config: ModelConfig, precision: str) -> int:
+    """Give the bytes of the weights themselves."""
+    c = config
+    tables = c.vocab_size * c.hidden_size * (1 if c.tie_word_embeddings else 2)
+    dense = 4 if precision == "fp32" else 2
+    a_weight = _NF4_BYTES if precision == "nf4" else dense
+    return int(c.num_layers * sum(_matrix_sizes(c)) * a_weight + tables * dense)
+
+
+def _matrix_sizes(config: ModelConfig) -> tuple[int, ...]:
+    """Give the weights in each merged matrix of a layer."""
     c = config
     width = c.num_attention_heads * c.head_dim
     kv_width = c.num_key_value_heads * c.head_dim
-    sizes = (
+    return (
         c.hidden_size * (width + 2 * kv_width),
         c.hidden_size * width,
         2 * c.hidden_size * c.intermediate_size,
         c.hidden_size * c.intermediate_size,
     )
-    tables = c.vocab_size * c.hidden_size * (1 if c.tie_word_embeddings else 2)
-    dense = 4 if precision == "fp32" else 2
-    a_weight = _NF4_BYTES if precision == "nf4" else dense
-    scratch = max(sizes) * compute_dtype.itemsize if precision == "nf4" else 0
-    return int(c.num_layers * sum(sizes) * a_weight + tables * dense + scratch)
 
 
 def batch_bytes(

@@ -72,6 +72,13 @@ class Scratch:
         sizes = [linear.out_features * linear.in_features for linear in _unready(weights, dtype)]
         self._values = torch.empty(max(sizes, default=0), dtype=dtype, device=device)
 
+    def reserve(self, num_values: int) -> torch.Tensor:
+        """Give the memory itself, made larger if it holds fewer values; for whoever makes matrices ready otherwise."""
+        if self._values.numel() < num_values:
+            self._values = self._values.new_empty(0)  # never both at once
+            self._values = self._values.new_empty(num_values)
+        return self._values
+
     def dense(self, linear: Linear) -> torch.Tensor:
         """Give W + scaling * B @ A as [N, K] in the compute dtype, valid until the next call."""
         if _is_ready(linear, self._values.dtype):

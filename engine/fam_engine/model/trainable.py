@@ -2,8 +2,9 @@
 
 In: a `Decoder`, the form of the adapter, packed batches. Out: the negative log-likelihood of every
 token to predict, and gradients to A and B and nothing else. `forward_backward` is what a training step
-takes: gradients written out. `token_nll` is the plain computation, which torch can differentiate: the
-reference the other is held to, and without gradient what validation and the base's losses are.
+takes: gradients written out. `token_nll` and `base_token_nll` are its losses alone, for validation and for
+what the base says. `reference_nll` is the plain computation, which torch can differentiate: the reference
+the others are held to, and nothing a run asks for.
 
 A training batch is a scoring batch: packed, prompts shared by siblings, response rows and end of
 turn to predict. Sharing changes no gradient (without dropout; with it, siblings share their
@@ -68,14 +69,8 @@ class TrainableModel:
         }
         self._decoder = decoder
         self._weights = self._attach(self.parameters)
-        self._forward = TrainingForward(
-            decoder.config,
-            decoder.scratch,
-            dtype=decoder.compute_dtype,
-            device=decoder.device,
-        )
 
-    def token_nll(self, batch: PackedBatch, *, dropout_seed: int | None) -> torch.Tensor:
+    def reference_nll(self, batch: PackedBatch, *, dropout_seed: int | None) -> torch.Tensor:
         """Give the negative log-likelihood of every token to predict, by the plain computation.
 
         Args:
@@ -87,20 +82,41 @@ class TrainableModel:
             float64[num_rows], nats, in the order of `batch.targets`, with gradient unless torch is
             told to make none.
         """
-        return self._nll(self._weights, batch, self._dropout(dropout_seed))
+        dropout = self._dropout(dropout_seed)
+        hidden_RD = self._reference.hidden_rows(self._weights, batch, dropout=dropout)
+        targets_R = torch.from_numpy(batch.targets[: batch.num_rows])
+        targets_R = targets_R.to(hidden_RD.device, torch.int64)
+        return linear_nll(hidden_RD, self._weights.head_VD, targets_R)
+
+    def token_nll(self, batch: PackedBatch) -> torch.Tensor:
+        """Give the negative log-likelihood of every token to predict, without dropout and gradient.
+
+        The bits are those of `forward_backward` without dropout.
+
+        Args:
+            batch: The batch; it takes less memory than the least a step can take of it.
+
+        Returns:
+            float64[num_rows], nats, in the order of `batch.targets`.
+        """
+        return self._planned.token_nll(batch, dropout=self._dropout(None))
+
+    def base_token_nll(self, batch: PackedBatch) -> torch.Tensor:
+        """Give the same of the model without its adapter."""
+        return self._planned_base.token_nll(batch, dropout=self._dropout(None))
 
     def forward_backward(
         self, batch: PackedBatch, weigh: Weigh, *, dropout_seed: int | None, policy: Policy
     ) -> torch.Tensor:
         """Add the gradients of sum(weight * nll) to the parameters', without autograd.
 
-        What `token_nll`, weighed and differentiated, gives, but for rounding.
+        What `reference_nll`, weighed and differentiated, gives, but for rounding.
 
         Args:
             batch: The batch.
             weigh: Gives each token's weight [num_rows] from the losses; called once. No gradient
                 flows through it.
-            dropout_seed: As of `token_nll`.
+            dropout_seed: As of `reference_nll`.
             policy: What layers keep for the backward pass, as
                 `fam_engine.model.training.recomputation` chooses; it changes no bit of the result.
 
@@ -130,14 +146,6 @@ class TrainableModel:
         num_layers = self._decoder.config.num_layers
         return activation_bytes(self._token_bytes, _shape(batch), policy, num_layers=num_layers)
 
-    @torch.no_grad()
-    def base_token_nll(self, batch: PackedBatch) -> torch.Tensor:
-        """Give the same of the model without its adapter, and without gradient.
-
-        `token_nll` of an adapter that changes nothing has the same bits; `forward_backward` rounds otherwise.
-        """
-        return self._nll(self._decoder.weights, batch, self._dropout(None))
-
     def decoder_with_adapter(self) -> Decoder:
         """Give the decoder with the adapter as it is now; training goes on without changing it."""
         snapshot = {name: leaf.detach().clone() for name, leaf in self.parameters.items()}
@@ -161,11 +169,28 @@ class TrainableModel:
         )
 
     @cached_property
+    def _reference(self) -> TrainingForward:
+        decoder = self._decoder
+        return TrainingForward(
+            decoder.config, decoder.scratch, dtype=decoder.compute_dtype, device=decoder.device
+        )
+
+    @cached_property
     def _planned(self) -> PlannedTraining:
-        """Made when it is first asked for: it has scratch memory of its own."""
+        return self._planned_with(self._weights)
+
+    @cached_property
+    def _planned_base(self) -> PlannedTraining:
+        return self._planned_with(self._decoder.weights)
+
+    def _planned_with(self, weights: Weights) -> PlannedTraining:
         decoder = self._decoder
         return PlannedTraining(
-            decoder.config, self._weights, dtype=decoder.compute_dtype, device=decoder.device
+            decoder.config,
+            weights,
+            decoder.scratch,
+            dtype=decoder.compute_dtype,
+            device=decoder.device,
         )
 
     def _dropout(self, seed: int | None) -> Dropout:
@@ -174,12 +199,6 @@ class TrainableModel:
         return Dropout(
             rate, torch.full((1,), seed or 0, dtype=torch.int64, device=self._decoder.device)
         )
-
-    def _nll(self, weights: Weights, batch: PackedBatch, dropout: Dropout) -> torch.Tensor:
-        hidden_RD = self._forward.hidden_rows(weights, batch, dropout=dropout)
-        targets_R = torch.from_numpy(batch.targets[: batch.num_rows])
-        targets_R = targets_R.to(hidden_RD.device, torch.int64)
-        return linear_nll(hidden_RD, weights.head_VD, targets_R)
 
     def _attach(self, tensors: dict[str, torch.Tensor]) -> Weights:
         """Give the model's weights with A and B from these tensors (not copies of them)."""

@@ -86,7 +86,7 @@ def loss_and_gradients(
     dropout_seed: int | None = None,
 ) -> tuple[float, dict[str, torch.Tensor]]:
     """Give ours; gradients are added to what is there already, and then taken away."""
-    nll_R = model.token_nll(batch, dropout_seed=dropout_seed)
+    nll_R = model.reference_nll(batch, dropout_seed=dropout_seed)
     loss = (torch.cat(list(weights)) * nll_R).sum()
     loss.backward()
     return loss.item(), take_gradients(model)

@@ -8,12 +8,7 @@ import torch
 from fam_engine.kernels import nf4_dequantize
 from fam_engine.model import products
 from fam_engine.model.nf4 import quantize
-from fam_engine.model.training.augmented import (
-    RANK_ALIGNMENT,
-    AugmentedLinear,
-    new_scratch,
-    take_leaves,
-)
+from fam_engine.model.training.augmented import RANK_ALIGNMENT, AugmentedLinear, take_leaves
 from fam_engine.model.training.functions import Dropout
 from fam_engine.model.weights import Linear, LoraDelta, LoraPart
 from tests.model.plain import dense
@@ -56,7 +51,7 @@ def test_product_and_gradients(features: slice, bias: bool, with_residual: bool,
     linear = AugmentedLinear(weight, features, dtype=torch.float64)
     assert linear.rank % RANK_ALIGNMENT == 0
     # Memory that is not written must not matter: it could hold anything.
-    scratch = new_scratch([linear], dtype=torch.float64, device=CPU).fill_(torch.nan)
+    scratch = torch.full((linear.scratch_values,), torch.nan, dtype=torch.float64)
     x = torch.randn(9, 10).double().requires_grad_()
     dy = torch.randn(9, linear.out_features).double()
     residual = torch.randn_like(dy) if with_residual else None
@@ -106,7 +101,7 @@ def test_the_sum_of_matrix_and_adapter_is_rounded_once() -> None:
     linear = AugmentedLinear(
         Linear(weight=weight, lora=LoraDelta(parts=(part,))), dtype=torch.bfloat16
     )
-    scratch = new_scratch([linear], dtype=torch.bfloat16, device=CPU)
+    scratch = torch.empty(linear.scratch_values, dtype=torch.bfloat16)
     with torch.no_grad():
         take_leaves(linear.copies())
         xs = linear.new_input(1, weight)

@@ -47,7 +47,7 @@ Gradients = dict[str, torch.Tensor]
 def by_autograd(
     model: TrainableModel, batch: PackedBatch, weights_R: torch.Tensor, *, seed: int | None = SEED
 ) -> tuple[torch.Tensor, Gradients]:
-    nll_R = model.token_nll(batch, dropout_seed=seed)
+    nll_R = model.reference_nll(batch, dropout_seed=seed)
     (weights_R * nll_R).sum().backward()
     return nll_R.detach(), take_gradients(model)
 
@@ -179,7 +179,7 @@ def test_twenty_steps(tiny_checkpoint: TinyCheckpoint) -> None:
             for a, b in ((0, 5), (5, 9)):
                 batch = pack_reference(entries[a:b])
                 if name == "autograd":
-                    nll_R = model.token_nll(batch, dropout_seed=step)
+                    nll_R = model.reference_nll(batch, dropout_seed=step)
                     (token_weights_of(nll_R, None, settings) * nll_R).sum().backward()
                 else:
                     nll_R = model.forward_backward(
@@ -274,8 +274,48 @@ def test_equals_transformers_with_peft(tiny_checkpoint: TinyCheckpoint, model_ty
     assert largest_error(gradients, expected) <= 1e-9
 
 
+@pytest.mark.parametrize("compute_dtype", ["fp64", "fp32", "bf16"])
+@pytest.mark.parametrize("case", ["qwen2", "window"])
+def test_losses_alone_have_the_bits_of_a_step_s(
+    tiny_checkpoint: TinyCheckpoint, case: str, compute_dtype: ComputeDtype
+) -> None:
+    model_type, overrides = CASES[case]
+    folder = tiny_checkpoint(model_type, **overrides)
+    decoder = load_model(folder, precision="nf4", compute_dtype=compute_dtype)
+    model = trainable(decoder, spec_of(ALL, dropout=0.1))
+    batch = pack_reference(entries_with_siblings(decoder.config.vocab_size))
+    weights_R = torch.ones(batch.num_rows, dtype=torch.float64)
+    expected_R, _ = by_hand(model, batch, weights_R, num_whole=1, seed=None)
+    found_R = model.token_nll(batch)
+    assert torch.equal(found_R, expected_R)
+    assert not found_R.requires_grad
+    assert all(leaf.grad is None for leaf in model.parameters.values())
+
+
+@pytest.mark.parametrize("compute_dtype", ["fp64", "fp32", "bf16"])
+def test_the_base_is_the_model_with_an_adapter_that_changes_nothing(
+    tiny_checkpoint: TinyCheckpoint, compute_dtype: ComputeDtype
+) -> None:
+    decoder = load_model(tiny_checkpoint("qwen2"), precision="nf4", compute_dtype=compute_dtype)
+    model = TrainableModel(decoder, spec_of(), seed=0)
+    batch = pack_reference(entries_with_siblings(decoder.config.vocab_size))
+    base_R = model.base_token_nll(batch)
+    eps = torch.finfo(decoder.compute_dtype).eps
+    # An adapter of zeros adds zeros to sums, whose order it may change.
+    torch.testing.assert_close(model.token_nll(batch), base_R, rtol=4 * eps, atol=4 * eps)
+    torch.testing.assert_close(
+        model.reference_nll(batch, dropout_seed=None), base_R, rtol=8 * eps, atol=8 * eps
+    )
+    with torch.no_grad():
+        for parameter in model.parameters.values():
+            parameter.add_(0.1)
+    assert torch.equal(model.base_token_nll(batch), base_R)
+    assert (model.token_nll(batch) - base_R).abs().max() > 0.01
+    assert base_R.shape == (batch.num_rows,)
+
+
 def test_the_base_can_be_asked_in_between(tiny_checkpoint: TinyCheckpoint) -> None:
-    """Its forward pass has scratch memory of its own, and `weigh` may call it."""
+    """They share scratch memory, and `weigh` may call it."""
     decoder = load_model(tiny_checkpoint("llama"), precision="nf4", compute_dtype="fp64")
     model = trainable(decoder, spec_of())
     batch = pack_reference(entries_with_siblings(decoder.config.vocab_size))

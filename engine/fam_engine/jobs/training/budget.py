@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import torch
 
@@ -26,7 +26,7 @@ from fam_engine.jobs.training.optim import OptimizerName
 from fam_engine.model.checkpoint import linear_shapes
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.lora import LoraSpec
-from fam_engine.model.memory import free_bytes, weight_bytes
+from fam_engine.model.memory import free_bytes, stored_bytes
 from fam_engine.model.training.layer_inputs import SHARE_OF_HOST
 from fam_engine.model.training.recomputation import (
     BatchShape,
@@ -73,8 +73,8 @@ class MemoryNeeds:
     """What one process needs whatever its micro-batches are, bytes, and what their tokens add; all estimated.
 
     Attributes:
-        weights: Of the frozen model, and the scratch memory validation and the base's losses use.
-        scratch: Of the step: one matrix with its adapter beside it.
+        weights: Of the frozen model.
+        scratch: One of its matrices in the compute dtype, with its adapter beside it.
         adapter: The trained parameters, their gradients and their copies to compute with.
         optimizer: Its moments.
         each: What a token of a micro-batch takes.
@@ -163,7 +163,7 @@ def memory_needs(
     """
     trained = num_trainable(config, spec)
     return MemoryNeeds(
-        weights=weight_bytes(config, precision, compute_dtype),
+        weights=stored_bytes(config, precision),
         scratch=scratch_bytes(config, spec, dtype=compute_dtype),
         adapter=trained * (_VALUE_BYTES + compute_dtype.itemsize),
         optimizer=trained * _MOMENT_BYTES[optimizer],
@@ -212,19 +212,17 @@ def plan_for(
     return _plan(needs, batch, policy, StepPlan(budget, room, host_free))
 
 
-def least_plan(needs: MemoryNeeds, longest: int, host_free: int, *, plain: int) -> MemoryPlan:
+def least_plan(needs: MemoryNeeds, longest: int, host_free: int) -> MemoryPlan:
     """Give the plan that takes least: the longest record alone, every layer computed again.
 
     Args:
         needs: What the model needs.
         longest: Tokens of the longest record.
         host_free: As `host_share` gives it.
-        plain: What validation takes of a record, or a loss that needs the base; 0: there is neither.
     """
     batch = BatchShape(on_grid(longest), on_grid(longest))
     step = StepPlan(ROW_GRID, 0, host_free)
-    plan = _plan(needs, batch, needs.least_policy(batch, host_free), step)
-    return replace(plan, activations=max(plan.activations, plain))
+    return _plan(needs, batch, needs.least_policy(batch, host_free), step)
 
 
 def check_memory(plan: MemoryPlan, free: int, device: torch.device) -> None:

@@ -47,7 +47,7 @@ class CardPlan:
 
 
 def plan_cards(
-    config: TrainConfig, model: ModelConfig, spec: LoraSpec, longest: int, *, plain: int
+    config: TrainConfig, model: ModelConfig, spec: LoraSpec, longest: int
 ) -> list[CardPlan]:
     """Plan for every size.
 
@@ -56,7 +56,6 @@ def plan_cards(
         model: The model's shape.
         spec: The adapter's form.
         longest: Tokens of the longest record.
-        plain: What losses without gradient take of it; 0 where none are asked for.
     """
     device = torch.device("cuda")
     needs = memory_needs(
@@ -68,7 +67,7 @@ def plan_cards(
         optimizer=config.optimizer,
         num_multiprocessors=_MULTIPROCESSORS,
     )
-    least = least_plan(needs, longest, sys.maxsize, plain=plain)
+    least = least_plan(needs, longest, sys.maxsize)
     cards = []
     for gigabytes in CARDS:
         free = gigabytes * 2**30 - CONTEXT_BYTES

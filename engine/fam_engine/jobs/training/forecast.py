@@ -19,9 +19,9 @@ from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.running import quarantined_by_code
 from fam_engine.jobs.scoring.report import token_texts
 from fam_engine.jobs.training.budget import num_trainable, process_share
-from fam_engine.jobs.training.cards import CardPlan, plan_cards
+from fam_engine.jobs.training.cards import plan_cards
 from fam_engine.jobs.training.given import Given
-from fam_engine.jobs.training.job import lora_spec, memory_plan, plain_need
+from fam_engine.jobs.training.job import lora_spec, memory_plan
 from fam_engine.jobs.training.loop import TrainProgress, loss_settings, planned_steps
 from fam_engine.jobs.training.order import Entries, StepOrder
 from fam_engine.jobs.training.prepare import Prepared, prepared
@@ -29,8 +29,7 @@ from fam_engine.jobs.training.steps import micro_batches, shared_out
 from fam_engine.jobs.training.summary import count_examples, count_flags
 from fam_engine.jobs.training.trial import seconds_a_token
 from fam_engine.model.config import ModelConfig
-from fam_engine.model.loading import card_compute_dtype, choose_compute_dtype, choose_device
-from fam_engine.model.lora import LoraSpec
+from fam_engine.model.loading import choose_compute_dtype, choose_device
 
 _NUM_SHOWN = 3
 # Steps whose micro-batches are planned to see how large they are.
@@ -122,17 +121,11 @@ def forecast_train(config: TrainConfig, progress: TrainProgress) -> TrainForecas
             memory=asdict(memory),
             memory_bytes=memory.total,
             free_bytes=process_share(device, config.nproc),
-            cards=[asdict(card) for card in _cards(config, model, spec, given)],
+            cards=[asdict(card) for card in plan_cards(config, model, spec, given.longest)],
             seconds=steps
             / order.steps_per_epoch
             * _epoch_seconds(config, model, data, memory.num_whole, dtype, device),
         )
-
-
-def _cards(config: TrainConfig, model: ModelConfig, spec: LoraSpec, given: Given) -> list[CardPlan]:
-    dtype = card_compute_dtype(config.compute_dtype, precision=config.precision)
-    plain = plain_need(config, model, dtype, given)
-    return plan_cards(config, model, spec, given.longest, plain=plain)
 
 
 def _tokens(data: Prepared, plans: list[list[Entries]]) -> dict[str, int]:

@@ -59,18 +59,10 @@ class Given:
         }
 
     @property
-    def most_targets(self) -> int:
-        """Supervised tokens of the record that has most."""
-        return max(int(s.target_len[s.entries].max()) for s in self._sets)
-
-    @property
     def longest(self) -> int:
         """Tokens of the longest record."""
-        return max(examples.longest for examples in self._sets)
-
-    @property
-    def _sets(self) -> list[Examples]:
-        return [self.train] + ([self.validation] if self.validation else [])
+        held_out = self.validation.longest if self.validation else 0
+        return max(self.train.longest, held_out)
 
 
 def _named(examples: Examples) -> dict[str, Any]:

@@ -12,8 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fam_engine.config import TrainConfig
 from fam_engine.data.files import write_folder_whole, write_text_whole
 from fam_engine.jobs.interrupts import Interrupted, Interrupts
@@ -39,7 +37,6 @@ from fam_engine.jobs.training.crashes import CrashWatch
 from fam_engine.jobs.training.given import Given
 from fam_engine.jobs.training.log import NAME as LOG
 from fam_engine.jobs.training.loop import LoopParts, TrainingLoop, TrainProgress, planned_steps
-from fam_engine.jobs.training.losses import NEEDS_BASE
 from fam_engine.jobs.training.peers import Peers, joined
 from fam_engine.jobs.training.prepare import Prepared, prepared
 from fam_engine.jobs.training.processes import run_processes
@@ -50,7 +47,6 @@ from fam_engine.model.loading import choose_compute_dtype, choose_device
 from fam_engine.model.lora import LoraSpec
 from fam_engine.model.memory import num_multiprocessors
 from fam_engine.model.trainable import TrainableModel
-from fam_engine.model.training.recomputation import plain_bytes
 
 ADAPTER, CHECKPOINTS = "adapter", "checkpoints"
 OUTPUTS = (f"{ADAPTER}/adapter_model.safetensors", LOG, "quarantine.jsonl", "summary.json")
@@ -231,8 +227,7 @@ def memory_plan(
         num_multiprocessors=num_multiprocessors(device),
     )
     free, host_free = process_share(device, num_processes), host_share(device, num_processes)
-    plain = plain_need(config, model, compute_dtype, given)
-    check_memory(least_plan(needs, given.longest, host_free, plain=plain), free, device)
+    check_memory(least_plan(needs, given.longest, host_free), free, device)
     kept: int | None = journal.get("max_tokens_per_batch") if journal else None
     budget = kept or config.max_tokens_per_batch
     plan = plan_for(
@@ -242,17 +237,6 @@ def memory_plan(
         with journal.commit():
             journal.put("max_tokens_per_batch", plan.max_tokens)
     return plan
-
-
-def plain_need(
-    config: TrainConfig, model: ModelConfig, compute_dtype: torch.dtype, given: Given
-) -> int:
-    """Give what losses without gradient take of the longest record; 0 where none are asked for."""
-    if given.validation is None and config.loss not in NEEDS_BASE:
-        return 0
-    return plain_bytes(
-        model, dtype=compute_dtype, num_tokens=given.longest, num_targets=given.most_targets
-    )
 
 
 def _write_outputs(

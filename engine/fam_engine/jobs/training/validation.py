@@ -6,8 +6,6 @@ perplexity. No dropout, no gradient, always the plain loss: it must mean the sam
 
 from __future__ import annotations
 
-import torch
-
 from fam_engine._rust_tokenize import pack_batch
 from fam_engine.data.packing import PackedBatch
 from fam_engine.jobs.training.examples import Examples
@@ -31,9 +29,8 @@ def validation_loss(
         Mean negative log-likelihood of the answers' tokens, nats.
     """
     total = 0.0
-    with torch.no_grad():
-        for entries in peers.own(micro_batches(examples, examples.entries, max_tokens)):
-            batch = PackedBatch(**pack_batch(examples.spool, entries))
-            total += float(model.token_nll(batch, dropout_seed=None).sum())
+    for entries in peers.own(micro_batches(examples, examples.entries, max_tokens)):
+        batch = PackedBatch(**pack_batch(examples.spool, entries))
+        total += float(model.token_nll(batch).sum())
     total = sum(row[0] for row in peers.gather([total]))
     return total / examples.num_targets(examples.entries)

@@ -243,14 +243,6 @@ def take_leaves(copies: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
     torch._foreach_copy_(wanted, leaves)
 
 
-def new_scratch(
-    linears: Iterable[AugmentedLinear], *, dtype: torch.dtype, device: torch.device
-) -> torch.Tensor:
-    """Give scratch memory for any one of these at a time."""
-    size = max(linear.scratch_values for linear in linears)
-    return torch.empty(size, dtype=dtype, device=device)
-
-
 def gradient(leaf: torch.Tensor) -> torch.Tensor:
     """Give a leaf's gradient to add to; zeros where there is none yet."""
     assert leaf.is_leaf

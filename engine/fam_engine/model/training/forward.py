@@ -1,8 +1,7 @@
 """The decoder as torch can differentiate it: packed token ids in, hidden states of the rows that predict out.
 
-In: a `PackedBatch` and weights, with an adapter or without. Out: hidden_RD after the final norm.
-This is the plain path. Training steps take `planned`, whose gradients the tests hold to these; a run itself
-only asks this one for losses without gradient, of validation and of the base.
+In: a `PackedBatch` and weights with an adapter. Out: hidden_RD after the final norm.
+This is the plain path. Runs take `planned`, whose losses and gradients the tests hold to these.
 The computation is `Decoder.hidden_rows`, layer by layer; only what is written differs, because
 nothing may be overwritten that a backward pass reads.
 
@@ -118,7 +117,7 @@ class TrainingForward:
         """Compute a batch.
 
         Args:
-            weights: The weights, with the adapter to differentiate by or without.
+            weights: The weights, with the adapter to differentiate by.
             batch: The batch.
             dropout: What to leave out of LoRA's inputs.
 

@@ -22,7 +22,8 @@ ceil(multiprocessors / (sequences * H)), as torch's `flash_api.cpp` has it. A lo
 
 Measured on an H100 (8B, rank 16), the most that torch's allocator held, against this with weights, scratch memory,
 adapter and optimizer: 2,048 tokens and all layers whole 13.25 GiB (13.02), 4,096 19.08 (18.89), 16,384 54.08 (54.14),
-and with 6 of 32 whole 19.84 (19.93). Inputs in the host's memory and lone long documents: not yet measured on a GPU.
+and with 6 of 32 whole 19.84 (19.93); each with 0.22 GiB of scratch memory that steps no longer take. Inputs in the
+host's memory and lone long documents: not yet measured on a GPU.
 
 Letters: T tokens, L layers, k whole ones, H query heads.
 """
@@ -236,24 +237,6 @@ def least_policy(each: TokenBytes, batch: BatchShape, *, num_layers: int, host_f
     fits = host_bytes(each, batch, policy, num_layers=num_layers) <= host_free
     # Of two layers one input is kept, and the other is on its way back beside it.
     return Policy(0, offload=fits and num_layers > 2)
-
-
-def plain_bytes(
-    config: ModelConfig, *, dtype: torch.dtype, num_tokens: int, num_targets: int
-) -> int:
-    """Give what the plain computation (`forward`) takes of a record without gradients, an upper bound.
-
-    Args:
-        config: The model's shape.
-        dtype: The compute dtype.
-        num_tokens: Of the record.
-        num_targets: Those of its response, whose attention has masks over what they see.
-    """
-    size, wide = dtype.itemsize, torch.promote_types(dtype, torch.float32).itemsize
-    # Gate and up and what is made of them, in narrow dtypes beside wide copies; streams, heads and their products.
-    mlp = config.intermediate_size * (4 * size + (3 * wide if size < wide else 0))
-    each = mlp + 12 * size * config.hidden_size
-    return num_tokens * each + size * num_targets * (num_tokens - num_targets // 2)
 
 
 def scratch_bytes(config: ModelConfig, spec: LoraSpec, *, dtype: torch.dtype) -> int:
