@@ -1,13 +1,20 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fam_engine.config import TrainConfig
+from fam_engine.jobs.training import forecast as forecasting
 from fam_engine.jobs.training.forecast import forecast_train
+from fam_engine.jobs.training.job import memory_plan, needs_here
+from fam_engine.model.config import ModelConfig
+from fam_engine.model.trainable import Policy
+from fam_engine.model.training.recomputation import BatchShape
 from tests.jobs.training.conftest import Train
-from tests.jobs.training.small_job import Notes, make_records, read_lines
+from tests.jobs.training.small_job import Notes, make_records, read_lines, write_records
 
 
 def test_a_forecast_counts_what_the_job_then_does(
@@ -51,3 +58,27 @@ def test_shared_prompts_are_counted_once(settings: dict[str, Any], notes: Notes)
     # Two answers a question: half the prompts.
     prompts = sum(len(record["prompt"]) + 1 for record in make_records(12)) // 2
     assert tokens["all"] - tokens["computed"] == prompts
+
+
+def test_only_what_the_longest_record_lacks_is_computed_again(
+    settings: dict[str, Any], notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By memory in which short records keep both layers' activations, and a long one those of the last."""
+    long = {"prompt": "question?\n", "response": 100 * "a "}
+    write_records(Path(settings["data"][0]), [*make_records(12), long])
+    found: list[float] = []
+
+    def plan_with_little_room(config: TrainConfig, *others: Any) -> Any:  # noqa: ANN401
+        needs = needs_here(config, ModelConfig.from_folder(Path(config.model)), others[1])
+        room = needs.activations(BatchShape(64, 64), Policy(2))
+        return replace(memory_plan(config, *others), room=room)
+
+    def seconds(*_: Any, num_again: float, **__: Any) -> float:  # noqa: ANN401
+        found.append(num_again)
+        return 1.0
+
+    monkeypatch.setattr(forecasting, "memory_plan", plan_with_little_room)
+    monkeypatch.setattr(forecasting, "seconds_a_token", seconds)
+    forecast = forecast_train(TrainConfig(**(settings | {"batch_size": 13})), notes)
+    of_long = len(long["prompt"]) + len(long["response"]) + 2  # <s> and </s>
+    assert found == [of_long / forecast.tokens["all"]]

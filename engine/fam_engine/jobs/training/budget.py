@@ -92,6 +92,16 @@ class MemoryNeeds:
         """Give what a micro-batch takes at its peak; never logits of the whole vocabulary."""
         return activation_bytes(self.each, batch, policy, num_layers=self.num_layers)
 
+    def policy(self, batch: BatchShape, plan: StepPlan) -> Policy:
+        """Give the policy for a micro-batch of a step."""
+        return choose_policy(
+            self.each,
+            batch,
+            num_layers=self.num_layers,
+            free=plan.room,
+            host_free=plan.host_room,
+        )
+
     def least_policy(self, batch: BatchShape, host_free: int) -> Policy:
         """Give the policy for a micro-batch that takes least."""
         return least_policy(self.each, batch, num_layers=self.num_layers, host_free=host_free)
@@ -206,10 +216,8 @@ def plan_for(
     longest = on_grid(longest)
     budget = max_tokens or _default_tokens(needs, room, device, longest, host_free)
     batch = BatchShape(max(budget, longest), longest)
-    policy = choose_policy(
-        needs.each, batch, num_layers=needs.num_layers, free=room, host_free=host_free
-    )
-    return _plan(needs, batch, policy, StepPlan(budget, room, host_free))
+    step = StepPlan(budget, room, host_free)
+    return _plan(needs, batch, needs.policy(batch, step), step)
 
 
 def least_plan(needs: MemoryNeeds, longest: int, host_free: int) -> MemoryPlan:

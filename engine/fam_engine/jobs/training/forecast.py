@@ -15,13 +15,14 @@ import numpy as np
 import torch
 
 from fam_engine.config import TrainConfig
+from fam_engine.data.packing import on_grid
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.running import quarantined_by_code
 from fam_engine.jobs.scoring.report import token_texts
-from fam_engine.jobs.training.budget import num_trainable, process_share
+from fam_engine.jobs.training.budget import MemoryNeeds, StepPlan, num_trainable, process_share
 from fam_engine.jobs.training.cards import plan_cards
 from fam_engine.jobs.training.given import Given
-from fam_engine.jobs.training.job import lora_spec, memory_plan
+from fam_engine.jobs.training.job import lora_spec, memory_plan, needs_here
 from fam_engine.jobs.training.loop import TrainProgress, loss_settings, planned_steps
 from fam_engine.jobs.training.order import Entries, StepOrder
 from fam_engine.jobs.training.prepare import Prepared, prepared
@@ -30,6 +31,7 @@ from fam_engine.jobs.training.summary import count_examples, count_flags
 from fam_engine.jobs.training.trial import seconds_a_token
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.loading import choose_compute_dtype, choose_device
+from fam_engine.model.training.recomputation import BatchShape
 
 _NUM_SHOWN = 3
 # Steps whose micro-batches are planned to see how large they are.
@@ -105,6 +107,7 @@ def forecast_train(config: TrainConfig, progress: TrainProgress) -> TrainForecas
             for step in range(min(steps, order.steps_per_epoch, _NUM_PLANNED))
         ]
         tokens = _tokens(data, plans)
+        num_again = _layers_again(data, plans, needs_here(config, model, spec), memory.step)
         quarantined = quarantined_by_code(data.journal)
         return TrainForecast(
             examples=count_examples(data, quarantined),
@@ -124,7 +127,7 @@ def forecast_train(config: TrainConfig, progress: TrainProgress) -> TrainForecas
             cards=[asdict(card) for card in plan_cards(config, model, spec, given.longest)],
             seconds=steps
             / order.steps_per_epoch
-            * _epoch_seconds(config, model, data, memory.num_whole, dtype, device),
+            * _epoch_seconds(config, model, data, num_again, dtype, device),
         )
 
 
@@ -150,6 +153,21 @@ def _tokens_shared(data: Prepared, entries: Entries) -> int:
     return int(lengths.sum() - lengths[first].sum())
 
 
+def _layers_again(
+    data: Prepared, plans: list[list[Entries]], needs: MemoryNeeds, plan: StepPlan
+) -> float:
+    """Give how many layers compute their activations again, on average over the tokens of the steps planned."""
+    train, total, again = data.train, 0, 0
+    for entries in (entries for batches in plans for entries in batches):
+        num_tokens = train.num_tokens(entries)
+        lengths = train.context_len[entries] + train.target_len[entries]
+        batch = BatchShape(on_grid(num_tokens - _tokens_shared(data, entries)), int(lengths.max()))
+        num_whole = needs.policy(batch, plan).num_whole
+        again += num_tokens * (needs.num_layers - max(num_whole, 1))
+        total += num_tokens
+    return again / total
+
+
 def _shown(data: Prepared, entry: int) -> dict[str, Any]:
     context, targets = data.train.spool.read(entry)
     tokenizer = data.encoder.tokenizer
@@ -160,7 +178,7 @@ def _epoch_seconds(
     config: TrainConfig,
     model: ModelConfig,
     data: Prepared,
-    num_whole: int,
+    num_again: float,
     dtype: torch.dtype,
     device: torch.device,
 ) -> float:
@@ -172,7 +190,7 @@ def _epoch_seconds(
         model,
         data.train,
         batch,
-        num_whole=num_whole,
+        num_again=num_again,
         spec=lora_spec(config),
         loss=loss_settings(config),
         dtype=dtype,

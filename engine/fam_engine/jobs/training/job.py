@@ -21,6 +21,7 @@ from fam_engine.jobs.scoring.files import write_quarantine
 from fam_engine.jobs.scoring.sources import Sources, open_model
 from fam_engine.jobs.scoring.stopwatch import Stopwatch
 from fam_engine.jobs.training.budget import (
+    MemoryNeeds,
     MemoryPlan,
     check_memory,
     describe_plan,
@@ -213,19 +214,8 @@ def memory_plan(
     Raises:
         DeviceError: The model, with its longest record, does not fit.
     """
-    device, model = choose_device(config.device), ModelConfig.from_folder(given.model)
-    compute_dtype = choose_compute_dtype(
-        config.compute_dtype, precision=config.precision, device=device
-    )
-    needs = memory_needs(
-        model,
-        spec,
-        precision=config.precision,
-        compute_dtype=compute_dtype,
-        device=device,
-        optimizer=config.optimizer,
-        num_multiprocessors=num_multiprocessors(device),
-    )
+    device = choose_device(config.device)
+    needs = needs_here(config, ModelConfig.from_folder(given.model), spec)
     free, host_free = process_share(device, num_processes), host_share(device, num_processes)
     check_memory(least_plan(needs, given.longest, host_free), free, device)
     kept: int | None = journal.get("max_tokens_per_batch") if journal else None
@@ -237,6 +227,22 @@ def memory_plan(
         with journal.commit():
             journal.put("max_tokens_per_batch", plan.max_tokens)
     return plan
+
+
+def needs_here(config: TrainConfig, model: ModelConfig, spec: LoraSpec) -> MemoryNeeds:
+    """Say what a run needs of the device it will take."""
+    device = choose_device(config.device)
+    return memory_needs(
+        model,
+        spec,
+        precision=config.precision,
+        compute_dtype=choose_compute_dtype(
+            config.compute_dtype, precision=config.precision, device=device
+        ),
+        device=device,
+        optimizer=config.optimizer,
+        num_multiprocessors=num_multiprocessors(device),
+    )
 
 
 def _write_outputs(

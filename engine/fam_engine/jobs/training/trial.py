@@ -32,7 +32,7 @@ def seconds_a_token(
     examples: Examples,
     entries: Entries,
     *,
-    num_whole: int,
+    num_again: float,
     spec: LoraSpec,
     loss: LossSettings,
     dtype: torch.dtype,
@@ -45,7 +45,7 @@ def seconds_a_token(
         model: The model's shape.
         examples: What is trained on.
         entries: The micro-batch.
-        num_whole: How many of the model's layers keep their activations.
+        num_again: How many of the model's layers compute theirs again, on average.
         spec: The adapter's form.
         loss: Which loss.
         dtype: Compute dtype.
@@ -64,7 +64,6 @@ def seconds_a_token(
         plan = StepPlan(len(batch.input_ids), room, host_room=0)
         return min(_time(maker, entries, plan, device) for _ in range(_ROUNDS))
 
-    num_again = model.num_layers - max(num_whole, 1)
     one = seconds(1, 1)
     total = one + (model.num_layers - 1 - num_again) * max(seconds(2, 2) - one, 0.0)
     if num_again:
