@@ -119,7 +119,9 @@ Stop = Annotated[
 ]
 MaxSlots = Annotated[
     int | None,
-    typer.Option(help="Most texts at a time; fewer if memory is short. [64]", rich_help_panel=RUN),
+    typer.Option(
+        help="Most texts at a time, up to 64; fewer if memory is short. [64]", rich_help_panel=RUN
+    ),
 ]
 Seed = Annotated[int | None, typer.Option(help="Of the random choices.", rich_help_panel=RUN)]
 

@@ -208,7 +208,7 @@ class GenerateConfig(ModelSettings, RecordSettings, SamplingSettings, TemplateSe
     samples: int = Field(default=1, ge=1)
     stop: tuple[str, ...] = ()
     source: str | None = None
-    max_slots: int = Field(default=64, ge=1)
+    max_slots: int = Field(default=64, ge=1, le=64)
     seed: int = Field(default=0, ge=0)
 
     @field_validator("samples")
@@ -229,7 +229,7 @@ class RewriteConfig(ModelSettings, RecordSettings, SamplingSettings, TemplateSet
     samples: int = Field(default=4, ge=1)
     max_new_tokens: int = Field(default=512, ge=1)
     temperature: float = Field(default=0.7, gt=0, le=100)
-    max_slots: int = Field(default=64, ge=1)
+    max_slots: int = Field(default=64, ge=1, le=64)
     seed: int = Field(default=0, ge=0)
 
 

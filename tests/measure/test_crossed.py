@@ -52,6 +52,24 @@ def test_results_that_do_not_vary_have_the_rule_of_three() -> None:
     assert (none.low, none.high) == (-0.05, 0.05)
 
 
+def test_a_small_task_in_which_nothing_varies_makes_the_interval_wide() -> None:
+    """Ten questions without a difference leave room for one in three, whatever a thousand others say."""
+    small, large = np.zeros((3, 10)), np.zeros((3, 1000))
+    assert crossed_mean([small]).high == 0.3
+    assert crossed_mean([small, large]).high == pytest.approx(0.3 / 2)
+    assert crossed_mean([large, large]).high == pytest.approx(0.003 / 2)
+    varying = np.tile([1.0, -1.0], (3, 500))
+    of_it, of_both = crossed_mean([varying]), crossed_mean([small, varying])
+    assert of_it.high is not None
+    assert of_both.high == pytest.approx(math.hypot(of_it.high / 2, 0.15), rel=1e-3)
+
+
+def test_rounding_is_no_variance() -> None:
+    """Each of three seeds is right on a third of the questions, another one each."""
+    found = crossed_mean([np.tile(np.eye(3), (1, 20))])
+    assert found.high == pytest.approx(1 / 3 + 3 / 60)
+
+
 def test_tasks_count_alike_whatever_their_size() -> None:
     found = crossed_mean([np.ones((2, 10)), np.zeros((2, 90))])
     assert found.value == 0.5

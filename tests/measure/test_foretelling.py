@@ -30,6 +30,15 @@ def test_a_perfect_metric_and_its_chance() -> None:
     assert found["chance_of_best"] == 0.25
 
 
+def test_a_metric_that_cannot_tell_the_best_from_another_has_not_named_it() -> None:
+    """As its regret says, in which ties share the pick."""
+    found = foretelling([cell(perplexity=[3, 2, 1, 1], top1_rate=[1, 2, 3, 4])], seed=0)
+    assert found is not None
+    entries = found["metrics"]
+    assert entries["perplexity"]["regret"] == pytest.approx(10)  # points
+    assert (entries["perplexity"]["named_best"], entries["top1_rate"]["named_best"]) == (0, 1)
+
+
 def test_metrics_not_all_cells_have_are_left_out() -> None:
     cells = [cell(perplexity=[1, 2, 3, 4], ifd=[1, 2, 3, 4]), cell(perplexity=[1, 2, 3, 4])]
     found = foretelling(cells, seed=0)

@@ -25,6 +25,8 @@ from fam_engine.measure.statistics import LEVEL, Estimate, Floats
 _STEPS = 2000
 # Student's quantile beyond so many degrees of freedom is the normal one to four digits.
 _MANY = 1000.0
+# Means of equal shares may differ by so much.
+_ROUNDING = 1e-12
 
 
 def crossed_mean(tables: Sequence[Floats]) -> Estimate:
@@ -35,24 +37,26 @@ def crossed_mean(tables: Sequence[Floats]) -> Estimate:
             differences of shares, between -1 and 1.
 
     Returns:
-        The mean and its interval. With one seed it covers questions alone. Where no result varies,
-        an interval from the variances would be a point; then its half-width is 3 / Q (Hanley and
-        Lippman-Hand 1983, the rule of three), within -1 and 1.
+        The mean and its interval. With one seed it covers questions alone. Of a table whose questions do not vary
+        the variance says nothing: its mean may be off by 3 / Q (Hanley and Lippman-Hand 1983, the rule of three), and
+        that of several such tables by most where all of it is in the smallest. This adds up, as squares, with what
+        follows from the variances; the interval is then within -1 and 1.
     """
     if not tables:
         return Estimate(None)
     mean = float(np.mean([table.mean() for table in tables]))
-    num_seeds, count = len(tables[0]), sum(table.shape[1] for table in tables)
-    of_questions = sum(_mean_variance(table.mean(axis=0)) for table in tables) / len(tables) ** 2
+    of_tables = [table.mean(axis=0) for table in tables]
+    constant = [values for values in of_tables if np.ptp(values) < _ROUNDING]
+    varying = [values for values in of_tables if np.ptp(values) >= _ROUNDING]
     of_seeds = _mean_variance(np.mean([table.mean(axis=1) for table in tables], axis=0))
-    variance = of_questions + of_seeds
-    if variance <= 0.0:
-        half = min(1.0, 3.0 / count)
-        return Estimate(mean, max(mean - half, -1.0), min(mean + half, 1.0))
-    parts = [(of_questions, count - len(tables)), (of_seeds, num_seeds - 1)]
-    below = sum(part**2 / degrees for part, degrees in parts if degrees > 0 and part > 0.0)
-    half = student_quantile(variance**2 / below) * math.sqrt(variance)
-    return Estimate(mean, mean - half, mean + half)
+    of_questions = sum(map(_mean_variance, varying)) / len(tables) ** 2
+    half = _half_width(
+        (of_questions, sum(len(values) - 1 for values in varying)), (of_seeds, len(tables[0]) - 1)
+    )
+    if not constant:
+        return Estimate(mean, mean - half, mean + half)
+    half = math.hypot(half, 3.0 / min(map(len, constant)) / len(tables))
+    return Estimate(mean, max(mean - half, -1.0), min(mean + half, 1.0))
 
 
 def accuracy(tables: Sequence[Floats]) -> Estimate:
@@ -61,6 +65,16 @@ def accuracy(tables: Sequence[Floats]) -> Estimate:
     if found.value is None or found.low is None or found.high is None:
         return found
     return Estimate(found.value, max(0.0, found.low), min(1.0, found.high))
+
+
+def _half_width(*parts: tuple[float, int]) -> float:
+    """Give that of an interval from variances that add up, each with its degrees of freedom."""
+    parts = tuple((variance, degrees) for variance, degrees in parts if variance > 0.0)
+    if not parts:
+        return 0.0
+    total = sum(variance for variance, _ in parts)
+    below = sum(variance**2 / degrees for variance, degrees in parts)
+    return student_quantile(total**2 / below) * math.sqrt(total)
 
 
 def _mean_variance(values: Floats) -> float:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from fam_engine.measure.familiarity import METRICS
-from fam_engine.measure.replay import Cell, judge_metrics, spearman
+from fam_engine.measure.replay import Cell, judge_metrics, regret_of_pick, spearman
 
 # All orders of so many variants are counted; of more a metric's p would need sampling.
 _MAX_ORDERS = 7
@@ -33,7 +33,7 @@ def foretelling(cells: Sequence[Cell], *, seed: int) -> dict[str, Any] | None:
 
     Returns:
         `judge_metrics`'s result and beside it, for each metric, `named_best` (cells in which it
-        picked the best variant) and `p` (chance that a random order of the variants correlates as
+        picked the best variant, and no other) and `p` (chance that a random order of the variants correlates as
         well as it does in the mean over cells; None beyond 7 variants or several cells);
         `num_variants`: of each cell; `chance_of_best`: for a random pick; None without cells.
     """
@@ -68,8 +68,7 @@ def _familiarity(cell: Cell, name: str) -> np.ndarray[Any, np.dtype[np.float64]]
 
 
 def _names_best(cell: Cell, name: str) -> bool:
-    pick = int(np.argmax(_familiarity(cell, name)))
-    return bool(cell.accuracies[pick] == cell.accuracies.max())
+    return regret_of_pick(cell.accuracies, -_familiarity(cell, name)) == 0.0
 
 
 def _num_best(cell: Cell) -> int:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,18 @@ def test_an_adapter_that_joins_later_is_computed_alone(
     assert {row["model"] for row in samples(tmp_path / "parts")} == {"two"}
 
 
+def test_a_copy_of_an_adapter_has_the_same_answers(
+    tiny_model: Path, data: Path, adapters: tuple[Path, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(adapters[0], tmp_path / "copy" / "adapter")
+    folders = (adapters[0], tmp_path / "copy" / "adapter")
+    evaluate(tiny_model, data, tmp_path / "out", adapter=folders, base=False)
+    rows = samples(tmp_path / "out")
+    assert [row["model"] for row in rows] == ["one"] * 11 + ["copy"] * 11
+    for first, second in zip(rows[:11], rows[11:], strict=True):
+        assert {**first, "model": ""} == {**second, "model": ""}
+
+
 @pytest.mark.parametrize("stop_at", [1, 4, 9, 15, 22])
 def test_a_job_that_was_stopped_ends_the_same(
     tiny_model: Path,
@@ -287,8 +300,12 @@ def test_examples_stand_before_each_question_but_its_own(tiny_model: Path, tmp_p
         f"{first}{third}question 1?\n",
         f"{first}{second}question 2?\n",
     ]
-    with pytest.raises(InputError, match="at least 4"):
+    with pytest.raises(InputError, match=r"holds 3 records, as few as 2 .* at least 3"):
         evaluate(tiny_model, data, tmp_path / "x", few_shot=3, few_shot_file=str(file))
+    # The same question twice: beside it there is only one other.
+    write(file, [*examples[:2], {**examples[1], "response": "another answer"}])
+    with pytest.raises(InputError, match=r"holds 3 records, as few as 1 .* at least 2"):
+        evaluate(tiny_model, data, tmp_path / "x", few_shot=2, few_shot_file=str(file))
 
 
 def test_adapters_are_checked_before_anything_is_computed(

@@ -143,6 +143,16 @@ def test_a_training_that_diverges_does_not_end_the_study(tmp_path: Path) -> None
     assert "wild: 1 of 1 trainings diverged" in (tmp_path / "report.md").read_text()
 
 
+def test_a_reference_without_an_answer_is_refused_before_anything_is_scored(tmp_path: Path) -> None:
+    """The model's own answers, none of them right, are known once they are made."""
+    answers = {"plain": {"style": "plain"}, "own": {"make": "self", "of": "plain"}}
+    for _ in range(2):
+        with pytest.raises(InputError, match="the reference `own` has no answers to `new`"):
+            run_experiment(study(answers=answers, reference="own"), tmp_path, Silence())
+        kinds = {path.name for path in (tmp_path / "steps").iterdir()}
+        assert not kinds & {"score", "train", "eval"}
+
+
 def test_missing_files_are_named_one_by_one(tmp_path: Path) -> None:
     task = {"test": "no/test.jsonl", "source": "the moon"}
     answers = {"a": {"file": "no/{task}-a.jsonl"}, "b": {"file": "no/{task}-b.jsonl"}}

@@ -312,6 +312,7 @@ def test_memory_that_runs_out_lowers_the_slots_and_blames_one_record(
     monkeypatch.setattr(Generator, "generate", short)
     outcome = generate(tiny_model, file, tmp_path / "out")
     assert outcome.summary["records"]["quarantined_by_code"] == {"E_OOM_RECORD": 1}
+    assert outcome.summary["samples"]["empty"] == 0, "what was left out is no answer"
     healthy = texts_in(tmp_path / "healthy")
     del healthy["q4#0"]
     assert texts_in(tmp_path / "out") == healthy

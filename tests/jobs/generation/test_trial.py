@@ -14,7 +14,7 @@ from fam_engine.jobs.generation.trial import WritingSpeed, text_lengths, try_wri
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.generation.generator import Generator
 from fam_engine.model.generation.requests import Sampling
-from fam_engine.model.generation.stepping import PLAIN_RUNS
+from fam_engine.model.generation.stepping import PLAIN_RUNS, Stepper
 
 PROMPTS = [np.arange(2, 2 + length, dtype=np.int32) for length in (5, 7)]
 
@@ -37,10 +37,10 @@ def attempt(folder: Path, num_slots: int) -> WritingSpeed:
 
 
 def test_layers_and_steps_are_told_apart(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[int, int, int]] = []
+    asked: list[tuple[int, int, list[int]]] = []
 
     def timed(
-        generator: Generator, prompts: object, sampling: Sampling, samples: int, device: object
+        generator: Generator, _: object, sampling: Sampling, samples: list[int], device: object
     ) -> float:
         layers = generator._model.decoder.config.num_layers
         asked.append((layers, sampling.max_new_tokens, samples))
@@ -49,10 +49,11 @@ def test_layers_and_steps_are_told_apart(tiny_model: Path, monkeypatch: pytest.M
         return 1.0 + 2.0 * layers + (sampling.max_new_tokens - 1) * (0.1 + 0.3 * layers)
 
     monkeypatch.setattr(trial, "_time", timed)
-    speed = attempt(tiny_model, 6)
+    speed = attempt(tiny_model, 7)
     assert speed.prompt_token == pytest.approx((1 + 2 * 2) / 12)  # two layers, 12 tokens
     assert speed.step == pytest.approx(0.1 + 0.3 * 2)
-    assert set(asked) == {(1, 1, 3), (1, 9, 3), (2, 1, 3), (2, 9, 3)}
+    kinds = [(1, 1), (1, 9), (2, 1), (2, 9)]
+    assert asked == [(*kind, [4, 3]) for kind in kinds for _ in range(2)]
 
 
 def test_steps_of_a_gpu_are_timed_once_they_are_replayed() -> None:
@@ -73,3 +74,20 @@ def test_it_runs_the_generator(tiny_model: Path) -> None:
     speed = attempt(tiny_model, 3)
     assert speed.num_slots == 3
     assert speed.prompt_token > 0
+
+
+@pytest.mark.parametrize("num_slots", [1, 2, 3, 5, 64])
+def test_each_text_has_a_slot(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, num_slots: int
+) -> None:
+    """Of texts that wait for one, steps would be counted twice."""
+    counts, step = [], Stepper.step
+
+    def counting(self: Stepper, uniform_S: torch.Tensor, in_use: int) -> torch.Tensor:
+        counts.append(in_use)
+        return step(self, uniform_S, in_use)
+
+    monkeypatch.setattr(Stepper, "step", counting)
+    attempt(tiny_model, num_slots)
+    # Two rounds of one and of two layers; texts of one token need no step.
+    assert counts == [num_slots] * 2 * 2 * 8

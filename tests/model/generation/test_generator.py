@@ -124,10 +124,16 @@ def test_a_text_depends_on_its_request_alone(
     order = np.random.default_rng(0).permutation(len(requests)).tolist()
     shuffled = by_sample(list(few.generate([requests[i] for i in order], SAMPLED)))
     assert {(order[i], sample): ids for (i, sample), ids in shuffled.items()} == together
-    many = Generator(decoder, encoder, max_slots=100)
     for number in (2, 6, 9):
-        alone = by_sample(list(many.generate([requests[number]], SAMPLED)))
+        alone = by_sample(list(Generator(decoder, encoder).generate([requests[number]], SAMPLED)))
         assert alone == {(0, k): together[number, k] for k in range(3)}
+
+
+@pytest.mark.parametrize("max_slots", [0, 65])
+def test_slots_are_as_many_as_one_product_takes(load: Load, max_slots: int) -> None:
+    """Beyond 64 rows a GPU multiplies otherwise, and a text would depend on how many there are."""
+    with pytest.raises(ValueError, match="expected 1 to 64"):
+        Generator(*load("llama"), max_slots=max_slots)
 
 
 def test_matrices_made_ready_step_by_step_give_the_same_texts(
@@ -497,7 +503,7 @@ def test_prompts_are_computed_in_batches_of_bounded_size(
 
     monkeypatch.setattr(batching, "compute_prompts", counting)
     requests = random_requests([1500, 600, 500, 400, *[2] * 70])
-    list(Generator(decoder, encoder, max_slots=80).generate(requests, Sampling(max_new_tokens=2)))
+    list(Generator(decoder, encoder).generate(requests, Sampling(max_new_tokens=2)))
     assert batches == [(1, 1500), (1, 600), (64, 1024), (8, 16)]
 
 

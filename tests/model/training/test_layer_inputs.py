@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -75,3 +76,25 @@ def test_a_driver_without_page_locked_memory_is_out_of_memory(
     monkeypatch.setattr(torch, "empty", refuse)
     with pytest.raises(HostMemoryError, match="page-locked memory: CUDA error"):
         LayerInputs(HostMemory(CPU), 1, torch.zeros(3, 4))
+
+
+def test_what_was_locked_before_the_driver_refused_is_given_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No step asks for it again."""
+    monkeypatch.setattr(layer_inputs, "_CHUNK_BYTES", 1 << 10)
+    made: list[weakref.ref[torch.Tensor]] = []
+    empty = torch.empty
+
+    def refuse_the_third(*shape: int, **options: Any) -> torch.Tensor:  # noqa: ANN401
+        if len(made) == 2:
+            raise RuntimeError("CUDA error: out of memory")
+        chunk = empty(*shape, **options)
+        made.append(weakref.ref(chunk))
+        return chunk
+
+    monkeypatch.setattr(torch, "empty", refuse_the_third)
+    host = HostMemory(CPU)
+    with pytest.raises(HostMemoryError):
+        LayerInputs(host, 3, torch.zeros(64, 4))
+    assert [chunk() for chunk in made] == [None, None]

@@ -7,6 +7,7 @@ would give the answer away.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -58,15 +59,17 @@ def read_examples(file: DataFile, columns: Mapping[str, str], count: int) -> Exa
     Raises:
         InputError: A record that does not read, or too few of them.
     """
-    records = list(_records(file, columns))
-    # One more, so that every question has enough besides its own.
-    if len(records) < count + 1:
+    records = [(fingerprint(asked(record)), record) for record in _records(file, columns)]
+    asking_alike = Counter(print_ for print_, _ in records).values()
+    left = len(records) - max(asking_alike, default=0)
+    if left < count:
         raise InputError(
-            f"holds {len(records)} records, expected at least {count + 1} for --few-shot {count}",
+            f"holds {len(records)} records, as few as {left} for a question that is among them, "
+            f"expected at least {count} for --few-shot {count}",
             code="E_FEW_SHOT",
             where=file.name,
         )
-    return Examples(tuple((fingerprint(asked(record)), record) for record in records), count)
+    return Examples(tuple(records), count)
 
 
 def _records(file: DataFile, columns: Mapping[str, str]) -> Sequence[Record]:

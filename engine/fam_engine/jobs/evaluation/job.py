@@ -57,10 +57,11 @@ def run_eval(
         Interrupts() as interrupts,
         prepared(config, config.out, progress, interrupts) as parts,
     ):
-        missing = [one for one in parts.candidates if spent(parts.journal, one) is None]
+        # By key: two folders may hold the same adapter.
+        missing = {one.key: one for one in parts.candidates if spent(parts.journal, one) is None}
         if missing:
             decoder = decoder or load_told(config, parts.sources, progress)
-            for candidate in missing:
+            for candidate in missing.values():
                 _Evaluation(config, parts, candidate, progress, interrupts).run(decoder)
         progress.start("writing", None, "files")
         summary = _write_outputs(config, parts, watch)

@@ -88,6 +88,8 @@ def run_experiment(config: ExperimentConfig, out: Path, progress: Progress) -> d
         shown.expect(predicted, len(plan.steps))
         budget = None if minutes is None else 60 * minutes
         _warn_of_time(plan, sum(predicted.values()), budget, shown)
+        run_steps(plan.answers, shown, interrupts.check)
+        _check_references(config, plan)
         run_steps(plan.steps, shown, interrupts.check, budget_seconds=budget)
         results = analyse(config, plan)
         with storage_errors(out):
@@ -114,6 +116,7 @@ def threads_set(count: int | None) -> Iterator[None]:
 
 
 def _check_references(config: ExperimentConfig, plan: Plan) -> None:
+    """Refuse a reference that is known to have no answers; a model's own are known once they are made."""
     for cell in plan.cells:
         if (reason := cell.answers[config.reference].empty) is not None:
             raise InputError(

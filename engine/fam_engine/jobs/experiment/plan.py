@@ -7,6 +7,7 @@ runs out has fewer seeds, not fewer variants.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,11 @@ class Plan:
     def texts(self) -> list[Step]:
         """Give the steps at the beginning that no model takes part in."""
         return [step for step in self.steps if not step.needs_model]
+
+    @property
+    def answers(self) -> list[Step]:
+        """Give the steps at the beginning that make what is trained on, a model's own texts with them."""
+        return list(itertools.takewhile(lambda step: step.kind != "score", self.steps))
 
 
 def plan_study(config: ExperimentConfig, out: Path) -> Plan:

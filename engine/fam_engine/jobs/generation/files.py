@@ -109,7 +109,9 @@ def count_texts(journal: Journal, quarantined: dict[str, int]) -> dict[str, Any]
         },
         "samples": {
             "written": one("SELECT COUNT(*) FROM texts WHERE text != ''"),
-            "empty": one("SELECT COUNT(*) FROM texts WHERE text = '' AND num_tokens IS NOT NULL"),
+            "empty": one(
+                "SELECT COUNT(*) FROM texts WHERE text = '' AND finish_reason IS NOT NULL"
+            ),
             "judged": one(judged),
             "correct": one(f"{judged} AND correct"),
         },

@@ -78,8 +78,10 @@ def try_writing(
         dtype: Compute dtype.
         device: Where.
     """
-    prompts = prompts[:NUM_PROMPTS]
-    samples = -(-num_slots // len(prompts))
+    # As many texts as slots: one more would wait for a slot, and the steps be counted twice.
+    prompts = prompts[: min(NUM_PROMPTS, num_slots)]
+    each, more = divmod(num_slots, len(prompts))
+    samples = [each + (number < more) for number in range(len(prompts))]
     lengths = text_lengths(device.type)
     times: dict[tuple[int, int], float] = {}
     for num_layers in (1, 2):
@@ -111,11 +113,11 @@ def _time(
     generator: Generator,
     prompts: Sequence[Ids],
     sampling: Sampling,
-    samples: int,
+    samples: Sequence[int],
     device: torch.device,
 ) -> float:
     watch = Stopwatch()
-    requests = (Request(ids, seed, samples) for seed, ids in enumerate(prompts))
+    requests = map(Request, prompts, range(len(prompts)), samples)
     for _ in generator.generate(requests, sampling):
         pass
     if device.type == "cuda":

@@ -40,13 +40,19 @@ class Generator:
     Args:
         decoder: The model.
         encoder: Its tokenizer and template.
-        max_slots: Most texts on their way at a time; fewer if memory does not allow so many. May be
-            set again between runs.
+        max_slots: Most texts on their way at a time, up to 64: beyond, a GPU would multiply otherwise, and a
+            text would depend on how many there are. Fewer if memory does not allow so many. May be set again
+            between runs.
+
+    Raises:
+        ValueError: Slots beyond 64.
     """
 
     def __init__(
         self, decoder: Decoder, encoder: TextEncoder, *, max_slots: int = MAX_SLOTS
     ) -> None:
+        if not 1 <= max_slots <= MAX_SLOTS:
+            raise ValueError(f"max_slots is {max_slots}, expected 1 to {MAX_SLOTS}")
         # On a GPU a step reads NF4 as it is, a quarter of the bytes.
         is_worth_it = (decoder.device.type, decoder.precision) != ("cuda", "nf4")
         fits = decoder.ready_bytes <= _SHARE_OF_FREE * free_bytes(decoder.device)

@@ -73,6 +73,8 @@ class HostMemory:
         try:
             return torch.empty(shape, dtype=dtype, pin_memory=self._is_pinned)
         except RuntimeError as error:  # the driver's "out of memory", which is not torch's
+            # Others need it more than a step that does without.
+            self._chunks.clear()
             raise HostMemoryError(f"page-locked memory: {error}") from error
 
 
