@@ -59,8 +59,9 @@ def run(
 ) -> None:
     """Let a model answer the records' prompts.
 
-    Writes generated.jsonl, summary.json and quarantine.jsonl into --out. Answers in the data are not
-    read; where a record has a gold `answer` or `tests`, the new answers are marked correct or not.
+    Writes generated.jsonl, summary.json and quarantine.jsonl into --out. Where a record has a gold
+    `answer` or `tests`, or beside its `question` an answer that ends in a final one, the new answers
+    are marked correct or not.
 
     A job that was stopped goes on when the same command is given again. The same record gets the same
     answers whatever else is in the data.

@@ -10,6 +10,7 @@ import pytest
 from fam_engine.errors import InputError
 from fam_engine.jobs.experiment.config import TaskSettings
 from fam_engine.jobs.experiment.questions import (
+    Question,
     read_answers,
     training_questions,
 )
@@ -51,12 +52,20 @@ def test_questions_of_the_test_and_repeated_ones_are_left_out(tmp_path: Path) ->
         training_questions(task, file, names, None)
 
 
-def test_the_response_of_a_question_and_answer_file_is_no_gold_answer(tmp_path: Path) -> None:
-    file = write(tmp_path / "a.jsonl", {"question": "2 + 3?", "answer": "It is 5."})
-    ((question, response, _),) = read_answers(file)
-    assert (question.row, response) == ({"question": "2 + 3?"}, "It is 5.")
-    ((question, _, _),) = read_answers(file, gold=True)
-    assert question.row == {"question": "2 + 3?", "answer": "It is 5."}
+def test_the_gold_answer_of_a_question_and_answer_file_is_the_final_one(tmp_path: Path) -> None:
+    essay = "Because the sun is far away, and the moon is near to us at night."
+    file = write(
+        tmp_path / "a.jsonl",
+        {"question": "2 + 3?", "answer": "It is 5."},
+        {"question": "Why?", "answer": essay},
+        {"question": "2 + 4?", "answer": "It is 5.", "correct": False},
+    )
+    (five, why, wrong) = read_answers(file)
+    assert five[:2] == (Question({"question": "2 + 3?", "answer": "5"}, "2 + 3?"), "It is 5.")
+    assert why[:2] == (Question({"question": "Why?"}, "Why?"), essay)
+    assert wrong[:2] == (Question({"question": "2 + 4?"}, "2 + 4?"), "It is 5.")
+    (five, *_) = read_answers(file, gold=True)
+    assert five[0].row == {"question": "2 + 3?", "answer": "It is 5."}
 
 
 def test_unreadable_rows_are_passed_over(tmp_path: Path) -> None:

@@ -201,6 +201,42 @@ def test_answers_are_judged_where_there_is_a_gold_answer(
     assert outcome.summary["samples"]["correct"] == 1
 
 
+def test_an_answer_beside_its_question_is_what_texts_are_judged_by(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the final answer it ends in, as `rewrite` reads it; of an essay nobody can tell."""
+
+    def fixed(
+        self: Generator, requests: Iterator[Request], *_: object, **__: object
+    ) -> Iterator[Completion]:
+        for number, request in enumerate(requests):
+            yield Completion(number, 0, request.context_ids, "So the answer is 12.", "eos")
+
+    monkeypatch.setattr(Generator, "generate", fixed)
+    answers: dict[str, Any] = {
+        "right": "Three times four is 12.\n#### 12",
+        "wrong": "3 * 5 = 15\n#### 15",
+        "number": 12,
+        "essay": "Because the sun is far away, and the moon is near to us at night.",
+        "unreadable": ["12"],
+        "known to be wrong": "#### 12",
+    }
+    rows = [{"id": name, "question": f"{name}?", "answer": told} for name, told in answers.items()]
+    rows[-1]["correct"] = False
+    outcome = generate(tiny_model, write(tmp_path / "q.jsonl", rows), tmp_path / "out")
+    found = {record["provenance"]["parent"]: record for record in records_in(tmp_path / "out")}
+    assert {name: record.get("correct") for name, record in found.items()} == {
+        "right": True,
+        "wrong": False,
+        "number": True,
+        "essay": None,
+        "unreadable": None,
+        "known to be wrong": None,
+    }
+    assert {record["answer"] for record in found.values()} == {"So the answer is 12."}
+    assert outcome.summary["samples"]["judged"] == 3
+
+
 def test_bad_records_are_left_out_and_named(tiny_model: Path, tmp_path: Path) -> None:
     file = tmp_path / "q.jsonl"
     lines = [

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from fam_engine.errors import UsageError
-from fam_engine.jobs.rewriting.references import Reference
+from fam_engine.jobs.references import Reference
 from fam_engine.jobs.rewriting.verification import check_candidate
 
 GOLD = Reference("math", "18", (), (), is_gold=True)
@@ -54,6 +54,6 @@ def test_what_cannot_be_judged_is_not_verified(monkeypatch: pytest.MonkeyPatch) 
     def needs_math_verify(*_: object, **__: object) -> None:
         raise UsageError("math-verify is not installed", code="E_EXTRA")
 
-    monkeypatch.setattr("fam_engine.jobs.rewriting.references.judge", needs_math_verify)
+    monkeypatch.setattr("fam_engine.jobs.references.judge", needs_math_verify)
     check = check_candidate("x = 18", "eos", GOLD)
     assert (check.reason, check.detail) == ("unjudged", "math-verify is not installed")

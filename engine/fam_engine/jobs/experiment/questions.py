@@ -20,6 +20,8 @@ from fam_engine.embedded.problems import Problem, generate
 from fam_engine.errors import InputError, RecordError
 from fam_engine.jobs.experiment.config import TaskSettings
 from fam_engine.jobs.generation.rows import as_question, find_kind
+from fam_engine.jobs.question_files import texts_of
+from fam_engine.jobs.references import find_reference
 from fam_engine.jobs.selection.overlap import fingerprint
 
 # Test seeds lie this far above those trained on, so that the two never meet.
@@ -126,7 +128,8 @@ def read_questions(file: Path, *, gold: bool = False) -> Iterator[Question]:
 
     Args:
         file: Records of any form.
-        gold: Whether the `answer` of a question/answer row is the gold answer; else its response.
+        gold: Whether the `answer` of a question/answer row is the gold answer; else it is a response, whose
+            final answer is the gold answer.
     """
     return (question for question, _, _ in read_answers(file, gold=gold))
 
@@ -145,9 +148,9 @@ def read_answers(
             record = read_record(
                 asked, detect_form(asked), file=file.name, line=place.line, stem=data_stem(file)
             )
+            row = _question_row(asked, place.columns, kind, gold=gold)
         except RecordError:
             continue
-        row = _question_row(asked, place.columns, kind, gold=gold)
         said = "\n".join(turn.content for turn in record.context if turn.role == "user")
         correct = place.columns.get("correct")
         response = _response(place.columns, file, place.line)
@@ -160,9 +163,20 @@ def _question_row(asked: Row, columns: Mapping[str, Any], kind: str, *, gold: bo
         row.pop("answer")
         if gold:
             row["answer"] = columns.get("answer")
+        elif (final := _final_answer(columns)) is not None:
+            row["answer"] = final
     if columns.get("kind") is not None:
         row["kind"] = columns["kind"]
     return row
+
+
+def _final_answer(columns: Mapping[str, Any]) -> str | None:
+    """Give the final answer of a question/answer row, whose `answer` is a response; None where it has none to trust."""
+    told = columns.get("answer")
+    if not isinstance(told, str) or columns.get("correct") is False:
+        return None
+    reference = find_reference(told, None, texts_of(columns, "choices"), ())
+    return reference.answer if reference else None
 
 
 def _response(columns: Mapping[str, Any], file: Path, line: int) -> str | None:

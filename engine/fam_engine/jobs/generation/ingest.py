@@ -16,10 +16,10 @@ from typing import Any, Literal
 import numpy as np
 
 from fam_engine.data.reading import Row
-from fam_engine.data.records import Record, detect_form, read_record
+from fam_engine.data.records import Record, detect_form, gold_answer, read_record
 from fam_engine.data.tokenizer import Encoded, Ids, TextEncoder
 from fam_engine.errors import RecordError
-from fam_engine.jobs.generation.rows import as_question
+from fam_engine.jobs.generation.rows import RESPONSE_COLUMNS, as_question
 from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.question_files import (
     Item,
@@ -30,12 +30,13 @@ from fam_engine.jobs.question_files import (
     read_items,
     texts_of,
 )
+from fam_engine.jobs.references import Reference, find_reference
 from fam_engine.jobs.scoring.ingest import DataFile, Quarantined
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS questions (
     position INTEGER PRIMARY KEY, id TEXT, file TEXT, line INTEGER, row TEXT, context BLOB,
-    num_prompt_tokens INTEGER, seed INTEGER, flags TEXT
+    num_prompt_tokens INTEGER, seed INTEGER, flags TEXT, reference TEXT
 );
 """
 
@@ -63,10 +64,11 @@ class IngestPlan:
 
 @dataclass(frozen=True)
 class Question:
-    """A row read as a question: the row with a stand-in for its answer, and the record it is."""
+    """A row read as a question: with a stand-in for its answer, the record it is, and what answers are judged by."""
 
     row: dict[str, Any]
     record: Record
+    reference: Reference | None
 
 
 def ingest_questions(
@@ -103,10 +105,24 @@ def _read(file: DataFile, place: Row, row: Mapping[str, Any], kind: str) -> Ques
     record = read_record(
         question, detect_form(question), file=file.name, line=place.line, stem=file.stem
     )
-    choices_of(question)
-    texts_of(question, "tests")
-    kind_of(question)
-    return Question(question, record)
+    return Question(question, record, _reference(row, question, kind))
+
+
+def _reference(row: Mapping[str, Any], question: Mapping[str, Any], kind: str) -> Reference | None:
+    """Give what answers are judged by: gold, tests, or the final answer in the `answer` beside a `question`."""
+    choices, tests, of_task = choices_of(question), texts_of(question, "tests"), kind_of(question)
+    is_beside = RESPONSE_COLUMNS[kind] == "answer"
+    gold, response = (None, _beside(row)) if is_beside else (gold_answer(question), "")
+    if not (gold or response or tests):
+        return None
+    return find_reference(response, gold, choices, tests, kind=of_task)
+
+
+def _beside(row: Mapping[str, Any]) -> str:
+    """Give the answer beside a question, right unless the row denies it; empty where it is none."""
+    if row.get("correct") is False or not isinstance(row.get("answer"), str | int | float):
+        return ""
+    return gold_answer(row) or ""
 
 
 class _Ingest:
@@ -128,7 +144,9 @@ class _Ingest:
                     if isinstance(item.read, RecordError):
                         raise item.read
                     values = self._values(item, *self._context(next(encoded)))
-                    db.execute("INSERT INTO questions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+                    db.execute(
+                        f"INSERT INTO questions VALUES ({', '.join('?' * len(values))})", values
+                    )
                 except RecordError as error:
                     bad.append(item.quarantined(error))
             self._journal.quarantine(bad)
@@ -167,6 +185,7 @@ class _Ingest:
             len(context),
             record_seed(self._plan.seed, name, context),
             json.dumps(flags),
+            item.read.reference and item.read.reference.to_json(),
         )
 
 

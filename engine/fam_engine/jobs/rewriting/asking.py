@@ -19,9 +19,9 @@ from fam_engine.data.tokenizer import Ids, TextEncoder
 from fam_engine.data.turns import Message
 from fam_engine.errors import RecordError
 from fam_engine.jobs.generation.ingest import record_seed
+from fam_engine.jobs.references import is_bare
 from fam_engine.jobs.rewriting.ingest import Source
 from fam_engine.jobs.rewriting.prompts import PromptTemplate, question_text
-from fam_engine.jobs.rewriting.references import is_bare
 from fam_engine.jobs.running import sampling_of
 from fam_engine.model.generation.requests import Sampling
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 from fam_engine.data.files import write_whole
 from fam_engine.jobs.generation.rows import with_answer
 from fam_engine.jobs.journal import Journal
-from fam_engine.jobs.rewriting.references import Reference
+from fam_engine.jobs.references import Reference
 from fam_engine.jobs.rewriting.verification import NO_REFERENCE, VERIFIED
 from fam_engine.jobs.scoring.files import write_table
 

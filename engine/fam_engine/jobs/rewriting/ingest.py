@@ -29,7 +29,7 @@ from fam_engine.jobs.question_files import (
     read_items,
     texts_of,
 )
-from fam_engine.jobs.rewriting.references import Reference, find_reference
+from fam_engine.jobs.references import Reference, find_reference
 from fam_engine.jobs.scoring.ingest import DataFile, Quarantined
 
 SCHEMA = """

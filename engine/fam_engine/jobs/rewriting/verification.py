@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fam_engine.errors import UsageError
-from fam_engine.jobs.rewriting.references import Reference, is_bare
+from fam_engine.jobs.references import Reference, is_bare
 from fam_engine.measure.answers import mentions_reference
 
 VERIFIED = "verified"

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from fam_engine.jobs.rewriting.references import Reference, find_reference
+from fam_engine.jobs.references import Reference, find_reference
 
 
 @pytest.mark.parametrize(

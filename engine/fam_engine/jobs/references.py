@@ -1,4 +1,4 @@
-"""What candidates of a record are compared with: its gold answer, or the final answer its response gives.
+"""What a model's answers are compared with: a record's gold answer, or the final answer its response gives.
 
 In: a record, its options and tests. Out: a `Reference`, or None where nothing can be compared. Without a gold answer
 the response's own final answer is read by the rules by which candidates are judged: what it states; else the number
