@@ -10,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from fam_engine.errors import CorruptStateError, InputError, LockedError, StorageError, UsageError
+from fam_engine.errors import (
+    CorruptStateError,
+    DeviceError,
+    FamEngineError,
+    InputError,
+    LockedError,
+    ModelRefusedError,
+    StorageError,
+    UsageError,
+)
 from fam_engine.jobs.journal import DEATHS_TO_BLAME, STATE_FOLDER, Journal, claimed
 
 KEY = {"model": "a", "seed": 0}
@@ -52,9 +61,23 @@ def test_a_job_that_has_lost_a_file_is_finished_only_once_that_is_said_again(
         assert journal.finished([file]) is None
 
 
-def refuse(journal: Journal) -> None:
-    with journal.reading():
-        raise InputError("no", code="E_INPUT_UNUSABLE")
+def refuse(journal: Journal, kind: type[FamEngineError] = InputError) -> None:
+    with journal.beginning():
+        raise kind("no", code="E_NO")
+
+
+@pytest.mark.parametrize("kind", [InputError, UsageError, DeviceError, ModelRefusedError])
+def test_what_is_refused_in_the_run_that_read_the_input_frees_the_folder(
+    tmp_path: Path, kind: type[FamEngineError]
+) -> None:
+    """Settings that the plan or the model refuses can be mended."""
+    with Journal(tmp_path, KEY, SCHEMA) as journal:
+        with journal.commit():
+            journal.put("ingested", 1)
+        with pytest.raises(kind):
+            refuse(journal, kind)
+    with Journal(tmp_path, {**KEY, "seed": 1}, SCHEMA) as journal:
+        assert journal.get("ingested") is None
 
 
 def test_input_that_is_refused_frees_the_folder_unless_it_was_read_before(tmp_path: Path) -> None:

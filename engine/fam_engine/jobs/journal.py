@@ -27,8 +27,10 @@ from typing import Any, TypeGuard
 
 from fam_engine.errors import (
     CorruptStateError,
+    DeviceError,
     InputError,
     LockedError,
+    ModelRefusedError,
     StorageError,
     UsageError,
 )
@@ -76,6 +78,7 @@ class Journal:
             with storage_errors(out):
                 self.db = _open(self.folder / _DATABASE, _SCHEMA)
                 self._begin(key, schema, out)
+                self._had_read = self.get("ingested") is not None
         except BaseException:
             self._lock.close()
             raise
@@ -90,17 +93,16 @@ class Journal:
         self._lock.close()
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[None]:
-        """Read the input; if it is refused before it was ever read whole, the folder is free for another job.
+    def beginning(self) -> Iterator[None]:
+        """Do what comes before anything is computed: reading the input, planning, loading the model.
 
-        Nothing is computed before that, so nothing is lost. A job that has read its input keeps what it has,
-        whatever is refused when it goes on.
+        If that is refused, the folder is free for other settings: nothing is lost but the reading. A job whose
+        input an earlier run has read keeps what it has, whatever is refused when it goes on.
         """
-        has_read = self.get("ingested") is not None
         try:
             yield
-        except InputError:
-            if not has_read:
+        except (InputError, UsageError, DeviceError, ModelRefusedError):
+            if not self._had_read:
                 self.forget()
             raise
 

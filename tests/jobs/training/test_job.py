@@ -10,7 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fam_engine.errors import CorruptStateError, DivergedError, InputError, UsageError
+from fam_engine.errors import (
+    CorruptStateError,
+    DeviceError,
+    DivergedError,
+    InputError,
+    UsageError,
+)
 from fam_engine.jobs.interrupts import Interrupted
 from fam_engine.jobs.training import budget, loop, steps
 from fam_engine.jobs.training.budget import StepPlan
@@ -44,6 +50,19 @@ def stop_before(monkeypatch: pytest.MonkeyPatch, step: int, error: BaseException
         return real(self, number, entries, plan)
 
     monkeypatch.setattr(GradientMaker, "step", stopped)
+
+
+def test_settings_that_are_refused_can_be_mended_in_the_same_folder(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each only after all records were read."""
+    with pytest.raises(UsageError, match="E_LORA"):
+        train(target_modules=("query",))
+    with monkeypatch.context() as patch:
+        patch.setattr(budget, "free_bytes", lambda _: 1 << 10)
+        with pytest.raises(DeviceError, match="E_MEMORY_PLAN"):
+            train(rank=3)
+    assert train().summary["training"]["steps"] == 7
 
 
 def test_a_job_leaves_an_adapter_a_log_and_a_summary(

@@ -60,7 +60,8 @@ def run_eval(
         # By key: two folders may hold the same adapter.
         missing = {one.key: one for one in parts.candidates if spent(parts.journal, one) is None}
         if missing:
-            decoder = decoder or load_told(config, parts.sources, progress)
+            with parts.journal.beginning():
+                decoder = decoder or load_told(config, parts.sources, progress)
             for candidate in missing.values():
                 _Evaluation(config, parts, candidate, progress, interrupts).run(decoder)
         progress.start("writing", None, "files")

@@ -99,7 +99,7 @@ def prepared(
         key = _run_key(config, sources, encoder)
         with Journal(out, key, _SCHEMA) as journal:
             progress.start("reading", None, "records")
-            with storage_errors(out), journal.reading():
+            with storage_errors(out), journal.beginning():
                 spool = ingest_tasks(journal, encoder, plan, sources.files, advance)
             for note in shown_tasks(journal):
                 progress.note(note)

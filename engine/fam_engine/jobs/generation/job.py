@@ -51,7 +51,8 @@ def run_generate(config: GenerateConfig, progress: Progress) -> JobOutcome:
     ):
         summary = finished_summary(parts.journal, config.out, OUTPUTS, progress)
         if summary is None:
-            decoder = load_told(config, parts.sources, progress)
+            with parts.journal.beginning():
+                decoder = load_told(config, parts.sources, progress)
             _generate(config, parts, decoder, progress, interrupts)
             _judge(parts, progress, interrupts)
             summary = _write_outputs(config, parts, decoder, watch)

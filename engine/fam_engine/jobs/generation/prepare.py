@@ -88,7 +88,7 @@ def prepared(
         key = _run_key(config, sources, encoder)
         with Journal(out, key, SCHEMA) as journal:
             progress.start("reading", None, "records")
-            with storage_errors(out), journal.reading():
+            with storage_errors(out), journal.beginning():
                 ingest_questions(journal, encoder, plan, sources.files, advance)
             progress.note(f"the first prompt: {_clipped(journal.get('example'))}")
             note_opening(encoder, progress)

@@ -53,7 +53,8 @@ def run_rewrite(config: RewriteConfig, progress: Progress) -> JobOutcome:
     ):
         summary = finished_summary(parts.journal, config.out, OUTPUTS, progress)
         if summary is None:
-            decoder = load_told(config, parts.sources, progress)
+            with parts.journal.beginning():
+                decoder = load_told(config, parts.sources, progress)
             _Run(config, parts, decoder, progress, interrupts).make_all()
             summary = _write_outputs(config, parts, decoder, watch)
             with parts.journal.commit():

@@ -94,7 +94,7 @@ def prepared(
         key = _run_key(config, sources, encoder, asked)
         with Journal(out, key, SCHEMA) as journal:
             progress.start("reading", None, "records")
-            with storage_errors(out), journal.reading():
+            with storage_errors(out), journal.beginning():
                 ingest_records(
                     journal,
                     encoder,

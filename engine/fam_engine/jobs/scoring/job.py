@@ -86,7 +86,8 @@ def _score_entries(
     interrupts: Interrupts,
 ) -> EntryScorer:
     progress.start("loading the model", None, "")
-    decoder = open_model(config, sources)
+    with journal.beginning():
+        decoder = open_model(config, sources)
     budget = tokens_per_batch(config, decoder)
     progress.note(f"{describe(decoder)}, {budget} tokens a batch")
     scorer = EntryScorer(decoder, journal, spool, keep_tokens=config.tokens)

@@ -60,7 +60,7 @@ def prepared(
         with Journal(out, key, SCHEMA) as journal:
             progress.start("reading", None, "records")
             plan = ingest_plan(config, model)
-            with storage_errors(out), journal.reading():
+            with storage_errors(out), journal.beginning():
                 spool = ingest_records(journal, encoder, plan, sources.files, advance)
             for form in journal.get("forms"):
                 progress.note(shown_form(form))

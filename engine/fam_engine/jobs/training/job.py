@@ -113,7 +113,8 @@ def _lead(config: TrainConfig, progress: TrainProgress, together: _Together) -> 
         if summary is None:
             given = Given.of(data)
             peers.share(given.to_json())
-            parts = _open_parts(config, given, progress, together, data.journal)
+            with data.journal.beginning():
+                parts = _open_parts(config, given, progress, together, data.journal)
             state = _run_loop(parts, together)
             progress.start("writing", None, "files")
             with storage_errors(config.out):

@@ -92,7 +92,7 @@ def prepared(
         key = run_key(config, sources, encoder)
         with Journal(out, key, ingest.SCHEMA) as journal:
             reader = _Reader(config, sources, encoder, progress, interrupts)
-            with storage_errors(out), journal.reading():
+            with storage_errors(out), journal.beginning():
                 train, validation = reader.examples(journal)
             yield Prepared(journal, encoder, sources, train, validation, _digest(key))
 
