@@ -11,6 +11,7 @@ from fam_engine.config import (
     RewriteConfig,
     ScoreConfig,
     Settings,
+    TrainConfig,
     read_config,
 )
 from fam_engine.errors import UsageError
@@ -25,6 +26,15 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
     assert (config.model, config.precision, config.max_length) == ("m", "bf16", 99)
     assert config.data == ("b.jsonl",)
     assert config.seed == 0
+
+
+def test_one_text_is_a_list_of_one(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("model: m\nout: o\ndata: b.jsonl\ntarget_modules: q_proj,v_proj\n")
+    config = read_config(TrainConfig, {}, file)
+    assert (config.data, config.target_modules) == (("b.jsonl",), ("q_proj", "v_proj"))
+    adapter = {"adapter": "trained/adapter"}
+    assert read_config(EvalConfig, FLAGS | adapter, None).adapter == (Path("trained/adapter"),)
 
 
 @pytest.mark.parametrize(

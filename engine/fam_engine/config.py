@@ -11,7 +11,7 @@ import os
 import re
 import reprlib
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_origin
 
 import yaml
 from pydantic import (
@@ -70,6 +70,20 @@ class Settings(BaseModel):
     """What all settings share: no unknown names, no change after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_is_a_list(cls, values: Any) -> Any:  # noqa: ANN401 - whatever was given
+        """Take a single text where a list of them is expected, as people write `data: answers.jsonl`."""
+        if not isinstance(values, dict):
+            return values
+        lists = {
+            n for n, field in cls.model_fields.items() if get_origin(field.annotation) is tuple
+        }
+        return {
+            name: (value,) if name in lists and isinstance(value, str | Path) else value
+            for name, value in values.items()
+        }
 
     @model_validator(mode="before")
     @classmethod
@@ -271,7 +285,9 @@ class TrainConfig(BaseModelSettings, RecordSettings, TemplateSettings):
     @field_validator("target_modules", mode="before")
     @classmethod
     def _split_names(cls, value: object) -> object:
-        return tuple(value.split(",")) if isinstance(value, str) else value
+        if not (isinstance(value, tuple) and all(isinstance(text, str) for text in value)):
+            return value
+        return tuple(name for text in value for name in text.split(","))
 
     @field_validator("steps")
     @classmethod

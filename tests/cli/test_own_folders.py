@@ -45,6 +45,15 @@ def test_it_is_said_before_anything_is_read(
     assert "error[E_OUT]" in run(*words)[2]
 
 
+@pytest.mark.parametrize("command", MODEL_COMMANDS)
+def test_a_file_is_no_output_folder(command: str, line: Line, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("of somebody else")
+    code, _, error = run(*line(command, tmp_path / "file"))
+    assert code == 2
+    assert error.startswith(f"error[E_OUT] {tmp_path / 'file'}: is a file")
+    assert (tmp_path / "file").read_text() == "of somebody else"
+
+
 def test_other_files_are_no_obstacle(line: Line, run: Run, tmp_path: Path) -> None:
     # Data lies in it, and without --tokens nothing replaces a table of them.
     (tmp_path / "tokens.parquet").write_text("of somebody else")

@@ -227,8 +227,15 @@ def check_unclaimed(out: Path, outputs: Iterable[str]) -> None:
         outputs: Names of what the job writes into it.
 
     Raises:
-        UsageError: The folder holds no job, but a file of such a name.
+        UsageError: The folder holds no job, but a file of such a name; or it is no folder.
     """
+    if out.exists() and not out.is_dir():
+        raise UsageError(
+            "is a file, expected an output folder",
+            code="E_OUT",
+            where=str(out),
+            hint="choose another --out",
+        )
     if (out / STATE_FOLDER / _DATABASE).is_file():
         return
     for path in (out / name for name in outputs):

@@ -146,15 +146,26 @@ def choices_of(row: Mapping[str, Any]) -> tuple[str, ...]:
     """Give a row's options.
 
     Raises:
-        RecordError: They are no list of texts; or the gold answer is a JSON number that is the text of none. Data that
-            holds numbers counts from 0 (MMLU) or from 1, and the wrong guess grades every question by its neighbour.
+        RecordError: They are no list of texts; or the gold answer is a JSON number that is the text of none, or the
+            place of another. Data that holds numbers counts from 0 (MMLU) or from 1, and the wrong guess grades every
+            question by its neighbour.
     """
     choices, gold = texts_of(row, "choices"), row.get("answer")
-    is_number = isinstance(gold, int | float) and not isinstance(gold, bool)
-    if choices and is_number and str(gold) not in choices:
+    if (
+        choices
+        and isinstance(gold, int | float)
+        and not isinstance(gold, bool)
+        and not _is_a_text(gold, choices)
+    ):
         found = f"the gold answer {gold} may count the choices from 0 or from 1"
         raise RecordError("E_NO_GOLD", f"{found}, expected the letter or the text of one")
     return choices
+
+
+def _is_a_text(gold: float, choices: Sequence[str]) -> bool:
+    """Whether a number is the text of an option, and counts no other."""
+    places = (int(place) for place in (gold, gold - 1) if place in range(len(choices)))
+    return str(gold) in choices and {choices[place] for place in places} <= {str(gold)}
 
 
 def kind_of(row: Mapping[str, Any]) -> TaskKind | None:

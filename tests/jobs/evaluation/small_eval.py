@@ -41,12 +41,13 @@ def write(path: Path, records: Sequence[dict[str, Any]]) -> Path:
 
 def evaluate(
     model: Path,
-    data: Path,
+    data: Path | Sequence[Path],
     out: Path,
     **settings: Any,  # noqa: ANN401 - any setting
 ) -> JobOutcome:
     given = {"precision": "fp32", "device": "cpu", "max_new_tokens": 12, **settings}
-    return run_eval(EvalConfig(model=str(model), data=(str(data),), out=out, **given), Notes())
+    files = tuple(map(str, [data] if isinstance(data, Path) else data))
+    return run_eval(EvalConfig(model=str(model), data=files, out=out, **given), Notes())
 
 
 def samples(out: Path) -> list[dict[str, Any]]:

@@ -235,6 +235,9 @@ def test_what_cannot_be_asked_or_judged_is_left_out_and_counted(
     }
     for answer in ("F", "0", 0, 1, 1.0):  # a number may count from 0 or from 1
         bad["E_NO_GOLD"].append(prompt | {"answer": answer, "choices": ["red", "blue"]})
+    # The text of one, but counted from 0 or from 1 it is another.
+    for choices in (["1", "2", "3", "4"], ["4", "5", "8", "3"]):
+        bad["E_NO_GOLD"].append(prompt | {"answer": 3, "choices": choices})
     records = [QUESTIONS[0], *(record for some in bad.values() for record in some)]
     outcome = evaluate(tiny_model, write(tmp_path / "task.jsonl", records), tmp_path / "out")
     counts = {code: len(some) for code, some in bad.items()}
@@ -243,6 +246,27 @@ def test_what_cannot_be_asked_or_judged_is_left_out_and_counted(
     assert outcome.summary["records"]["evaluated"] == 1
     lines = (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()
     assert [json.loads(line)["line"] for line in lines] == list(range(2, len(records) + 1))
+
+
+@pytest.mark.parametrize(
+    ("answer", "choices"), [(12, ["10", "12"]), (2, ["1", "2"]), (1.5, ["1.5", "2", "3"])]
+)
+def test_a_number_that_can_only_be_the_text_of_an_option_is_taken(
+    tiny_model: Path, tmp_path: Path, answer: float, choices: list[str]
+) -> None:
+    record = {"prompt": "question?\n", "answer": answer, "choices": choices}
+    evaluate(tiny_model, write(tmp_path / "task.jsonl", [record]), tmp_path / "out")
+    (row,) = samples(tmp_path / "out")
+    assert row["answer"] == str(answer)
+
+
+def test_files_of_one_name_are_tasks_of_their_own(tiny_model: Path, tmp_path: Path) -> None:
+    for folder in ("gsm8k", "math"):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder / "test.jsonl", [{"prompt": f"{folder}?\n", "answer": "4"}])
+    files = [tmp_path / folder / "test.jsonl" for folder in ("gsm8k", "math")]
+    outcome = evaluate(tiny_model, files, tmp_path / "out")
+    assert list(outcome.summary["tasks"]) == ["gsm8k/test", "math/test"]
 
 
 def test_a_file_without_a_usable_question_is_refused(tiny_model: Path, tmp_path: Path) -> None:

@@ -406,6 +406,8 @@ def test_the_python_interface_gives_the_records_of_the_job(
     with fam_engine.Generator(tiny_model, precision="fp32") as generator:
         sampling = fam_engine.Sampling(max_new_tokens=12, temperature=1.0)
         assert generator.generate(rows, sampling, **settings) == records_in(tmp_path / "out")
+        with pytest.raises(UsageError, match="2 samples at temperature 0"):
+            generator.generate(rows, samples=2)
         with pytest.raises(InputError, match="record 2"):
             generator.generate([rows[0], {"prompt": "x" * 300}], sampling)
 

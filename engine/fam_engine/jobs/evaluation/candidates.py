@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from fam_engine.errors import UsageError
+from fam_engine.jobs.scoring.sources import names_apart
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.fingerprint import fingerprint
 from fam_engine.model.loading import hash_model
@@ -81,8 +82,5 @@ def name_adapters(folders: Sequence[Path]) -> list[str]:
         path.parts[:-1] if path.name == _GENERIC and len(path.parts) > 2 else path.parts
         for path in paths
     ]
-    for depth in range(1, max(map(len, parts), default=0) + 1):
-        names = ["/".join(part for part in own[-depth:] if part != "/") for own in parts]
-        if len({*names, BASE}) == len(names) + 1:
-            return names
-    return [str(path) for path in paths]
+    names = names_apart(parts, taken=(BASE,))
+    return names if len(set(names)) == len(paths) else [str(path) for path in paths]

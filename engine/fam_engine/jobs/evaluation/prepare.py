@@ -147,13 +147,15 @@ def _run_key(config: EvalConfig, sources: Sources, encoder: TextEncoder) -> dict
 def shown_tasks(journal: Journal) -> list[str]:
     """Show how each task was understood: how many questions, how judged, and its first prompt."""
     query = """
-        SELECT task, COUNT(*), GROUP_CONCAT(DISTINCT kind), first_entry IS NULL, prompt, answer,
+        SELECT task, COUNT(*), GROUP_CONCAT(DISTINCT kind), SUM(first_entry IS NULL), prompt, answer,
                MIN(position) AS first
         FROM questions GROUP BY task ORDER BY first
     """
     notes = []
-    for task, count, kinds, is_written, prompt, answer, _ in journal.db.execute(query):
-        how = "answered by writing" if is_written else "chosen by log-prob"
+    for task, count, kinds, num_written, prompt, answer, _ in journal.db.execute(query):
+        how = "answered by writing" if num_written else "chosen by log-prob"
+        if 0 < num_written < count:
+            how = f"{num_written:,} answered by writing, the others chosen by log-prob"
         gold = "" if answer is None else f"  gold: {_clipped(answer)}"
         notes.append(
             f"{task}: {count:,} questions ({kinds.replace(',', ', ')}), {how}\n"

@@ -13,7 +13,7 @@ from typing import Any
 
 from fam_engine.config import ComputeDtype, Device, Precision
 from fam_engine.data.tokenizer import TextEncoder
-from fam_engine.errors import InputError
+from fam_engine.errors import InputError, UsageError
 from fam_engine.jobs.generation.files import Origin, generated_records
 from fam_engine.jobs.generation.ingest import IngestPlan, ingest_questions
 from fam_engine.jobs.generation.judging import judge_texts
@@ -109,8 +109,14 @@ class Generator:
 
         Raises:
             InputError: A record cannot be used; the message names it, counted from 1.
+            UsageError: Several samples without a temperature, which would all be the same text.
         """
         sampling = sampling or Sampling()
+        if samples > 1 and sampling.temperature == 0:
+            message = f"{samples} samples at temperature 0 would all be the same text"
+            raise UsageError(
+                message, code="E_CONFIG_VALUE", hint="give a Sampling with a temperature above 0"
+            )
         with tempfile.TemporaryDirectory(prefix="fam-engine-") as folder:
             data = Path(folder) / "records.jsonl"
             with data.open("w", encoding="utf-8") as file:

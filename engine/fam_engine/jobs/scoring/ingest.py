@@ -115,15 +115,22 @@ class IngestPlan:
 
 @dataclass(frozen=True)
 class DataFile:
-    """A data file: the name its user gave it, and where it is."""
+    """A data file.
+
+    Attributes:
+        name: The name its user gave it.
+        path: Where it is.
+        label: What its records have as `source` and `task` if nothing else; empty: its name without folder and endings.
+    """
 
     name: str
     path: Path
+    label: str = ""
 
     @property
     def stem(self) -> str:
-        """Its name without folder and endings, what its records have as `source` if nothing else."""
-        return data_stem(self.path)
+        """Give its label."""
+        return self.label or data_stem(self.path)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ loaded model.
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 
 from fam_engine.config import HOW_IT_RUNS, BaseModelSettings, ScoreConfig
-from fam_engine.data.reading import check_file, hash_file
+from fam_engine.data.reading import check_file, data_stem, hash_file
 from fam_engine.data.templates import TEMPLATE_DATE
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.embedded import DEMO_RECORDS
@@ -75,14 +76,31 @@ def check_adapter(adapter: Path | None) -> None:
 
 
 def find_files(names: Sequence[str]) -> tuple[DataFile, ...]:
-    """Resolve the names of data files.
+    """Resolve the names of data files; those of one name in several folders are told apart by these.
 
     Raises:
         InputError: A file is missing or of an unknown kind.
     """
-    return tuple(
-        DataFile(name, DEMO_RECORDS if name == "embedded" else check_file(name)) for name in names
+    paths = [DEMO_RECORDS if name == "embedded" else check_file(name) for name in names]
+    labels = names_apart(
+        [(*Path(os.path.abspath(path)).parent.parts, data_stem(path)) for path in paths]
     )
+    return tuple(map(DataFile, names, paths, labels))
+
+
+def names_apart(paths: Sequence[tuple[str, ...]], *, taken: Sequence[str] = ()) -> list[str]:
+    """Name paths by as few of their last parts as tell different ones apart.
+
+    Args:
+        paths: Their parts.
+        taken: Names that none may have.
+    """
+    wanted = len(set(paths)) + len(taken)
+    for depth in range(1, max(map(len, paths), default=0) + 1):
+        names = ["/".join(part for part in path[-depth:] if part != "/") for path in paths]
+        if len({*names, *taken}) == wanted:
+            return names
+    return ["/".join(path) for path in paths]
 
 
 def run_key(config: ScoreConfig, sources: Sources, encoder: TextEncoder) -> dict[str, Any]:

@@ -33,6 +33,13 @@ _SHOWN = (
     "precision",
     "compute_dtype",
     "train_on",
+    "template",
+    "chat_template_kwargs",
+    "epochs",
+    "steps",
+    "validation_share",
+    "validate_every",
+    "patience",
     "seed",
 )
 _PLACES = ("out", "data", "validation")
@@ -47,30 +54,30 @@ def metadata(summary: Mapping[str, Any]) -> str:
     """Give `fam_engine.json`: what the adapter was made from and how, for programs."""
     names = ("examples", "training", "validation", "key")
     chosen = {name: summary[name] for name in names}
-    # Folders stay on the machine they are on; the key names the files by their hashes.
-    settings = {name: v for name, v in summary["settings"].items() if name not in _PLACES}
-    settings["model"] = _base_name(settings["model"])
-    return json.dumps({**chosen, "settings": settings}, indent=1) + "\n"
+    return json.dumps({**chosen, "settings": _portable(summary["settings"])}, indent=1) + "\n"
 
 
 def model_card(summary: Mapping[str, Any]) -> str:
     """Give the model card, Markdown with the hub's YAML header."""
-    settings = summary["settings"]
+    settings = _portable(summary["settings"])
     shown = [*_SHOWN, *_LOSS_SETTINGS.get(settings["loss"], ())]
     sections = [
-        _header(settings["model"]),
+        _header(settings),
         "# LoRA adapter",
         f"Trained with fam-engine {summary['key']['versions']['fam-engine']} "
-        f"on `{_base_name(settings['model'])}`"
+        f"on `{settings['model']}`"
         + (f" (revision `{settings['revision']}`)." if settings["revision"] else "."),
         "## Data",
         _data(summary),
         "## Results",
         _results(summary),
         "## Settings",
-        _table(("setting", "value"), [(name, _plain(settings[name])) for name in shown]),
+        _table(
+            ("setting", "value"),
+            [(name, _plain(settings[name])) for name in shown if settings[name] is not None],
+        ),
         "## Use",
-        _use(settings["model"]),
+        _use(settings),
         "## Limits",
         "The figures above are about these answers only. Whether the model got better at a task, "
         "or worse at others, is for `fam-engine eval` to measure."
@@ -85,17 +92,21 @@ _NF4_LIMIT = (
 )
 
 
-def _header(model: str) -> str:
+def _header(settings: Mapping[str, Any]) -> str:
     lines = ["library_name: peft", "tags:", "- lora", "- fam-engine"]
     # The hub takes an id there, never a path.
-    if model.count("/") == 1 and not model.startswith((".", "/")):
-        lines = [f"base_model: {model}", "base_model_relation: adapter", *lines]
+    if settings["revision"]:
+        lines = [f"base_model: {settings['model']}", "base_model_relation: adapter", *lines]
     return "\n".join(["---", *lines, "---"])
 
 
-def _base_name(model: str) -> str:
-    """Give the last part of a path: the card leaves the machine, its folders stay."""
-    return PurePath(model).name
+def _portable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the settings without folders, which stay on their machine; the key names the files by their hashes."""
+    kept = {name: value for name, value in settings.items() if name not in _PLACES}
+    template = PurePath(settings["template"]).name
+    # With a revision it is an id of the hub.
+    model = settings["model"] if settings["revision"] else PurePath(settings["model"]).name
+    return {**kept, "model": model, "template": template}
 
 
 def _data(summary: Mapping[str, Any]) -> str:
@@ -130,10 +141,17 @@ def _results(summary: Mapping[str, Any]) -> str:
     return table + notes
 
 
-def _use(model: str) -> str:
-    base = _base_name(model)
-    ours = f"`fam-engine score --model {base} --adapter adapter --data FILE --out OUT`"
-    if model == "embedded":  # it comes with fam-engine alone
+def _use(settings: Mapping[str, Any]) -> str:
+    base = settings["model"]
+    options = ["--download"] if settings["revision"] else []
+    # Other prompts than it was trained on would give other figures.
+    if settings["template"] != "auto":
+        options.append(f"--template {settings['template']}")
+    if settings["chat_template_kwargs"]:
+        options.append(f"--chat-template-kwargs '{json.dumps(settings['chat_template_kwargs'])}'")
+    line = " ".join([f"--model {base} --adapter adapter", *options, "--data FILE --out OUT"])
+    ours = f"`fam-engine score {line}`"
+    if base == "embedded":  # it comes with fam-engine alone
         return ours
     return (
         "```python\n"
@@ -156,4 +174,6 @@ def _nats(nll: float) -> str:
 
 
 def _plain(value: object) -> str:
+    if isinstance(value, dict):
+        return json.dumps(value)
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

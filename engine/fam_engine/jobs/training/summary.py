@@ -23,6 +23,8 @@ from fam_engine.model.lora import LoraSpec
 
 # Steps averaged at most for "first" and "last": one step's answers are too few to compare.
 _MOST_AVERAGED = 20
+# Steps differ in their answers; beyond this it is the model that has changed.
+_WORSE_NATS = 0.1
 
 
 def summarize_run(
@@ -42,15 +44,16 @@ def summarize_run(
         seconds: Time this process took.
     """
     lines = list(read_log(parts.config.out / LOG))
+    training = _training(parts, state, [line for line in lines if line["step"] > 0])
     validation = _validation(lines, state)
     flags = count_flags(data)
     return {
         "examples": count_examples(data, quarantined),
         "sources": _sources(data),
         "flags": flags,
-        "training": _training(parts, state, [line for line in lines if line["step"] > 0]),
+        "training": training,
         "validation": validation,
-        "remarks": _remarks(validation, flags, parts.model.spec),
+        "remarks": _remarks(training, validation, flags, parts.model.spec),
         "performance": _performance(parts, state, seconds),
         "settings": _settings(parts, data),
         "key": data.journal.get("key"),
@@ -128,10 +131,18 @@ def _validation(lines: Sequence[Mapping[str, Any]], state: RunState) -> dict[str
 
 
 def _remarks(
-    validation: Mapping[str, Any] | None, flags: Mapping[str, int], spec: LoraSpec
+    training: Mapping[str, Any],
+    validation: Mapping[str, Any] | None,
+    flags: Mapping[str, int],
+    spec: LoraSpec,
 ) -> list[str]:
     """Say what a reader should know before trusting the adapter."""
     remarks = []
+    if training["nll_last"] > training["nll_first"] + _WORSE_NATS:
+        remarks.append(
+            "The answers trained on were more surprising at the end than at first: "
+            "a lower --learning-rate may help."
+        )
     if validation is not None and validation["best"] >= validation["before"]:
         remarks.append("Validation never improved on the untrained model.")
     if count := flags.get("prompt_cut"):
