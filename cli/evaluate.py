@@ -94,7 +94,8 @@ def run(
     """Measure how many questions a model and its adapters get right.
 
     A task file holds questions with an `answer`, and `choices` or `tests` where it takes them; `task` names the
-    task (default: the file, with its folder where two have one name), `kind` how answers are judged: math, choice, exact or code (default: guessed).
+    task (default: the file, with its folder where two have one name), `kind` how answers are judged: math, choice,
+    exact or code (default: guessed).
 
     Writes summary.json, samples.parquet, report.html and quarantine.jsonl into --out. A job that was stopped
     goes on when the same command is given again; with more adapters it computes only those.
