@@ -171,16 +171,22 @@ def test_what_was_generated_can_be_scored(tiny_model: Path, tmp_path: Path) -> N
     assert summary["records"]["scored"] == 5
 
 
-def test_answers_are_judged_where_there_is_a_gold_answer(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def always_says(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Let the model write one text whatever it is asked."""
+
     def fixed(
         self: Generator, requests: Iterator[Request], *_: object, **__: object
     ) -> Iterator[Completion]:
         for number, request in enumerate(requests):
-            yield Completion(number, 0, request.context_ids, "So the answer is 12.", "eos")
+            yield Completion(number, 0, request.context_ids, text, "eos")
 
     monkeypatch.setattr(Generator, "generate", fixed)
+
+
+def test_answers_are_judged_where_there_is_a_gold_answer(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    always_says(monkeypatch, "So the answer is 12.")
     rows = [
         {"id": "right", "prompt": "3 * 4?", "answer": 12},
         {"id": "wrong", "prompt": "3 * 5?", "answer": "15"},
@@ -205,14 +211,7 @@ def test_an_answer_beside_its_question_is_what_texts_are_judged_by(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the final answer it ends in, as `rewrite` reads it; of an essay nobody can tell."""
-
-    def fixed(
-        self: Generator, requests: Iterator[Request], *_: object, **__: object
-    ) -> Iterator[Completion]:
-        for number, request in enumerate(requests):
-            yield Completion(number, 0, request.context_ids, "So the answer is 12.", "eos")
-
-    monkeypatch.setattr(Generator, "generate", fixed)
+    always_says(monkeypatch, "So the answer is 12.")
     answers: dict[str, Any] = {
         "right": "Three times four is 12.\n#### 12",
         "wrong": "3 * 5 = 15\n#### 15",

@@ -56,6 +56,7 @@ def test_prompts_and_length_of_the_training_are_told(summary: dict[str, Any]) ->
     plain = model_card(summary)
     assert "| template | auto |" in plain
     assert "--template" not in plain
+    assert "chat_template_kwargs" not in plain
     assert "| epochs |" not in plain
 
 

@@ -74,7 +74,7 @@ def model_card(summary: Mapping[str, Any]) -> str:
         "## Settings",
         _table(
             ("setting", "value"),
-            [(name, _plain(settings[name])) for name in shown if settings[name] is not None],
+            [(name, _plain(settings[name])) for name in shown if settings[name] not in (None, {})],
         ),
         "## Use",
         _use(settings),
