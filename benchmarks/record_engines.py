@@ -35,9 +35,10 @@ class Ours:
 
     def _once(self) -> dict[str, int]:
         from fam_engine.data.packing import pack_sequences
+        from fam_engine.jobs.data_files import DataFile
         from fam_engine.jobs.journal import Journal
         from fam_engine.jobs.scoring.entries import SCHEMA
-        from fam_engine.jobs.scoring.ingest import DataFile, Ingest, IngestPlan
+        from fam_engine.jobs.scoring.ingest import Ingest, IngestPlan
 
         with tempfile.TemporaryDirectory() as folder:
             with Journal(Path(folder), {}, SCHEMA) as journal:

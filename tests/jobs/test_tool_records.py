@@ -20,12 +20,12 @@ from fam_engine.config import (
 from fam_engine.data.records import detect_form, read_record
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.errors import InputError, UsageError
+from fam_engine.jobs.data_files import DataFile
 from fam_engine.jobs.evaluation.few_shot import read_examples
 from fam_engine.jobs.exporting.job import run_export
 from fam_engine.jobs.generation.job import run_generate
 from fam_engine.jobs.generation.rows import as_question
 from fam_engine.jobs.rewriting.job import run_rewrite
-from fam_engine.jobs.scoring.ingest import DataFile
 from fam_engine.jobs.scoring.job import run_score
 from fam_engine.jobs.selection.job import run_select
 from fam_engine.jobs.selection.records import _hash

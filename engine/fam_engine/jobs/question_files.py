@@ -15,9 +15,10 @@ from fam_engine.data.reading import Row, read_rows
 from fam_engine.data.records import map_columns
 from fam_engine.data.tokenizer import Encoded
 from fam_engine.errors import InputError, RecordError
+from fam_engine.jobs.data_files import DataFile
 from fam_engine.jobs.generation.rows import find_kind
 from fam_engine.jobs.journal import Journal
-from fam_engine.jobs.scoring.ingest import DataFile, Quarantined
+from fam_engine.jobs.scoring.ingest import Quarantined
 from fam_engine.measure.answers import TaskKind
 
 T = TypeVar("T")

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from fam_engine.data import fast_records
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.errors import InputError
+from fam_engine.jobs.data_files import DataFile
 from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.scoring import ingest
 from fam_engine.jobs.scoring.entries import SCHEMA
-from fam_engine.jobs.scoring.ingest import DataFile, Ingest, IngestPlan
+from fam_engine.jobs.scoring.ingest import Ingest, IngestPlan
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

@@ -13,6 +13,7 @@ from fam_engine.config import SelectConfig
 from fam_engine.errors import InputError, UsageError
 from fam_engine.jobs.selection.job import run_select
 from tests.jobs.selection.conftest import Scored, Silent, write_jsonl
+from tests.jobs.training.small_job import Notes
 
 
 def record(question: str, source: str, nll: float, **more: object) -> dict[str, Any]:
@@ -417,3 +418,11 @@ def test_files_beside_the_scores_that_are_others_are_refused(scored: Scored) -> 
         beside.write_text(text)
         assert f"{beside}: does not read as what `score` leaves" in refused(data, scores)
         beside.unlink()
+
+
+def test_a_column_that_no_row_has_is_told(scored: Scored) -> None:
+    data, scores = scored(ROWS)
+    notes = Notes()
+    run_select(config(data, scores, map={"correct": "corect"}), notes)
+    (told,) = [note for note in notes.notes if note.startswith("--map")]
+    assert told.endswith("has a column `corect`; did you mean `correct`?")

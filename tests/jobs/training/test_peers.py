@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from fam_engine.data.tokenizer import TextEncoder
+from fam_engine.jobs.data_files import DataFile
 from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.scoring import ingest
-from fam_engine.jobs.scoring.ingest import DataFile, IngestPlan, ingest_records, spool_folder
+from fam_engine.jobs.scoring.ingest import IngestPlan, ingest_records, spool_folder
 from fam_engine.jobs.training.budget import StepPlan
 from fam_engine.jobs.training.peers import ALONE
 from fam_engine.jobs.training.steps import micro_batches, shared_out

@@ -11,9 +11,10 @@ from fam_engine._rust_tokenize import pack_batch
 from fam_engine.data.packing import PackedBatch
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.errors import DeviceError
+from fam_engine.jobs.data_files import DataFile
 from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.scoring import ingest
-from fam_engine.jobs.scoring.ingest import DataFile, IngestPlan, ingest_records
+from fam_engine.jobs.scoring.ingest import IngestPlan, ingest_records
 from fam_engine.jobs.training.budget import StepPlan
 from fam_engine.jobs.training.examples import Examples, find_examples
 from fam_engine.jobs.training.losses import LossName, LossSettings

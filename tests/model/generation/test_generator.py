@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import weakref
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -24,7 +27,7 @@ from fam_engine.model.generation.cache import KVCache, bytes_per_position
 from fam_engine.model.generation.generator import Generator
 from fam_engine.model.generation.prompts import pack_prompts
 from fam_engine.model.generation.requests import Completion, Request, Sampling
-from fam_engine.model.generation.stepping import Stepper
+from fam_engine.model.generation.stepping import CapturedStep, Stepper
 from fam_engine.model.loading import load_model, with_adapter
 from tests.model.conftest import TinyCheckpoint
 from tests.model.generation.conftest import Load, by_sample, random_requests, write_tokenizer
@@ -466,6 +469,25 @@ def test_what_comes_often_is_captured_once(
     assert found == expected
     assert captured == [64]
     assert len(replayed) > 24 - plain_runs
+
+
+@pytest.mark.parametrize(
+    ("said", "raised"),
+    [("CUDA error: out of memory", torch.OutOfMemoryError), ("CUDA error: other", RuntimeError)],
+)
+def test_memory_the_driver_lacks_for_a_graph_is_memory_that_ran_out(
+    monkeypatch: pytest.MonkeyPatch, said: str, raised: type[RuntimeError]
+) -> None:
+    @contextlib.contextmanager
+    def capture(graph: object, pool: object) -> Iterator[None]:
+        yield
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    with pytest.raises(RuntimeError, match=said) as caught:
+        CapturedStep(Mock(), 8, pool=None)
+    assert caught.type is raised
 
 
 def test_a_run_that_fails_lets_go_of_its_steps_at_once(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from fam_engine.errors import UsageError
-from fam_engine.jobs.scoring.sources import names_apart
+from fam_engine.jobs.data_files import names_apart
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.fingerprint import fingerprint
 from fam_engine.model.loading import hash_model

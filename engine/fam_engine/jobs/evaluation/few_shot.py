@@ -15,7 +15,7 @@ from fam_engine.data.reading import read_rows
 from fam_engine.data.records import Record, detect_form, map_columns, read_record
 from fam_engine.data.turns import Message
 from fam_engine.errors import InputError, RecordError
-from fam_engine.jobs.scoring.ingest import DataFile
+from fam_engine.jobs.data_files import DataFile
 from fam_engine.jobs.selection.overlap import asked, fingerprint
 
 

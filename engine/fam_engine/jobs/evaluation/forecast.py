@@ -18,6 +18,7 @@ import numpy as np
 from fam_engine._rust_tokenize import Spool, plan_batches
 from fam_engine.config import EvalConfig
 from fam_engine.data.tokenizer import Ids
+from fam_engine.jobs.data_files import find_files
 from fam_engine.jobs.evaluation.overlap import overlap_with_training
 from fam_engine.jobs.evaluation.prepare import prepared
 from fam_engine.jobs.generation.prepare import Progress
@@ -25,7 +26,6 @@ from fam_engine.jobs.generation.trial import NUM_PROMPTS, try_writing
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.running import quarantined_by_code
 from fam_engine.jobs.scoring.forecast import predict_seconds
-from fam_engine.jobs.scoring.sources import find_files
 from fam_engine.model.generation.generator import MAX_SLOTS
 from fam_engine.model.loading import choose_compute_dtype, choose_device
 from fam_engine.model.memory import default_tokens_per_batch

@@ -20,12 +20,13 @@ from fam_engine._rust_tokenize import Spool
 from fam_engine.data.records import Record
 from fam_engine.data.tokenizer import Encoded, TextEncoder
 from fam_engine.errors import RecordError
+from fam_engine.jobs.data_files import DataFile
 from fam_engine.jobs.evaluation.few_shot import Examples
 from fam_engine.jobs.evaluation.questions import Question, read_question
 from fam_engine.jobs.generation.ingest import record_seed
 from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.question_files import Item, check_prompt, ingest_items, read_items
-from fam_engine.jobs.scoring.ingest import DataFile, Quarantined
+from fam_engine.jobs.scoring.ingest import Quarantined
 from fam_engine.jobs.scoring.spooling import MAIN, EntryWriter
 from fam_engine.jobs.selection.overlap import asked
 

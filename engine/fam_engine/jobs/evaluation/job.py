@@ -14,6 +14,7 @@ from typing import Any
 
 from fam_engine.config import EvalConfig
 from fam_engine.data.files import write_text_whole
+from fam_engine.jobs.data_files import find_files
 from fam_engine.jobs.evaluation import choices, texts
 from fam_engine.jobs.evaluation.candidates import Candidate
 from fam_engine.jobs.evaluation.files import write_quarantine, write_samples
@@ -27,7 +28,6 @@ from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, check_unclaimed, storage_errors
 from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.running import judging_settings, load_told, peak_memory
-from fam_engine.jobs.scoring.sources import find_files
 from fam_engine.jobs.scoring.stopwatch import Stopwatch
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.generation.generator import Generator

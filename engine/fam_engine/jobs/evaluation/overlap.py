@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from fam_engine.jobs.scoring.ingest import DataFile
+from fam_engine.jobs.data_files import DataFile
 from fam_engine.jobs.selection.overlap import questions_of
 from fam_engine.measure.overlap import find_overlap
 

@@ -16,6 +16,7 @@ from fam_engine.config import EvalConfig
 from fam_engine.data.reading import hash_file
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.errors import UsageError
+from fam_engine.jobs.data_files import check_distinct, find_files, unseen_columns
 from fam_engine.jobs.evaluation import ingest, samples
 from fam_engine.jobs.evaluation.candidates import Candidate, find_candidates
 from fam_engine.jobs.evaluation.few_shot import NO_EXAMPLES, Examples, read_examples
@@ -25,7 +26,7 @@ from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, storage_errors
 from fam_engine.jobs.running import sampling_of
 from fam_engine.jobs.scoring.prepare import note_opening
-from fam_engine.jobs.scoring.sources import Sources, find_files, find_sources, input_key
+from fam_engine.jobs.scoring.sources import Sources, find_sources, input_key
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.generation.requests import Sampling
 
@@ -80,6 +81,7 @@ def prepared(
     """
     sampling = sampling_of(config, config.stop)
     sources = find_sources(config, config.data, None)
+    check_distinct(sources.files)  # else its questions would count twice
     model = ModelConfig.from_folder(sources.model)
     candidates = find_candidates(config.adapter, sources.model, with_base=config.base)
     find_files(config.train)  # a name mistyped should be said now
@@ -100,6 +102,8 @@ def prepared(
         with Journal(out, key, _SCHEMA) as journal:
             progress.start("reading", None, "records")
             with storage_errors(out), journal.beginning():
+                for note in unseen_columns(sources.files, config.map):
+                    progress.note(note)
                 spool = ingest_tasks(journal, encoder, plan, sources.files, advance)
             for note in shown_tasks(journal):
                 progress.note(note)

@@ -14,9 +14,9 @@ from typing import Any
 from fam_engine.data.reading import Row
 from fam_engine.data.records import Record, detect_form, gold_answer, read_record
 from fam_engine.errors import RecordError
+from fam_engine.jobs.data_files import DataFile
 from fam_engine.jobs.generation.rows import as_question
 from fam_engine.jobs.question_files import choices_of, kind_of, texts_of
-from fam_engine.jobs.scoring.ingest import DataFile
 from fam_engine.measure.answers import TaskKind, guess_kind, judge
 
 

@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING, Any
 from fam_engine.config import ExportConfig
 from fam_engine.data.files import write_whole
 from fam_engine.errors import InputError, RecordError, UsageError
+from fam_engine.jobs.data_files import find_distinct_files, unseen_columns
 from fam_engine.jobs.exporting.formats import FORMATS
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import storage_errors
 from fam_engine.jobs.outcome import JobOutcome
-from fam_engine.jobs.selection.records import find_files, iterate_records
+from fam_engine.jobs.selection.records import iterate_records
 
 if TYPE_CHECKING:
     # Importing it for real would load torch, which an export does without.
-    from fam_engine.jobs.scoring.ingest import DataFile
+    from fam_engine.jobs.data_files import DataFile
     from fam_engine.jobs.scoring.prepare import Progress
 
 # So many records left out are named; the others are counted.
@@ -40,11 +41,13 @@ def run_export(config: ExportConfig, progress: Progress) -> JobOutcome:
         StorageError: The disk would not take the file; what was there before is still there.
         Interrupted: A signal came; nothing was written.
     """
-    files = find_files(config.data)
+    files = find_distinct_files(config.data)
     out = config.out
     if any(os.path.realpath(file.path) == os.path.realpath(out) for file in files):
         raise UsageError(f"--out {out} is the data itself", code="E_OUT", hint="name another file")
     progress.start("writing", None, "records")
+    for note in unseen_columns(files, config.map):
+        progress.note(note)
     export = _Export(config, files)
     with Interrupts() as interrupts, storage_errors(out):
 

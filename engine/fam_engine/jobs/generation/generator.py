@@ -14,13 +14,13 @@ from typing import Any
 from fam_engine.config import ComputeDtype, Device, Precision
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.errors import InputError, UsageError
+from fam_engine.jobs.data_files import DataFile
 from fam_engine.jobs.generation.files import Origin, generated_records
 from fam_engine.jobs.generation.ingest import IngestPlan, ingest_questions
 from fam_engine.jobs.generation.judging import judge_texts
 from fam_engine.jobs.generation.texts import SCHEMA, TextMaker
 from fam_engine.jobs.given_records import record_lines
 from fam_engine.jobs.journal import Journal
-from fam_engine.jobs.scoring.ingest import DataFile
 from fam_engine.model.generation import generator
 from fam_engine.model.generation.requests import Sampling
 from fam_engine.model.loading import load_model, resolve_model

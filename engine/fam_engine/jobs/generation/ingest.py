@@ -19,6 +19,7 @@ from fam_engine.data.reading import Row
 from fam_engine.data.records import Record, detect_form, gold_answer, read_record
 from fam_engine.data.tokenizer import Encoded, Ids, TextEncoder
 from fam_engine.errors import RecordError
+from fam_engine.jobs.data_files import DataFile
 from fam_engine.jobs.generation.rows import RESPONSE_COLUMNS, as_question
 from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.question_files import (
@@ -31,7 +32,7 @@ from fam_engine.jobs.question_files import (
     texts_of,
 )
 from fam_engine.jobs.references import Reference, find_reference
-from fam_engine.jobs.scoring.ingest import DataFile, Quarantined
+from fam_engine.jobs.scoring.ingest import Quarantined
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS questions (

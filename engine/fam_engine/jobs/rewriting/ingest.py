@@ -18,6 +18,7 @@ from fam_engine.data.records import Record, detect_form, read_record
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.data.turns import Message, Told, turns_from_json, turns_to_json
 from fam_engine.errors import InputError, RecordError
+from fam_engine.jobs.data_files import DataFile
 from fam_engine.jobs.generation.rows import as_question
 from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.question_files import (
@@ -30,7 +31,7 @@ from fam_engine.jobs.question_files import (
     texts_of,
 )
 from fam_engine.jobs.references import Reference, find_reference
-from fam_engine.jobs.scoring.ingest import DataFile, Quarantined
+from fam_engine.jobs.scoring.ingest import Quarantined
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS records (

@@ -34,7 +34,6 @@ from fam_engine._rust_tokenize import (
 from fam_engine.data.fast_records import FLAGS, FastRecords, flag_names
 from fam_engine.data.reading import (
     Row,
-    data_stem,
     is_json_lines,
     open_lines,
     read_line,
@@ -51,6 +50,7 @@ from fam_engine.data.records import (
 from fam_engine.data.tokenizer import Encoded, Ids, TextEncoder
 from fam_engine.data.turns import turns_to_json
 from fam_engine.errors import InputError, RecordError
+from fam_engine.jobs.data_files import DataFile
 from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.scoring.in_context import add_in_context
 from fam_engine.jobs.scoring.spooling import ALONE, MAIN, EntryWriter
@@ -111,26 +111,6 @@ class IngestPlan:
     columns: dict[str, str] | None = None
     limit: int | None = None
     expand: Callable[[Record], Sequence[Record]] | None = None
-
-
-@dataclass(frozen=True)
-class DataFile:
-    """A data file.
-
-    Attributes:
-        name: The name its user gave it.
-        path: Where it is.
-        label: What its records have as `source` and `task` if nothing else; empty: its name without folder and endings.
-    """
-
-    name: str
-    path: Path
-    label: str = ""
-
-    @property
-    def stem(self) -> str:
-        """Give its label."""
-        return self.label or data_stem(self.path)
 
 
 @dataclass(frozen=True)

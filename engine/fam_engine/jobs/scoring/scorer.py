@@ -20,11 +20,12 @@ import pyarrow as pa
 from fam_engine.config import ComputeDtype, Device, Precision
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.errors import InputError
+from fam_engine.jobs.data_files import DataFile
 from fam_engine.jobs.given_records import record_lines
 from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.scoring.entries import SCHEMA, EntryScorer
 from fam_engine.jobs.scoring.files import score_rows, scores_schema
-from fam_engine.jobs.scoring.ingest import DataFile, IngestPlan, ingest_records
+from fam_engine.jobs.scoring.ingest import IngestPlan, ingest_records
 from fam_engine.model.loading import load_model, resolve_model
 from fam_engine.model.memory import default_tokens_per_batch
 

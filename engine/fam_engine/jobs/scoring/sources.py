@@ -7,7 +7,6 @@ loaded model.
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,11 +16,11 @@ from typing import Any
 import torch
 
 from fam_engine.config import HOW_IT_RUNS, BaseModelSettings, ScoreConfig
-from fam_engine.data.reading import check_file, data_stem, hash_file
+from fam_engine.data.reading import hash_file
 from fam_engine.data.templates import TEMPLATE_DATE
 from fam_engine.data.tokenizer import TextEncoder
-from fam_engine.embedded import DEMO_RECORDS
-from fam_engine.jobs.scoring.ingest import DataFile, IngestPlan
+from fam_engine.jobs.data_files import DataFile, find_files
+from fam_engine.jobs.scoring.ingest import IngestPlan
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.loading import check_model, hash_model, load_model, resolve_model
@@ -73,34 +72,6 @@ def check_adapter(adapter: Path | None) -> None:
     """
     if adapter is not None:
         find_config(adapter)
-
-
-def find_files(names: Sequence[str]) -> tuple[DataFile, ...]:
-    """Resolve the names of data files; those of one name in several folders are told apart by these.
-
-    Raises:
-        InputError: A file is missing or of an unknown kind.
-    """
-    paths = [DEMO_RECORDS if name == "embedded" else check_file(name) for name in names]
-    labels = names_apart(
-        [(*Path(os.path.abspath(path)).parent.parts, data_stem(path)) for path in paths]
-    )
-    return tuple(map(DataFile, names, paths, labels))
-
-
-def names_apart(paths: Sequence[tuple[str, ...]], *, taken: Sequence[str] = ()) -> list[str]:
-    """Name paths by as few of their last parts as tell different ones apart.
-
-    Args:
-        paths: Their parts.
-        taken: Names that none may have.
-    """
-    wanted = len(set(paths)) + len(taken)
-    for depth in range(1, max(map(len, paths), default=0) + 1):
-        names = ["/".join(part for part in path[-depth:] if part != "/") for path in paths]
-        if len({*names, *taken}) == wanted:
-            return names
-    return ["/".join(path) for path in paths]
 
 
 def run_key(config: ScoreConfig, sources: Sources, encoder: TextEncoder) -> dict[str, Any]:

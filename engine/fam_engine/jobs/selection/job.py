@@ -20,6 +20,7 @@ from fam_engine.config import SelectConfig, nearest
 from fam_engine.data.files import write_text_whole
 from fam_engine.data.reading import hash_file
 from fam_engine.errors import UsageError
+from fam_engine.jobs.data_files import find_distinct_files, unseen_columns
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import check_unclaimed, claimed
 from fam_engine.jobs.selection.choice import SELECTED
@@ -28,7 +29,6 @@ from fam_engine.jobs.selection.join import Joined, join_scores
 from fam_engine.jobs.selection.overlap import overlap_with_test
 from fam_engine.jobs.selection.records import (
     RecordColumns,
-    find_files,
     read_columns,
     selected_rows,
 )
@@ -73,7 +73,7 @@ def run_select(
             interrupts.check()
 
         records, joined = _read(config, scores, progress, advance)
-        test = find_files(config.test)
+        test = find_distinct_files(config.test)
         overlap = overlap_with_test(records.files, test, columns=config.map, limit=config.limit)
         selection = select_records(config, metric, records, joined, scores, overlap)
         summary = {**selection.summary, "settings": config.model_dump(mode="json")}
@@ -138,7 +138,7 @@ def _run_key(config: SelectConfig, data: list[Path]) -> dict[str, Any]:
         "data": [hash_file(path) for path in data],
         "names": list(config.data),
         "scores": hash_file(config.scores),
-        "test": [hash_file(file.path) for file in find_files(config.test)],
+        "test": [hash_file(file.path) for file in find_distinct_files(config.test)],
         **settings,
         "version": __version__,
     }
@@ -147,13 +147,11 @@ def _run_key(config: SelectConfig, data: list[Path]) -> dict[str, Any]:
 def _read(
     config: SelectConfig, scores: Scores, progress: Progress, advance: Callable[[int], None]
 ) -> tuple[RecordColumns, Joined]:
+    files = find_distinct_files(config.data)
     progress.start("reading", None, "records")
-    records = read_columns(
-        find_files(config.data),
-        columns=config.map,
-        limit=config.limit,
-        advance=advance,
-    )
+    for note in unseen_columns(files, config.map):
+        progress.note(note)
+    records = read_columns(files, columns=config.map, limit=config.limit, advance=advance)
     for name, form in records.forms.items():
         progress.note(f"{name}: {form}")
     return records, join_scores(records, scores, whole=config.limit is None)

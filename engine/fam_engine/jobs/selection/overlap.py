@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from fam_engine.data.reading import read_rows
 from fam_engine.data.records import Record, detect_form, map_columns, read_record
 from fam_engine.errors import InputError, RecordError
+from fam_engine.jobs.data_files import DataFile
 from fam_engine.jobs.generation.rows import as_question, find_kind
-from fam_engine.jobs.scoring.ingest import DataFile
 from fam_engine.jobs.selection.records import iterate_records
 from fam_engine.measure.overlap import Overlap, find_overlap, normalised_words
 

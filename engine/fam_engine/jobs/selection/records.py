@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,11 +19,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from fam_engine.data.reading import Row, check_file, read_rows
+from fam_engine.data.reading import Row, read_rows
 from fam_engine.data.records import Record, RecordForm, detect_form, map_columns, read_record
-from fam_engine.embedded import DEMO_RECORDS
 from fam_engine.errors import InputError, RecordError
-from fam_engine.jobs.scoring.ingest import DataFile, Quarantined
+from fam_engine.jobs.data_files import DataFile
+from fam_engine.jobs.scoring.ingest import Quarantined
 from fam_engine.measure.statistics import Ints
 
 _IDS_A_CHUNK = 65536
@@ -62,26 +61,6 @@ class RecordColumns:
     num_read: int
     quarantined: list[Quarantined]
     forms: dict[str, str]
-
-
-def find_files(names: Sequence[str]) -> tuple[DataFile, ...]:
-    """Resolve the names of data files.
-
-    Raises:
-        InputError: One is missing, of an unknown kind, or named twice.
-    """
-    files = tuple(
-        DataFile(name, DEMO_RECORDS if name == "embedded" else check_file(name)) for name in names
-    )
-    places: dict[str, str] = {}
-    for file in files:
-        place = os.path.realpath(file.path)
-        if place in places:
-            raise InputError(
-                f"is the same file as {places[place]}", code="E_INPUT_TWICE", where=file.name
-            )
-        places[place] = file.name
-    return files
 
 
 def read_columns(

@@ -20,13 +20,13 @@ from fam_engine.data.files import write_text_whole
 from fam_engine.data.plain_files import plain_file, read_json_object
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.embedded import MODEL
+from fam_engine.jobs.data_files import find_distinct_files, unseen_columns
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, check_unclaimed, claimed, storage_errors
 from fam_engine.jobs.scoring import ingest
 from fam_engine.jobs.scoring.files import write_quarantine
 from fam_engine.jobs.scoring.ingest import IngestPlan, ingest_records
 from fam_engine.jobs.scoring.stopwatch import Stopwatch
-from fam_engine.jobs.selection.records import find_files
 from fam_engine.jobs.tokenizing.checking import TextCheck
 from fam_engine.jobs.tokenizing.counting import count_records
 from fam_engine.jobs.tokenizing.files import write_ids
@@ -99,7 +99,7 @@ def _pass_1(
     progress: Progress,
 ) -> Iterator[tuple[Journal, Spool]]:
     """Run scoring's pass 1 in a temporary folder."""
-    files = find_files(config.data)
+    files = find_distinct_files(config.data)
     plan = IngestPlan(
         max_length=max_length,
         on_long=config.on_long,
@@ -118,6 +118,8 @@ def _pass_1(
             interrupts.check()
 
         progress.start("tokenizing", None, "records")
+        for note in unseen_columns(files, config.map):
+            progress.note(note)
         with storage_errors(Path(name)):
             spool = ingest_records(journal, encoder, plan, files, advance)
         yield journal, spool

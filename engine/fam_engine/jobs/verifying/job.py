@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from fam_engine.config import VerifyConfig
+from fam_engine.jobs.data_files import find_distinct_files
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.scoring.prepare import Progress
 from fam_engine.jobs.scoring.sources import check_adapter
-from fam_engine.jobs.selection.records import find_files
 from fam_engine.jobs.verifying.over_http import Server
 from fam_engine.jobs.verifying.probe import Probe, opened_probe
 from fam_engine.jobs.verifying.tolerances import TOLERANCES, Tolerance
@@ -48,7 +48,7 @@ def run_verify(config: VerifyConfig, progress: Progress) -> JobOutcome:
     """
     folder, _ = resolve_model(config.model, download=config.download)
     check_adapter(config.verify)
-    files = find_files(config.data)
+    files = find_distinct_files(config.data)
     server = None if config.url is None else Server(config.url, config.served_model_name)
     with (
         Interrupts() as interrupts,

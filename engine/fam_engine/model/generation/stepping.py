@@ -182,12 +182,22 @@ class CapturedStep:
         stepper: Whose step; it has run before.
         num_rows: R.
         pool: The memory, from `torch.cuda.graph_pool_handle`.
+
+    Raises:
+        torch.OutOfMemoryError: There is no memory left for it, of torch's or of the driver's.
     """
 
     def __init__(self, stepper: Stepper, num_rows: int, pool: Any) -> None:  # noqa: ANN401
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=pool):  # notes what is launched, and runs nothing
-            stepper.advance(num_rows)
+        try:
+            # Notes what is launched, and runs nothing.
+            with torch.cuda.graph(self._graph, pool=pool):
+                stepper.advance(num_rows)
+        except RuntimeError as error:
+            # What the driver lacks for a graph, torch reports like any other error of CUDA.
+            if "out of memory" in str(error):
+                raise torch.OutOfMemoryError(str(error)) from error
+            raise
 
     def replay(self) -> None:
         """Run the step."""
