@@ -33,9 +33,20 @@ def test_good_study(tmp_path: Path) -> None:
     config = read(tmp_path)
     assert config.seeds == (0, 1, 2)
     assert list(config.variants_of("new")) == ["plain", "formal"]
-    told = {"enable_thinking": False}
-    thoughtless = read(tmp_path, chat_template_kwargs=told)
-    assert thoughtless.model_settings("m")["chat_template_kwargs"] == told
+
+
+def test_a_model_may_have_a_template_of_its_own(tmp_path: Path) -> None:
+    told, own = {"enable_thinking": False}, {"model": "a/b", "template": "none"}
+    config = read(
+        tmp_path,
+        chat_template_kwargs=told,
+        models=["m", {**own, "chat_template_kwargs": {}}],
+    )
+    plain, other = (config.model_settings(name) for name in ("m", "a/b"))
+    assert (plain["model"], plain["template"], plain["chat_template_kwargs"]) == ("m", "auto", told)
+    assert (other["template"], other["chat_template_kwargs"]) == ("none", {})
+    assert {**plain, **own, "chat_template_kwargs": {}} == other
+    assert [entry.model for entry in read(tmp_path, models="m").models] == ["m"]
 
 
 @pytest.mark.parametrize(
@@ -46,6 +57,8 @@ def test_good_study(tmp_path: Path) -> None:
             {"reference": "formol"},
             "study.yaml: reference `formol` is no variant; did you mean `formal`? (see",
         ),
+        ({"models": ["m", {"model": "m"}]}, "`m` is named more than once"),
+        ({"models": [{"model": "m", "templat": "none"}]}, "did you mean `template`?"),
         ({"train": {"learning-rat": 1}}, "`learning_rat` cannot be set here"),
         ({"train": {"seed": 1}}, "`seed` cannot be set here"),
         ({"eval": {"chat-template-kwargs": {}}}, "`chat_template_kwargs` cannot be set here"),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fam_engine.embedded import MODEL
 from fam_engine.errors import InputError
 from fam_engine.jobs.experiment.config import ExperimentConfig
 from fam_engine.jobs.experiment.forecast import forecast_experiment
@@ -122,6 +124,19 @@ def test_one_more_seed_trains_and_tests_alone(finished: Path) -> None:
     plan = plan_study(study(seeds=[0, 1]), finished)
     left = [step.kind for step in plan.steps if not step.is_done]
     assert left == ["train"] * 5 + ["eval"] * 5
+
+
+def test_models_of_one_name_are_told_apart_and_each_has_its_own_template(tmp_path: Path) -> None:
+    folders = [shutil.copytree(MODEL, tmp_path / folder / "final") for folder in ("one", "two")]
+    models = [str(folders[0]), {"model": str(folders[1]), "template": "none"}]
+    plan = plan_study(study(models=models), tmp_path / "out")
+    assert [cell.label for cell in plan.cells] == ["one/final", "two/final"]
+    first, second = ({step.key for step in cell.scores.values()} for cell in plan.cells)
+    assert not first & second
+    # Of one model the same is asked only once.
+    twins = plan_study(study(models=[str(folder) for folder in folders]), tmp_path / "out")
+    first, second = ({step.key for step in cell.scores.values()} for cell in twins.cells)
+    assert first == second
 
 
 def test_a_training_that_diverges_does_not_end_the_study(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def _cell(config: ExperimentConfig, cell: Cell) -> dict[str, Any]:
     for name, entry in variants.items():
         entry["versus_candidate"] = _versus(tests, name, candidate)
     return {
-        "model": Path(cell.model).name,
+        "model": cell.label,
         "task": cell.task,
         "questions": tests.num_questions(),
         "seeds": seeds,

@@ -174,7 +174,7 @@ class AnswerSteps:
         self, task: str, name: str, variant: AnswerSettings, source: Step, model: ModelSteps
     ) -> Step:
         method = "answer" if variant.make == "self" else str(variant.make)
-        rewritten = model.rewrite(f"{model.name}, {task}: {name}", source, method)
+        rewritten = model.rewrite(f"{model.label}, {task}: {name}", source, method)
 
         def work(folder: Path, _: StudyProgress) -> None:
             records: list[Mapping[str, Any]] = list(load_rows(rewritten.folder / "rewritten.jsonl"))
@@ -186,7 +186,7 @@ class AnswerSteps:
             write_text_whole(folder / COUNTS, json.dumps(counts))
 
         spec = {"make": variant.make, "name": name, "version": __version__}
-        label = f"{model.name}, {task}: {name}"
+        label = f"{model.label}, {task}: {name}"
         return self._make("answers", label, spec, [rewritten], work)
 
 

@@ -40,6 +40,20 @@ _OURS = {
 _STAND_INS = {"model": "embedded", "data": ("embedded",), "out": Path()}
 
 
+class ModelEntry(Settings):
+    """One model of a study; what is None is the study's.
+
+    Attributes:
+        model: A folder, a hub id, or `embedded`.
+        template: Its chat template.
+        chat_template_kwargs: What else that is told.
+    """
+
+    model: str
+    template: str | None = None
+    chat_template_kwargs: dict[str, JsonValue] | None = None
+
+
 class TaskSettings(Settings):
     """What is learnt, and how it is tested: files, or problems we generate.
 
@@ -148,6 +162,7 @@ class ExperimentConfig(Settings):
     Attributes:
         title: Of the report.
         notes: Printed in the report, such as what differs from a published protocol.
+        models: Those it is about; a text stands for an entry with that `model`.
         tasks: What is learnt.
         retention: What should not be forgotten, beside the other tasks.
         answers: The variants, in the order of the report.
@@ -161,7 +176,7 @@ class ExperimentConfig(Settings):
 
     title: str
     notes: tuple[str, ...] = ()
-    models: tuple[str, ...] = Field(min_length=1)
+    models: tuple[ModelEntry, ...] = Field(min_length=1)
     precision: Precision = "nf4"
     compute_dtype: ComputeDtype = "auto"
     device: Device = "auto"
@@ -181,6 +196,22 @@ class ExperimentConfig(Settings):
     rewrite: dict[str, Any] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)
     eval: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _entries(cls, value: Any) -> Any:  # noqa: ANN401 - whatever the file holds
+        if not isinstance(value, list | tuple):
+            return value
+        return [{"model": one} if isinstance(one, str) else one for one in value]
+
+    @field_validator("models")
+    @classmethod
+    def _each_once(cls, value: tuple[ModelEntry, ...]) -> tuple[ModelEntry, ...]:
+        names = [entry.model for entry in value]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"`{name}` is named more than once")
+        return value
 
     @field_validator("score", "rewrite", "train", "eval")
     @classmethod
@@ -248,15 +279,17 @@ class ExperimentConfig(Settings):
         return None if variant.file is None else variant.file.replace("{task}", task)
 
     def model_settings(self, model: str) -> dict[str, Any]:
-        """Give what every command is told about the model."""
+        """Give what every command is told about a model of the study."""
+        (entry,) = (entry for entry in self.models if entry.model == model)
+        own = entry.model_dump(exclude_none=True)
         return {
-            "model": model,
             "precision": self.precision,
             "compute_dtype": self.compute_dtype,
             "device": self.device,
             "download": self.download,
             "template": self.template,
             "chat_template_kwargs": self.chat_template_kwargs,
+            **own,
         }
 
 

@@ -77,9 +77,12 @@ def predict_steps(config: ExperimentConfig, plan: Plan) -> dict[str, float]:
 
 def _cell_tokens(config: ExperimentConfig, cell: Cell) -> dict[str, float]:
     """Count the tokens of the steps of a model and task, by key."""
+    settings = config.model_settings(cell.model)
     folder, _ = resolve_model(cell.model, download=config.download)
     encoder = TextEncoder(
-        folder, template=config.template, chat_template_kwargs=config.chat_template_kwargs
+        folder,
+        template=settings["template"],
+        chat_template_kwargs=settings["chat_template_kwargs"],
     )
     try:
         texts = {name: _count(step, encoder) for name, step in cell.answers.items()}

@@ -55,7 +55,8 @@ class ModelSteps:
     Args:
         config: The study.
         maker: Makes its steps.
-        model: A name of `config.models`.
+        model: As the study names it.
+        label: What tells it from the study's other models.
         loaded: Shared by all models of the study.
 
     Raises:
@@ -63,22 +64,28 @@ class ModelSteps:
     """
 
     def __init__(
-        self, config: ExperimentConfig, maker: StepMaker, model: str, loaded: LoadedModel
+        self,
+        config: ExperimentConfig,
+        maker: StepMaker,
+        model: str,
+        label: str,
+        loaded: LoadedModel,
     ) -> None:
         folder, _ = resolve_model(model, download=config.download)
-        self.name = Path(model).name
+        self.model = model
+        self.label = label
         self._config = config
         self._maker = maker
         self._loaded = loaded
         self._settings = config.model_settings(model)
-        template = config.template
+        template = self._settings["template"]
         self._base = {
             "model": hash_model(folder),
             "precision": config.precision,
             "compute_dtype": config.compute_dtype,
             "device": choose_device(config.device).type,
             "template": Path(template).read_text("utf-8") if Path(template).is_file() else template,
-            "chat_template_kwargs": config.chat_template_kwargs,
+            "chat_template_kwargs": self._settings["chat_template_kwargs"],
             "versions": {"fam-engine": __version__, "torch": torch.__version__},
         }
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fam_engine.data.reading import check_file
 from fam_engine.errors import FamEngineError, InputError
+from fam_engine.jobs.data_files import names_apart
 from fam_engine.jobs.experiment.answer_steps import AnswerSteps
 from fam_engine.jobs.experiment.config import ExperimentConfig
 from fam_engine.jobs.experiment.model_steps import LoadedModel, ModelSteps
@@ -25,7 +26,8 @@ class Cell:
     """One model and one task.
 
     Attributes:
-        model: Its name.
+        model: As the study names it.
+        label: As the report does: what tells it from the study's other models.
         task: Its name.
         questions: The step of its training questions.
         answers: Variant -> the step that leaves its records.
@@ -35,6 +37,7 @@ class Cell:
     """
 
     model: str
+    label: str
     task: str
     questions: Step
     answers: dict[str, Step]
@@ -76,12 +79,14 @@ def plan_study(config: ExperimentConfig, out: Path) -> Plan:
     maker = StepMaker(out)
     answers = AnswerSteps(config, maker)
     loaded = LoadedModel()
-    models = {name: ModelSteps(config, maker, name, loaded) for name in config.models}
+    models = [entry.model for entry in config.models]
+    labels = names_apart([Path(model).parts for model in models])
     cells = []
-    for model, steps in models.items():
+    for model, label in zip(models, labels, strict=True):
+        steps = ModelSteps(config, maker, model, label, loaded)
         for task in config.tasks:
             made = {name: answers.variant(task, name, steps) for name in config.variants_of(task)}
-            cells.append(_cell(config, answers, steps, model, task, made))
+            cells.append(_cell(config, answers, steps, task, made))
     return Plan(cells, unique([*maker.of_kind("questions"), *_in_order(config, cells)]))
 
 
@@ -89,10 +94,10 @@ def _cell(
     config: ExperimentConfig,
     answers: AnswerSteps,
     steps: ModelSteps,
-    model: str,
     task: str,
     made: dict[str, Step],
 ) -> Cell:
+    model = steps.model
     tests = [answers.test(name) for name in config.tasks if name == task]
     tests += [answers.retention(name) for name in config.tasks if name != task]
     tests += [answers.retention(name) for name in config.retention]
@@ -108,7 +113,9 @@ def _cell(
             training = steps.train(label, made[name], variant.train, seed)
             trainings[name, seed] = training
             evaluations[name, seed] = steps.test(label, tests, training)
-    return Cell(model, task, answers.training(task), made, scores, trainings, evaluations)
+    return Cell(
+        model, steps.label, task, answers.training(task), made, scores, trainings, evaluations
+    )
 
 
 def _in_order(config: ExperimentConfig, cells: list[Cell]) -> Iterator[Step]:
