@@ -299,7 +299,8 @@ class RecordEncoder:
             form: `turns`, `turns and answer`, `prompt`, `question` or `instruction`.
             columns: (column, what it holds): `prompt`, `input`, `response`, `id`, `source`, `group`,
                 `correct`, or `checked` for a label that only has to be one,
-                `handed` for what only Python hands to a template.
+                `history` for what only Python makes turns of, `handed` for what only Python hands to a
+                template.
             num_threads: At most so many threads (default: as many as the machine has).
         """
 

@@ -44,7 +44,10 @@ pub enum Field {
     Correct,
     /// A label that must be text or a number but is not needed.
     Checked,
-    /// What only Python hands to a template: a row where it is not null is for it.
+    /// What only Python makes turns of: a row where it holds some is for it.
+    History,
+    /// What only Python hands to a template: a row where it is neither null nor an empty text is for
+    /// it.
     Handed,
 }
 
@@ -110,7 +113,8 @@ impl Fields {
                     Field::Group => labels.group = tree.label(value)?,
                     Field::Correct => labels.correct = tree.truth(value)?,
                     Field::Checked => tree.check_label(value)?,
-                    Field::Handed => tree.nothing(value)?,
+                    Field::History => tree.blank(value).or_else(|| tree.empty_list(value))?,
+                    Field::Handed => tree.blank(value)?,
                 }
             }
         }
@@ -162,6 +166,18 @@ impl<'a> Tree<'a> {
 
     fn nothing(self, node: usize) -> Option<()> {
         (self.kind(node) == Kind::Null).then_some(())
+    }
+
+    /// Null or an empty text.
+    fn blank(self, node: usize) -> Option<()> {
+        let here = self.nodes.get(node)?;
+        let is_empty = here.kind == Kind::Plain && here.end - here.start == 2;
+        (is_empty || here.kind == Kind::Null).then_some(())
+    }
+
+    fn empty_list(self, node: usize) -> Option<()> {
+        let here = self.nodes.get(node)?;
+        (here.kind == Kind::Array && here.after == node + 1).then_some(())
     }
 
     /// The keys and values of an object.

@@ -45,6 +45,40 @@ def test_every_form_gives_context_and_response(
     assert (record.verbatim, record.response) == (verbatim, response)
 
 
+@pytest.mark.parametrize(
+    ("row", "context", "verbatim"),
+    [
+        ({"messages": CHAT}, [("user", "Hi")], "S\nHi\n"),
+        ({"prompt": "P", "response": "R"}, [("user", "P")], "S\nP"),
+        ({"instruction": "I", "output": "O"}, [("user", "I")], "S\nI\n"),
+        ({"messages": [{"role": "system", "content": "S"}, *CHAT]}, [("user", "Hi")], "S\nHi\n"),
+    ],
+)
+def test_a_column_may_hold_the_system_turn(
+    row: dict[str, Any], context: list[tuple[str, str]], verbatim: str
+) -> None:
+    record = read({**row, "system": "S"})
+    assert record.context == (Message("system", "S"), *(Message(*turn) for turn in context))
+    assert record.verbatim == verbatim
+    assert read({"prompt": "P", "response": "R", "system": ""}).context == (Message("user", "P"),)
+
+
+def test_an_instruction_may_have_turns_before_it() -> None:
+    row = {"instruction": "I", "input": "x", "output": "O", "system": "S"}
+    record = read({**row, "history": [["a", "b"], ["c", "d"]]})
+    assert [turn.role for turn in record.context] == ["system", *("user", "assistant") * 2, "user"]
+    assert record.verbatim == "S\na\nb\nc\nd\nI\n\nx\n"
+    for nothing in ([], "", None):
+        assert read({**row, "history": nothing}) == read(row)
+
+
+def test_what_stands_in_for_null_in_other_columns_is_absent() -> None:
+    row = {"prompt": "P", "response": "R"}
+    assert read({**row, "tools": "", "chat_template_kwargs": ""}) == read(row)
+    turns = [{**turn, "from": None, "value": None} for turn in CHAT]
+    assert read({"messages": turns}) == read({"messages": CHAT})
+
+
 def test_labels_have_defaults_and_are_kept() -> None:
     plain = read({"prompt": "P", "response": "R"})
     assert (plain.id, plain.source, plain.group, plain.correct) == ("a.jsonl:3", "a", None, None)
@@ -78,6 +112,14 @@ def test_a_gold_answer_may_be_true_or_false() -> None:
         ({"messages": [None]}, "E_RECORD_TYPE", "is null, expected an object"),
         ({"prompt": "P", "response": "R", "source": {}}, "E_RECORD_TYPE", "`source`"),
         ({"messages": CHAT[:1]}, "E_RECORD_ROLE", "assistant"),
+        ({"prompt": "P", "response": "R", "system": 1}, "E_RECORD_TYPE", "`system`"),
+        (
+            {"messages": [{"role": "system", "content": "T"}, *CHAT], "system": "S"},
+            "E_RECORD_ROLE",
+            "field `system` and the first turn, a system turn, say different things",
+        ),
+        ({"instruction": "I", "output": "O", "history": "a"}, "E_RECORD_TYPE", "list of pairs"),
+        ({"instruction": "I", "output": "O", "history": [["a"]]}, "E_RECORD_TYPE", "list of pairs"),
         ({"messages": "Hi"}, "E_RECORD_TYPE", "`messages`"),
         (
             {"messages": [{"role": "robot", "content": "x"}]},
@@ -106,7 +148,7 @@ def test_columns_can_be_mapped() -> None:
 
 
 def test_every_column_of_every_form_can_be_mapped() -> None:
-    columns = {column for form in FORMS for column in form.columns} | {"input"}
+    columns = {column for form in FORMS for column in (*form.columns, *form.beside)}
     assert columns < set(RECORD_FIELDS)
 
 

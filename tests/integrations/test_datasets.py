@@ -79,6 +79,14 @@ def test_instructions_keep_their_input(mapper: FamiliarityMapper) -> None:
     assert with_input["nll_sum"][0] != with_input["nll_sum"][1]
 
 
+def test_what_a_model_is_told_beside_is_handed_on(mapper: FamiliarityMapper) -> None:
+    batch = {"prompt": ["add"] * 2, "response": ["x"] * 2, "system": ["", "be brief"]}
+    alone, told = mapper(batch)["nll_sum"]
+    assert alone != told
+    tools = mapper({**batch, "tools": [None, "nothing"]})["error"]
+    assert [error is None for error in tools] == [True, False]
+
+
 def test_a_single_row_is_refused(mapper: FamiliarityMapper, rows: Dataset) -> None:
     with pytest.raises(UsageError, match="batched=True"):
         rows.map(mapper)

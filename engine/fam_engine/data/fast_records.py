@@ -15,7 +15,7 @@ import numpy as np
 
 from fam_engine._rust_tokenize import LineChunk, RecordBatch, RecordEncoder
 from fam_engine.data.compiled_templates import CompiledTemplate, Shape
-from fam_engine.data.records import RecordForm, column_of, detect_form, read_record
+from fam_engine.data.records import TOLD, RecordForm, column_of, detect_form, read_record
 from fam_engine.data.tokenizer import Encoded, TextEncoder
 from fam_engine.data.turns import Message
 
@@ -24,8 +24,6 @@ FLAGS = ("special_in_text", "template_altered", "boundary_merged", "first_token_
 _LABELS = {"id": "id", "source": "source", "group": "group", "correct": "correct"}
 # Labels nobody asks for here, but of which a wrong type is an error.
 _CHECKED = ("answer", "task")
-# What makes a record one for Python.
-_HANDED = ("tools", "chat_template_kwargs")
 # Beyond this a data set has no usual shapes.
 _MAX_SHAPES = 256
 
@@ -114,10 +112,11 @@ def _fields(form: RecordForm, columns: Mapping[str, str]) -> list[tuple[str, str
     if len(form.columns) > 1:
         fields[form.columns[-1]] = "response"
     if form.layout == "instruction":
-        fields["input"] = "input"
+        fields |= {"input": "input", "history": "history"}
     # In the question/answer form `answer` is the response itself.
     fields |= dict.fromkeys((name for name in _CHECKED if name not in form.columns), "checked")
-    fields |= dict.fromkeys(_HANDED, "handed")
+    # What makes a record one for Python.
+    fields |= dict.fromkeys(TOLD, "handed")
     named = ((column_of(name, columns), kind) for name, kind in fields.items())
     return [(column, kind) for column, kind in named if column is not None]
 

@@ -86,6 +86,8 @@ class Record:
         return self.turn or Message("assistant", self.response)
 
 
+# What rows of any form may have beside their texts for a model to read.
+TOLD = ("system", "tools", "chat_template_kwargs")
 # The turns before the answer, the verbatim prompt, the answer.
 _Parts = tuple[tuple[Message, ...], str, Message]
 _Reader = Callable[[Mapping[str, Any]], _Parts]
@@ -107,6 +109,11 @@ class RecordForm:
     layout: Layout
     columns: tuple[str, ...]
     read: _Reader
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """Columns that a row may have beside these, and what the model reads depends on."""
+        return ("input", "history", *TOLD) if self.layout == "instruction" else TOLD
 
 
 def detect_form(row: Mapping[str, Any]) -> RecordForm:
@@ -173,7 +180,7 @@ def read_record(
     """
     if missing := _missing(row, form):
         raise _missing_field(missing[0], row, form)
-    context, verbatim, answer = form.read(row)
+    context, verbatim, answer = _with_system(row, form.read(row))
     if not answer.content and not answer.tool_calls:
         raise RecordError("E_EMPTY_RESPONSE", "the response is empty, expected some text")
     told = read_told(row)
@@ -255,6 +262,22 @@ def _conversation(turns: tuple[Message, ...], name: str) -> _Parts:
     return turns[:-1], joined_turns(turns[:-1]), turns[-1]
 
 
+def _with_system(row: Mapping[str, Any], parts: _Parts) -> _Parts:
+    """Put what a column says to the model before everything into a turn of its own, as LLaMA-Factory does."""
+    context, verbatim, answer = parts
+    if row.get("system") in (None, ""):
+        return parts
+    system = Message("system", text_of(row, "system"))
+    if context and context[0].role in ("system", "developer"):
+        if context[0].content == system.content:
+            return parts
+        raise RecordError(
+            "E_RECORD_ROLE",
+            "field `system` and the first turn, a system turn, say different things",
+        )
+    return (system, *context), f"{system.content}\n{verbatim}", answer
+
+
 def _answer(row: Mapping[str, Any], name: str) -> Message:
     return Message("assistant", text_of(row, name))
 
@@ -292,7 +315,24 @@ def _read_instruction(row: Mapping[str, Any]) -> _Parts:
     text = text_of(row, "instruction")
     if row.get("input"):
         text = f"{text}\n\n{text_of(row, 'input')}"
-    return (Message("user", text),), f"{text}\n", _answer(row, "output")
+    turns = (*_read_history(row), Message("user", text))
+    return turns, joined_turns(turns), _answer(row, "output")
+
+
+def _read_history(row: Mapping[str, Any]) -> tuple[Message, ...]:
+    """Read the turns before an instruction: a list of pairs, what was asked and what was answered."""
+    history = row.get("history")
+    if history in (None, "", []):
+        return ()
+    turns = []
+    for pair in history if isinstance(history, list) else [history]:
+        if not isinstance(pair, list) or [type(text) for text in pair] != [str, str]:
+            raise RecordError(
+                "E_RECORD_TYPE",
+                "field `history` is no list of pairs of texts, expected [[asked, answered], ...]",
+            )
+        turns += [Message("user", pair[0]), Message("assistant", pair[1])]
+    return tuple(turns)
 
 
 # The first form whose columns are all there wins, so the more telling ones come first.

@@ -163,9 +163,9 @@ def read_told(row: Mapping[str, Any]) -> Told:
 
 
 def _read_tools(value: object) -> Tools | None:
-    if isinstance(value, str):
+    if isinstance(value, str) and value:
         value = _from_json(value, _no_tools)
-    if value is None:
+    if value is None or value == "":  # LLaMA-Factory writes rows without tools so
         return None
     if not isinstance(value, list) or not all(isinstance(tool, Mapping) for tool in value):
         raise _no_tools(type_name(value))
@@ -175,9 +175,9 @@ def _read_tools(value: object) -> Tools | None:
 
 
 def _read_kwargs(value: object) -> Mapping[str, Any]:
-    if isinstance(value, str):
+    if isinstance(value, str) and value:
         value = _from_json(value, _no_kwargs)
-    if value is None:
+    if value is None or value == "":
         return {}
     if not isinstance(value, Mapping):
         raise _no_kwargs(type_name(value))
@@ -219,7 +219,7 @@ def type_name(value: object) -> str:
 def _turn(turn: object, name: str) -> Message:
     if not isinstance(turn, Mapping):
         raise RecordError("E_RECORD_TYPE", f"`{name}` is {type_name(turn)}, expected an object")
-    speaker, said, roles = _SHAREGPT if "from" in turn else _OWN
+    speaker, said, roles = _OWN if turn.get("from") is None else _SHAREGPT
     role = _role(turn.get(speaker), roles, name)
     if turn[speaker] == _CALLER:
         calls = _read_calls(text_of(turn, said), name)

@@ -119,7 +119,7 @@ class FamiliarityMapper:
             form = detect_form(mapped)
         except RecordError as error:
             raise InputError(error.reason, code=error.code) from None
-        names = [*form.columns, *(["input"] if form.layout == "instruction" else [])]
+        names = (*form.columns, *form.beside)
         texts = {name: mapped[name] for name in names if mapped.get(name) is not None}
         if not all(isinstance(values, list) for values in texts.values()):
             raise UsageError(

@@ -102,6 +102,7 @@ fn to_field(name: &str) -> PyResult<Field> {
         "group" => Field::Group,
         "correct" => Field::Correct,
         "checked" => Field::Checked,
+        "history" => Field::History,
         "handed" => Field::Handed,
         other => return Err(unknown("field", other)),
     })

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from fam_engine.config import ExportConfig
-from fam_engine.data.records import Record
+from fam_engine.data.records import Record, detect_form, read_record
 from fam_engine.data.turns import Message
 from fam_engine.errors import InputError, RecordError, StorageError, UsageError
 from fam_engine.jobs.exporting.formats import FORMATS
@@ -110,6 +110,22 @@ def test_what_llama_factory_would_leave_out_is_told(turns: list[tuple[str, str]]
     with pytest.raises(RecordError, match="a turn of role"):
         FORMATS["llama-factory"].row(record(*turns))
     assert FORMATS["trl"].row(record(*turns))  # others take it
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_only_what_the_text_alone_says_is_written(name: str) -> None:
+    def row(content: object, **more: object) -> dict[str, Any]:
+        turns = [{"role": "user", "content": content}, {"role": "assistant", "content": "Yes."}]
+        found = {"messages": turns, **more}
+        read = read_record(found, detect_form(found), file="a", line=1, stem="a")
+        return FORMATS[name].row(read)
+
+    parts = [{"type": "text", "text": text} for text in ("Is 7 ", "prime?")]
+    with pytest.raises(RecordError) as caught:
+        row(parts)
+    assert caught.value.code == "E_EXPORT_PARTS"
+    whole = row("Is 7 prime?")
+    assert whole == row([{"type": "text", "text": "Is 7 prime?"}]) == row("Is 7 prime?", tools=[])
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -121,6 +121,9 @@ odd_labels = st.fixed_dictionaries(
         "task": st.one_of(texts, odd),
         "answer": st.one_of(texts, odd),
         "tools": st.one_of(st.none(), st.just([]), odd),
+        "chat_template_kwargs": odd,
+        "system": st.one_of(texts, odd),
+        "history": st.one_of(st.just([["a", "b"]]), odd),
         "other": odd,
     },
 )

@@ -39,12 +39,15 @@ class ExportFormat:
 def _check_turns(record: Record) -> None:
     """Refuse an answer that answers nobody: every tool's template opens the assistant's turn itself.
 
-    And calls of tools and reasoning, which each of them has under other names, and what one record alone tells the
-    template, which two of them do not read.
+    And calls of tools and reasoning, which each of them has under other names, what one record alone tells the
+    template, which two of them do not read, and several parts, which each template joins in its own way.
     """
-    if record.is_more_than_texts or record.told:
+    told, turns = record.told, (*record.context, record.answer_turn())
+    if told.tools or told.kwargs or any(turn.is_written for turn in turns):
         found = "tools, calls, reasoning or chat_template_kwargs"
         raise RecordError("E_EXPORT_TOOLS", f"has {found}, expected texts only")
+    if any(turn.has_parts and len(turn.for_template()["content"]) > 1 for turn in turns):
+        raise RecordError("E_EXPORT_PARTS", "has a turn of several parts, expected one text each")
     last = record.context[-1].role if record.context else None
     if last not in ("user", "tool"):
         found = f"a turn of role `{last}`" if last else "no turn"

@@ -10,14 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fam_engine.data.records import found_columns
+from fam_engine.data.records import TOLD, found_columns
 from fam_engine.errors import RecordError
 
 # Kept beside the prompt, if there.
-_LABELS = (
-    *("id", "group", "answer", "task", "choices", "tests", "kind"),
-    *("tools", "chat_template_kwargs"),
-)
+_LABELS = ("id", "group", "answer", "task", "choices", "tests", "kind", *TOLD)
 # What a row asks with, in the order it is looked for -> where its answer goes.
 RESPONSE_COLUMNS = {
     "messages": "response",
@@ -74,8 +71,9 @@ def as_question(row: Mapping[str, Any], kind: str) -> dict[str, Any]:
         if isinstance(turns, list) and row.get("response") is None and _ends_in_answer(turns):
             turns = turns[:-1]
         prompt = {"messages": turns}
-    elif kind == "instruction" and row.get("input") is not None:
-        prompt["input"] = row["input"]
+    elif kind == "instruction":
+        beside = ("input", "history")
+        prompt |= {name: row[name] for name in beside if row.get(name) is not None}
     # The answer's place comes last: in a question/answer row it is the `answer` among the labels.
     return {**prompt, **labels, RESPONSE_COLUMNS[kind]: STAND_IN}
 
