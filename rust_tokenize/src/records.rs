@@ -105,7 +105,8 @@ pub struct Records {
     pub flags: Vec<u8>,
     /// Bytes of each answer.
     pub num_bytes: Vec<usize>,
-    /// What else each row says; the group, where it does not, is named after the context.
+    /// What else each row says; the group, where it does not, is named after the context
+    /// as it is encoded alone.
     pub labels: Vec<Labels>,
     /// Ids that end each record's targets without being of its answer.
     pub num_eot: u8,
@@ -121,6 +122,8 @@ struct Scratch {
     context: Vec<i32>,
     response: Vec<i32>,
     joint: Vec<i32>,
+    /// Name of the context as it is encoded alone, where `context` is another.
+    prompt_name: Option<String>,
 }
 
 impl RecordEncoder {
@@ -212,7 +215,9 @@ impl RecordEncoder {
         if !self.fits(scratch) {
             return false;
         }
-        labels.group.get_or_insert_with(|| context_name(&scratch.context));
+        labels.group.get_or_insert_with(|| {
+            scratch.prompt_name.take().unwrap_or_else(|| context_name(&scratch.context))
+        });
         records.lines.push(chunk.number(index));
         records.context_ids.extend_from_slice(&scratch.context);
         records.context_ends.push(records.context_ids.len());
@@ -244,6 +249,7 @@ impl RecordEncoder {
         scratch.context.clear();
         scratch.response.clear();
         scratch.joint.clear();
+        scratch.prompt_name = None;
         let head = self.encode_answer(scratch)?;
         let is_merged = if self.settings.has_template {
             let Some(shape) = self.shapes.get(&scratch.conversation.roles) else {
@@ -409,10 +415,11 @@ impl RecordEncoder {
     /// Compares the context from `start` on and the first `num_head` ids of the response with both
     /// encoded together.
     fn meet(&self, start: usize, num_head: usize, scratch: &mut Scratch) -> bool {
-        let Scratch { context, response, joint, .. } = scratch;
+        let Scratch { context, response, joint, prompt_name, .. } = scratch;
         let own = &context[start..];
         let is_same = joint.strip_prefix(own).is_some_and(|rest| *rest == response[..num_head]);
         if self.settings.joint && !is_same {
+            *prompt_name = Some(context_name(self.begun(context, response)));
             joint.extend_from_slice(&response[num_head..]);
             let cut = own.len().min(joint.len());
             response.clear();
@@ -423,17 +430,27 @@ impl RecordEncoder {
         !is_same
     }
 
+    /// What stands before the first token to be scored: the context or, if that is empty, what a
+    /// plain prompt begins with or the first token of the response.
+    fn begun<'a>(&'a self, context: &'a [i32], response: &'a [i32]) -> &'a [i32] {
+        match &self.settings.bos {
+            _ if !context.is_empty() => context,
+            Some(bos) => std::slice::from_ref(bos),
+            None => &response[..response.len().min(1)],
+        }
+    }
+
     /// Sees to it that something stands before the first token to be scored.
     fn give_first(&self, scratch: &mut Scratch) -> u8 {
         if !scratch.context.is_empty() {
             return 0;
         }
-        if let Some(bos) = self.settings.bos {
-            scratch.context.push(bos);
+        let Scratch { context, response, .. } = scratch;
+        context.extend_from_slice(self.begun(&[], response));
+        if self.settings.bos.is_some() {
             return 0;
         }
-        let first = scratch.response.len().min(1);
-        scratch.context.extend(scratch.response.drain(..first));
+        response.drain(..context.len());
         FIRST_TOKEN_UNSCORED
     }
 }

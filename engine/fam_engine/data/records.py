@@ -38,7 +38,7 @@ class Record:
         response: The answer's text; empty only where the answer is calls of tools and nothing else.
         id: Name of the record, `file:line` by default.
         source: Who wrote the answer; the file's stem by default.
-        group: What the answer answers; None: the hash of the prompt ids.
+        group: What the answer answers; None: the hash of the prompt's ids, encoded alone and uncut.
         correct: Whether the answer is right, where known.
         told: What the template is told beside the turns.
         turn: The answer as a turn, where it is more than one text.

@@ -10,7 +10,7 @@ prompt's ids. `boundary="joint"` still does it, to reproduce published figures.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -51,6 +51,8 @@ class Encoded:
         context_text: The context as text, for showing.
         response_text: The response as text; of an answer that calls tools what the template writes.
         flags: What is unusual about it.
+        prompt_ids: int32, the context as it is encoded alone and before it is cut: what names the
+            question. Usually the very array `context_ids`.
     """
 
     context_ids: Ids
@@ -59,6 +61,7 @@ class Encoded:
     context_text: str
     response_text: str
     flags: tuple[str, ...]
+    prompt_ids: Ids
 
 
 class TextEncoder:
@@ -185,9 +188,12 @@ class TextEncoder:
         for text, context, response, both in zip(texts, contexts, responses, joint, strict=True):
             merged = not np.array_equal(both, np.concatenate([context, response]))
             flags = (*text.flags, "boundary_merged") if merged else text.flags
+            one = self._finish(context, response, text, flags)
             if self.boundary == "joint":
-                context, response = both[: len(context)], both[len(context) :]
-            encoded.append(self._finish(context, response, text, flags))
+                cut = len(context)
+                together = self._finish(both[:cut], both[cut:], text, flags)
+                one = replace(together, prompt_ids=one.prompt_ids)
+            encoded.append(one)
         return encoded
 
     def _responses(self, texts: Sequence[Texts]) -> list[Ids]:
@@ -213,6 +219,7 @@ class TextEncoder:
             self._stand_ins.restore(text.context),
             self._stand_ins.restore(text.response),
             flags,
+            prompt_ids=context,
         )
 
     def _contexts(self, texts: Sequence[str]) -> list[Ids]:

@@ -97,7 +97,7 @@ def _ids(asked: ScoreRequest, served: Served) -> list[Encoded]:
     assert isinstance(asked.prompt, list)
     context = served.ids(asked.prompt, "prompt")
     return [
-        Encoded(context, served.ids(ids, "responses"), _NO_IDS, "", "", ())  # type: ignore[arg-type]
+        Encoded(context, served.ids(ids, "responses"), _NO_IDS, "", "", (), context)  # type: ignore[arg-type]
         for ids in asked.responses
     ]
 

@@ -310,6 +310,21 @@ fn labels_are_read_and_a_group_is_named_after_its_context() {
 }
 
 #[test]
+fn a_group_is_the_same_question_whatever_the_boundary() {
+    let groups = |settings: Settings| {
+        let lines = [r#"{"p":"a","r":"bc"}"#, r#"{"p":"a","r":"xb"}"#, r#"{"p":"b","r":"bc"}"#];
+        let records = encode(&encoder(settings, false), Form::Prompt, &lines.join("\n"));
+        records.labels.into_iter().map(|labels| labels.group.unwrap()).collect::<Vec<_>>()
+    };
+    for has_template in [true, false] {
+        let separate = groups(Settings { has_template, ..settings() });
+        assert_eq!(separate[0], separate[1]);
+        assert_ne!(separate[0], separate[2]);
+        assert_eq!(groups(Settings { has_template, joint: true, ..settings() }), separate);
+    }
+}
+
+#[test]
 fn threads_do_not_change_the_outcome() {
     let encoder = encoder(settings(), false);
     let good = format!(r#"{{"p":"{}","r":"bc"}}"#, "ab ".repeat(60));

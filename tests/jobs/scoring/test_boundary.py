@@ -17,6 +17,13 @@ from tests.jobs.training.small_job import Notes, write_records
 
 # Encoded as one text, `th` and `e` share a token.
 RECORDS = [{"prompt": "Janet ate th", "response": "e eggs"}]
+# Siblings whose prompts end in other tokens when they are encoded with their answers. The first record of a
+# file is read in Python, the others in Rust.
+SIBLINGS = [
+    {"prompt": f"{name} ate th", "response": response}
+    for name in ("Janet", "Peter")
+    for response in ("e eggs", "ree eggs", "5 eggs")
+]
 
 
 def test_joint_encodes_prompt_and_response_together(tmp_path: Path) -> None:
@@ -47,6 +54,23 @@ def test_joint_encodes_prompt_and_response_together(tmp_path: Path) -> None:
     # Cut at the length of the context alone, wherever that falls.
     assert ids["joint"] == whole[len(context) :]
     assert ids["joint"] != ids["separate"]
+
+
+def test_a_question_is_one_group_whatever_the_boundary(tmp_path: Path) -> None:
+    data = write_records(tmp_path / "data.jsonl", SIBLINGS)
+    groups = {}
+    for boundary in ("separate", "joint"):
+        out = tmp_path / boundary
+        run_score(
+            ScoreConfig(
+                model="embedded", data=(str(data),), out=out, boundary=boundary, device="cpu"
+            ),
+            Notes(),
+        )
+        groups[boundary] = pq.read_table(out / "scores.parquet")["group"].to_pylist()
+    first, second = groups["separate"][0], groups["separate"][3]
+    assert first != second
+    assert groups["separate"] == groups["joint"] == [first] * 3 + [second] * 3
 
 
 def test_a_run_with_the_other_boundary_is_another_run(tmp_path: Path) -> None:

@@ -204,6 +204,21 @@ def test_a_long_prompt_can_be_cut_but_never_a_response(tiny_model: Path, tmp_pat
     assert row["nll_sum"] == pytest.approx(-kept.sum(), abs=1e-9)
 
 
+def test_a_prompt_that_is_cut_stays_its_own_question(tiny_model: Path, tmp_path: Path) -> None:
+    # The answers of one are cut at two places, and what is left of both prompts is the same.
+    records = [
+        {"prompt": f"{name}{'x' * 400}end\n", "response": "b" * num}
+        for name in ("Peter", "Janet")
+        for num in (20, 40)
+    ]
+    data = write(tmp_path / "data.jsonl", records)
+    score(tiny_model, data, tmp_path / "out", on_long="cut-prompt")
+    rows = table(tmp_path / "out")
+    assert [row["flags"] for row in rows] == [["prompt_cut"]] * 4
+    names = [row["group"] for row in rows]
+    assert names[0] == names[1] != names[2] == names[3]
+
+
 def test_ifd_and_in_context_follow_their_definitions(
     tiny_model: Path, data: Path, tmp_path: Path
 ) -> None:

@@ -18,7 +18,7 @@ import json
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -328,13 +328,10 @@ class Ingest:
                 f"is {self.plan.max_length + excess} tokens long, expected at most "
                 f"{self.plan.max_length} (--on-long cut-prompt shortens prompts, never responses)",
             )
-        return Encoded(
-            _cut_left(encoded.context_ids, room, self.encoder.bos_id),
-            encoded.response_ids,
-            encoded.end_of_turn_ids,
-            encoded.context_text,
-            encoded.response_text,
-            (*encoded.flags, "prompt_cut"),
+        return replace(
+            encoded,
+            context_ids=_cut_left(encoded.context_ids, room, self.encoder.bos_id),
+            flags=(*encoded.flags, "prompt_cut"),
         )
 
     def _keep(
@@ -349,7 +346,7 @@ class Ingest:
             context, rest = self.encoder.context_alone(encoded.response_ids)
             if len(rest):
                 alone = writer.add((position, ALONE), context, rest)
-        group = record.group or context_name(encoded.context_ids)
+        group = record.group or context_name(encoded.prompt_ids)
         db.execute(
             _INSERT_RECORD,
             (
