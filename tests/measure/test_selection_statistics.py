@@ -61,6 +61,22 @@ def test_noise_is_not_distinguishable() -> None:
     assert sum(chances) == pytest.approx(1.0)
 
 
+def test_equal_sources_are_first_equally_often() -> None:
+    values = np.random.default_rng(0).normal(size=40)
+    rows = [(name, g, value) for name in "ab" for g, value in enumerate(values)]
+    result = compared([*rows, *(("c", g, value + 1.0) for g, value in enumerate(values))])
+    chances = [entry["probability_first"] for entry in result["sources"].values()]
+    assert chances == [0.5, 0.5, 0.0]
+
+
+def test_a_resample_without_values_has_no_first() -> None:
+    # A quarter of the resamples draw the second question twice, which has no value.
+    result = compared([("a", 0, 1.0), ("b", 0, 2.0), ("a", 1, math.nan)])
+    first, other = (result["sources"][name]["probability_first"] for name in "ab")
+    assert first == pytest.approx(0.75, abs=0.05)
+    assert other == 0.0
+
+
 def test_the_paired_difference_is_that_of_group_means_for_one_answer_a_question() -> None:
     rows = two_sources(shift=0.2, noise=0.5)
     result = compared(rows)["pairs"][0]["difference"]

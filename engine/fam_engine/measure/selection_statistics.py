@@ -48,7 +48,7 @@ def compare_sources(
 
     Returns:
         `sources`: name -> n, num_groups, value, interval, probability_first (share of resamples in
-        which it comes first). `first`: the name, None without any value. `pairs`: source,
+        which it comes first; equal ones share a resample). `first`: the name, None without any value. `pairs`: source,
         num_groups shared with `first`, `difference` (source minus first, before the transform, in
         `unit`), verdict: `behind`, `ahead`, `not distinguishable`, `too few questions`, `no shared
         questions`.
@@ -118,8 +118,10 @@ def _chances(
         ratios[:, code] = np.where(np.isnan(values), np.inf, values)
     if ratios.size == 0:
         return np.zeros(num_sources)
-    firsts = np.bincount(ratios.argmin(axis=1), minlength=num_sources)
-    return firsts / len(ratios)
+    # A resample that drew no values has no first.
+    firsts = (ratios == ratios.min(axis=1, keepdims=True)) & (ratios < np.inf)
+    shares = firsts / np.maximum(firsts.sum(axis=1, keepdims=True), 1)
+    return np.asarray(shares.mean(axis=0))
 
 
 def _ratios(parts: Averaged, rows: Ints, units: Ints, weights: Floats) -> Floats:
