@@ -37,6 +37,12 @@ def test_axis_for_any_values(values: list[float]) -> None:
     assert all(axis.low <= log <= axis.high for log, _ in axis.ticks)
 
 
+def test_ticks_beyond_the_largest_float_are_told_apart() -> None:
+    ticks = fit_axis(np.full(12, 800.0)).ticks
+    assert [text for _, text in ticks] == ["2.66e347", "2.73e347", "2.8e347"]
+    assert [text for _, text in fit_axis(np.array([2.0])).ticks] == ["7.21", "7.39", "7.58"]
+
+
 def test_far_outliers_leave_the_frame() -> None:
     axis = fit_axis(np.append(np.linspace(0.5, 1.5, 99), 700.0))
     assert axis.high < 5.0

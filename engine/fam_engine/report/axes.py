@@ -70,16 +70,15 @@ def _ticks(low: float, high: float) -> tuple[tuple[float, str], ...]:
     if len(inside) > _MAX_TICKS:
         kept = inside[:: math.ceil(len(inside) / _MAX_TICKS)]
         return tuple((log, _label(log)) for log in kept)
-    return tuple((log, f"{math.exp(log):.3g}") for log in np.linspace(low, high, 5)[1:-1].tolist())
+    return tuple((log, _label(log, digits=3)) for log in np.linspace(low, high, 5)[1:-1].tolist())
 
 
-def _label(log: float) -> str:
+def _label(log: float, *, digits: int = 2) -> str:
     exponent = log / math.log(10)
     if exponent > 5 or exponent < -3:
         power = math.floor(exponent + 1e-9)
-        step = round(10 ** (exponent - power))
-        return f"1e{power}" if step == 1 else f"{step}e{power}"
-    return f"{float(f'{math.exp(log):.2g}'):,g}"
+        return f"{10 ** (exponent - power):.{digits}g}e{power}"
+    return f"{float(f'{math.exp(log):.{digits}g}'):,g}"
 
 
 def density(logs: Floats, axis: LogAxis) -> Floats:
