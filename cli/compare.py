@@ -23,7 +23,8 @@ def run(
 ) -> None:
     """Compare two score runs, or two eval runs, record by record.
 
-    Records are joined by id; differences are B minus A, paired, with intervals over questions.
+    Records are joined by id, where it repeats by source, or by file and line.
+    Differences are B minus A, paired, with intervals over questions.
     """
     from rich.console import Console
 

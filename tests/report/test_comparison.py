@@ -10,12 +10,21 @@ from fam_engine.measure.statistics import Floats
 from fam_engine.report.comparison import print_comparison
 
 
-def printed_comparison(sources: list[str], first: Floats, second: Floats) -> str:
+def printed_comparison(
+    sources: list[str], first: Floats, second: Floats, num_unpaired: int = 0
+) -> str:
     questions = [str(n) for n in range(len(sources))]
     metrics = [Metric("nll_mean", first, second)]
     runs = [{"path": name, "n": len(sources), "num_repeated": 0} for name in "ab"]
     only = [{"n": 0, "ids": []}] * 2
-    rest = {"runs": runs, "joined": len(sources), "only": only, "settings": {}}
+    unpaired = [{"n": num_unpaired, "ids": ["q0", "q1"][:num_unpaired]}, only[1]]
+    rest = {
+        "runs": runs,
+        "joined": len(sources),
+        "only": only,
+        "unpaired": unpaired,
+        "settings": {},
+    }
     output = io.StringIO()
     found = compare_rows(questions, sources, questions, metrics, seed=0)
     print_comparison(found | rest, Console(file=output, width=80))
@@ -38,3 +47,11 @@ def test_a_difference_of_rounding_is_not_shown_as_zero() -> None:
     printed = printed_comparison(["one"] * 24, first, first + 4e-6)
     assert "+4e-06  +4e-06 to +4e-06  higher" in printed
     assert "+0.000  +0.000 to +0.000  equal" in printed_comparison(["one"] * 24, first, first)
+
+
+def test_rows_that_are_not_paired_are_told_in_one_line() -> None:
+    values = np.linspace(1.0, 9.0, 24)
+    printed = printed_comparison(["one"] * 24, values, values, num_unpaired=3)
+    assert "not paired, of A: 3 (q0, q1 ...): their id repeats" in printed
+    assert "of B" not in printed
+    assert "not paired" not in printed_comparison(["one"] * 24, values, values)

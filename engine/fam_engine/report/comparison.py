@@ -33,15 +33,24 @@ def print_comparison(comparison: Mapping[str, Any], console: Console) -> None:
     console.print(Text(f"{comparison['joined']:,} records are in both"))
     for letter, only in zip("AB", comparison["only"], strict=True):
         if only["n"]:
-            more = " ..." if only["n"] > len(only["ids"]) else ""
-            ids = f"{', '.join(only['ids'])}{more}"
-            console.print(Text(visible(f"only in {letter}: {only['n']:,} ({ids})")))
+            console.print(Text(visible(f"only in {letter}: {_some(only)}")))
+    for letter, unpaired in zip("AB", comparison["unpaired"], strict=True):
+        if unpaired["n"]:
+            why = (
+                "their id repeats, and neither source nor file and line finds them in the other run"
+            )
+            console.print(Text(visible(f"not paired, of {letter}: {_some(unpaired)}: {why}")))
     for metric in comparison["overall"]["metrics"]:
         _print_metric(comparison, metric, console)
     for remark in too_few(comparison["sources"]):
         console.print(Text(remark, style="dim"))
     _print_changed(comparison, console)
     _print_settings(comparison["settings"], console)
+
+
+def _some(rows: Mapping[str, Any]) -> str:
+    more = " ..." if rows["n"] > len(rows["ids"]) else ""
+    return f"{rows['n']:,} ({', '.join(rows['ids'])}{more})"
 
 
 def _print_metric(comparison: Mapping[str, Any], metric: str, console: Console) -> None:

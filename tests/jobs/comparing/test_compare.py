@@ -22,10 +22,13 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def scored(tmp_path: Path) -> Write:
-    """Write what a score run leaves: (id, source, group, nll_mean) a row."""
+    """Write what a score run leaves: (id, source, group, nll_mean) a row, and (file, line) of each."""
 
     def write(
-        name: str, rows: Sequence[tuple[str, str, str, float | None]], **settings: object
+        name: str,
+        rows: Sequence[tuple[str, str, str, float | None]],
+        places: Sequence[tuple[str, int]] | None = None,
+        **settings: object,
     ) -> Path:
         folder = tmp_path / name
         folder.mkdir()
@@ -37,13 +40,17 @@ def scored(tmp_path: Path) -> Write:
             (
                 blank
                 | {
+                    "file": file,
+                    "line": line,
                     "id": one,
                     "source": source,
                     "group": group,
                     "nll_mean": nll,
                     "bits_per_byte": None if nll is None else 2 * nll,
                 }
-                for one, source, group, nll in rows
+                for (one, source, group, nll), (file, line) in zip(
+                    rows, places or [("data.jsonl", n + 1) for n in range(len(rows))], strict=True
+                )
             ),
         )
         (folder / "summary.json").write_text(
@@ -101,10 +108,96 @@ def test_records_in_one_only_repeated_ids_and_missing_values(scored: Write) -> N
     assert found["joined"] == 3
     assert found["only"] == [{"n": 1, "ids": ["old"]}, {"n": 0, "ids": []}]
     assert found["runs"][0]["num_repeated"] == 2
-    # The second `x` belongs to the second one; `y` has no value to compare.
+    # The `x` of line 2 belongs to that of line 2; `y` has no value to compare.
     assert [row["difference"] for row in found["changed"]] == [1.0, 0.5]
     assert found["overall"]["metrics"]["nll_mean"]["n"] == 2
     assert found["settings"] == {"model": ["m", "n"]}
+
+
+def samples(source: str, file: str, values: Sequence[float]) -> tuple[list[Any], list[Any]]:
+    """Give rows and places of answers to one question, of one id."""
+    rows = [("q", source, "g", value) for value in values]
+    return rows, [(file, n + 1) for n in range(len(rows))]
+
+
+def test_answers_to_one_id_are_told_apart_by_source(scored: Write) -> None:
+    (human, of_human), (gpt, of_gpt) = (
+        samples("human", "human.jsonl", [1.0]),
+        samples("gpt", "gpt.jsonl", [5.0]),
+    )
+    first = scored("a", human + gpt, of_human + of_gpt, model="m")
+    turned = compare_runs(first, scored("b", gpt + human, of_gpt + of_human, model="m"))
+    assert (turned["joined"], turned["changed"]) == (2, [])
+    # Files put together: source tells what file and line do not.
+    merged = scored("c", gpt + human, [("all.jsonl", 1), ("all.jsonl", 2)], model="m")
+    assert compare_runs(first, merged)["changed"] == []
+    alone = scored("d", gpt, of_gpt, model="m")
+    for runs, human_rows in (((first, alone), [1, 0]), ((alone, first), [0, 1])):
+        found = compare_runs(*runs)
+        assert list(found["sources"]) == ["gpt"]
+        assert found["changed"] == []
+        assert [one["n"] for one in found["unpaired"]] == human_rows
+        assert [one["n"] for one in found["only"]] == [0, 0]
+
+
+@pytest.mark.parametrize("file", ["data.jsonl", "./data.jsonl", "moved/data.jsonl"])
+def test_a_sample_that_was_left_out_does_not_shift_the_others(scored: Write, file: str) -> None:
+    rows, places = samples("k", "data.jsonl", [1.0, 2.0, 3.0])
+    rest, places_of_rest = samples("k", file, [1.0, 2.0, 3.0])
+    found = compare_runs(
+        scored("a", rows, places, model="m"),
+        scored("b", rest[1:], places_of_rest[1:], model="m"),
+    )
+    assert (found["joined"], found["changed"]) == (2, [])
+    assert found["unpaired"] == [{"n": 1, "ids": ["q"]}, {"n": 0, "ids": []}]
+
+
+def test_a_file_is_the_same_though_its_label_is_another(scored: Write) -> None:
+    # Of two files of one name the source has the folder too.
+    (one, of_one), (two, of_two) = (
+        samples(f"{folder}/answers", f"{folder}/answers.jsonl", [value])
+        for folder, value in (("m1", 1.0), ("m2", 2.0))
+    )
+    both = scored("a", one + two, of_one + of_two, model="m")
+    found = compare_runs(
+        both, scored("b", *samples("answers", "m2/answers.jsonl", [2.0]), model="m")
+    )
+    assert (found["joined"], found["changed"]) == (1, [])
+    # A third of that name is neither.
+    third = scored("c", *samples("answers", "m3/answers.jsonl", [1.0]), model="m")
+    with pytest.raises(InputError, match="`q` are in both but repeat"):
+        compare_runs(both, third)
+
+
+def test_rows_that_nothing_tells_apart_are_not_paired(scored: Write, tmp_path: Path) -> None:
+    rows = [("q", "s", "g", 1.0), ("q", "s", "g", 2.0), ("x", "s", "h", 3.0)]
+    twice = [("a.jsonl", 1), ("a.jsonl", 1), ("a.jsonl", 2)]
+    first = scored("a", rows, twice, model="m")
+    # A table that does not say where its rows are from is compared as far as ids tell.
+    bare = tmp_path / "bare" / "scores.parquet"
+    bare.parent.mkdir()
+    pq.write_table(pq.read_table(first / "scores.parquet").drop_columns(["file", "line"]), bare)
+    for second in (first, bare):
+        found = compare_runs(first, second)
+        assert found["joined"] == 1
+        assert found["unpaired"] == [{"n": 2, "ids": ["q", "q"]}] * 2
+
+
+def test_an_id_that_nobody_wrote_is_known_by_its_place(scored: Write) -> None:
+    rows = {
+        file: [(f"{file}:{line}", "noid", "g", float(line)) for line in (1, 2)]
+        for file in ("noid.jsonl", "./noid.jsonl")
+    }
+    places = {file: [(file, 1), (file, 2)] for file in rows}
+    first, second = (
+        scored(name, rows[file], places[file], model="m")
+        for name, file in zip("ab", rows, strict=True)
+    )
+    found = compare_runs(first, second)
+    assert (found["joined"], found["changed"]) == (2, [])
+    # `select` writes such ids into what it chose, which is another file.
+    chosen = scored("c", rows["noid.jsonl"][1:], [("chosen.jsonl", 1)], model="m")
+    assert compare_runs(first, chosen)["joined"] == 1
 
 
 def test_runs_with_nothing_in_common_are_refused(scored: Write) -> None:
@@ -148,6 +241,18 @@ def test_models_of_the_same_name_are_compared(tmp_path: Path) -> None:
         for name, entry in found["sources"].items()
     }
     assert differences == {"base: t": 0.0, "tuned: t": 0.5}
+
+
+def test_a_model_among_several_is_compared_with_the_run_of_it_alone(tmp_path: Path) -> None:
+    both = eval_run(tmp_path / "a", {"base": [True] * 4, "tuned": [False] * 4})
+    alone = eval_run(tmp_path / "b", {"base": [True, False] * 2})
+    found = compare_runs(both, alone)
+    assert found["joined"] == 4
+    assert found["sources"]["base: t"]["metrics"]["correct"]["difference"]["value"] == -0.5
+    assert [one["n"] for one in found["only"]] == [4, 0]
+    other = eval_run(tmp_path / "c", {"third": [True] * 4})
+    with pytest.raises(InputError, match=r"`q0` \(third: t\) and `q0` \(base: t\)"):
+        compare_runs(both, other)
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 no table PAR1"])

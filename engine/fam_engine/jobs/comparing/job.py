@@ -11,7 +11,8 @@ from typing import Any, Final
 import numpy as np
 
 from fam_engine.errors import InputError, UsageError
-from fam_engine.jobs.comparing.runs import Run, read_run
+from fam_engine.jobs.comparing.pairing import Paired, pair_rows
+from fam_engine.jobs.comparing.runs import Run, read_run, tell_models
 from fam_engine.measure.comparison import Metric, compare_rows
 
 _NUM_SHOWN: Final = 5
@@ -28,8 +29,9 @@ def compare_runs(first_path: Path, second_path: Path, *, seed: int = 0) -> dict[
         seed: Of the bootstrap intervals.
 
     Returns:
-        `kind`, `runs` (path, n, num_repeated), `joined`, `only` (n and first ids, of each run),
-        `settings` (those that differ), and what `measure.comparison.compare_rows` gives.
+        `kind`, `runs` (path, n, num_repeated), `joined`, `only` and `unpaired` (n and first ids, of each
+        run; see `pairing.Rest`), `settings` (those that differ), and what
+        `measure.comparison.compare_rows` gives.
 
     Raises:
         InputError: A run does not read, or they have no record in common.
@@ -43,34 +45,44 @@ def compare_runs(first_path: Path, second_path: Path, *, seed: int = 0) -> dict[
             where=str(second.path),
             hint="give two runs of one command",
         )
-    places = {key: row for row, key in enumerate(second.keys)}
-    rows = [(row, places[key]) for row, key in enumerate(first.keys) if key in places]
-    if not rows:
-        raise InputError(
-            f"has no record in common with {first.path}: ids such as `{second.ids[0]}` and "
-            f"`{first.ids[0]}`",
-            code="E_COMPARE_JOIN",
-            where=str(second.path),
-            hint="give runs over the same data; records without an `id` are named file:line",
-        )
+    first, second = tell_models(first, second)
+    paired = pair_rows(first, second)
+    if not paired.rows:
+        raise _nothing_in_common(first, second, paired)
+    runs = list(zip((first, second), paired.rest, strict=True))
     return {
         "kind": first.kind,
-        "runs": [_named(first), _named(second)],
-        "joined": len(rows),
-        "only": [_only(first, second), _only(second, first)],
+        "runs": [
+            {"path": str(run.path), "n": len(run.ids), "num_repeated": rest.num_repeated}
+            for run, rest in runs
+        ],
+        "joined": len(paired.rows),
+        "only": [_some(run, rest.only) for run, rest in runs],
+        "unpaired": [_some(run, rest.unpaired) for run, rest in runs],
         "settings": _differing(first, second),
-        **_compared(first, second, rows, seed),
+        **_compared(first, second, paired.rows, seed),
     }
 
 
-def _named(run: Run) -> dict[str, Any]:
-    return {"path": str(run.path), "n": len(run.keys), "num_repeated": run.num_repeated}
+def _nothing_in_common(first: Run, second: Run, paired: Paired) -> InputError:
+    found = f"ids such as `{second.ids[0]}` ({second.sources[0]}) and `{first.ids[0]}` ({first.sources[0]})"
+    hint = "give runs over the same data; records without an `id` are named file:line"
+    if paired.rest[0].unpaired:
+        found = (
+            f"ids such as `{first.ids[paired.rest[0].unpaired[0]]}` are in both but repeat, and neither "
+            "the source nor file and line tell which is which"
+        )
+        hint = "give runs over the same files, or each record an id of its own"
+    return InputError(
+        f"has no record in common with {first.path}: {found}",
+        code="E_COMPARE_JOIN",
+        where=str(second.path),
+        hint=hint,
+    )
 
 
-def _only(run: Run, other: Run) -> dict[str, Any]:
-    there = set(other.keys)
-    ids = [name for name, key in zip(run.ids, run.keys, strict=True) if key not in there]
-    return {"n": len(ids), "ids": ids[:_NUM_SHOWN]}
+def _some(run: Run, rows: list[int]) -> dict[str, Any]:
+    return {"n": len(rows), "ids": [run.ids[row] for row in rows[:_NUM_SHOWN]]}
 
 
 def _differing(first: Run, second: Run) -> dict[str, list[Any]]:

@@ -1,15 +1,14 @@
 """A finished run as far as a comparison needs it: the rows of its table, and the settings beside it.
 
-In: the folder of a `score` or `eval` run, or its table. Out: a `Run`. Answers of a score run are known by their id,
-those of an evaluation by model, task and id; where an id comes twice, its first row belongs to the first, and so on.
+In: the folder of a `score` or `eval` run, or its table. Out: a `Run`. An answer of a score run has its id, that of an
+evaluation belongs to a task and a model; which row of another run is the same record, `pairing` finds.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -30,6 +29,8 @@ _LABELS: Final[dict[Kind, tuple[str, ...]]] = {
     "score": ("id", "source", "group"),
     "eval": ("id", "task", "model"),
 }
+# Needed only for ids that repeat or that nobody wrote.
+_PLACES: Final = ("file", "line")
 
 
 @dataclass(frozen=True)
@@ -40,22 +41,26 @@ class Run:
         path: Its table.
         kind: The command that wrote it.
         ids: Of the rows, as their user gave them.
-        keys: What rows of two runs are joined by; each once.
+        scopes: What the ids belong to: nothing, or of an evaluation the task, after `tell_models` the model too.
         sources: Of the rows; of an evaluation the tasks.
         groups: The questions; of an evaluation each its own.
+        models: Of an evaluation, else empty names.
+        files: As the run was given them; empty where the table does not say.
+        lines: In the files; likewise.
         metrics: Column -> float64[n], NaN where null.
-        num_repeated: Rows whose id another row has too.
         settings: Of the run, what they decided included; empty where its summary is gone.
     """
 
     path: Path
     kind: Kind
     ids: Sequence[str]
-    keys: Sequence[tuple[str, ...]]
+    scopes: Sequence[tuple[str, ...]]
     sources: Sequence[str]
     groups: Sequence[str]
+    models: Sequence[str]
+    files: Sequence[str]
+    lines: Sequence[str]
     metrics: Mapping[str, Floats]
-    num_repeated: int
     settings: Mapping[str, Any]
 
 
@@ -71,36 +76,36 @@ def read_run(path: Path) -> Run:
     table_path = _find_table(path)
     kind: Kind = _TABLES.get(table_path.name, "score")
     table = _read_table(table_path, kind)
-    ids, sources, third = (table[name].to_pylist() for name in _LABELS[kind])
-    # One model a run is compared with the other run's, whatever they are called.
-    models = third if kind == "eval" and len(set(third)) > 1 else [""] * len(ids)
-    keys, num_repeated = _numbered(_places(kind, ids, sources, models))
+    ids, sources, third, files, lines = (
+        table[name].to_pylist() for name in (*_LABELS[kind], *_PLACES)
+    )
+    is_eval = kind == "eval"
     return Run(
         path=table_path,
         kind=kind,
         ids=ids,
-        keys=keys,
-        sources=_sources(sources, models),
-        groups=third if kind == "score" else list(map("\0".join, zip(sources, ids, strict=True))),
+        # The source of an answer is a label, the task of a question is not.
+        scopes=[(task,) for task in sources] if is_eval else [()] * len(ids),
+        sources=sources,
+        groups=list(map("\0".join, zip(sources, ids, strict=True))) if is_eval else third,
+        models=third if is_eval else [""] * len(ids),
+        files=files,
+        lines=lines,
         metrics={name: _floats(table[name]) for name in _METRICS[kind]},
-        num_repeated=num_repeated,
         settings=_read_settings(table_path),
     )
 
 
-def _places(
-    kind: Kind, ids: list[str], sources: list[str], models: list[str]
-) -> list[tuple[str, ...]]:
-    """Give what a row is known by. The source of an answer is a label, the task of a question is not."""
-    if kind == "score":
-        return [(one,) for one in ids]
-    return list(zip(models, sources, ids, strict=True))
+def tell_models(first: Run, second: Run) -> tuple[Run, Run]:
+    """Tell models apart by name, unless each run has one: these are compared whatever they are called."""
+    if len(set(first.models)) == len(set(second.models)) == 1:
+        return first, second
+    return _with_models(first), _with_models(second)
 
 
-def _sources(sources: list[str], models: list[str]) -> list[str]:
-    if not any(models):
-        return sources
-    return [f"{model}: {task}" for model, task in zip(models, sources, strict=True)]
+def _with_models(run: Run) -> Run:
+    pairs = list(zip(run.models, run.sources, strict=True))
+    return replace(run, scopes=pairs, sources=[f"{model}: {task}" for model, task in pairs])
 
 
 def _find_table(path: Path) -> Path:
@@ -120,11 +125,12 @@ def _find_table(path: Path) -> Path:
 def _read_table(path: Path, kind: Kind) -> pa.Table:
     types = dict.fromkeys(_LABELS[kind], pa.string()) | dict.fromkeys(_METRICS[kind], pa.float64())
     try:
-        table = read_parquet_table(path, list(types))
+        table = read_parquet_table(path, [*types, *_PLACES])
         missing = [name for name in types if name not in table.column_names]
         if missing:
             raise ParquetError(f"it has no column `{missing[0]}`")
         columns = {name: _cast(table[name], kind_of) for name, kind_of in types.items()}
+        columns |= {name: _text(table, name) for name in _PLACES}
     except (ParquetError, pa.ArrowException) as error:
         raise InputError(
             f"does not read as the table of a `{kind}` run: {error}",
@@ -151,19 +157,15 @@ def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     )
 
 
+def _text(table: pa.Table, name: str) -> pa.ChunkedArray:
+    if name not in table.column_names:
+        return pa.repeat("", len(table))
+    return table[name].cast(pa.string()).fill_null("")
+
+
 def _floats(column: pa.ChunkedArray) -> Floats:
     values: Floats = column.to_numpy().astype(np.float64, copy=False)
     return values
-
-
-def _numbered(places: Sequence[tuple[str, ...]]) -> tuple[list[tuple[str, ...]], int]:
-    """Add to each the number of equal ones before it; count those that are not alone."""
-    seen: Counter[tuple[str, ...]] = Counter()
-    keys = []
-    for place in places:
-        keys.append((*place, str(seen[place])))
-        seen[place] += 1
-    return keys, sum(count for count in seen.values() if count > 1)
 
 
 def _read_settings(table: Path) -> dict[str, Any]:
