@@ -177,6 +177,18 @@ def test_shades_follow_probability(make_columns: MakeColumns, make_data: MakeDat
         assert f'<span class="t {shade}" title="{title}">' in text
 
 
+def test_sources_with_and_without_shared_questions(
+    make_columns: MakeColumns, make_data: MakeData
+) -> None:
+    columns = make_columns(["first", "shares", "apart"], 20)
+    columns["group"][40:] = [f"other {question}" for question in range(20)]
+    page = render_report(make_data(columns))
+    section = page.split("Question by question")[1].split("</section>")[0]
+    rows = [re.sub("<.*?>", " ", row).split() for row in section.split("<tr>")[2:]]
+    assert [row[:2] for row in rows] == [["shares", "20"], ["apart", "0"]]
+    assert rows[1][2:6] == ["-", "no", "shared", "questions"]
+
+
 def test_a_summary_alone_is_enough(make_columns: MakeColumns) -> None:
     columns = make_columns(["a"], 5)
     data = ReportData(
