@@ -334,6 +334,17 @@ def test_columns_come_out_as_they_were_or_as_mapped(scored: Scored, tmp_path: Pa
     assert written["provenance"].keys() == {"method", "attempt", "selected_by"}
 
 
+@pytest.mark.parametrize("earlier", ["by hand", ["a", "b"], 0, False])
+def test_a_provenance_that_is_no_object_is_kept(
+    scored: Scored, tmp_path: Path, earlier: Any
+) -> None:  # noqa: ANN401
+    data, scores = scored([record("q1", "a", 1.0, provenance=earlier)])
+    select(data, scores)
+    (written,) = lines(tmp_path / "out" / "selected.jsonl")
+    assert written["provenance"].keys() == {"original", "selected_by"}
+    assert written["provenance"]["original"] == earlier
+
+
 def test_parquet_comes_out_as_json_lines(scored: Scored, tmp_path: Path, silent: Silent) -> None:
     import datetime
 
@@ -344,16 +355,29 @@ def test_parquet_comes_out_as_json_lines(scored: Scored, tmp_path: Path, silent:
     table = pa.Table.from_pylist([row | {"id": f"{data}:1"} for row in rows])
     for name, values in extra.items():
         table = table.append_column(name, pa.array(values))
+    of_map = pa.array([[("k", float("nan"))]], pa.map_(pa.string(), pa.float64()))
+    table = table.append_column("m", of_map)
     pq.write_table(table, parquet)
     run_select(config(parquet, scores), silent)
     (written,) = lines(tmp_path / "out" / "selected.jsonl")
     assert (written["day"], written["x"], written["l"]) == ("2024-02-29", None, [None, 1.0])
+    assert written["m"] == [["k", None]]
 
     pq.write_table(table.append_column("image", pa.array([b"\xff"])), parquet)
     with pytest.raises(InputError, match="holds bytes, which JSON cannot hold") as caught:
         run_select(config(parquet, scores, out=tmp_path / "out2"), silent)
     assert f"{parquet}:1" in str(caught.value)
     assert [p.name for p in (tmp_path / "out2").iterdir()] == [".fam-engine"]
+
+
+def test_an_id_that_is_nan_is_no_id(scored: Scored, tmp_path: Path) -> None:
+    _, scores = scored(ROWS, name="data.parquet")
+    columns = {name: [row[name] for row in ROWS] for name in ("prompt", "response", "source")}
+    parquet = tmp_path / "data.parquet"
+    pq.write_table(pa.table({**columns, "id": [float("nan")] * len(ROWS)}), parquet)
+    select(parquet, scores)
+    first, *_ = lines(tmp_path / "out" / "selected.jsonl")
+    assert first["id"] == f"{parquet}:1"
 
 
 def test_a_selected_file_serves_as_data_again(scored: Scored, tmp_path: Path) -> None:

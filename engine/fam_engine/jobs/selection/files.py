@@ -3,7 +3,8 @@
 In: the choice, and the data files to copy from. Out: `selected.jsonl`, `dropped.parquet`, `quarantine.jsonl`, each
 whole or absent. A record is written with the columns it came with; under `--map` with the mapped names, so that other
 commands read the file without it. Added are its `id` and `source` where it had none, since their defaults would
-change with the file, and in `provenance` what it was selected by.
+change with the file, and in `provenance` what it was selected by; a `provenance` that is no object becomes `original`
+in one.
 """
 
 from __future__ import annotations
@@ -60,8 +61,9 @@ def _labelled(columns: Mapping[str, Any], labels: Mapping[str, Any]) -> dict[str
         if record.get(name) is None:
             record[name] = labels[name]
     earlier = record.get("provenance")
-    provenance = dict(earlier) if isinstance(earlier, Mapping) else {}
-    record["provenance"] = provenance | {"selected_by": labels["selected_by"]}
+    if not isinstance(earlier, Mapping):
+        earlier = {} if earlier is None else {"original": earlier}
+    record["provenance"] = {**earlier, "selected_by": labels["selected_by"]}
     return record
 
 
@@ -83,7 +85,8 @@ def _dumped(record: Mapping[str, Any]) -> str:
     try:
         return json.dumps(record, ensure_ascii=False, allow_nan=False, default=_written)
     except ValueError:
-        return json.dumps(_without_nan(record), ensure_ascii=False, default=_written)
+        plain = _without_nan(record)
+        return json.dumps(plain, ensure_ascii=False, allow_nan=False, default=_written)
 
 
 def _is_utf8(text: str) -> bool:
@@ -107,7 +110,8 @@ def _without_nan(value: Any) -> Any:  # noqa: ANN401 - any JSON value
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {name: _without_nan(item) for name, item in value.items()}
-    if isinstance(value, list):
+    # A map of Parquet is a list of tuples.
+    if isinstance(value, list | tuple):
         return [_without_nan(item) for item in value]
     return value
 
