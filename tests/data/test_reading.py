@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pyarrow as pa
@@ -30,6 +31,16 @@ def test_parquet_gives_the_same_rows_as_json_lines(tmp_path: Path) -> None:
     read = list(read_rows(file))
     assert [row.columns for row in read] == rows
     assert [row.line for row in read] == list(range(1, 2501))
+
+
+def test_nan_of_parquet_is_null(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"group": [math.nan, 1.5, None], "prompt": ["a", "b", "c"]}), file)
+    assert [row.columns for row in read_rows(file)] == [
+        {"group": None, "prompt": "a"},
+        {"group": 1.5, "prompt": "b"},
+        {"group": None, "prompt": "c"},
+    ]
 
 
 def test_a_damaged_parquet_file_is_one_clear_error(tmp_path: Path) -> None:

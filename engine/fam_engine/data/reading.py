@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,4 +164,9 @@ def _read_parquet(path: Path) -> Iterator[Row]:
         if isinstance(row, str):
             yield Row(line, None, None, "E_PARQUET_VALUE", row)
         else:
-            yield Row(line, None, row)
+            yield Row(line, None, {name: _or_null(value) for name, value in row.items()})
+
+
+def _or_null(value: Any) -> Any:  # noqa: ANN401 - any value
+    """Give a value, None for NaN: JSON has no NaN, and some writers put it where a text or number is missing."""
+    return None if isinstance(value, float) and math.isnan(value) else value
