@@ -336,8 +336,8 @@ def test_columns_come_out_as_they_were_or_as_mapped(scored: Scored, tmp_path: Pa
 
 @pytest.mark.parametrize("earlier", ["by hand", ["a", "b"], 0, False])
 def test_a_provenance_that_is_no_object_is_kept(
-    scored: Scored, tmp_path: Path, earlier: Any
-) -> None:  # noqa: ANN401
+    scored: Scored, tmp_path: Path, earlier: object
+) -> None:
     data, scores = scored([record("q1", "a", 1.0, provenance=earlier)])
     select(data, scores)
     (written,) = lines(tmp_path / "out" / "selected.jsonl")
