@@ -20,6 +20,7 @@ from fam_engine._rust_tokenize import Tokenizer
 from fam_engine.data.files import write_text_whole
 from fam_engine.data.tokenizer import Ids
 from fam_engine.jobs.scoring.entries import EntryScorer
+from fam_engine.model.generation.detokenizer import REPLACEMENT, byte_tokens
 from fam_engine.report.examples import Example, pick_examples
 from fam_engine.report.html import MAX_QUARANTINE, ReportData, render_report
 
@@ -115,11 +116,21 @@ def _entry_of(scorer: EntryScorer, record: dict[str, Any]) -> int:
 
 
 def token_texts(tokenizer: Tokenizer, ids: Ids) -> list[str]:
-    """Give what each token adds to the text; a character of several tokens goes to its last."""
+    """Give what each token adds to the text; a character of several tokens goes to its last.
+
+    Only what stands between the last two places where nothing to come changes the text is decoded again, not all that
+    comes before: some tokens read otherwise where a text begins, so a place needs one before it.
+    """
     texts, known = [], ""
+    begin = whole_until = 0
+    runs = byte_tokens(tokenizer)
     for end in range(1, len(ids) + 1):
+        text = tokenizer.decode(ids[begin:end])
         # An unfinished character decodes to replacement characters, which later tokens replace.
-        whole = tokenizer.decode(ids[:end]).rstrip("\ufffd")
+        whole = text.rstrip(REPLACEMENT)
         texts.append(whole[len(known) :])
         known = whole
+        if texts[-1] and whole == text and int(ids[end - 1]) not in runs:
+            begin, whole_until = whole_until, end
+            known = tokenizer.decode(ids[begin:end])
     return texts

@@ -20,6 +20,12 @@ REPLACEMENT: Final = "\ufffd"
 _ANCHOR: Final = "a"
 
 
+def byte_tokens(tokenizer: Tokenizer) -> set[int]:
+    """Give the tokens that stand for one byte; they are decoded run by run, and one more can spoil a whole run."""
+    found = (tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in range(256))
+    return {token for token in found if token is not None}
+
+
 class Detokenizer:
     """Decodes continuations.
 
@@ -32,11 +38,8 @@ class Detokenizer:
         anchor, _ = tokenizer.encode_batch([_ANCHOR], continuation=True)
         self._anchor: list[int] = anchor.tolist()
         self._anchor_text = tokenizer.decode(anchor)
-        # Bytes that stand as tokens are decoded run by run: one more can spoil a whole run, and a
-        # special token, left out, does not end it.
-        bytes_as_tokens = (tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in range(256))
-        self._open = {token for token in bytes_as_tokens if token is not None}
-        self._open |= {token for _, token in tokenizer.special_tokens()}
+        # A special token, left out, does not end a run of bytes.
+        self._open = byte_tokens(tokenizer) | {token for _, token in tokenizer.special_tokens()}
 
     def text(self, token_ids: Sequence[int]) -> str:
         """Give the text of the ids of a continuation."""
