@@ -55,3 +55,9 @@ def test_rows_that_are_not_paired_are_told_in_one_line() -> None:
     assert "not paired, of A: 3 (q0, q1 ...): their id repeats" in printed
     assert "of B" not in printed
     assert "not paired" not in printed_comparison(["one"] * 24, values, values)
+
+
+def test_a_source_is_no_markup_and_does_not_act() -> None:
+    printed = printed_comparison(["[/x]\x1b[2J"] * 2, np.ones(2), np.ones(2))
+    assert "[/x]\\x1b[2J" in printed
+    assert "\x1b" not in printed

@@ -43,7 +43,7 @@ def print_comparison(comparison: Mapping[str, Any], console: Console) -> None:
     for metric in comparison["overall"]["metrics"]:
         _print_metric(comparison, metric, console)
     for remark in too_few(comparison["sources"]):
-        console.print(Text(remark, style="dim"))
+        console.print(Text(visible(remark), style="dim"))
     _print_changed(comparison, console)
     _print_settings(comparison["settings"], console)
 
@@ -67,7 +67,7 @@ def _print_metric(comparison: Mapping[str, Any], metric: str, console: Console) 
     table.add_column("B is", min_width=_longest_word([*rows, overall]))
     labels = short_names(names, 2 * _SOURCE_WIDTH, mark="..").values()
     for label, cells in zip(labels, rows, strict=True):
-        table.add_row(label, *cells)
+        table.add_row(Text(label), *cells)
     if len(names) > 1:
         table.add_section()
         table.add_row("all", *overall)
