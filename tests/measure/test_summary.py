@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fam_engine.measure import sources
 from fam_engine.measure.summary import summarize
 
 
@@ -127,6 +128,24 @@ def test_a_source_keeps_its_intervals_in_other_company() -> None:
     together = summarize(make_columns({"a": 0.0, "b": 0.3}, 30), seed=3)
     assert alone["sources"]["a"] == together["sources"]["a"]
     assert alone["comparison"] is None
+
+
+def test_of_many_sources_the_smallest_are_summarized_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    columns = make_columns({"a": 0.0, "b": 0.3, "c": 0.1, "d": 0.2}, 30)
+    whole = summarize(columns, seed=3)
+    assert "pooled" not in whole
+    columns["source"][0] = columns["source"][30] = "c"
+    monkeypatch.setattr(sources, "MAX_SOURCES", 2)
+    found = summarize(columns, seed=3)
+    assert list(found["sources"]) == ["c", "d"]
+    assert found["sources"]["d"] == whole["sources"]["d"]
+    assert found["overall"] == whole["overall"]
+    pooled = found["pooled"]
+    assert (pooled["num_sources"], pooled["n"], pooled["num_groups"]) == (2, 58, 29)
+    assert pooled["perplexity"].keys() == whole["overall"]["perplexity"].keys()
+    assert [pair["source"] for pair in found["comparison"]["pairs"]] == ["d"]
 
 
 def test_one_record_and_undefined_values() -> None:

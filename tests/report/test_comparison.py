@@ -3,8 +3,10 @@ from __future__ import annotations
 import io
 
 import numpy as np
+import pytest
 from rich.console import Console
 
+from fam_engine.measure import sources as by_source
 from fam_engine.measure.comparison import Metric, compare_rows
 from fam_engine.measure.statistics import Floats
 from fam_engine.report.comparison import print_comparison
@@ -55,6 +57,21 @@ def test_rows_that_are_not_paired_are_told_in_one_line() -> None:
     assert "not paired, of A: 3 (q0, q1 ...): their id repeats" in printed
     assert "of B" not in printed
     assert "not paired" not in printed_comparison(["one"] * 24, values, values)
+
+
+def test_of_many_sources_some_are_shown_and_the_rest_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(by_source, "MAX_SOURCES", 40)
+    sources = [f"https://page/{n}" for n in range(50)] * 2
+    first = np.linspace(1.0, 9.0, 100)
+    printed = printed_comparison(sources, first, first + 0.5)
+    assert "Of 50 sources the 40 with most records have figures of their own" in printed
+    table = printed.split("nats a token")[1].split("rank correlation")[0]
+    assert table.count("https://") == 30
+    assert "and 10 more, see" in table
+    (others,) = [line for line in table.splitlines() if "others (10)" in line]
+    assert others.split()[2:6] == ["20", "6.616", "7.116", "+0.500"]
 
 
 def test_a_source_is_no_markup_and_does_not_act() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fam_engine.measure import sources
 from fam_engine.measure.summary import summarize
 from fam_engine.report.html import MAX_TOKENS, ReportData, render_report
 
@@ -148,6 +149,26 @@ def test_size_does_not_grow_with_records(make_columns: MakeColumns, make_data: M
     small_size, large_size = len(render_report(small)), len(render_report(large))
     assert large_size < 1.05 * small_size
     assert large_size < 500_000
+
+
+def test_of_many_sources_some_are_shown_and_the_rest_counted(
+    make_columns: MakeColumns, make_data: MakeData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "MAX_SOURCES", 40)
+    page = render_report(make_data(make_columns([f"source {i}" for i in range(50)], 2)))
+    assert_safe(page)
+    assert "<dt>sources</dt><dd>50</dd>" in page
+    assert "the rest, 20 of 100 records, is taken together" in page
+    for title, row_count, more in (
+        ("Perplexity by source", 30, 10),
+        ("Question by question", 30, 9),
+        ("Familiar is not the same as right", 30, 10),
+    ):
+        section = page.split(f"<h2>{title}")[1].split("</section>")[0]
+        rows = re.findall('<th scope="row"[^>]*>([^<]*)<', section)
+        assert len([row for row in rows if row.startswith("source ")]) == row_count
+        assert f"and {more} more, see summary.json" in rows
+    assert '<th scope="row" title="others (10)">others (10)</th>\n<td>20</td>' in page
 
 
 def test_long_answers_are_cut(make_columns: MakeColumns, make_data: MakeData) -> None:

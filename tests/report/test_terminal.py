@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from fam_engine.measure import sources
 from fam_engine.measure.summary import summarize
 from fam_engine.report.terminal import print_summary
 
@@ -93,3 +94,17 @@ def test_names_that_begin_alike_stay_apart(make_columns: MakeColumns) -> None:
     assert rows[1] != rows[2]
     # Thousands and their intervals take two lines, as everything does.
     assert "1235-1235" in text or "1234-1234" in text
+
+
+def test_of_many_sources_some_are_shown_and_the_rest_counted(
+    make_columns: MakeColumns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "MAX_SOURCES", 40)
+    text = printed(make_columns([f"https://page/{number}" for number in range(50)], 2))
+    table, below = text.split("0 has the lowest perplexity of the largest sources")
+    assert table.count("https://") == 31  # with the one that the headline begins with
+    assert "and 10 more" in table
+    assert "others (10)" in table
+    assert table.split("others (10)")[1].splitlines()[1].startswith(" 20, ")
+    assert "the rest, 20 of 100 records, is taken together" in " ".join(below.split())
+    assert max(map(len, text.splitlines())) <= 80

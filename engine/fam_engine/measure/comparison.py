@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from fam_engine.measure.replay import spearman
+from fam_engine.measure.sources import by_source
 from fam_engine.measure.statistics import (
     Estimate,
     Floats,
@@ -59,19 +60,23 @@ def compare_rows(
         seed: Of the resampling.
 
     Returns:
-        `overall` and `sources` (by name): n, num_groups, and by metric `first`, `second`,
-        `difference` {value, low, high}, `verdict`, n. `rank_correlation`: Spearman's, by metric.
+        `overall` and `sources` (by name, the largest `MAX_SOURCES`): n, num_groups, and by metric
+        `first`, `second`, `difference` {value, low, high}, `verdict`, n. `pooled`, where there are more
+        sources: the same of all others together, and `num_sources`. `rank_correlation`: Spearman's, by metric.
         `changed`: the rows with the largest differences, by size.
     """
-    codes, names = factorize(list(sources))
+    rows_of = by_source(list(sources))
     questions = factorize(list(groups))[0]
-    every_row = np.arange(len(codes))
+    pooled = {}
+    if rows_of.num_pooled:
+        entry = _entry(metrics, questions, rows_of.pooled, seed)
+        pooled = {"pooled": {"num_sources": rows_of.num_pooled, **entry}}
     return {
-        "overall": _entry(metrics, questions, every_row, seed),
+        "overall": _entry(metrics, questions, np.arange(len(questions)), seed),
         "sources": {
-            str(name): _entry(metrics, questions, np.flatnonzero(codes == code), seed)
-            for code, name in enumerate(names)
+            name: _entry(metrics, questions, rows, seed) for name, rows in rows_of.rows.items()
         },
+        **pooled,
         "rank_correlation": {metric.name: _rank_correlation(metric) for metric in metrics},
         "changed": _changed(ids, sources, metrics[0]),
     }

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fam_engine.measure.accuracy import wilson
+from fam_engine.measure.sources import by_source
 from fam_engine.measure.statistics import (
     LEVEL,
     NUM_RESAMPLES,
@@ -60,12 +61,13 @@ def summarize(columns: Mapping[str, Column], *, seed: int) -> dict[str, Any]:
             alone.
 
     Returns:
-        `overall` and `sources` (by name, in order of appearance): n, num_scored, num_groups,
+        `overall` and `sources` (by name, in order of appearance, the largest `MAX_SOURCES`): n, num_scored, num_groups,
         num_response_tokens, `perplexity` (mean, median, geometric_mean, token_weighted),
         bits_per_byte, rank_surprisal_ratio, surprising_rate, tokens_per_response, each {value, low,
         high}; `ifd` and `in_context_perplexity` (geometric means) likewise, or None where no record
-        has them; `correct` or None; `flags` as counts. `comparison`: see `_compare`. `intervals`: how
-        they were made.
+        has them; `correct` or None; `flags` as counts. `pooled`, where there are more sources: the
+        same of all others together, and `num_sources`. `comparison`: see `_compare`. `intervals`:
+        how they were made.
     """
     count = len(columns["source"])
     numbers = {name: _floats(columns.get(name), count) for name in _NUMBERS}
@@ -73,23 +75,28 @@ def summarize(columns: Mapping[str, Column], *, seed: int) -> dict[str, Any]:
     overflown = np.isnan(numbers["perplexity"]) & ~np.isnan(numbers["nll_mean"])
     numbers["perplexity"][overflown] = np.inf
     groups = factorize(_listed(columns["group"]))[0] if "group" in columns else np.arange(count)
-    sources, names = factorize(_listed(columns["source"]))
+    sources = by_source(_listed(columns["source"]))
     flags = _listed(columns.get("flags", []))
-    entries = {}
-    for code, name in enumerate(names):
-        rows = np.flatnonzero(sources == code)
-        entries[str(name)] = _entry(numbers, groups, flags, rows, (seed, _name_seed(name)))
+    entries = {
+        name: _entry(numbers, groups, flags, rows, (seed, _name_seed(name)))
+        for name, rows in sources.rows.items()
+    }
+    pooled = {}
+    if sources.num_pooled:
+        entry = _entry(numbers, groups, flags, sources.pooled, (seed,))
+        pooled = {"pooled": {"num_sources": sources.num_pooled, **entry}}
     every_row = np.arange(count)
     return {
         "overall": _entry(numbers, groups, flags, every_row, (seed,)),
         "sources": entries,
-        "comparison": _compare(entries, numbers["nll_mean"], groups, sources, seed),
+        **pooled,
+        "comparison": _compare(entries, numbers["nll_mean"], groups, sources.rows, seed),
         "intervals": {"level": LEVEL, "resamples": NUM_RESAMPLES, "unit": "group", "seed": seed},
     }
 
 
-def _name_seed(name: object) -> int:
-    return zlib.crc32(str(name).encode("utf-8", "surrogatepass"))
+def _name_seed(name: str) -> int:
+    return zlib.crc32(name.encode("utf-8", "surrogatepass"))
 
 
 def _listed(column: Column) -> list[Any]:
@@ -184,7 +191,7 @@ def _compare(
     entries: Mapping[str, dict[str, Any]],
     nll_mean: Floats,
     groups: Ints,
-    sources: Ints,
+    rows: Mapping[str, Ints],
     seed: int,
 ) -> dict[str, Any] | None:
     """Compare each source with the one of the lowest geometric mean perplexity, over shared groups.
@@ -199,11 +206,7 @@ def _compare(
     if len(ranked) < 2:
         return None
     reference = min(ranked, key=lambda name: geometric[name])
-    codes = {name: code for code, name in enumerate(entries)}
-    means = {
-        name: group_means(groups[sources == codes[name]], nll_mean[sources == codes[name]])
-        for name in ranked
-    }
+    means = {name: group_means(groups[rows[name]], nll_mean[rows[name]]) for name in ranked}
     pairs = []
     for name in ranked:
         if name == reference:

@@ -14,7 +14,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fam_engine.report.wording import MISSING, short_names, too_few, visible
+from fam_engine.report.wording import (
+    MAX_ROWS,
+    MISSING,
+    short_names,
+    taken_together,
+    too_few,
+    visible,
+)
 
 _SOURCE_WIDTH = 17
 _LABELS = {
@@ -42,7 +49,7 @@ def print_comparison(comparison: Mapping[str, Any], console: Console) -> None:
             console.print(Text(visible(f"not paired, of {letter}: {_some(unpaired)}: {why}")))
     for metric in comparison["overall"]["metrics"]:
         _print_metric(comparison, metric, console)
-    for remark in too_few(comparison["sources"]):
+    for remark in (*taken_together(comparison), *too_few(comparison["sources"])):
         console.print(Text(visible(remark), style="dim"))
     _print_changed(comparison, console)
     _print_settings(comparison["settings"], console)
@@ -61,16 +68,21 @@ def _print_metric(comparison: Mapping[str, Any], metric: str, console: Console) 
     for name in ("records", "A", "B", "B - A", "interval"):
         table.add_column(name, justify="right", no_wrap=True)
     names = list(comparison["sources"])
-    rows = [_cells(comparison["sources"][name]["metrics"][metric]) for name in names]
-    overall = _cells(comparison["overall"]["metrics"][metric])
+    labels = short_names(names[:MAX_ROWS], 2 * _SOURCE_WIDTH, mark="..")
+    rows = [_row(label, comparison["sources"][name], metric) for name, label in labels.items()]
+    pooled, overall = comparison.get("pooled"), _row("all", comparison["overall"], metric)
+    others = [_row(f"others ({pooled['num_sources']:,})", pooled, metric)] if pooled else []
     # The source's name is folded before a word of the verdict is cut.
-    table.add_column("B is", min_width=_longest_word([*rows, overall]))
-    labels = short_names(names, 2 * _SOURCE_WIDTH, mark="..").values()
-    for label, cells in zip(labels, rows, strict=True):
-        table.add_row(Text(label), *cells)
+    table.add_column("B is", min_width=_longest_word([*rows, *others, overall]))
+    for row in rows:
+        table.add_row(*map(Text, row))
+    if len(names) > MAX_ROWS:
+        table.add_row(f"and {len(names) - MAX_ROWS:,} more, see --json")
+    for row in others:
+        table.add_row(*row)
     if len(names) > 1:
         table.add_section()
-        table.add_row("all", *overall)
+        table.add_row(*overall)
     console.print(table)
     correlation = comparison["rank_correlation"][metric]
     if correlation is not None:
@@ -81,11 +93,13 @@ def _longest_word(rows: Sequence[Sequence[str]]) -> int:
     return max(len(word) for *_, verdict in rows for word in verdict.split())
 
 
-def _cells(entry: Mapping[str, Any]) -> list[str]:
+def _row(label: str, of_source: Mapping[str, Any], metric: str) -> list[str]:
+    entry = of_source["metrics"][metric]
     difference = entry["difference"]
     low, high = difference["low"], difference["high"]
     limits = MISSING if low is None or high is None else f"{_signed(low)} to {_signed(high)}"
     return [
+        label,
         f"{entry['n']:,}",
         _plain(entry["first"]),
         _plain(entry["second"]),

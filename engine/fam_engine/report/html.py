@@ -3,7 +3,7 @@
 In: plain data (`ReportData`). Out: the page as a string. Everything is inside: style, figures as
 SVG, no script, no font, no address to fetch from; a content security policy says so to the browser.
 All text passes jinja2's escaping or `html.escape`, with control characters spelled out first. Size
-does not grow with the number of records.
+does not grow with the number of records or sources.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from fam_engine.report.plots import Row, cloud_panels, colour_of, distribution_p
 
 Floats = npt.NDArray[np.float64]
 
-MAX_ROWS, MAX_CLOUDS, MAX_DOTS = 30, 20, 2000
+MAX_CLOUDS, MAX_DOTS = 20, 2000
 # Fewer answers show no relation between length and perplexity.
 MIN_FOR_CLOUD = 10
 MAX_TOKENS, MAX_PROMPT, MAX_QUARANTINE = 600, 1500, 20
@@ -74,6 +74,10 @@ def render_report(data: ReportData) -> str:
         data=data,
         summary=data.summary,
         names=names,
+        pooled=data.summary.get("pooled"),
+        pairs=_pairs(data.summary),
+        judged=[name for name in names if data.summary["sources"][name]["correct"]],
+        most=wording.MAX_ROWS,
         headline=wording.headline(data.summary),
         remarks=wording.remarks(data.summary),
         averages=wording.AVERAGES,
@@ -109,6 +113,14 @@ def page_environment() -> jinja2.Environment:
         "name": _breakable,
     }
     return environment
+
+
+def _pairs(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Order the comparisons by difference, those without one last."""
+    pairs = (summary["comparison"] or {"pairs": []})["pairs"]
+    values = [pair["difference"]["value"] for pair in pairs]
+    order = sorted(range(len(pairs)), key=lambda i: (values[i] is None, values[i] or 0.0))
+    return [pairs[i] for i in order]
 
 
 def _breakable(name: str) -> Markup:
@@ -147,8 +159,10 @@ def _figures(data: ReportData, names: Sequence[str]) -> dict[str, Any]:
     axes = fit_axis(np.log(data.num_response_tokens[usable])), fit_axis(data.nll_mean[usable])
     records: dict[str, list[int]] = {name: [] for name in names}
     for index in np.flatnonzero(usable).tolist():
-        records[data.sources[index]].append(index)
-    drawn = _largest(records, MAX_ROWS)
+        # Of sources taken together nothing is drawn.
+        if data.sources[index] in records:
+            records[data.sources[index]].append(index)
+    drawn = _largest(records, wording.MAX_ROWS)
     clouds = _largest(records, MAX_CLOUDS)
     perplexities, lengths = _rows(data, records, drawn)
     return {

@@ -15,10 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from fam_engine.report.forecast import duration
-from fam_engine.report.wording import MISSING, confinement, percent, short_names, visible
+from fam_engine.report.wording import MAX_ROWS, MISSING, confinement, percent, short_names, visible
 
 _SOURCE_WIDTH = 28
-_MAX_ROWS = 30
 REASON_MEANINGS = {
     "wrong_answer": "another final answer",
     "no_final_answer": "no final answer found",
@@ -99,10 +98,10 @@ def _source_table(summary: Mapping[str, Any]) -> Table:
     labels = ["records", "rewritten", "yield", "words\nshared"]
     for label in [*labels, *(["with own\nattempt"] if with_own else [])]:
         table.add_column(label, justify="right")
-    for name, label in short_names(list(sources)[:_MAX_ROWS], 2 * _SOURCE_WIDTH, mark="..").items():
+    for name, label in short_names(list(sources)[:MAX_ROWS], 2 * _SOURCE_WIDTH, mark="..").items():
         table.add_row(*_cells(label, sources[name], with_own=with_own))
-    if len(sources) > _MAX_ROWS:
-        table.add_row(Text(f"and {len(sources) - _MAX_ROWS:,} more"))
+    if len(sources) > MAX_ROWS:
+        table.add_row(Text(f"and {len(sources) - MAX_ROWS:,} more"))
     return table
 
 

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from fam_engine.report.wording import (
     FEW_GROUPS,
+    MAX_ROWS,
     MISSING,
     interval,
     number,
@@ -25,7 +26,6 @@ from fam_engine.report.wording import (
 )
 
 _SOURCE_WIDTH = 24
-_MAX_ROWS = 30
 _MAX_NAMES = 4
 # Share of records without the metric beyond which the choice is among the rest.
 _MOST_UNDEFINED = 0.05
@@ -92,7 +92,7 @@ def _source_table(summary: Mapping[str, Any]) -> Table:
         table.add_column(average, justify="right")
         table.add_column("would come\nfirst", justify="right")
     names = _ordered(summary)
-    for name, label in short_names(names[:_MAX_ROWS], 2 * _SOURCE_WIDTH, mark="..").items():
+    for name, label in short_names(names[:MAX_ROWS], 2 * _SOURCE_WIDTH, mark="..").items():
         counts = summary["sources"][name]
         cells = [Text(label)]
         cells += [Text(f"{counts[key]:,}") for key in ("n", "candidates", "selected")]
@@ -100,8 +100,8 @@ def _source_table(summary: Mapping[str, Any]) -> Table:
             entry = comparison["sources"][name]
             cells += [_value(entry), Text(percent(entry["probability_first"]))]
         table.add_row(*cells)
-    if len(names) > _MAX_ROWS:
-        table.add_row(Text(f"and {len(names) - _MAX_ROWS:,} more"))
+    if len(names) > MAX_ROWS:
+        table.add_row(Text(f"and {len(names) - MAX_ROWS:,} more"))
     return table
 
 

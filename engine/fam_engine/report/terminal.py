@@ -20,6 +20,7 @@ from rich.text import Text
 from fam_engine.errors import printable
 from fam_engine.report.wording import (
     AVERAGES,
+    MAX_ROWS,
     MISSING,
     by_familiarity,
     headline,
@@ -94,14 +95,18 @@ def _by_source(
     labels: Iterable[str],
     cells: Callable[[str, Mapping[str, Any]], list[Text]],
 ) -> Table:
-    """Make a table with a row a source, most familiar first, and one of all."""
+    """Make a table with a row a source, most familiar first, one of the sources taken together, and one of all."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("source", overflow="fold", max_width=_SOURCE_WIDTH)
     for label in labels:
         table.add_column(label, justify="right", vertical="top", overflow="fold")
     names = by_familiarity(summary)
-    for name, label in short_names(names, 2 * _SOURCE_WIDTH, mark="..").items():
+    for name, label in short_names(names[:MAX_ROWS], 2 * _SOURCE_WIDTH, mark="..").items():
         table.add_row(*cells(label, summary["sources"][name]))
+    if len(names) > MAX_ROWS:
+        table.add_row(Text(f"and {len(names) - MAX_ROWS:,} more"))
+    if pooled := summary.get("pooled"):
+        table.add_row(*cells(f"others ({pooled['num_sources']:,})", pooled))
     if len(names) > 1:
         table.add_section()
         table.add_row(*cells("all", summary["overall"]))

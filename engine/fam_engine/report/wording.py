@@ -15,6 +15,8 @@ from typing import Any
 MISSING = "-"
 # Percentile intervals from fewer draws than this are known to be too narrow.
 FEW_GROUPS = 20
+# Sources that a table shows.
+MAX_ROWS = 30
 # A source that answers fewer of the questions than this is averaged over other questions than the rest.
 _MOST_QUESTIONS = 0.9
 # Bits a byte that the frequencies of single characters need, measured on worked maths, essays and code: 4.4 to 5.0.
@@ -143,7 +145,8 @@ def headline(summary: Mapping[str, Any]) -> str:
 def _compared(summary: Mapping[str, Any], comparison: Mapping[str, Any]) -> str:
     reference, pairs = comparison["reference"], comparison["pairs"]
     value = summary["sources"][reference]["perplexity"]["geometric_mean"]
-    lead = f"{reference} has the lowest perplexity of {len(pairs) + 1} sources, {_sure(value)}"
+    others = "the largest sources" if "pooled" in summary else f"{len(pairs) + 1} sources"
+    lead = f"{reference} has the lowest perplexity of {others}, {_sure(value)}"
     of_verdict = {
         verdict: [pair["source"] for pair in pairs if pair["verdict"] == verdict]
         for verdict in {pair["verdict"] for pair in pairs}
@@ -189,7 +192,7 @@ def on_request(summary: Mapping[str, Any]) -> dict[str, str]:
 def remarks(summary: Mapping[str, Any]) -> list[str]:
     """Say what the headline leaves open: other averages, texts beyond the model, questions few or not shared."""
     sources = {n: e for n, e in summary["sources"].items() if e["num_scored"]}
-    found = []
+    found = taken_together(summary)
     if len(sources) == 1 and len(summary["sources"]) == 1:
         (entry,) = sources.values()
         value = entry["perplexity"]["geometric_mean"]["value"]
@@ -216,6 +219,17 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
             "so a difference may come from the questions."
         )
     return found
+
+
+def taken_together(summary: Mapping[str, Any]) -> list[str]:
+    """Say which sources have no figures of their own, where there are too many."""
+    pooled, num_named = summary.get("pooled"), len(summary["sources"])
+    if pooled is None:
+        return []
+    return [
+        f"Of {num_named + pooled['num_sources']:,} sources the {num_named} with most records have figures of "
+        f"their own; the rest, {pooled['n']:,} of {summary['overall']['n']:,} records, is taken together."
+    ]
 
 
 def too_few(sources: Mapping[str, Any]) -> list[str]:

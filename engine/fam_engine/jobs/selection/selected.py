@@ -32,10 +32,9 @@ from fam_engine.measure.familiarity import (
 )
 from fam_engine.measure.overlap import Overlap
 from fam_engine.measure.selection_statistics import compare_sources
+from fam_engine.measure.sources import MAX_SOURCES
 from fam_engine.measure.statistics import Ints, ratio_estimate, resample_groups
 
-# Beyond this many sources a comparison of each with the first is no longer a table to read.
-MAX_SOURCES = 200
 # What to do where no record is left, by what took most of them.
 _REMEDIES = {
     "metric_undefined": "choose another --metric: these records have no value of this one",
