@@ -43,7 +43,7 @@ class Question:
 
     @property
     def name(self) -> bytes:
-        """Name it by its letters and digits."""
+        """Name it by its words and signs."""
         return fingerprint(self.asked)
 
 

@@ -16,7 +16,7 @@ from fam_engine.errors import InputError, RecordError
 from fam_engine.jobs.data_files import DataFile
 from fam_engine.jobs.generation.rows import as_question, find_kind
 from fam_engine.jobs.selection.records import iterate_records
-from fam_engine.measure.overlap import Overlap, find_overlap, normalised_words
+from fam_engine.measure.overlap import Overlap, find_overlap, words_and_signs
 
 
 def overlap_with_test(
@@ -53,8 +53,8 @@ def asked(record: Record) -> str:
 
 
 def fingerprint(question: str) -> bytes:
-    """Name a question by its words: two of equal name differ in spelling or punctuation at most."""
-    return hashlib.blake2b(" ".join(normalised_words(question)).encode(), digest_size=8).digest()
+    """Name a question by its words and signs: two of equal name differ in case or punctuation at most."""
+    return hashlib.blake2b(" ".join(words_and_signs(question)).encode(), digest_size=8).digest()
 
 
 def questions_of(file: DataFile, columns: Mapping[str, str]) -> Iterator[str]:
