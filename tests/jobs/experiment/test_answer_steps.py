@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,47 @@ def test_a_file_that_answers_none_of_the_questions(study: dict[str, Any], tmp_pa
     write_rows(tmp_path / "sums-gpt.jsonl", [{"prompt": "Who?", "response": "Me."}])
     with pytest.raises(InputError, match="answers none of the 12 training questions"):
         made(study, tmp_path / "out")
+
+
+def turns(question: str) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": question}]
+
+
+def parts(question: str) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": [{"type": "text", "text": question}]}]
+
+
+@pytest.mark.parametrize(
+    ("column", "form"),
+    [("prompt", str), ("prompt", turns), ("messages", turns), ("messages", parts)],
+)
+def test_a_question_is_known_again_in_any_form(
+    study: dict[str, Any], tmp_path: Path, column: str, form: Callable[[str], object]
+) -> None:
+    for name in ("sums-human", "sums-gpt", "test"):
+        file = tmp_path / f"{name}.jsonl"
+        rows = load_rows(file)
+        asked = [row.pop("prompt", None) or row.pop("messages")[0]["content"] for row in rows]
+        write_rows(
+            file, ({**row, column: form(text)} for row, text in zip(rows, asked, strict=True))
+        )
+    found = made(study, tmp_path / "out")
+    assert (len(found["human"]), len(found["gpt"])) == (12, 12)
+    (counts,) = (tmp_path / "out").glob("steps/questions/*training*/counts.json")
+    assert json.loads(counts.read_text()) == {"read": 14, "in_test": 1, "repeated": 0}
+
+
+def test_an_answer_is_joined_to_the_very_question(study: dict[str, Any], tmp_path: Path) -> None:
+    """A name leaves out some notation; an answer to another question would be trained on."""
+    asked = ["What is arcsin (-1)?", "What is 3 times 4?", "Add 1, 5"]
+    other = ["What is arcsin 1?", "What  is 3 times 4?\n", "Add 1; 5"]
+    for name, questions in (("human", asked), ("gpt", other)):
+        rows = [{"prompt": question, "response": f"{name}: 12."} for question in questions]
+        write_rows(tmp_path / f"sums-{name}.jsonl", rows)
+    study["answers"] = {name: study["answers"][name] for name in ("human", "gpt")}
+    found = made(study, tmp_path / "out")
+    assert [row["prompt"] for row in found["human"]] == asked
+    assert [row["prompt"] for row in found["gpt"]] == [asked[1]]
 
 
 def test_of_its_own_answers_only_verified_ones_stay(

@@ -20,6 +20,8 @@ from fam_engine.jobs.experiment.config import BY_MODEL, AnswerSettings, Experime
 from fam_engine.jobs.experiment.model_steps import ModelSteps
 from fam_engine.jobs.experiment.progress import StudyProgress
 from fam_engine.jobs.experiment.questions import (
+    asked_text,
+    evenly_spaced,
     generated_problems,
     load_rows,
     read_answers,
@@ -147,26 +149,26 @@ class AnswerSteps:
         self, task: str, variant: AnswerSettings, file: Path | None, rows: list[dict[str, Any]]
     ) -> list[Answer]:
         """Give the answers of a file, or generated ones, to the training questions."""
-        texts: dict[bytes, tuple[str, bool | None]] = {}
+        texts: dict[str, tuple[str, bool | None]] = {}
         if file is None:
             assert variant.style is not None
             worked = generated_problems(self._config.tasks[task], for_test=False)
             texts = {
-                fingerprint(problem.question): (problem.answers[variant.style], True)
+                evenly_spaced(problem.question): (problem.answers[variant.style], True)
                 for problem in worked
             }
         else:
             for question, response, correct in read_answers(file):
                 if response is not None:
-                    texts.setdefault(question.name, (response, correct))
-        named = [(row, texts.get(fingerprint(asked_text(row)))) for row in rows]
+                    texts.setdefault(evenly_spaced(question.asked), (response, correct))
+        named = [(row, texts.get(evenly_spaced(asked_text(row)))) for row in rows]
         answers = [judged(row, *text) for row, text in named if text is not None]
         if not answers:
             raise InputError(
                 f"answers none of the {len(rows)} training questions of `{task}`",
                 code="E_STUDY_ANSWERS",
                 where=str(file),
-                hint="its questions must be those of the reference variant",
+                hint="its questions must be those of the reference variant, letter for letter",
             )
         return answers
 
@@ -196,20 +198,6 @@ def load_answers(folder: Path) -> list[Answer]:
         Answer(question.row, response or "", correct)
         for question, response, correct in read_answers(folder / RECORDS)
     ]
-
-
-def asked_text(row: Mapping[str, Any]) -> str:
-    """Give what the user says in a question's row."""
-    turns = row.get("messages")
-    if isinstance(turns, list):
-        return "\n".join(str(t.get("content", t.get("value"))) for t in turns if _is_user(t))
-    if row.get("input"):
-        return f"{row['instruction']}\n\n{row['input']}"
-    return str(row.get("prompt") or row.get("question") or row.get("instruction"))
-
-
-def _is_user(turn: Mapping[str, Any]) -> bool:
-    return turn.get("role", turn.get("from")) in ("user", "human")
 
 
 def _file_hash(name: str | None) -> str | None:

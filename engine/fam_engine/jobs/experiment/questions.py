@@ -22,7 +22,7 @@ from fam_engine.jobs.experiment.config import TaskSettings
 from fam_engine.jobs.generation.rows import as_question, find_kind
 from fam_engine.jobs.question_files import texts_of
 from fam_engine.jobs.references import find_reference
-from fam_engine.jobs.selection.overlap import fingerprint
+from fam_engine.jobs.selection.overlap import asked, fingerprint
 
 # Test seeds lie this far above those trained on, so that the two never meet.
 _TEST_OFFSET = 500_000
@@ -144,21 +144,32 @@ def read_answers(
             continue
         try:
             kind = kind or find_kind(place.columns)
-            asked = as_question(place.columns, kind)
-            record = read_record(
-                asked, detect_form(asked), file=file.name, line=place.line, stem=data_stem(file)
-            )
-            row = _question_row(asked, place.columns, kind, gold=gold)
+            bare = as_question(place.columns, kind)
+            said = _said(bare)
+            row = _question_row(bare, place.columns, kind, gold=gold)
         except RecordError:
             continue
-        said = "\n".join(turn.content for turn in record.context if turn.role == "user")
         correct = place.columns.get("correct")
         response = _response(place.columns, file, place.line)
         yield Question(row, said), response, correct if isinstance(correct, bool) else None
 
 
-def _question_row(asked: Row, columns: Mapping[str, Any], kind: str, *, gold: bool) -> Row:
-    row = {name: value for name, value in asked.items() if name not in ("response", "output")}
+def asked_text(row: Mapping[str, Any]) -> str:
+    """Give what the user says in the row of a question that was read before."""
+    return _said(as_question(row, find_kind(row)))
+
+
+def _said(bare: Row) -> str:
+    return asked(read_record(bare, detect_form(bare), file="", line=0, stem=""))
+
+
+def evenly_spaced(text: str) -> str:
+    """Give a text with one space for any blanks: by this a question finds its answers in another file."""
+    return " ".join(text.split())
+
+
+def _question_row(bare: Row, columns: Mapping[str, Any], kind: str, *, gold: bool) -> Row:
+    row = {name: value for name, value in bare.items() if name not in ("response", "output")}
     if kind == "question":
         row.pop("answer")
         if gold:
