@@ -120,6 +120,7 @@ def test_without_a_base_model_accuracies_stand_alone(summary: dict[str, Any]) ->
 def test_what_weakens_a_figure_is_said(summary: dict[str, Any]) -> None:
     assert cautions(summary) == []
     leak = {"file": "t.jsonl", "task": "sums", "n": 100, "same": 98, "similar": 1, "ids": ["a"]}
+    leak |= {"read": 90, "skipped": 0}
     summary["overlap"] = [leak]
     summary["tasks"]["sums"]["models"]["mine"] |= {"cut_by_length": 7, "cut_and_wrong": 6}
     summary["tasks"]["options"]["models"]["base"]["failed"] = 2
@@ -135,6 +136,12 @@ def test_what_weakens_a_figure_is_said(summary: dict[str, Any]) -> None:
     assert cautions(summary)[0].startswith("1 of 100 questions of sums are in large part also in")
     summary["overlap"] = [leak | {"same": 0, "similar": 0}]
     assert cautions(summary)[0] == "No question is also in t.jsonl."
+    none = leak | {"same": 0, "similar": 0, "skipped": 10}
+    summary["overlap"] = [none, none | {"task": "options"}]
+    assert cautions(summary)[:2] == [
+        "No question is also in t.jsonl.",
+        "10 of 100 rows of t.jsonl hold no question that can be read, and were not compared.",
+    ]
 
 
 def test_many_models_are_printed_in_parts(summary: dict[str, Any]) -> None:
@@ -196,12 +203,16 @@ def test_a_forecast_is_printed() -> None:
         "models": ["base", "mine"],
         "tasks": {"sums": {"n": 10, "kinds": {"math": 10}, "methods": {"generation": 10}}},
         "quarantined": {"E_NO_GOLD": 2},
-        "overlap": [{"file": "t", "task": "sums", "n": 10, "same": 3, "similar": 0, "ids": []}],
+        "overlap": [
+            {"file": "t", "read": 7, "skipped": 2}
+            | {"task": "sums", "n": 10, "same": 3, "similar": 0, "ids": []}
+        ],
         "prompt_tokens": 1000,
         "choice_tokens": 0,
         "most_tokens": 2560,
         "seconds": 7.0,
     }
     print_eval_forecast(forecast, Console(file=out, width=80))
-    for text in ("2 models: base, mine", "sums: 10 questions", "2 E_NO_GOLD", "3 of 10", "7 s"):
+    expected = ("2 models: base, mine", "sums: 10 questions", "2 E_NO_GOLD", "3 of 10", "7 s")
+    for text in (*expected, "2 of 9 rows of t hold no question"):
         assert text in out.getvalue()

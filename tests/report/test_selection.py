@@ -44,6 +44,7 @@ def summary(*pairs: tuple[str, str], **more: Any) -> dict[str, Any]:  # noqa: AN
             "pairs": [{"source": name, "verdict": verdict} for name, verdict in pairs],
         },
         "cautions": [],
+        "test": [],
     } | more
 
 
@@ -95,6 +96,16 @@ def test_too_many_sources_are_listed_without_a_comparison() -> None:
     sources = {f"s{n}": {"n": 1, "candidates": 1, "selected": 1} for n in range(300)}
     text = printed(summary(comparison=None, sources=sources))
     assert "and 270 more" in text
+
+
+def test_rows_of_the_test_that_were_not_compared_are_told_of() -> None:
+    counts = [
+        {"file": "a.jsonl", "read": 5, "skipped": 0},
+        {"file": "b\x1b.jsonl", "read": 1, "skipped": 10},
+    ]
+    text = " ".join(printed(summary(test=counts)).split())
+    assert "10 of 11 rows of b\\x1b.jsonl hold no question that can be read, and were not" in text
+    assert "a.jsonl" not in text
 
 
 def test_cautions_come_last_and_control_characters_do_not_act() -> None:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from fam_engine.report.evaluation_words import BASE, cautions, findings, names, overlap, points
 from fam_engine.report.forecast import duration
-from fam_engine.report.wording import percent, visible
+from fam_engine.report.wording import percent, unread_rows, visible
 
 _TASK_WIDTH: Final = 20
 _ADAPTERS_A_TABLE: Final = 3
@@ -103,6 +103,7 @@ def print_eval_forecast(forecast: Mapping[str, Any], console: Console) -> None:
         f"about {duration(forecast['seconds'])} for all models if every answer is as long as allowed (from a "
         "trial of this machine; judging not counted)",
         *map(overlap, forecast["overlap"]),
+        *unread_rows(forecast["overlap"]),
     ]
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from fam_engine.report.wording import MISSING, confinement, percent, visible
+from fam_engine.report.wording import MISSING, confinement, percent, unread_rows, visible
 
 BASE: Final = "base"
 # Fewer questions can show only very large differences.
@@ -135,6 +135,7 @@ def cautions(summary: Mapping[str, Any]) -> list[str]:
     """Say what may make a figure mean less than it seems to."""
     return [
         *_overlaps(summary),
+        *unread_rows(summary["overlap"]),
         *_cuts(summary),
         *_failures(summary),
         *_few(summary),

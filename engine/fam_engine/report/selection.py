@@ -22,6 +22,7 @@ from fam_engine.report.wording import (
     number,
     percent,
     short_names,
+    unread_rows,
     visible,
 )
 
@@ -71,6 +72,8 @@ def print_selection(summary: Mapping[str, Any], console: Console) -> None:
             console.print(_count_table(title, counts, meanings))
     for caution in summary["cautions"]:
         _line(console, _caution(caution), "yellow")
+    for text in unread_rows(summary["test"]):
+        _line(console, text, "yellow")
 
 
 def _rule(choice: Mapping[str, Any]) -> str:

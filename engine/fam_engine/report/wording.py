@@ -68,6 +68,20 @@ def interval(estimate: Mapping[str, float | None], *, as_percent: bool = False) 
     return f"{write(low)} to {write(high)}"
 
 
+def unread_rows(counts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say of which files of questions some rows could not be compared.
+
+    Args:
+        counts: `file`, questions `read` and rows `skipped`; of a file once or more.
+    """
+    of_file = {one["file"]: one for one in counts if one["skipped"]}
+    return [
+        f"{one['skipped']:,} of {one['read'] + one['skipped']:,} rows of {visible(name)} hold no question that can be "
+        "read, and were not compared."
+        for name, one in of_file.items()
+    ]
+
+
 def visible(text: str) -> str:
     """Spell out characters that would act instead of show: controls, direction marks, surrogates.
 

@@ -16,6 +16,7 @@ def test_questions_that_were_trained_on_are_named(tiny_model: Path, tmp_path: Pa
         {"prompt": "Question  3\n", "response": "blue"},
         {"prompt": "question 5?\n", "response": "red"},
         {"prompt": "question 7?\n", "response": "red"},
+        {"query": "question 1"},
     ]
     train = write(tmp_path / "train.jsonl", trained)
     data = write(tmp_path / "task.jsonl", QUESTIONS)
@@ -23,6 +24,8 @@ def test_questions_that_were_trained_on_are_named(tiny_model: Path, tmp_path: Pa
     assert outcome.summary["overlap"] == [
         {
             "file": str(train),
+            "read": 3,
+            "skipped": 1,
             "task": "colours",
             "n": 6,
             "same": 2,

@@ -419,12 +419,14 @@ def test_duplicates_cuts_and_test_questions_are_warned_of(scored: Scored, tmp_pa
         "same_sources": 1,
     }
     assert found["in_test"]["ids"] == [f"{data}:1", f"{data}:6"]
+    assert summary["test"] == [{"file": str(test), "read": 3, "skipped": 1}]
     assert found["same_sources"]["pairs"] == [{"sources": ["a", "b"], "num_shared": 5}]
 
 
 def test_nothing_to_warn_of(scored: Scored) -> None:
     data, scores = scored(ROWS)
-    assert select(data, scores)[0]["cautions"] == []
+    summary, _ = select(data, scores)
+    assert (summary["cautions"], summary["test"]) == ([], [])
 
 
 def test_a_test_file_without_questions_is_refused(scored: Scored, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from fam_engine.jobs.data_files import DataFile
-from fam_engine.jobs.selection.overlap import questions_of
+from fam_engine.jobs.selection.overlap import Questions
 from fam_engine.measure.overlap import find_overlap
 
 _NUM_SHOWN: Final = 5
@@ -28,8 +28,8 @@ def overlap_with_training(
         columns: Record field -> column, from `--map`.
 
     Returns:
-        For every file and task: `file`, `task`, `n` questions of the task, how many of them are the `same` as one of
-        the file or `similar` to some, and the `ids` of the first.
+        For every file and task: `file`, questions `read` of it and rows `skipped`, `task`, `n` questions of the task,
+        how many of them are the `same` as one of the file or `similar` to some, and the `ids` of the first.
 
     Raises:
         InputError: A file holds no questions.
@@ -38,7 +38,8 @@ def overlap_with_training(
     tasks = dict.fromkeys(task for task, _, _ in questions)
     found = []
     for file in files:
-        overlap = find_overlap(questions_of(file, columns), (asked for _, _, asked in questions))
+        trained = Questions(file, columns)
+        overlap = find_overlap(trained, (asked for _, _, asked in questions))
         for task in tasks:
             same, similar = (
                 [questions[place][1] for place in places if questions[place][0] == task]
@@ -46,7 +47,7 @@ def overlap_with_training(
             )
             found.append(
                 {
-                    "file": file.name,
+                    **trained.counts,
                     "task": task,
                     "n": sum(own == task for own, _, _ in questions),
                     "same": len(same),

@@ -74,9 +74,12 @@ def run_select(
 
         records, joined = _read(config, scores, progress, advance)
         test = find_distinct_files(config.test)
-        overlap = overlap_with_test(records.files, test, columns=config.map, limit=config.limit)
+        overlap, tested = overlap_with_test(
+            records.files, test, columns=config.map, limit=config.limit
+        )
         selection = select_records(config, metric, records, joined, scores, overlap)
-        summary = {**selection.summary, "settings": config.model_dump(mode="json")}
+        settings = config.model_dump(mode="json")
+        summary = {**selection.summary, "test": tested, "settings": settings}
         if not dry_run:
             progress.start("writing", int(summary["records"]["selected"]), "records")
             key = _run_key(config, [file.path for file in records.files])

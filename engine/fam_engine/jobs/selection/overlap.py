@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any
 
-from fam_engine.data.reading import read_rows
+from fam_engine.data.reading import Row, read_rows
 from fam_engine.data.records import Record, detect_form, map_columns, read_record
 from fam_engine.errors import InputError, RecordError
 from fam_engine.jobs.data_files import DataFile
@@ -25,7 +27,7 @@ def overlap_with_test(
     *,
     columns: Mapping[str, str],
     limit: int | None,
-) -> Overlap:
+) -> tuple[Overlap, list[dict[str, Any]]]:
     """Find the records whose question is in the test files.
 
     Args:
@@ -35,16 +37,20 @@ def overlap_with_test(
         limit: Read no more rows of the data than this.
 
     Returns:
-        Places among the readable records, in input order.
+        Places among the readable records, in input order; and for every test file its name, questions `read`, and
+        rows `skipped`.
 
     Raises:
         InputError: A test file holds no questions.
     """
     if not test:
-        return Overlap(0, (), ())
-    tested = [question for file in test for question in questions_of(file, columns)]
+        return Overlap(0, (), ()), []
+    tested = [Questions(file, columns) for file in test]
     records = (record for _, _, record in iterate_records(files, columns, limit))
-    return find_overlap(tested, (asked(r) for r in records if isinstance(r, Record)))
+    overlap = find_overlap(
+        chain.from_iterable(tested), (asked(r) for r in records if isinstance(r, Record))
+    )
+    return overlap, [questions.counts for questions in tested]
 
 
 def asked(record: Record) -> str:
@@ -57,27 +63,52 @@ def fingerprint(question: str) -> bytes:
     return hashlib.blake2b(" ".join(words_and_signs(question)).encode(), digest_size=8).digest()
 
 
-def questions_of(file: DataFile, columns: Mapping[str, str]) -> Iterator[str]:
-    """Give the questions of a file whose rows need no response.
+class Questions:
+    """The questions of a file whose rows need no response; read anew each time.
 
-    Raises:
-        InputError: There is none.
+    Args:
+        file: The file.
+        columns: Record field -> column, from `--map`.
+
+    Attributes:
+        num_read: Questions read.
+        num_skipped: Rows that hold none, or none that can be read.
     """
-    count = 0
-    for row in read_rows(file.path):
-        mapped = map_columns(row.columns or {}, columns)
-        try:
-            bare = as_question(mapped, find_kind(mapped))
-            record = read_record(
-                bare, detect_form(bare), file=file.name, line=row.line, stem=file.stem
+
+    def __init__(self, file: DataFile, columns: Mapping[str, str]) -> None:
+        self._file = file
+        self._columns = columns
+        self.num_read = self.num_skipped = 0
+
+    def __iter__(self) -> Iterator[str]:
+        """Give the questions.
+
+        Raises:
+            InputError: There is none.
+        """
+        self.num_read = self.num_skipped = 0
+        for row in read_rows(self._file.path):
+            try:
+                question = self._question(row)
+            except RecordError:
+                self.num_skipped += 1
+                continue
+            self.num_read += 1
+            yield question
+        if not self.num_read:
+            raise InputError(
+                "holds no questions, expected records or at least a `prompt` or `question` each",
+                code="E_INPUT_UNUSABLE",
+                where=self._file.name,
             )
-        except RecordError:
-            continue
-        count += 1
-        yield asked(record)
-    if not count:
-        raise InputError(
-            "holds no questions, expected records or at least a `prompt` or `question` each",
-            code="E_INPUT_UNUSABLE",
-            where=file.name,
-        )
+
+    def _question(self, row: Row) -> str:
+        file, mapped = self._file, map_columns(row.columns or {}, self._columns)
+        bare = as_question(mapped, find_kind(mapped))
+        record = read_record(bare, detect_form(bare), file=file.name, line=row.line, stem=file.stem)
+        return asked(record)
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """What a summary says of them, once they are read."""
+        return {"file": self._file.name, "read": self.num_read, "skipped": self.num_skipped}
