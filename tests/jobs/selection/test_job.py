@@ -264,6 +264,21 @@ def test_what_left_nothing_is_named_with_its_own_remedy(scored: Scored) -> None:
     assert "choose another --metric" in refused(data, scores, metric="eos_nll")
 
 
+def test_a_choice_of_nothing_is_refused(scored: Scored) -> None:
+    data, scores = scored(ROWS[:4])
+    said = refused(data, scores, band=(0.4, 0.6))
+    assert "no record is selected: 4 not_picked" in said
+    assert "widen --band: of two answers to a question, one is at 0.25" in said
+    assert not (scores.parent.parent / "out" / "selected.jsonl").exists()
+    assert "raise --quota" in refused(data, scores, quota={"a": 0, "b": 0})
+    # What was left out before the choice has no part in it.
+    wrong = [record("q2", name, 1.0, correct=False) for name in "abc"]
+    data, scores = scored([*ROWS[:2], *wrong])
+    said = refused(data, scores, band=(0.4, 0.6), correct_only=True)
+    assert "no record is selected: 2 not_picked" in said
+    assert "widen --band" in said
+
+
 def test_of_many_sources_some_are_named_and_the_rest_counted(scored: Scored) -> None:
     data, scores = scored([record("q", name, 1.0) for name in "abcdefghij"])
     assert "g, h and 2 others)" in refused(data, scores, quota={"z": 1})

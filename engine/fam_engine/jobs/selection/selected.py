@@ -39,6 +39,8 @@ from fam_engine.measure.statistics import Ints, ratio_estimate, resample_groups
 _REMEDIES = {
     "metric_undefined": "choose another --metric: these records have no value of this one",
     "correctness_unknown": "--correct-only goes by `correct` of the records; have it there, or leave the flag out",
+    "not_picked": "widen --band: of two answers to a question, one is at 0.25 and one at 0.75",
+    "source_limit": "raise --quota",
 }
 _SCORED_BY = ("model", "revision", "adapter", "template", "chat_template_kwargs", "precision")
 
@@ -79,8 +81,8 @@ def select_records(
         overlap: Places of the records that ask what the test files ask.
 
     Raises:
-        UsageError: A quota names an unknown source, there are too many sources to compare, or no
-            selection keeps every source at its share.
+        UsageError: A quota names an unknown source, there are too many sources to compare, no
+            selection keeps every source at its share, or nothing is selected.
     """
     labels = _Labels(scores, joined)
     numbers = {name: scores.floats(name)[joined.rows] for name in _number_names(metric)}
@@ -94,10 +96,11 @@ def select_records(
     plan = _plan(config, metric, labels.names)
     parts = averaged(metric, numbers)
     admitted = admit(columns, plan)
-    _check_some(admitted)
+    _check_some(admitted, "left to choose from")
     comparison = _compare(config, parts, columns, plan, admitted, labels.names)
     averages = [comparison["sources"][n]["value"] for n in labels.names] if comparison else []
     reasons = choose(columns, plan, admitted, averages)
+    _check_some(reasons[admitted == SELECTED], "selected")
     quarantined = sorted([*records.quarantined, *joined.quarantined], key=_in_order_of(records))
     choice = {"metric": metric.name, "per": plan.per, **_rule(plan)}
     chosen = np.flatnonzero(reasons == SELECTED)
@@ -147,15 +150,15 @@ def _cautions(
     return find_cautions(chosen, labels.ids, signs, labels.names)
 
 
-def _check_some(admitted: Codes) -> None:
+def _check_some(reasons: Codes, state: str) -> None:
     """Refuse constraints that leave nothing: what selects no record was hardly meant."""
-    if (admitted == SELECTED).any():
+    if (reasons == SELECTED).any():
         return
-    numbers: list[int] = np.bincount(admitted, minlength=len(REASONS)).tolist()
+    numbers: list[int] = np.bincount(reasons, minlength=len(REASONS)).tolist()
     counts = [f"{count:,} {name}" for name, count in zip(REASONS, numbers, strict=True) if count]
     most = REASONS[int(np.argmax(numbers))] if counts else ""
     raise UsageError(
-        f"no record is left to choose from: {', '.join(counts) or 'none has a score'}",
+        f"no record is {state}: {', '.join(counts) or 'none has a score'}",
         code="E_NOTHING_LEFT",
         hint=_REMEDIES.get(most, "loosen the limits"),
     )
