@@ -170,5 +170,7 @@ def _quotas(pairs: list[str]) -> dict[str, str]:
             raise UsageError(
                 f"--quota {pair}: expected SOURCE=N, such as human=500", code="E_USAGE"
             )
+        if source in quotas:
+            raise UsageError(f"--quota {pair}: `{source}` has one already", code="E_USAGE")
         quotas[source] = most
     return quotas

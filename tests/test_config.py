@@ -44,7 +44,9 @@ def test_one_text_is_a_list_of_one(tmp_path: Path) -> None:
         ("precision: int8", "`precision`"),
         ("max_length: 1", "`max_length`"),
         ("- a\n- b", "holds no settings"),
-        ("a: [", "is not YAML"),
+        ("a: [", "c.yaml:1: is not YAML: expected the node content"),
+        ("a: b: c", "mapping values are not allowed here (put a text that holds `: ` into quotes)"),
+        ("data: a\nmap: {id: x, id: y}", "c.yaml:2: is not YAML: the key `id` comes a second time"),
         ("map: {respnse: x}", "did you mean `response`"),
     ],
 )

@@ -345,7 +345,11 @@ class SelectConfig(RecordSettings):
     @field_validator("band", mode="before")
     @classmethod
     def _two_quantiles(cls, value: object) -> object:
-        return value.split(":") if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        if value.count(":") != 1:
+            raise ValueError("expected two quantiles LOW:HIGH")
+        return value.split(":")
 
     @field_validator("band")
     @classmethod
@@ -534,13 +538,26 @@ def read_config(
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, for texts that the system takes as names of files."""
+    """The safe loader, for keys that come once and texts that the system takes as names of files."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        known = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in known:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key `{key.value}` comes a second time",
+                    problem_mark=key.start_mark,
+                )
+            known.add((key.tag, key.value))
+        return super().construct_mapping(node, deep)
 
 
 def _text(loader: _Loader, node: yaml.ScalarNode) -> str:
     text = str(loader.construct_scalar(node))
     if "\0" in text:
-        raise yaml.constructor.ConstructorError(problem_mark=node.start_mark)
+        raise yaml.constructor.ConstructorError(
+            problem="a text holds a null character", problem_mark=node.start_mark
+        )
     return text
 
 
@@ -557,7 +574,14 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         line = getattr(getattr(error, "problem_mark", None), "line", None)
         where = f"{file}:{line + 1}" if line is not None else str(file)
-        raise UsageError("is not YAML", code="E_CONFIG_FILE", where=where) from None
+        reason = getattr(error, "problem", None)
+        says_colon = reason == "mapping values are not allowed here"
+        raise UsageError(
+            f"is not YAML{f': {reason}' if reason else ''}",
+            code="E_CONFIG_FILE",
+            where=where,
+            hint="put a text that holds `: ` into quotes" if says_colon else None,
+        ) from None
     if values is None:
         return {}
     if not isinstance(values, dict):

@@ -66,6 +66,8 @@ def test_what_it_selects_can_be_scored(
         (("--band", "0.9:0.1"), 2, "error[E_CONFIG_VALUE]", "LOW < HIGH"),
         (("--band", "half"), 2, "error[E_CONFIG_VALUE]", "band"),
         (("--quota", "long"), 2, "error[E_USAGE]", "SOURCE=N"),
+        (("--quota", "long=1", "--quota", "long=2"), 2, "error[E_USAGE]", "has one already"),
+        (("--band", "0.25"), 2, "error[E_CONFIG_VALUE]", "expected two quantiles LOW:HIGH"),
         (("--quota", "long=many"), 2, "error[E_CONFIG_VALUE]", "quota.long"),
         (("--quota", "log=1"), 2, "error[E_SOURCE_MIX]", "did you mean `long`"),
         (("--max-share", "1.5"), 2, "error[E_CONFIG_VALUE]", "max_share"),

@@ -137,6 +137,12 @@ def test_an_experiment_says_which_step_it_is_at(tmp_path: Path) -> None:
     assert read_status(tmp_path).state == "stopped"
 
 
+def test_a_file_is_no_folder_of_a_job(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").touch()
+    with pytest.raises(InputError, match=r"a\.jsonl: is a file, expected the folder of a job"):
+        read_status(tmp_path / "a.jsonl")
+
+
 def test_folders_without_a_readable_job_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no job"):
         read_status(tmp_path)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from fam_engine.errors import InputError
 from fam_engine.jobs.journal import STATE_FOLDER
 from fam_engine.jobs.scoring.sharing.claims import PartCounts, count_parts, living_workers
 from fam_engine.jobs.scoring.sharing.parts import FOLDER, read_plan
@@ -69,6 +70,9 @@ def read_status(out: Path) -> JobStatus:
         InputError: The folder holds no job that can be read.
         CorruptStateError: Its saved progress does not read back.
     """
+    if out.is_file():
+        message, hint = "is a file, expected the folder of a job", "give what was its --out"
+        raise InputError(message, code="E_NO_JOB", where=str(out), hint=hint)
     parts, now = out / STATE_FOLDER / FOLDER, time.time()
     workers = living_workers(parts, now=now)
     holder = find_holder(out) or next(iter(workers), None)
