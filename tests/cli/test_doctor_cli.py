@@ -128,6 +128,30 @@ def test_an_adapter_is_looked_at_for_others_too(run: Run, tiny_model: Path, tmp_
     assert checks["adapter/fam-engine"]["found"].startswith("not tried")
 
 
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"r": 600}, "refuses rank 600: --max-lora-rank goes to 512"),
+        ({"r": None}, "refuses rank None"),
+        ({"r": "8"}, "refuses rank '8'"),
+        ({"rank_pattern": {"q_proj": None}}, "refuses rank None"),
+        (None, "refuses it without `r`"),
+    ],
+)
+def test_a_rank_vllm_does_not_have_is_told(
+    run: Run, tiny_model: Path, tmp_path: Path, change: dict[str, Any] | None, found: str
+) -> None:
+    adapter = make_adapter(tiny_model, tmp_path / "adapter")
+    file = adapter / "adapter_config.json"
+    config = json.loads(file.read_text())
+    file.write_text("{}" if change is None else json.dumps(config | change))
+    code, checks = examined(run, "--adapter", adapter)
+    assert code == 0
+    assert checks["adapter/vllm"]["level"] == "warn"
+    assert checks["adapter/vllm"]["found"].startswith(found)
+    assert checks["adapter/llama.cpp"]["level"] == "ok"
+
+
 def test_an_adapter_that_is_refused_ends_with_10_and_others_are_still_told(
     run: Run, tiny_model: Path, tmp_path: Path
 ) -> None:

@@ -66,7 +66,9 @@ def _form(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> str:
 def _consumer_check(name: str, config: Mapping[str, Any], found: list[Objection]) -> Check:
     own = [one for one in found if one.consumer == name]
     if not own:
-        return Check(_SECTION, name, "ok", _ACCEPTED[name].format(rank=vllm_rank(config)))
+        # Only what vLLM does not refuse has a rank that it can be started with.
+        rank = vllm_rank(config) if name == "vllm" else None
+        return Check(_SECTION, name, "ok", _ACCEPTED[name].format(rank=rank))
     remedies = dict.fromkeys(one.remedy for one in own)
     return Check(_SECTION, name, "warn", "; ".join(one.found for one in own), "; ".join(remedies))
 
