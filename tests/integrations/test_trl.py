@@ -72,6 +72,11 @@ def test_it_pickles_without_its_model(reward: FamiliarityReward) -> None:
     assert pickle.loads(pickle.dumps(reward))(["one\n"], ["two"]) == expected
 
 
+def test_it_has_the_name_that_trl_asks_every_reward_for(reward: FamiliarityReward) -> None:
+    """TRL 1.0 to 1.8 take `__name__` from instances too; a copy in another process has it as well."""
+    assert reward.__name__ == pickle.loads(pickle.dumps(reward)).__name__ == "FamiliarityReward"
+
+
 @pytest.mark.filterwarnings("default")
 def test_a_grpo_trainer_takes_it(
     bos_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

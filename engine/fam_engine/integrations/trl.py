@@ -75,6 +75,8 @@ class FamiliarityReward:
             )
         if not math.isfinite(floor):
             raise UsageError(f"floor is {floor}, expected a finite number", code="E_TRL_FLOOR")
+        # By which TRL logs it. Releases up to 1.8 ask every reward for it, later ones fall back to the class's.
+        self.__name__ = type(self).__name__
         self._metric = metric
         self._floor = float(floor)
         self._scorer = LazyScorer(
