@@ -336,6 +336,20 @@ def test_a_generation_argument_that_does_not_fit(
         ours.generate_until(requests("generate_until", ("a", arguments)), disable_tqdm=True)
 
 
+def test_a_generation_argument_that_is_null_is_not_given(ours: FamEngineLM) -> None:
+    names = ("temperature", "top_p", "top_k", "do_sample")
+    null = {"until": ["x"], "max_gen_toks": 12, **dict.fromkeys(names)}
+    plain = {"until": ["x"], "max_gen_toks": 12}
+    first, second = ours.generate_until(
+        requests("generate_until", ("one", null), ("one", plain)), disable_tqdm=True
+    )
+    assert first == second
+    with pytest.raises(UsageError, match="top_p 0"):
+        ours.generate_until(
+            requests("generate_until", ("one", plain | {"top_p": 0})), disable_tqdm=True
+        )
+
+
 def test_without_a_template_there_is_no_chat(ours: FamEngineLM) -> None:
     with pytest.raises(UsageError, match="no chat template"):
         ours.apply_chat_template([{"role": "user", "content": "a"}])

@@ -431,11 +431,13 @@ def _sampling(arguments: Mapping[str, Any]) -> Sampling:
     Raises:
         UsageError: One that we do not have.
     """
-    given = dict(normalize_gen_kwargs(dict(arguments), _MAX_GEN_TOKENS))
+    # `null` in a task's YAML is a setting that is not given, as to transformers.
+    told = {name: value for name, value in arguments.items() if value is not None}
+    given = dict(normalize_gen_kwargs(told, _MAX_GEN_TOKENS))
     given.pop("do_sample", None)
     sampling = Sampling(
         max_new_tokens=given.pop("max_gen_toks"),
-        temperature=float(given.pop("temperature", None) or 0.0),
+        temperature=float(given.pop("temperature", 0.0)),
         top_p=float(given.pop("top_p", 1.0)),
         top_k=int(given.pop("top_k", 0)),
         stop=tuple(filter(None, _strings(given.pop("until", ())))),
