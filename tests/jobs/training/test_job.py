@@ -18,6 +18,7 @@ from fam_engine.errors import (
     UsageError,
 )
 from fam_engine.jobs.interrupts import Interrupted
+from fam_engine.jobs.status.job import read_status
 from fam_engine.jobs.training import budget, loop, steps
 from fam_engine.jobs.training.budget import StepPlan
 from fam_engine.jobs.training.checkpoints import Checkpoints
@@ -352,6 +353,23 @@ def test_a_lost_run_stops_with_its_state_kept(
     assert kept is not None
     assert kept.state.step == 4
     assert all(value.isfinite().all() for value in kept.parameters.values())
+
+
+@pytest.mark.parametrize("lost_at", [0, 2, 3])
+def test_a_run_that_is_lost_in_validation_says_so(
+    train: Train, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, lost_at: int
+) -> None:
+    """At its first validation, at a step, and when the same command goes on from the checkpoint before."""
+    losses = [5.0] * lost_at + [math.nan] * 2
+    monkeypatch.setattr(loop, "validation_loss", lambda *_: losses.pop(0))
+    for _ in range(2):
+        with pytest.raises(DivergedError, match="validation loss is nan"):
+            train(validation_share=0.3, validate_every=1, save_every=1)
+        *before, last = read_lines(settings["out"] / "log.jsonl")
+        assert "validation loss is nan" in last["diverged"]
+        assert "validation_loss" not in last
+        assert [line["step"] for line in (*before, last)] == list(range(lost_at + 1))
+        assert read_status(settings["out"]).state == "diverged"
 
 
 def test_a_rate_far_too_high_really_diverges(train: Train) -> None:

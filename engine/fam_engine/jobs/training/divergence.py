@@ -2,13 +2,14 @@
 
 In: the loss and the gradient norm of each step. Out: a `DivergedError`, or nothing. A run is lost when
 
-- either is not finite;
+- either is not finite, or a validation loss is not;
 - the gradient is exactly 0 and the loss is not: a step too large has saturated the model (seen at a rate of 10^4);
 - the mean surprisal of its answers over the last 20 steps is more than twice, plus one nat, the lowest such mean before
   (at first: the surprisal of the first step, the untrained model's). The surprisal and not the loss: it means the same
   under every loss.
 
-All is checked before the optimizer moves, so what is saved is from before.
+All but the validation loss is checked before the optimizer moves, and that before anything is saved: what is kept is
+from before.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class StepReport:
         tokens: Supervised tokens.
         seconds: Time it took.
         validation_loss: Mean surprisal of the validation answers' tokens, where it was measured.
-        diverged: Why the run stopped here; such a step moved no parameter.
+        diverged: Why the run stopped here; no checkpoint holds such a step.
     """
 
     step: int

@@ -142,7 +142,7 @@ class TrainingLoop:
         ) as log:
             try:
                 if state.step == 0 and self._parts.validation is not None:
-                    log.write(StepReport(0, 0.0, validation_loss=self._validate(0)))
+                    log.write(self._validated(StepReport(0, 0.0), log))
                 while not self._is_done():
                     self._parts.check()
                     self._step(log)
@@ -158,11 +158,12 @@ class TrainingLoop:
         entries = self._order.step_entries(self._state.step)
         report = self._learn(entries, log)
         number = report.step
-        validation = self._validate(number) if self._is_validation_due(number) else None
-        report = replace(report, seconds=watch.seconds(), validation_loss=validation)
+        if self._is_validation_due(number):
+            report = self._validated(report, log)
+        report = replace(report, seconds=watch.seconds())
         self._state = self._after(report)
         log.write(report)
-        is_best = validation is not None and self._state.best_step == number
+        is_best = report.validation_loss is not None and self._state.best_step == number
         if is_best or self._is_done() or number % self._parts.config.save_every == 0:
             self._save(log)
         self._tell(report, entries)
@@ -231,6 +232,14 @@ class TrainingLoop:
             return False
         every = self._parts.config.validate_every or self._order.steps_per_epoch
         return step % every == 0 or step == self.num_steps
+
+    def _validated(self, report: StepReport, log: TrainingLog | SilentLog) -> StepReport:
+        """Add the validation loss to a report; if the run is lost by it, the log says so."""
+        try:
+            return replace(report, validation_loss=self._validate(report.step))
+        except DivergedError as error:
+            log.write(replace(report, diverged=error.message))
+            raise
 
     def _validate(self, step: int) -> float:
         assert self._parts.validation is not None
