@@ -8,6 +8,7 @@ import pytest
 
 from fam_engine.config import BenchConfig
 from fam_engine.errors import UsageError
+from fam_engine.jobs.bench import job
 from fam_engine.jobs.bench.compare import compare, read_result
 from fam_engine.jobs.bench.job import run_bench
 from fam_engine.jobs.bench.workloads import WORKLOADS, demo_records
@@ -88,10 +89,32 @@ def test_other_work_is_not_compared(result: dict[str, Any]) -> None:
 
 def test_a_file_that_is_no_result_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "old.json"
-    for text in ("", "[]", '{"workloads": {}}'):
+    hollow = '{"environment": {}, "settings": {}, "workloads": {"score": %s}}'
+    rows = ("5", "{}", '{"amount": "1", "per_second": 1}', '{"amount": 1, "per_second": NaN}')
+    others = (
+        '{"environment": 1, "settings": {}, "workloads": {}}',
+        *(hollow % row for row in rows),
+    )
+    for text in ("", "[]", '{"workloads": {}}', *others):
         file.write_text(text)
         with pytest.raises(UsageError, match=r"old\.json"):
             read_result(file)
+
+
+def test_what_cannot_be_compared_is_refused_before_anything_is_measured(
+    result: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "_measure", lambda *_: pytest.fail("measured"))
+    file = tmp_path / "old.json"
+    settings = {"precision": "fp32", "device": "cpu", "compare": file}
+    for change, limit, named in (
+        ({"environment": {}}, 2, "device: None"),
+        ({}, 3, "limit: 2, 3"),
+        ({"workloads": {}}, 2, "no workload is in both"),
+    ):
+        file.write_text(json.dumps({**result, **change}))
+        with pytest.raises(UsageError, match=named):
+            run_bench(BenchConfig(limit=limit, **settings), Nobody())
 
 
 def test_an_unknown_workload_is_named_with_the_nearest() -> None:

@@ -7,6 +7,7 @@ amounts of work are refused: their ratio says nothing about the program.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,46 @@ def read_result(file: Path) -> dict[str, Any]:
         result = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         result = None
-    if not isinstance(result, dict) or not {"environment", "settings", "workloads"} <= set(result):
+    if not _is_result(result):
         raise UsageError(
             "is no result of `fam-engine bench --out`", code="E_BENCH_FILE", where=str(file)
         )
-    return result
+    found: dict[str, Any] = result
+    return found
+
+
+def _is_result(value: Any) -> bool:  # noqa: ANN401 - any JSON value
+    """Whether a value has what is compared."""
+    parts = ("environment", "settings", "workloads")
+    if not isinstance(value, dict) or not all(isinstance(value.get(one), dict) for one in parts):
+        return False
+    return all(
+        isinstance(row, dict) and all(_is_above_0(row.get(one)) for one in ("amount", "per_second"))
+        for row in value["workloads"].values()
+    )
+
+
+def _is_above_0(value: Any) -> bool:  # noqa: ANN401 - any JSON value
+    return type(value) in (int, float) and 0 < value < math.inf
+
+
+def check_comparable(before: Mapping[str, Any], now: Mapping[str, Any], *, where: str) -> None:
+    """Refuse what can be told before anything is measured: another machine, model or setting.
+
+    Args:
+        before: The earlier result.
+        now: `environment` and `settings` of this run; of its `workloads` the names are enough.
+        where: The earlier one's file, for messages.
+
+    Raises:
+        UsageError: They differ, or have no workload in common.
+    """
+    differs = what_differs(before["environment"], now["environment"])
+    old, new = before["settings"], now["settings"]
+    differs += [f"{n}: {old.get(n)}, {new[n]}" for n in _SAME_SETTINGS if old.get(n) != new[n]]
+    if not differs and not _shared(before, now):
+        differs = ["no workload is in both"]
+    _refuse(differs, where)
 
 
 def compare(
@@ -49,22 +85,14 @@ def compare(
     Raises:
         UsageError: They do not measure the same thing.
     """
-    differs = what_differs(before["environment"], now["environment"])
-    old, new = before["settings"], now["settings"]
-    differs += [f"{n}: {old.get(n)}, {new[n]}" for n in _SAME_SETTINGS if old.get(n) != new[n]]
-    shared = [name for name in now["workloads"] if name in before["workloads"]]
+    check_comparable(before, now, where=where)
+    shared = _shared(before, now)
+    differs = []
     for name in shared:
         amounts = [result["workloads"][name]["amount"] for result in (before, now)]
         if amounts[0] != amounts[1]:
             differs.append(f"work of {name}: {amounts[0]}, {amounts[1]}")
-    if differs or not shared:
-        what = "; ".join(differs) or "no workload is in both"
-        raise UsageError(
-            f"cannot be compared with this run ({what})",
-            code="E_BENCH_COMPARE",
-            where=where,
-            hint="measure both with the same settings on one machine",
-        )
+    _refuse(differs, where)
     return [
         judge_change(
             name,
@@ -74,3 +102,18 @@ def compare(
         )
         for name in shared
     ]
+
+
+def _shared(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return [name for name in now["workloads"] if name in before["workloads"]]
+
+
+def _refuse(differs: list[str], where: str) -> None:
+    """Refuse a comparison if anything differs."""
+    if differs:
+        raise UsageError(
+            f"cannot be compared with this run ({'; '.join(differs)})",
+            code="E_BENCH_COMPARE",
+            where=where,
+            hint="measure both with the same settings on one machine",
+        )

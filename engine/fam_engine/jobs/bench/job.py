@@ -12,7 +12,7 @@ from typing import Any
 from fam_engine.config import BenchConfig, nearest
 from fam_engine.data.files import write_text_whole
 from fam_engine.errors import UsageError
-from fam_engine.jobs.bench.compare import compare, read_result
+from fam_engine.jobs.bench.compare import check_comparable, compare, read_result
 from fam_engine.jobs.bench.machine import describe_machine
 from fam_engine.jobs.bench.workers import Run, Worker
 from fam_engine.jobs.bench.workloads import WORKLOADS, Measured
@@ -49,8 +49,11 @@ def run_bench(config: BenchConfig, progress: Progress) -> BenchOutcome:
     result = {
         "environment": describe_machine(device, config.threads),
         "settings": _settings(config, device),
-        "workloads": {name: _measure(name, config, device, progress) for name in names},
+        "workloads": dict.fromkeys(names),
     }
+    if before is not None:
+        check_comparable(before, result, where=str(config.compare))
+    result["workloads"] = {name: _measure(name, config, device, progress) for name in names}
     if config.out is not None:
         with storage_errors(config.out):
             write_text_whole(config.out, json.dumps(result, indent=1) + "\n")

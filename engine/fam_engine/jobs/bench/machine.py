@@ -1,7 +1,7 @@
 """What a measurement was made on.
 
 In: a device's name. Out: machine, versions, commit, date and load, as values for JSON. Figures of different machines
-must never be compared by accident, so `same_machine` says what sets two apart.
+must never be compared by accident, so `what_differs` says what sets two apart.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def describe_machine(
 
 def what_differs(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Say what sets two machines apart, such as `device: A, B`; empty if nothing does."""
-    names = ("device", "cores", "threads")
-    return [f"{name}: {one[name]}, {other[name]}" for name in names if one[name] != other[name]]
+    pairs = {name: (one.get(name), other.get(name)) for name in ("device", "cores", "threads")}
+    return [f"{name}: {a}, {b}" for name, (a, b) in pairs.items() if a != b]
 
 
 def _commit() -> str | None:
