@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fam_engine.config import Precision, VerifyConfig
-from fam_engine.errors import UsageError
+from fam_engine.errors import InputError, UsageError
 from fam_engine.jobs.resident import ResidentModel
 from fam_engine.jobs.verifying.job import run_verify
 from tests.jobs.training.small_job import Notes, make_records, write_records
@@ -25,13 +25,23 @@ def settings(bos_model: Path, tmp_path: Path) -> dict[str, Any]:
 
 
 def verified(
-    settings: dict[str, Any], served: Path | None, precision: Precision, **others: object
+    settings: dict[str, Any],
+    served: Path | None,
+    precision: Precision,
+    *,
+    max_length: int | None = None,
+    **others: object,
 ) -> dict[str, Any]:
     """Verify against a server of the same model with another adapter, or none."""
     folder = settings["model"]
     with (
         ResidentModel(
-            folder, adapter=served, precision=precision, compute_dtype="fp32", device="cpu"
+            folder,
+            adapter=served,
+            precision=precision,
+            compute_dtype="fp32",
+            device="cpu",
+            max_length=max_length,
         ) as model,
         listening(make_service(model)) as address,
     ):
@@ -76,6 +86,29 @@ def test_another_adapter_is_beyond_tolerance(
 ) -> None:
     other = make_adapter(bos_model, tmp_path / "other", seed=1)
     assert verified(settings, other, "bf16")["server"]["is_within"] is False
+
+
+@pytest.mark.parametrize("max_length", [None, 64])
+def test_what_leaves_a_server_no_room_to_write_is_left_out(
+    settings: dict[str, Any], tmp_path: Path, max_length: int | None
+) -> None:
+    """A token a byte and BOS: with room for one more, without, and an answer shorter than any."""
+    longest = max_length or 256
+    records = [
+        {"id": str(size), "prompt": "one\n", "response": "x" * (size - 5)}
+        for size in (longest - 1, longest, 10)
+    ]
+    settings["data"] = (str(write_records(tmp_path / "long.jsonl", records)),)
+    summary = verified(settings, settings["verify"], "bf16", max_length=max_length)
+    assert [one["id"] for one in summary["answers"]] == [str(longest - 1), "10"]
+    assert summary["records"]["left_out_by_code"] == {"E_TOO_LONG": 1}
+    assert summary["records"]["read"] == 3
+    assert summary["server"]["is_within"] is True
+
+
+def test_a_server_too_small_for_every_record_is_told(settings: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="at most 7 in all, which the server takes"):
+        verified(settings, settings["verify"], "bf16", max_length=8)
 
 
 def test_a_model_it_does_not_have_is_named(settings: dict[str, Any]) -> None:

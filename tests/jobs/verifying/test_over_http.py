@@ -161,6 +161,22 @@ def test_one_of_several_can_be_named(stub: Stub) -> None:
 
 
 @pytest.mark.parametrize(
+    ("tuned", "length"),
+    [
+        ({"max_model_len": 100}, 100),
+        ({"max_model_len": None, "parent": "base"}, 200),  # an adapter in vLLM
+        ({"parent": "elsewhere"}, None),
+        ({"max_model_len": "100", "parent": None}, None),
+    ],
+)
+def test_it_says_how_long_a_sequence_may_be(
+    stub: Stub, tuned: dict[str, Any], length: int | None
+) -> None:
+    stub.models = {"data": [{"id": "base", "max_model_len": 200}, {"id": "tuned", **tuned}]}
+    assert Server(stub.url, "tuned").max_length == length
+
+
+@pytest.mark.parametrize(
     "url",
     ["", "127.0.0.1:8000", "ftp://x", "http://", "http://x:99999", "http://u:p@x", "http://["],
 )

@@ -7,6 +7,7 @@ from the way it was trained, and whether that is within the tolerance of what li
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from fam_engine.measure.agreement import (
     changed_picks,
     most_changed,
 )
+from fam_engine.model.config import ModelConfig
 from fam_engine.model.loading import resolve_model
 from fam_engine.model.merging import served_precision
 
@@ -52,7 +54,9 @@ def run_verify(config: VerifyConfig, progress: Progress) -> JobOutcome:
     server = None if config.url is None else Server(config.url, config.served_model_name)
     with (
         Interrupts() as interrupts,
-        opened_probe(config, folder, files, progress, interrupts.check) as probe,
+        opened_probe(
+            config, folder, files, progress, interrupts.check, max_ids=_max_ids(server, folder)
+        ) as probe,
     ):
         engine = OwnEngine(config, folder, probe, progress, interrupts.check)
         answers = dict(engine.ways())
@@ -73,6 +77,13 @@ def run_verify(config: VerifyConfig, progress: Progress) -> JobOutcome:
         "settings": config.model_dump(mode="json"),
     }
     return JobOutcome(summary, sum(probe.left_out.values()))
+
+
+def _max_ids(server: Server | None, model: Path) -> int | None:
+    """Give the most tokens a server can be asked about: it has to have room for the one it writes."""
+    if server is None:
+        return None
+    return (server.max_length or ModelConfig.from_folder(model).max_position_embeddings) - 1
 
 
 def _row(way: Way, answers: _Answers, probe: Probe) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import http.client
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -35,6 +35,10 @@ class Server:
         url: Its address, with or without `/v1`.
         model: What it calls the model; None: the one model it has.
 
+    Attributes:
+        model: What it calls the model.
+        max_length: Longest sequence it takes, tokens, with the one it writes; None: it does not say.
+
     Raises:
         UsageError: No such address or model.
         InputError: It does not answer as it should.
@@ -45,7 +49,7 @@ class Server:
         parts = _checked_url(url)
         self._is_https, self._place = parts.scheme == "https", parts.netloc
         self._path = parts.path.rstrip("/").removesuffix("/v1") + "/v1"
-        self.model = self._find_model(model)
+        self.model, self.max_length = self._find_model(model)
 
     def answers(self, probe: Probe, advance: Callable[[int], None]) -> TokenLogprobs:
         """Ask about every answer.
@@ -84,14 +88,15 @@ class Server:
                 raise ValueError(f"{len(logprobs)} log-probs for {count} tokens")
         return np.array(logprobs), np.array(logprobs) >= np.array(best)
 
-    def _find_model(self, wanted: str | None) -> str:
+    def _find_model(self, wanted: str | None) -> tuple[str, int | None]:
+        """Give the name of the model to ask, and the longest sequence it takes."""
         answer = self._send("GET", "/models", None)
         with self._understood():
-            names = [str(model["id"]) for model in answer["data"]]
-        if wanted is None and len(names) == 1:
-            return names[0]
-        if wanted in names:
-            return str(wanted)
+            cards = {str(model["id"]): model for model in answer["data"]}
+            names = list(cards)
+            name = names[0] if wanted is None and len(names) == 1 else wanted
+            if name in cards:
+                return name, _max_length(cards, name)
         found = f"has no model `{wanted}`" if wanted else f"has {len(names)} models"
         raise UsageError(
             f"{found}, expected one of {', '.join(names)}",
@@ -146,6 +151,15 @@ def _checked_url(url: str) -> Any:  # noqa: ANN401 - the parts have no public ty
         message = "--url is no address of a server, expected one such as http://127.0.0.1:8000"
         raise UsageError(message, code="E_USAGE")
     return parts
+
+
+def _max_length(cards: Mapping[str, Any], name: str) -> int | None:
+    """Give the longest sequence of a model; vLLM says it of an adapter's base (`parent`) alone."""
+    for card in (cards[name], cards.get(cards[name].get("parent"), {})):
+        length = card.get("max_model_len")
+        if type(length) is int and length > 0:
+            return length
+    return None
 
 
 def _numbers(values: list[Any]) -> list[float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +104,8 @@ def opened_probe(
     files: tuple[DataFile, ...],
     progress: Progress,
     check: Callable[[], None],
+    *,
+    max_ids: int | None = None,
 ) -> Iterator[Probe]:
     """Read the answers, for as long as this lasts.
 
@@ -112,6 +115,7 @@ def opened_probe(
         files: Where they are.
         progress: Is told the form of each file.
         check: Called now and then.
+        max_ids: Most tokens of an answer and its context; None: as many as the model takes.
 
     Raises:
         FamEngineError: Records, template or tokenizer that cannot be used.
@@ -136,18 +140,20 @@ def opened_probe(
             spool = ingest_records(journal, encoder, plan, files, lambda _: check())
         for form in journal.get("forms"):
             progress.note(shown_form(form))
-        yield _probe(journal, spool)
+        yield _probe(journal, spool, max_ids)
 
 
-def _probe(journal: Journal, spool: Spool) -> Probe:
-    columns = "id, grp, entry, num_response_tokens"
+def _probe(journal: Journal, spool: Spool, max_ids: int | None) -> Probe:
+    columns = "id, grp, entry, num_response_tokens, num_prompt_tokens + num_response_tokens"
     rows = journal.db.execute(f"SELECT {columns} FROM records ORDER BY entry").fetchall()
     some = [row for row in rows if row[3] > 0]
-    if not some:
-        message = "no answer has a token with something before it, expected at least one"
+    short = [row for row in some if max_ids is None or row[4] <= max_ids]
+    if not short:
+        room = "" if max_ids is None else f" and at most {max_ids} in all, which the server takes"
+        message = f"no answer has a token with something before it{room}, expected at least one"
         raise InputError(message, code="E_INPUT_UNUSABLE")
-    left_out = quarantined_by_code(journal)
-    if len(some) < len(rows):
-        left_out["E_NOTHING_SCORED"] = len(rows) - len(some)
-    ids, groups, entries, lengths = zip(*some, strict=True)
-    return Probe(ids, groups, left_out, spool, np.array(entries), np.array(lengths))
+    left_out = Counter(quarantined_by_code(journal))
+    left_out["E_NOTHING_SCORED"] += len(rows) - len(some)
+    left_out["E_TOO_LONG"] += len(some) - len(short)
+    ids, groups, entries, lengths, _ = zip(*short, strict=True)
+    return Probe(ids, groups, +left_out, spool, np.array(entries), np.array(lengths))
