@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from fam_engine.jobs.journal import STATE_FOLDER
+from fam_engine.jobs.outputs import OUTPUTS
 from tests.cli.conftest import Run
 
 ROWS = [
@@ -55,6 +57,12 @@ def test_each_kind_of_job_says_how_far_it_is(
     assert progress["done"] == progress["total"] == (2 if command == "train" else 4)
     assert sum(status["quarantined"].values()) == 1
     assert "quarantine.jsonl" in status["advice"]
+    # The same command would compute or write it again.
+    shutil.move(out / OUTPUTS[command][0], tmp_path / "lost")
+    status = told(run, out)
+    assert (status["state"], "same command" in status["advice"]) == ("stopped", True)
+    shutil.move(tmp_path / "lost", out / OUTPUTS[command][0])
+    assert told(run, out)["state"] == "finished"
     if statement := UNDONE[command]:
         with sqlite3.connect(out / STATE_FOLDER / "journal.sqlite") as db:
             db.execute(statement)

@@ -27,6 +27,7 @@ from fam_engine.jobs.generation.prepare import Progress
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, check_unclaimed, storage_errors
 from fam_engine.jobs.outcome import JobOutcome
+from fam_engine.jobs.outputs import OUTPUTS as ALL_OUTPUTS
 from fam_engine.jobs.running import judging_settings, load_told, peak_memory
 from fam_engine.jobs.scoring.stopwatch import Stopwatch
 from fam_engine.model.decoder import Decoder
@@ -34,7 +35,7 @@ from fam_engine.model.generation.generator import Generator
 from fam_engine.model.loading import with_adapter
 from fam_engine.model.memory import default_tokens_per_batch
 
-OUTPUTS = ("samples.parquet", "summary.json", "report.html", "quarantine.jsonl")
+OUTPUTS = ALL_OUTPUTS["eval"]
 
 
 def run_eval(

@@ -19,6 +19,7 @@ from fam_engine.jobs.generation.texts import TextMaker
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, check_unclaimed, storage_errors
 from fam_engine.jobs.outcome import JobOutcome
+from fam_engine.jobs.outputs import OUTPUTS as ALL_OUTPUTS
 from fam_engine.jobs.running import (
     dtype_name,
     finished_summary,
@@ -31,7 +32,7 @@ from fam_engine.jobs.scoring.stopwatch import Stopwatch
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.generation.generator import Generator
 
-OUTPUTS = ("generated.jsonl", "quarantine.jsonl", "summary.json")
+OUTPUTS = ALL_OUTPUTS["generate"]
 # Figures of time are kept with this many seconds between; a crash costs no more of them.
 _SECONDS_A_NOTE = 1.0
 

@@ -16,6 +16,7 @@ from fam_engine.jobs.generation.texts import TextMaker
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, check_unclaimed, storage_errors
 from fam_engine.jobs.outcome import JobOutcome
+from fam_engine.jobs.outputs import OUTPUTS as ALL_OUTPUTS
 from fam_engine.jobs.rewriting.asking import Attempt
 from fam_engine.jobs.rewriting.attempts import Attempts
 from fam_engine.jobs.rewriting.files import Writer, write_candidates, write_rewritten
@@ -33,7 +34,7 @@ from fam_engine.jobs.scoring.stopwatch import Stopwatch
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.generation.generator import Generator
 
-OUTPUTS = ("rewritten.jsonl", "candidates.parquet", "quarantine.jsonl", "summary.json")
+OUTPUTS = ALL_OUTPUTS["rewrite"]
 # Candidates judged between two commits: code is judged in child processes, some seconds each at worst.
 _JUDGED_AT_ONCE = 16
 

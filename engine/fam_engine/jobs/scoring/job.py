@@ -19,6 +19,7 @@ from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, check_unclaimed, storage_errors
 from fam_engine.jobs.outcome import JobOutcome
+from fam_engine.jobs.outputs import OUTPUTS as ALL_OUTPUTS
 from fam_engine.jobs.running import (
     add_spent,
     describe,
@@ -41,7 +42,7 @@ from fam_engine.jobs.scoring.stopwatch import Stopwatch
 from fam_engine.measure.summary import summarize
 
 # What a finished job leaves; the tokens come on top where asked for.
-OUTPUTS = ("scores.parquet", "quarantine.jsonl", "report.html", "summary.json")
+OUTPUTS = ALL_OUTPUTS["score"]
 _TOKENS = "tokens.parquet"
 _NUMBERS = ("nll_sum", "nll_mean", "perplexity", "bits_per_byte", "rank_mean", "surprising_rate")
 _IF_MEASURED = ("ifd", "in_context_nll_mean")

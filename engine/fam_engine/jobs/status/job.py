@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 
 from fam_engine.errors import InputError
 from fam_engine.jobs.journal import STATE_FOLDER
+from fam_engine.jobs.outputs import OUTPUTS
 from fam_engine.jobs.scoring.sharing.claims import PartCounts, count_parts, living_workers
 from fam_engine.jobs.scoring.sharing.parts import FOLDER, read_plan
 from fam_engine.jobs.status.peek import Holder, find_holder, kept, last_change, peek
@@ -113,7 +114,7 @@ def _is_finished(command: str, db: sqlite3.Connection, out: Path) -> bool:
         return results.is_file() and all(
             note.is_file() and note.stat().st_mtime <= results.stat().st_mtime for note in notes
         )
-    if not (out / "summary.json").is_file():
+    if not all((out / name).is_file() for name in OUTPUTS[command]):
         return False
     # An evaluation goes on with more adapters whenever they are given.
     return not begun_models(out) if command == "eval" else kept(db, "finished") is not None

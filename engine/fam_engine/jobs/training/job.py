@@ -16,6 +16,7 @@ from fam_engine.config import TrainConfig
 from fam_engine.data.files import write_folder_whole, write_text_whole
 from fam_engine.jobs.interrupts import Interrupted, Interrupts
 from fam_engine.jobs.journal import Journal, check_unclaimed, storage_errors
+from fam_engine.jobs.outputs import OUTPUTS as ALL_OUTPUTS
 from fam_engine.jobs.running import Nobody, describe, finished_summary
 from fam_engine.jobs.scoring.files import write_quarantine
 from fam_engine.jobs.scoring.sources import Sources, open_model
@@ -36,7 +37,6 @@ from fam_engine.jobs.training.card import CARD, METADATA, metadata, model_card
 from fam_engine.jobs.training.checkpoints import Checkpoints, RunState
 from fam_engine.jobs.training.crashes import CrashWatch
 from fam_engine.jobs.training.given import Given
-from fam_engine.jobs.training.log import NAME as LOG
 from fam_engine.jobs.training.loop import LoopParts, TrainingLoop, TrainProgress, planned_steps
 from fam_engine.jobs.training.peers import Peers, joined
 from fam_engine.jobs.training.prepare import Prepared, prepared
@@ -50,7 +50,7 @@ from fam_engine.model.memory import num_multiprocessors
 from fam_engine.model.trainable import TrainableModel
 
 ADAPTER, CHECKPOINTS = "adapter", "checkpoints"
-OUTPUTS = (f"{ADAPTER}/adapter_model.safetensors", LOG, "quarantine.jsonl", "summary.json")
+OUTPUTS = ALL_OUTPUTS["train"]
 
 
 @dataclass(frozen=True)
