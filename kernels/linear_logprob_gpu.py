@@ -3,7 +3,9 @@
 The equations are those of `linear_logprob`, which is the reference. `linear_logprob_triton` keeps no logits, but its
 products are only as fast as Triton makes them; `linear_logprob_tiles_triton` has cuBLAS multiply and pays 8 bytes of
 traffic a logit, which is less of the whole the larger D is (2D operations a logit). So a table says from which D on the
-latter is taken, by compute capability. V does not matter: both cost the same times V.
+latter is taken, by compute capability. V does not matter: both cost the same times V. On the same GPUs the former loads
+through descriptors (TMA), whose rows are multiples of 16 bytes; for another D the latter is taken, which has no such
+limit.
 
 The choice depends on the model and the GPU alone, so that a record's bits do not depend on the batch it is in.
 """
@@ -30,11 +32,15 @@ _TILES_FROM_WIDTH: Final = {
     100: 2048,
     120: _NEVER,
 }
+# Of a row that TMA loads: 16 bytes, and 2 bytes a value at least.
+_TMA_VALUES: Final = 8
 
 
 def choose(capability: int, width: int) -> ModuleType:
     """Give the module whose `linear_logprob` is taken for a hidden size D."""
-    takes_tiles = width >= _TILES_FROM_WIDTH[capability]
+    first_width = _TILES_FROM_WIDTH[capability]
+    has_tma = first_width < _NEVER
+    takes_tiles = width >= first_width or (has_tma and width % _TMA_VALUES != 0)
     return linear_logprob_tiles_triton if takes_tiles else linear_logprob_triton
 
 
