@@ -45,6 +45,11 @@ from fam_engine.measure.answers.numerals import equal_numbers, find_numbers, par
         (r"1.5 \times 10^{3}", 1500),
         ("3 x 10^-2", Fraction(3, 100)),
         ("2.5 million", 2500000),
+        (r"2\text{ thousand}", 2000),
+        (r"15\mbox{ million dollars}", 15000000),
+        ("10 000", 10000),
+        ("1 250 000", 1250000),
+        ("10\u202f250.5", Fraction(20501, 2)),
         ("**42**", 42),
         ("`42`", 42),
         (r"\(42\)", 42),
@@ -140,3 +145,8 @@ def test_long_texts_take_linear_time(piece: str) -> None:
     # A pattern that backtracks would take minutes here.
     find_numbers(piece * 20000)
     assert parse_number("5" + piece * 20000 + "{") is None
+
+
+def test_a_plain_blank_may_also_stand_between_two_numbers() -> None:
+    found = [number.value for number, _, _ in find_numbers("3 100 dollar notes, 2 000 in all")]
+    assert found == [3, 100, 2000]

@@ -1,10 +1,10 @@
 r"""Numbers as people and models write them, read exactly.
 
 In: text. Out: `Number`s with exact rational values, or None. Read are signs (also the Unicode minus), currency signs
-before or after the sign, thousands commas (plain, `{,}`, `\,`), decimals without a leading zero, scientific notation
-(`1.5e3`, `1.5 \times 10^{3}`), fractions (`1/2`, `\frac{1}{2}`, `\dfrac12`), mixed numbers, percent, degrees, units
-and words for thousand to trillion. Nothing is evaluated, and lengths and exponents are bounded: `1e999999999` is no
-number here, for its exact value would not fit in memory.
+before or after the sign, thousands commas (plain, `{,}`, `\,`) and blanks, decimals without a leading zero, scientific
+notation (`1.5e3`, `1.5 \times 10^{3}`), fractions (`1/2`, `\frac{1}{2}`, `\dfrac12`), mixed numbers, percent, degrees,
+units and words for thousand to trillion. Nothing is evaluated, and lengths and exponents are bounded: `1e999999999` is
+no number here, for its exact value would not fit in memory.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ _MAX_EXPONENT = 300
 
 _SIGN = r"[-+\u2212\u2013]"
 _CURRENCY = r"(?:\\?\$|[€£¥₹]|\\pounds|\\text\{\\?\$\})"
-_GROUPING = r"(?:,\\![ ]?|\\!,|\{,\}|\\,|,)"
+# A plain blank may stand between two numbers, but nobody writes a number `000`.
+_BLANK = r"[\u00a0\u2009\u202f]|[ ](?=(?:\d{3}[ ])*000(?!\d))"
+_GROUPING = rf"(?:,\\![ ]?|\\!,|\{{,\}}|\\,|,|{_BLANK})"
 _INTEGER = rf"(?:\d{{1,3}}(?:{_GROUPING}\d{{3}})+(?!\d)|\d+)"
 _DECIMAL = rf"(?:{_INTEGER}(?:\.\d+)?|\.\d+)"
 _FRAC = r"\\[dtc]?frac"
@@ -38,7 +40,8 @@ _NUMBER = re.compile(
       | (?P<decimal>{_DECIMAL})(?:[eE](?P<exponent>[-+]?\d+)\b
             |\s*(?:\\times|\\cdot|[\u00d7x*·])\s*10\s*\^\s*\{{?\s*(?P<power>[-+\u2212]?\d+)\s*\}}?)?
     )
-    (?:\s*(?P<scale>thousand|million|billion|trillion)\b)?
+    (?:\s*(?P<braced>\\(?:text|mbox|textrm|mathrm|textit)\s*\{{\s*)?
+        (?P<scale>thousand|million|billion|trillion)\b(?(braced)[^{{}}\d]*\}}))?
     (?P<percent>\s*(?:\\?%|percent\b|per\ cent\b))?
     """,
     re.VERBOSE | re.ASCII,
@@ -141,7 +144,7 @@ def _read(match: re.Match[str]) -> Number | None:
         return None
     decimals: int | None = None
     if part["decimal"] is not None:
-        plain = re.sub(_GROUPING, "", part["decimal"])
+        plain = re.sub(r"[^0-9.]", "", part["decimal"])
         decimals = max(0, len(plain.partition(".")[2]) - exponent)
         value = Fraction(plain) * Fraction(10) ** exponent
     else:
