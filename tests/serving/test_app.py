@@ -190,12 +190,12 @@ def test_a_client_that_leaves_lets_go_of_its_text(address: str, service: Service
     hold = threading.Event()
     generate = service.served.model.generate
 
-    def slow(requests: Any, how: Any, *, on_step: Any) -> Any:  # noqa: ANN401
+    def slow(requests: Any, how: Any, *, on_step: Any, **rest: Any) -> Any:  # noqa: ANN401
         def step(count: int) -> None:
             hold.wait(60)
             on_step(count)
 
-        return generate(requests, how, on_step=step)
+        return generate(requests, how, on_step=step, **rest)
 
     service.served.model.generate = slow  # type: ignore[method-assign]
     try:

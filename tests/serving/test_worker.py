@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +30,10 @@ def pair(*ids: int) -> tuple[Any, Any]:
     return np.array([0, 40], np.int32), np.array(ids, np.int32)
 
 
-def request(*ids: int) -> Any:  # noqa: ANN401
+def request(*ids: int, num_samples: int = 1) -> Any:  # noqa: ANN401
     from fam_engine.model.generation.requests import Request
 
-    return Request(np.array([0, *ids], np.int32), seed=1)
+    return Request(np.array([0, *ids], np.int32), seed=1, num_samples=num_samples)
 
 
 def sampling(max_new_tokens: int, temperature: float = 0.0) -> Any:  # noqa: ANN401
@@ -90,13 +92,13 @@ def between_steps(
     steps: list[int] = []
     generate = resident.generate
 
-    def watched(requests: Any, how: Any, *, on_step: Callable[[int], None]) -> Any:  # noqa: ANN401
+    def watched(requests: Any, how: Any, *, on_step: Callable[[int], None], **rest: Any) -> Any:  # noqa: ANN401
         def step(count: int) -> None:
             steps.append(count)
             do(len(steps))
             on_step(count)
 
-        return generate(requests, how, on_step=step)
+        return generate(requests, how, on_step=step, **rest)
 
     monkeypatch.setattr(resident, "generate", watched)
     return steps
@@ -148,13 +150,67 @@ def test_a_run_that_nobody_waits_for_ends(
     assert sum(steps) < 20
 
 
+def test_nobody_waits_for_the_texts_of_one_who_left(
+    worker: Worker, resident: ResidentModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def do(step: int) -> None:
+        if step == 3:
+            many.cancel()
+
+    steps = between_steps(resident, monkeypatch, do)
+    # More than there are slots, so that the other would come after hundreds of steps.
+    many = worker.generate([request(n, num_samples=64) for n in range(40, 120)], sampling(100, 1.0))
+    other = worker.generate([request(40)], sampling(20, 1.0))
+    worker.start()
+    [[text]] = other.result(60)
+    assert len(steps) < 30
+    assert sum(steps[3:]) == 20
+    [plain] = resident.generator.generate([request(40)], sampling(20, 1.0))
+    assert text.token_ids.tolist() == plain.token_ids.tolist()
+
+
+def test_a_run_forgets_what_it_has_answered(
+    worker: Worker, resident: ResidentModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    futures: list[Any] = []
+    jobs: list[weakref.ref[Any]] = []
+    alive: list[int] = []
+
+    def ask() -> None:
+        futures.append(worker.generate([request(40 + len(futures) % 50)], sampling(6)))
+        jobs.append(weakref.ref(worker._texts[-1]))
+
+    def do(step: int) -> None:
+        alive.append(sum(job() is not None for job in jobs))
+        if len(futures) < 20 and step % 3 == 0:  # so that one is always on its way
+            ask()
+
+    runs: list[Any] = []
+    steps = between_steps(resident, monkeypatch, do)
+    watched = resident.generate
+    monkeypatch.setattr(
+        resident, "generate", lambda *a, **rest: runs.append(a[0]) or watched(*a, **rest)
+    )
+    ask()
+    worker.start()
+    for _ in range(600):
+        if len(futures) == 20:
+            break
+        time.sleep(0.05)
+    assert all(len(future.result(60)[0][0].token_ids) == 6 for future in futures)
+    assert len(runs) == 1
+    assert len(steps) >= 57
+    assert max(alive) <= 4
+    assert not runs[0].jobs
+
+
 def test_a_run_that_fails_is_tried_again_one_by_one(
     worker: Worker, resident: ResidentModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generate = resident.generate
 
-    def poisoned(requests: Any, how: Any, *, on_step: Any) -> Any:  # noqa: ANN401
-        for completion in generate(requests, how, on_step=on_step):
+    def poisoned(requests: Any, how: Any, **rest: Any) -> Any:  # noqa: ANN401
+        for completion in generate(requests, how, **rest):
             if 99 in requests.jobs[0].requests[0].context_ids or len(requests.jobs) > 1:
                 raise ZeroDivisionError("poison")
             yield completion

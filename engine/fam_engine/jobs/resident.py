@@ -156,9 +156,10 @@ class ResidentModel:
         sampling: Sampling,
         *,
         on_step: Callable[[int], None] = lambda _: None,
+        is_wanted: Callable[[int], bool] = lambda _: True,
     ) -> Iterator[Completion]:
         """Continue contexts, see `fam_engine.model.generation.generator.Generator.generate`."""
-        return self.generator.generate(requests, sampling, on_step=on_step)
+        return self.generator.generate(requests, sampling, on_step=on_step, is_wanted=is_wanted)
 
     @cached_property
     def generator(self) -> Generator:

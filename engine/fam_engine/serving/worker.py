@@ -4,7 +4,7 @@ In: pairs to score and contexts to continue, from any thread. Out: futures. All 
 into the next batches; contexts whose sampling is the same are continued together, joining and leaving the run as they
 come and end, and between two of its steps whatever waits to be scored is scored. So a long text delays nobody's score
 by more than a step, and requests for texts wait for each other only where their sampling differs: then they take turns,
-first come, first served.
+first come, first served. Of a request that nobody waits for any more nothing is computed beyond the step.
 
 An error of a batch is an error of the requests in it only after each has been tried alone, and of the thread never.
 """
@@ -198,11 +198,12 @@ class Worker:
         """Continue the contexts of a source; give the error that ended it early, if one did."""
         try:
             for completion in self._model.generate(
-                source, source.sampling, on_step=lambda count: self._between_steps(source, count)
+                source,
+                source.sampling,
+                on_step=lambda count: self._between_steps(source, count),
+                is_wanted=source.is_wanted,
             ):
                 source.take(completion)
-        except _AllGone:
-            pass
         except Exception as error:
             # What follows happens after this returns: a traceback would keep the tensors alive.
             return error.with_traceback(None) if _is_out_of_memory(error) else error
@@ -219,29 +220,31 @@ class Worker:
     def _between_steps(self, source: _Source, count: int) -> None:
         self._metrics.add("generated_tokens", count)
         self._score_waiting()
-        if all(job.future.done() for job in source.jobs):
-            raise _AllGone
-
-
-class _AllGone(Exception):
-    """Nobody waits for a run any more."""
+        source.drop_cancelled()
 
 
 class _Source:
     """The contexts of one run: those that wait, as long as the next one has the same sampling.
 
     Unlike other iterators it may go on after it has ended: the generator asks again whenever a slot
-    is free, and that is how a request joins a run.
+    is free, and that is how a request joins a run. A run may go on for as long as the server does, so
+    what is answered or cancelled is forgotten.
 
     Args:
         waiting: The jobs, at least one; those it gives are taken off.
         lock: Of `waiting`.
+
+    Attributes:
+        sampling: Of all its jobs.
+        jobs: Those that somebody waits for.
     """
 
     def __init__(self, waiting: deque[TextJob], lock: threading.Condition) -> None:
         self._waiting = waiting
         self._lock = lock
-        self._places: list[tuple[TextJob, int]] = []
+        # By number of the request, until its last sample has come.
+        self._places: dict[int, tuple[TextJob, int]] = {}
+        self._num_given = 0
         self._rest: Iterator[tuple[TextJob, int]] = iter(())
         self.sampling = waiting[0].sampling
         self.jobs: list[TextJob] = []
@@ -251,7 +254,10 @@ class _Source:
 
     def __next__(self) -> Request:
         for job, place in self._rest:
-            self._places.append((job, place))
+            if job.future.cancelled():
+                continue
+            self._places[self._num_given] = job, place
+            self._num_given += 1
             return job.requests[place]
         with self._lock:
             while self._waiting and self._waiting[0].sampling == self.sampling:
@@ -263,14 +269,29 @@ class _Source:
                 return next(self)
         raise StopIteration
 
+    def is_wanted(self, number: int) -> bool:
+        """Whether somebody waits for a request that was given and is not complete."""
+        return number in self._places
+
+    def drop_cancelled(self) -> None:
+        """Forget the jobs that nobody waits for any more."""
+        for job in [job for job in self.jobs if job.future.cancelled()]:
+            self.jobs.remove(job)
+            self._places = {n: place for n, place in self._places.items() if place[0] is not job}
+
     def take(self, completion: Completion) -> None:
         """Hand a completion to its job, and a job that is complete to whoever waits for it."""
+        if not self.is_wanted(completion.request):
+            return  # it was on its way when its job was cancelled
         job, place = self._places[completion.request]
         job.texts[place].append(completion)
+        if len(job.texts[place]) == job.requests[place].num_samples:
+            del self._places[completion.request]
         if all(
             len(texts) == request.num_samples
             for texts, request in zip(job.texts, job.requests, strict=True)
         ):
+            self.jobs.remove(job)
             ordered = [sorted(texts, key=lambda text: text.sample) for texts in job.texts]
             if job.future.set_running_or_notify_cancel():
                 job.future.set_result(ordered)

@@ -302,6 +302,38 @@ def test_an_exception_from_outside_ends_the_run(load: Load) -> None:
         next(run)
 
 
+@pytest.mark.parametrize("steps_a_round", [1, 8])
+def test_what_is_not_wanted_any_more_is_dropped_and_others_keep_their_texts(
+    load: Load, monkeypatch: pytest.MonkeyPatch, steps_a_round: int
+) -> None:
+    decoder, encoder = load("llama")
+    monkeypatch.setitem(batching.STEPS_A_ROUND, "cpu", steps_a_round)
+    monkeypatch.setattr(batching, "BATCH_TOKENS", 30)  # some requests wait for their batch
+    requests = random_requests([5, 9, 12, 7, 20], num_samples=4)
+    generator = Generator(decoder, encoder, max_slots=3)
+    sampling = Sampling(max_new_tokens=40, temperature=1.0)
+    all_of_them = by_sample(list(generator.generate(requests, sampling)))
+    # One on its way, one whose prompt is computed, one that is read.
+    gone: set[int] = set()
+    made: list[int] = []
+
+    def step(count: int) -> None:
+        made.append(count)
+        if len(made) == 3:
+            gone.update({0, 2, 3})
+
+    found = by_sample(
+        list(
+            generator.generate(
+                requests, sampling, on_step=step, is_wanted=lambda number: number not in gone
+            )
+        )
+    )
+    assert found == {key: ids for key, ids in all_of_them.items() if key[0] in (1, 4)}
+    left = sum(len(ids) + 1 for ids in found.values())
+    assert sum(made) <= left + 3 * (steps_a_round + 3)
+
+
 def test_adapters_take_turns_over_one_base(load: Load, tmp_path: Path) -> None:
     decoder, encoder = load("llama", precision="nf4")
     folder = tmp_path / "llama-0"

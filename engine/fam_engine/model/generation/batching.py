@@ -4,7 +4,7 @@ In: an iterator of requests, read only as far as slots become free. Out: complet
 they finish. A round gives free slots to new texts, runs some steps on the device (`stepping`), each of
 which gives every text on its way one token, and then looks at what was chosen: ends of texts, stop
 strings. On a CPU a round is one step; on a GPU several, so that it never waits for the host. What a
-text got after its end is dropped.
+text got after its end is dropped; what nobody wants any more is dropped between rounds.
 
 Each text's attention is its own and its random numbers are counted (`sampling`), so a text does not
 depend on what else is in the run, nor on the number of steps a round.
@@ -90,6 +90,7 @@ class Run:
         sampling: How tokens are chosen.
         on_step: Called after each step with the number of tokens made; may raise. After a round, for
             each of its steps.
+        is_wanted: Whether a request, by its number, still is; asked before each round.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class Run:
         requests: Iterator[Request],
         sampling: Sampling,
         on_step: Callable[[int], None],
+        is_wanted: Callable[[int], bool],
     ) -> None:
         self._model = model
         self._decoder = model.decoder
@@ -107,6 +109,7 @@ class Run:
         self._sampling = sampling
         self._stops = StopStrings(sampling.stop + model.ends.texts)
         self._on_step = on_step
+        self._is_wanted = is_wanted
         self._waiting: deque[_Waiting] = deque()
         self._done: list[Completion] = []
         self._slots: list[Sequence | None] = []
@@ -130,6 +133,7 @@ class Run:
 
     def _round(self) -> bool:
         """Begin texts, run some steps, and look at the tokens; False if there is nothing left to do."""
+        self._drop_unwanted()
         started = self._start()
         if not any(self._slots):
             return False
@@ -138,6 +142,14 @@ class Run:
         for slots, values_3S in chosen:
             self._look(slots, values_3S.tolist())
         return True
+
+    def _drop_unwanted(self) -> None:
+        """Free the slots of requests that nobody wants any more, and begin no text of theirs."""
+        for slot, text in enumerate(self._slots):
+            if text and not self._is_wanted(text.request):
+                self._free(slot)
+        self._waiting = deque(one for one in self._waiting if self._is_wanted(one.number))
+        self._held = [one for one in self._held if self._is_wanted(one[0])]
 
     # -- new texts -------------------------------------------------------------------------------
 

@@ -72,6 +72,7 @@ class Generator:
         sampling: Sampling,
         *,
         on_step: Callable[[int], None] = lambda _: None,
+        is_wanted: Callable[[int], bool] = lambda _: True,
     ) -> Iterator[Completion]:
         """Continue contexts.
 
@@ -81,11 +82,13 @@ class Generator:
             sampling: How tokens are chosen.
             on_step: Called after each step with the number of tokens made; may raise, which ends
                 the run.
+            is_wanted: Whether a request, by its number, still is. Asked between steps; one that is not is
+                continued no further, and what it lacks never comes.
 
         Yields:
             Completions, in the order they finish.
         """
-        yield from Run(self._model, iter(requests), sampling, on_step).completions()
+        yield from Run(self._model, iter(requests), sampling, on_step, is_wanted).completions()
 
     def respells(self, completion: Completion) -> bool:
         """Whether the tokenizer gives a completion's text the ids that the model wrote it with."""
