@@ -52,9 +52,16 @@ class TokenTexts:
                 and special tokens among them have no length.
         """
         stream = TextStream(self._detokenizer)
-        ends = [0]
+        starts: list[int] = []
+        held: list[int] = []
+        end = 0
         for token_id in token_ids:
-            special = 0 if length is None else len(self._special.get(token_id, ""))
-            ends.append(ends[-1] + len(stream.add(token_id)) + special)
-        excess = 0 if length is None else max(0, ends[-1] - length)
-        return [max(0, end - excess) for end in ends[:-1]]
+            text = stream.add(token_id)
+            before = self._detokenizer.text(held) if held and text else ""
+            # What was held is whole before this token, unless they share a character.
+            starts.append(end + len(before) if text.startswith(before) else end)
+            end += len(text) + (0 if length is None else len(self._special.get(token_id, "")))
+            held = [] if text else [*held, token_id]
+        end += len(self._detokenizer.text(held))
+        excess = 0 if length is None else max(0, end - length)
+        return [max(0, start - excess) for start in starts]
