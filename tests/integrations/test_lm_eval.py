@@ -166,6 +166,23 @@ def test_a_chat_template_is_applied_as_there(bos_model: Path, tmp_path: Path, ta
     ours.close()
 
 
+def test_text_that_a_template_ends_turns_with_ends_no_text_as_there(
+    bos_model: Path, tmp_path: Path, ours: FamEngineLM, hf: LM
+) -> None:
+    asked = requests("generate_until", ("one two", {"until": [], "max_gen_toks": 30}))
+    [plain] = ours.generate_until(asked, disable_tqdm=True)
+    turn_end = next(c for c in plain if c.isascii() and c.isalnum())
+    folder = tmp_path / "model"
+    shutil.copytree(bos_model, folder)
+    template = f"{{% for m in messages %}}{{{{ m.content }}}}{turn_end}{{% endfor %}}"
+    (folder / "chat_template.jinja").write_text(template)
+    templated = FamEngineLM(str(folder), precision="fp32", device="cpu")
+    assert templated._model.encoder.end_of_turn_ids.tolist() == templated.tok_encode(turn_end)[1:]
+    assert templated.generate_until(asked, disable_tqdm=True) == [plain]
+    assert_same_texts([plain], hf.generate_until(asked, disable_tqdm=True))
+    templated.close()
+
+
 def test_a_chat_template_is_told_what_it_is_told_there(bos_model: Path, tmp_path: Path) -> None:
     from lm_eval.models.huggingface import HFLM
 

@@ -143,6 +143,27 @@ def test_an_end_token_is_a_token_without_a_text(
             assert body["usage"]["completion_tokens"] == 1
 
 
+def test_what_a_template_ends_turns_with_is_text_like_any_other(
+    post: Post, bos_model: Path, tmp_path: Path
+) -> None:
+    # There is no template here; and lm-eval would leave out a real token in the place of this one.
+    asked = {"temperature": 0, "return_token_ids": True}
+    [plain] = choices(post, prompt=PROMPT, max_tokens=30, **asked)
+    turn_end = next(c for c in plain["text"] if c.isascii() and c.isalnum())
+    folder = tmp_path / "model"
+    shutil.copytree(bos_model, folder)
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}{% if m.role == 'user' %}Q: {{ m.content }} A: "
+        f"{{% else %}}{{{{ m.content }}}}{turn_end}{{% endif %}}{{% endfor %}}"
+    )
+    before = plain["prompt_token_ids"] + plain["token_ids"][: plain["text"].index(turn_end)]
+    with serving(folder) as post_there:
+        assert choices(post_there, prompt=PROMPT, max_tokens=30, **asked) == [plain]
+        [read] = choices(post_there, prompt=before, max_tokens=1, echo=True, logprobs=1, **asked)
+    assert read["logprobs"]["tokens"][len(before) :] == [turn_end]
+    assert read["finish_reason"] == "length"
+
+
 def test_prompt_logprobs_are_by_id_and_the_token_comes_first(
     post: Post, resident: ResidentModel, truth: Truth
 ) -> None:

@@ -158,10 +158,14 @@ class ResidentModel:
         on_step: Callable[[int], None] = lambda _: None,
         is_wanted: Callable[[int], bool] = lambda _: True,
     ) -> Iterator[Completion]:
-        """Continue contexts, see `fam_engine.model.generation.generator.Generator.generate`."""
+        """Continue contexts, see `fam_engine.model.generation.generator.Generator.generate`.
+
+        They are ids and went through no template here, so a text ends at the model's end tokens and the
+        sampling's stop strings, not at ordinary text that the template ends a turn with.
+        """
         return self.generator.generate(requests, sampling, on_step=on_step, is_wanted=is_wanted)
 
     @cached_property
     def generator(self) -> Generator:
         """What generates; made when first needed, for it may keep the weights once more."""
-        return Generator(self.decoder, self.encoder)
+        return Generator(self.decoder, self.encoder, stops_at_turns=False)

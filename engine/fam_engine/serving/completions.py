@@ -111,7 +111,7 @@ def plan_completion(body: bytes, served: Served) -> CompletionPlan:
         bool(asked.echo)
         and asked.logprobs is not None
         and (max_tokens, asked.temperature, num_samples) == (1, 0, 1)
-        and not (asked.stop or served.ends.texts)
+        and not asked.stop
     )
     num_top = max(asked.logprobs or 0, asked.prompt_logprobs or 0, int(reads_next))
     writes = max_tokens > 0 and not reads_next
@@ -293,7 +293,7 @@ def _read_row(score: Continuation) -> Row:
 
 def _next_token(score: Continuation, served: Served) -> Completion:
     token_id = _read_row(score).token_id
-    if token_id in served.ends.token_ids:
+    if token_id in served.end_ids:
         return Completion(score.index, 0, _UNKNOWN[:0], "", "eos", token_id)
     ids = np.array([token_id], np.int32)
     text = served.token_texts.written([token_id])

@@ -13,7 +13,7 @@ import numpy as np
 
 from fam_engine.data.packing import Int32
 from fam_engine.jobs.resident import ResidentModel
-from fam_engine.model.generation.sequences import Ends, find_ends
+from fam_engine.model.generation.sequences import find_ends
 from fam_engine.serving.protocol import RequestError
 from fam_engine.serving.token_texts import TokenTexts
 
@@ -44,7 +44,7 @@ class Served:
         name: What requests call it.
         limits: What they may ask for.
         token_texts: Names of its tokens.
-        ends: What ends its texts.
+        end_ids: Tokens that end its texts.
         created: When it was loaded, seconds since 1970.
     """
 
@@ -52,15 +52,15 @@ class Served:
     name: str
     limits: Limits
     token_texts: TokenTexts
-    ends: Ends
+    end_ids: frozenset[int]
     created: int = field(default_factory=lambda: int(time.time()))
 
     @staticmethod
     def under(name: str, model: ResidentModel, limits: Limits) -> Served:
         """Serve a model under a name."""
         encoder = model.encoder
-        ends = find_ends(model.decoder.config, encoder)
-        return Served(model, name, limits, TokenTexts(encoder.tokenizer), ends)
+        end_ids = find_ends(model.decoder.config, encoder).token_ids
+        return Served(model, name, limits, TokenTexts(encoder.tokenizer), end_ids)
 
     def check_name(self, name: str) -> None:
         """Refuse another model's name."""

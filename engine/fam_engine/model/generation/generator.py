@@ -25,7 +25,7 @@ from fam_engine.model.generation.batching import Model, Run
 from fam_engine.model.generation.cache import KVCache, bytes_per_position
 from fam_engine.model.generation.detokenizer import Detokenizer
 from fam_engine.model.generation.requests import Completion, Request, Sampling
-from fam_engine.model.generation.sequences import find_ends
+from fam_engine.model.generation.sequences import Ends, find_ends
 from fam_engine.model.memory import free_bytes
 
 # A step costs the same for 1 to 64 rows: that is the height of its matrix products.
@@ -43,13 +43,19 @@ class Generator:
         max_slots: Most texts on their way at a time, up to 64: beyond, a GPU would multiply otherwise, and a
             text would depend on how many there are. Fewer if memory does not allow so many. May be set again
             between runs.
+        stops_at_turns: Whether a text ends where the template's turns do also if that is ordinary text.
 
     Raises:
         ValueError: Slots beyond 64.
     """
 
     def __init__(
-        self, decoder: Decoder, encoder: TextEncoder, *, max_slots: int = MAX_SLOTS
+        self,
+        decoder: Decoder,
+        encoder: TextEncoder,
+        *,
+        max_slots: int = MAX_SLOTS,
+        stops_at_turns: bool = True,
     ) -> None:
         if not 1 <= max_slots <= MAX_SLOTS:
             raise ValueError(f"max_slots is {max_slots}, expected 1 to {MAX_SLOTS}")
@@ -59,10 +65,11 @@ class Generator:
         self.max_slots = max_slots
         self._tokenizer = encoder.tokenizer
         self._end_of_turn: list[int] = encoder.end_of_turn_ids.tolist()
+        ends = find_ends(decoder.config, encoder)
         self._model = Model(
             decoder=decoder.made_ready() if fits and is_worth_it else decoder,
             detokenizer=Detokenizer(encoder.tokenizer),
-            ends=find_ends(decoder.config, encoder),
+            ends=ends if stops_at_turns else Ends(ends.token_ids, ()),
             make_cache=self._make_cache,
         )
 
