@@ -46,7 +46,8 @@ def test_a_model_may_have_a_template_of_its_own(tmp_path: Path) -> None:
     assert (plain["model"], plain["template"], plain["chat_template_kwargs"]) == ("m", "auto", told)
     assert (other["template"], other["chat_template_kwargs"]) == ("none", {})
     assert {**plain, **own, "chat_template_kwargs": {}} == other
-    assert [entry.model for entry in read(tmp_path, models="m").models] == ["m"]
+    assert config.model_names == ["m", "a/b"]
+    assert read(tmp_path, models="m").model_names == ["m"]
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,10 @@ class ModelEntry(Settings):
     chat_template_kwargs: dict[str, JsonValue] | None = None
 
 
+def _entry(given: ModelEntry | str) -> ModelEntry:
+    return ModelEntry(model=given) if isinstance(given, str) else given
+
+
 class TaskSettings(Settings):
     """What is learnt, and how it is tested: files, or problems we generate.
 
@@ -162,7 +166,7 @@ class ExperimentConfig(Settings):
     Attributes:
         title: Of the report.
         notes: Printed in the report, such as what differs from a published protocol.
-        models: Those it is about; a text stands for an entry with that `model`.
+        models: Those it is about, by name alone or with what is their own.
         tasks: What is learnt.
         retention: What should not be forgotten, beside the other tasks.
         answers: The variants, in the order of the report.
@@ -176,7 +180,7 @@ class ExperimentConfig(Settings):
 
     title: str
     notes: tuple[str, ...] = ()
-    models: tuple[ModelEntry, ...] = Field(min_length=1)
+    models: tuple[ModelEntry | str, ...] = Field(min_length=1)
     precision: Precision = "nf4"
     compute_dtype: ComputeDtype = "auto"
     device: Device = "auto"
@@ -197,17 +201,10 @@ class ExperimentConfig(Settings):
     train: dict[str, Any] = Field(default_factory=dict)
     eval: dict[str, Any] = Field(default_factory=dict)
 
-    @field_validator("models", mode="before")
-    @classmethod
-    def _entries(cls, value: Any) -> Any:  # noqa: ANN401 - whatever the file holds
-        if not isinstance(value, list | tuple):
-            return value
-        return [{"model": one} if isinstance(one, str) else one for one in value]
-
     @field_validator("models")
     @classmethod
-    def _each_once(cls, value: tuple[ModelEntry, ...]) -> tuple[ModelEntry, ...]:
-        names = [entry.model for entry in value]
+    def _each_once(cls, value: tuple[ModelEntry | str, ...]) -> tuple[ModelEntry | str, ...]:
+        names = [entry.model for entry in map(_entry, value)]
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"`{name}` is named more than once")
@@ -278,10 +275,14 @@ class ExperimentConfig(Settings):
         """Give the file of a variant for a task."""
         return None if variant.file is None else variant.file.replace("{task}", task)
 
+    @property
+    def model_names(self) -> list[str]:
+        """Its models, as it names them."""
+        return [entry.model for entry in map(_entry, self.models)]
+
     def model_settings(self, model: str) -> dict[str, Any]:
         """Give what every command is told about a model of the study."""
-        (entry,) = (entry for entry in self.models if entry.model == model)
-        own = entry.model_dump(exclude_none=True)
+        (entry,) = (entry for entry in map(_entry, self.models) if entry.model == model)
         return {
             "precision": self.precision,
             "compute_dtype": self.compute_dtype,
@@ -289,7 +290,7 @@ class ExperimentConfig(Settings):
             "download": self.download,
             "template": self.template,
             "chat_template_kwargs": self.chat_template_kwargs,
-            **own,
+            **entry.model_dump(exclude_none=True),
         }
 
 

@@ -79,7 +79,7 @@ def plan_study(config: ExperimentConfig, out: Path) -> Plan:
     maker = StepMaker(out)
     answers = AnswerSteps(config, maker)
     loaded = LoadedModel()
-    models = [entry.model for entry in config.models]
+    models = config.model_names
     labels = names_apart([Path(model).parts for model in models])
     cells = []
     for model, label in zip(models, labels, strict=True):
