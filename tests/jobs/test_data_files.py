@@ -13,7 +13,7 @@ import pytest
 
 from fam_engine.config import EvalConfig, ExportConfig, TokenizeConfig
 from fam_engine.errors import InputError
-from fam_engine.jobs.data_files import find_distinct_files, find_files, unseen_columns
+from fam_engine.jobs.data_files import find_distinct_files, find_files, note_unseen_columns
 from fam_engine.jobs.evaluation.job import run_eval
 from fam_engine.jobs.exporting.job import run_export
 from fam_engine.jobs.interrupts import Interrupts
@@ -63,8 +63,12 @@ def test_a_column_of_any_file_is_seen(tmp_path: Path) -> None:
     lines = write(tmp_path / "a.jsonl", late)
     pq.write_table(pa.table({"model": ["m"], "empty": [None]}), tmp_path / "b.parquet")
     files = find_files([lines, str(tmp_path / "b.parquet")])
-    assert not list(unseen_columns(files, {"source": "rater", "group": "model", "id": "empty"}))
-    (note,) = unseen_columns(files, {"source": "weight", "group": "model"})
+    notes = Notes()
+    columns = {"source": "rater", "group": "model", "id": "empty"}
+    note_unseen_columns(files, columns, notes.note)
+    assert not notes.notes
+    note_unseen_columns(files, {"source": "weight", "group": "model"}, notes.note)
+    (note,) = notes.notes
     assert note.startswith("--map source=weight: none of the first 1,024 rows of a file has")
 
 

@@ -6,7 +6,7 @@ In: names. Out: `DataFile`s that are there and of a kind we read.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -95,15 +95,15 @@ def names_apart(paths: Sequence[tuple[str, ...]], *, taken: Sequence[str] = ()) 
     return ["/".join(path) for path in paths]
 
 
-def unseen_columns(files: Sequence[DataFile], columns: Mapping[str, str]) -> Iterator[str]:
-    """Say which columns named by `--map` none of the first rows has: most likely they are mistyped.
+def note_unseen_columns(
+    files: Sequence[DataFile], columns: Mapping[str, str], note: Callable[[str], None]
+) -> None:
+    """Tell the user which columns named by `--map` none of the first rows has: most likely they are mistyped.
 
     Args:
         files: The data.
         columns: Record field -> column, from `--map`.
-
-    Yields:
-        A line about each.
+        note: Is given a line about each.
 
     Raises:
         InputError: A file as a whole cannot be read.
@@ -117,7 +117,7 @@ def unseen_columns(files: Sequence[DataFile], columns: Mapping[str, str]) -> Ite
             unseen -= seen
     for name, column in columns.items():
         if column in unseen:
-            yield (
+            note(
                 f"--map {name}={column}: none of the first {_FIRST_ROWS:,} rows of a file has a "
                 f"column `{column}`{nearest(column, sorted(seen))}"
             )

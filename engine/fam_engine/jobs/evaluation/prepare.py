@@ -16,7 +16,7 @@ from fam_engine.config import EvalConfig
 from fam_engine.data.reading import hash_file
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.errors import UsageError
-from fam_engine.jobs.data_files import check_distinct, find_files, unseen_columns
+from fam_engine.jobs.data_files import check_distinct, find_files, note_unseen_columns
 from fam_engine.jobs.evaluation import ingest, samples
 from fam_engine.jobs.evaluation.candidates import Candidate, find_candidates
 from fam_engine.jobs.evaluation.few_shot import NO_EXAMPLES, Examples, read_examples
@@ -102,8 +102,7 @@ def prepared(
         with Journal(out, key, _SCHEMA) as journal:
             progress.start("reading", None, "records")
             with storage_errors(out), journal.beginning():
-                for note in unseen_columns(sources.files, config.map):
-                    progress.note(note)
+                note_unseen_columns(sources.files, config.map, progress.note)
                 spool = ingest_tasks(journal, encoder, plan, sources.files, advance)
             for note in shown_tasks(journal):
                 progress.note(note)

@@ -20,7 +20,6 @@ from fam_engine.jobs.experiment.config import BY_MODEL, AnswerSettings, Experime
 from fam_engine.jobs.experiment.model_steps import ModelSteps
 from fam_engine.jobs.experiment.progress import StudyProgress
 from fam_engine.jobs.experiment.questions import (
-    asked_text,
     evenly_spaced,
     generated_problems,
     load_rows,
@@ -31,7 +30,7 @@ from fam_engine.jobs.experiment.questions import (
 )
 from fam_engine.jobs.experiment.steps import EMPTY, Step, StepMaker
 from fam_engine.jobs.experiment.variants import Answer, as_record, by_rule, judged, own_only
-from fam_engine.jobs.selection.overlap import fingerprint
+from fam_engine.jobs.selection.overlap import asked_text, fingerprint
 from fam_engine.version import __version__
 
 QUESTIONS, RECORDS, COUNTS = "questions.jsonl", "records.jsonl", "counts.json"

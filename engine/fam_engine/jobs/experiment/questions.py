@@ -22,7 +22,7 @@ from fam_engine.jobs.experiment.config import TaskSettings
 from fam_engine.jobs.generation.rows import as_question, find_kind
 from fam_engine.jobs.question_files import texts_of
 from fam_engine.jobs.references import find_reference
-from fam_engine.jobs.selection.overlap import asked, fingerprint
+from fam_engine.jobs.selection.overlap import asked_in, fingerprint
 
 # Test seeds lie this far above those trained on, so that the two never meet.
 _TEST_OFFSET = 500_000
@@ -145,22 +145,13 @@ def read_answers(
         try:
             kind = kind or find_kind(place.columns)
             bare = as_question(place.columns, kind)
-            said = _said(bare)
+            said = asked_in(bare)
             row = _question_row(bare, place.columns, kind, gold=gold)
         except RecordError:
             continue
         correct = place.columns.get("correct")
         response = _response(place.columns, file, place.line)
         yield Question(row, said), response, correct if isinstance(correct, bool) else None
-
-
-def asked_text(row: Mapping[str, Any]) -> str:
-    """Give what the user says in the row of a question that was read before."""
-    return _said(as_question(row, find_kind(row)))
-
-
-def _said(bare: Row) -> str:
-    return asked(read_record(bare, detect_form(bare), file="", line=0, stem=""))
 
 
 def evenly_spaced(text: str) -> str:

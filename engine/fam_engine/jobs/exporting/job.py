@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from fam_engine.config import ExportConfig
 from fam_engine.data.files import write_whole
 from fam_engine.errors import InputError, RecordError, UsageError
-from fam_engine.jobs.data_files import find_distinct_files, unseen_columns
+from fam_engine.jobs.data_files import find_distinct_files, note_unseen_columns
 from fam_engine.jobs.exporting.formats import FORMATS
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import storage_errors
@@ -46,8 +46,7 @@ def run_export(config: ExportConfig, progress: Progress) -> JobOutcome:
     if any(os.path.realpath(file.path) == os.path.realpath(out) for file in files):
         raise UsageError(f"--out {out} is the data itself", code="E_OUT", hint="name another file")
     progress.start("writing", None, "records")
-    for note in unseen_columns(files, config.map):
-        progress.note(note)
+    note_unseen_columns(files, config.map, progress.note)
     export = _Export(config, files)
     with Interrupts() as interrupts, storage_errors(out):
 

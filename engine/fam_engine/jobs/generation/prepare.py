@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from fam_engine.config import GenerateConfig
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.errors import UsageError
-from fam_engine.jobs.data_files import unseen_columns
+from fam_engine.jobs.data_files import note_unseen_columns
 from fam_engine.jobs.generation.ingest import IngestPlan, ingest_questions
 from fam_engine.jobs.generation.texts import SCHEMA
 from fam_engine.jobs.interrupts import Interrupts
@@ -90,8 +90,7 @@ def prepared(
         with Journal(out, key, SCHEMA) as journal:
             progress.start("reading", None, "records")
             with storage_errors(out), journal.beginning():
-                for note in unseen_columns(sources.files, config.map):
-                    progress.note(note)
+                note_unseen_columns(sources.files, config.map, progress.note)
                 ingest_questions(journal, encoder, plan, sources.files, advance)
             progress.note(f"the first prompt: {_clipped(journal.get('example'))}")
             note_opening(encoder, progress)

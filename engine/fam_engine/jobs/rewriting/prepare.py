@@ -15,7 +15,7 @@ from typing import Any
 from fam_engine.config import RewriteConfig
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.errors import RecordError
-from fam_engine.jobs.data_files import unseen_columns
+from fam_engine.jobs.data_files import note_unseen_columns
 from fam_engine.jobs.generation.prepare import Progress
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, storage_errors
@@ -96,8 +96,7 @@ def prepared(
         with Journal(out, key, SCHEMA) as journal:
             progress.start("reading", None, "records")
             with storage_errors(out), journal.beginning():
-                for note in unseen_columns(sources.files, config.map):
-                    progress.note(note)
+                note_unseen_columns(sources.files, config.map, progress.note)
                 ingest_records(
                     journal,
                     encoder,

@@ -14,7 +14,7 @@ from fam_engine._rust_tokenize import Spool
 from fam_engine.config import ScoreConfig
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.errors import RecordError
-from fam_engine.jobs.data_files import unseen_columns
+from fam_engine.jobs.data_files import note_unseen_columns
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, storage_errors
 from fam_engine.jobs.scoring.entries import SCHEMA
@@ -62,8 +62,7 @@ def prepared(
             progress.start("reading", None, "records")
             plan = ingest_plan(config, model)
             with storage_errors(out), journal.beginning():
-                for note in unseen_columns(sources.files, config.map):
-                    progress.note(note)
+                note_unseen_columns(sources.files, config.map, progress.note)
                 spool = ingest_records(journal, encoder, plan, sources.files, advance)
             for form in journal.get("forms"):
                 progress.note(shown_form(form))

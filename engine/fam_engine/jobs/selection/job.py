@@ -20,7 +20,7 @@ from fam_engine.config import SelectConfig, nearest
 from fam_engine.data.files import write_text_whole
 from fam_engine.data.reading import hash_file
 from fam_engine.errors import UsageError
-from fam_engine.jobs.data_files import find_distinct_files, unseen_columns
+from fam_engine.jobs.data_files import find_distinct_files, note_unseen_columns
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import check_unclaimed, claimed
 from fam_engine.jobs.selection.choice import SELECTED
@@ -152,8 +152,7 @@ def _read(
 ) -> tuple[RecordColumns, Joined]:
     files = find_distinct_files(config.data)
     progress.start("reading", None, "records")
-    for note in unseen_columns(files, config.map):
-        progress.note(note)
+    note_unseen_columns(files, config.map, progress.note)
     records = read_columns(files, columns=config.map, limit=config.limit, advance=advance)
     for name, form in records.forms.items():
         progress.note(f"{name}: {form}")

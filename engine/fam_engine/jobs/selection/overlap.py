@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from fam_engine.data.reading import Row, read_rows
+from fam_engine.data.reading import read_rows
 from fam_engine.data.records import Record, detect_form, map_columns, read_record
 from fam_engine.errors import InputError, RecordError
 from fam_engine.jobs.data_files import DataFile
@@ -58,6 +58,24 @@ def asked(record: Record) -> str:
     return "\n".join(turn.content for turn in record.context if turn.role == "user")
 
 
+def asked_text(row: Mapping[str, Any]) -> str:
+    """Give what the user says in a row that needs no response.
+
+    Raises:
+        RecordError: It asks nothing, or nothing that can be read.
+    """
+    return asked_in(as_question(row, find_kind(row)))
+
+
+def asked_in(question: Mapping[str, Any]) -> str:
+    """Give what the user says in what `as_question` made of a row.
+
+    Raises:
+        RecordError: It cannot be read.
+    """
+    return asked(read_record(question, detect_form(question), file="", line=0, stem=""))
+
+
 def fingerprint(question: str) -> bytes:
     """Name a question by its words and signs: two of equal name differ in case or punctuation at most."""
     return hashlib.blake2b(" ".join(words_and_signs(question)).encode(), digest_size=8).digest()
@@ -89,7 +107,7 @@ class Questions:
         self.num_read = self.num_skipped = 0
         for row in read_rows(self._file.path):
             try:
-                question = self._question(row)
+                question = asked_text(map_columns(row.columns or {}, self._columns))
             except RecordError:
                 self.num_skipped += 1
                 continue
@@ -101,12 +119,6 @@ class Questions:
                 code="E_INPUT_UNUSABLE",
                 where=self._file.name,
             )
-
-    def _question(self, row: Row) -> str:
-        file, mapped = self._file, map_columns(row.columns or {}, self._columns)
-        bare = as_question(mapped, find_kind(mapped))
-        record = read_record(bare, detect_form(bare), file=file.name, line=row.line, stem=file.stem)
-        return asked(record)
 
     @property
     def counts(self) -> dict[str, Any]:

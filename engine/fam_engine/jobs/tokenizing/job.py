@@ -20,7 +20,7 @@ from fam_engine.data.files import write_text_whole
 from fam_engine.data.plain_files import plain_file, read_json_object
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.embedded import MODEL
-from fam_engine.jobs.data_files import find_distinct_files, unseen_columns
+from fam_engine.jobs.data_files import find_distinct_files, note_unseen_columns
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, check_unclaimed, claimed, storage_errors
 from fam_engine.jobs.scoring import ingest
@@ -118,8 +118,7 @@ def _pass_1(
             interrupts.check()
 
         progress.start("tokenizing", None, "records")
-        for note in unseen_columns(files, config.map):
-            progress.note(note)
+        note_unseen_columns(files, config.map, progress.note)
         with storage_errors(Path(name)):
             spool = ingest_records(journal, encoder, plan, files, advance)
         yield journal, spool

@@ -18,7 +18,7 @@ from fam_engine.config import TrainConfig
 from fam_engine.data.reading import hash_file
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.errors import InputError
-from fam_engine.jobs.data_files import DataFile, find_files, unseen_columns
+from fam_engine.jobs.data_files import DataFile, find_files, note_unseen_columns
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, storage_errors
 from fam_engine.jobs.scoring import ingest
@@ -153,8 +153,7 @@ class _Reader:
             expand=assistant_turns if config.train_on == "all-assistant" else None,
         )
         self._progress.start("reading", None, "records")
-        for note in unseen_columns(files, config.map):
-            self._progress.note(note)
+        note_unseen_columns(files, config.map, self._progress.note)
         spool = ingest_records(journal, self._encoder, plan, files, self._advance)
         for form in journal.get("forms"):
             self._progress.note(shown_form(form))
