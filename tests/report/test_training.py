@@ -122,6 +122,8 @@ def test_a_summary_says_what_came_out() -> None:
         "2 left out: E_JSON_SYNTAX",
     ):
         assert said in text
+    summary["training"]["nll_first"] = 710.0
+    assert "- over the first steps" in printed(print_training_summary, summary)
 
 
 def test_merge_scores_fit_a_terminal() -> None:

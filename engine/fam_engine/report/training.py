@@ -6,7 +6,6 @@ two colours in turn so that each is seen; where there is no colour they stand in
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fam_engine.measure.metrics import perplexity
 from fam_engine.report.forecast import duration
 from fam_engine.report.wording import number, visible
 
@@ -189,7 +189,7 @@ def _estimate(estimate: Mapping[str, float | None]) -> str:
 
 
 def _perplexity(nll: float) -> str:
-    return number(math.exp(nll))
+    return number(perplexity(nll))
 
 
 def _print_lines(lines: Sequence[str], console: Console) -> None:

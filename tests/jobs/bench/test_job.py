@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fam_engine.config import BenchConfig
-from fam_engine.errors import UsageError
+from fam_engine.errors import StorageError, UsageError
 from fam_engine.jobs.bench import job
 from fam_engine.jobs.bench.compare import compare, read_result
 from fam_engine.jobs.bench.job import run_bench
@@ -115,6 +115,23 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_measured(
         file.write_text(json.dumps({**result, **change}))
         with pytest.raises(UsageError, match=named):
             run_bench(BenchConfig(limit=limit, **settings), Nobody())
+
+
+def test_a_file_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read: No such file"):
+        read_result(tmp_path / "old.json")
+
+
+def test_the_folder_of_the_result_is_made_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "_measure", lambda *_: pytest.fail("measured"))
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="file"):
+        run_bench(BenchConfig(device="cpu", out=tmp_path / "file" / "result.json"), Nobody())
+    monkeypatch.setattr(job, "_measure", lambda *_: {})
+    run_bench(BenchConfig(device="cpu", out=tmp_path / "new" / "result.json"), Nobody())
+    assert (tmp_path / "new" / "result.json").exists()
 
 
 def test_an_unknown_workload_is_named_with_the_nearest() -> None:

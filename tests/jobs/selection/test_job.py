@@ -231,6 +231,32 @@ def test_a_path_may_be_spelled_another_way(
     assert len(responses) == 3
 
 
+def test_a_file_without_ids_is_known_by_its_name_in_another_folder(
+    scored: Scored, tmp_path: Path
+) -> None:
+    _, scores = scored(ROWS, skip=[1])
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    moved = write_jsonl(folder / "data.jsonl", ROWS)
+    summary, responses = select(moved, scores)
+    assert responses == ["b says q1", "b says q2", "a says q3"]
+    assert summary["records"]["quarantined"] == 1
+    write_jsonl(moved, [*ROWS[:4], record("q3", "a", 5.0, response="another answer")])
+    assert "response length in bytes" in refused(moved, scores)
+
+
+def test_two_files_of_one_name_are_not_told_apart_by_it(scored: Scored, tmp_path: Path) -> None:
+    data, scores = scored(ROWS)
+    moved = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        moved.append(write_jsonl(tmp_path / name / "data.jsonl", ROWS))
+    settings = SelectConfig(data=tuple(map(str, moved)), scores=scores, out=tmp_path / "out")
+    with pytest.raises(InputError, match="not scored under this path") as caught:
+        run_select(settings, Silent())
+    assert f"give --data what was scored ({data})" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("more", "named"),
     [
@@ -287,7 +313,7 @@ def test_of_many_sources_some_are_named_and_the_rest_counted(scored: Scored) -> 
 def test_what_is_no_scores_table_is_refused(scored: Scored, tmp_path: Path) -> None:
     data, scores = scored(ROWS)
     assert f"give {scores}" in refused(data, scores.parent, out=tmp_path / "o")
-    assert "does not read as a scores table" in refused(data, tmp_path / "no.parquet")
+    assert "does not exist" in refused(data, tmp_path / "no.parquet")
     assert "does not read as a scores table" in refused(data, data)
     other = tmp_path / "other.parquet"
     pq.write_table(pa.table({"id": ["a"]}), other)

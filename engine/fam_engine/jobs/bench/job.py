@@ -46,6 +46,9 @@ def run_bench(config: BenchConfig, progress: Progress) -> BenchOutcome:
     names = _names(config)
     before = read_result(config.compare) if config.compare else None
     device = choose_device(config.device).type
+    if config.out is not None:
+        with storage_errors(config.out):  # now, not after minutes of measuring
+            config.out.parent.mkdir(parents=True, exist_ok=True)
     result = {
         "environment": describe_machine(device, config.threads),
         "settings": _settings(config, device),

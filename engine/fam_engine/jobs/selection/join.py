@@ -4,11 +4,16 @@ In: `RecordColumns`, and the `scores.parquet` an earlier `score` run left. Out: 
 or what `score` found wrong with it. A data file that was scored under the same path is joined by file and line, any
 other by record id; either way the id and the length of the response in bytes must agree. A choice made with another
 answer's score would be worse than none, so whatever does not match stops the job and is named with the remedy.
+
+Names of files are as the user of `score` spelled them, and `../a.jsonl` is another file elsewhere. So where no record
+of a file has an id of its own, it is taken for the one scored file of its name that --data does not name otherwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections import Counter
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,21 +56,38 @@ def join_scores(records: RecordColumns, scores: Scores, *, whole: bool) -> Joine
     """
     rows = np.full(len(records.line), -1, np.int64)
     by_place = _rows_by_place(scores)
+    places = _scored_places(records, {*by_place, *(place for place, _ in scores.quarantined)})
     by_id = []
-    for index, file in enumerate(records.files):
+    for index, place in enumerate(places):
         of_file = np.flatnonzero(records.file == index)
-        scored = by_place.get(place_of(file.name))
+        scored = by_place.get(place)
         if scored is None:
             by_id.append(of_file)
         else:
             rows[of_file] = _match_lines(scores, scored, records.line[of_file])
     if any(len(part) for part in by_id):
         _match_ids(records, scores, np.concatenate(by_id), rows)
-    quarantined = _left_out(records, scores, rows, by_place)
+    quarantined = _left_out(records, scores, rows, places)
     found = np.flatnonzero(rows >= 0)
     _check_equal(records, scores, found, rows[found])
     _check_complete(scores, rows[found], whole=whole)
     return Joined(found, rows[found], quarantined)
+
+
+def _scored_places(records: RecordColumns, scored: Set[str]) -> list[str]:
+    """Give the place under which each file was scored, or where it is if it was not."""
+    places = [place_of(file.name) for file in records.files]
+    left = [place for place in scored if place not in places]
+    names = Counter(map(os.path.basename, left)), Counter(map(os.path.basename, places))
+    known = {os.path.basename(place): place for place in left}
+    everything = np.arange(len(records.line))
+    unnamed = _default_ids(records, everything, records.ids.combine_chunks())
+    for index, place in enumerate(places):
+        name = os.path.basename(place)
+        is_moved = place not in scored and names[0][name] == names[1][name] == 1
+        if is_moved and unnamed[records.file == index].all():
+            places[index] = known[name]
+    return places
 
 
 def _rows_by_place(scores: Scores) -> dict[str, Ints]:
@@ -113,30 +135,30 @@ def _match_ids(records: RecordColumns, scores: Scores, wanted: Ints, rows: Ints)
 
 
 def _left_out(
-    records: RecordColumns, scores: Scores, rows: Ints, by_place: Mapping[str, Ints]
+    records: RecordColumns, scores: Scores, rows: Ints, places: Sequence[str]
 ) -> list[Quarantined]:
     """Give the records without a score that `score` itself left out; refuse any other."""
     quarantined: list[Quarantined] = []
     for record in np.flatnonzero(rows < 0).tolist():
-        file, line = records.files[records.file[record]].name, int(records.line[record])
-        known = scores.quarantined.get((place_of(file), line))
+        file, line = int(records.file[record]), int(records.line[record])
+        known = scores.quarantined.get((places[file], line))
         if known is None:
-            raise _no_score(records, scores, record, scored_file=place_of(file) in by_place)
-        quarantined.append((file, line, None, *known))
+            raise _no_score(records, scores, record, places[file])
+        quarantined.append((records.files[file].name, line, None, *known))
     return quarantined
 
 
-def _no_score(
-    records: RecordColumns, scores: Scores, record: int, *, scored_file: bool
-) -> InputError:
-    if scored_file:
+def _no_score(records: RecordColumns, scores: Scores, record: int, place: str) -> InputError:
+    files = scores.table["file"].unique().to_pylist()
+    if place in map(place_of, files):
         found = f"has no score in {scores.path}"
         hint = "score the whole file, or use the --limit it was scored with"
     else:
         found = (
             f"was not scored under this path, and {scores.path} has no id `{records.ids[record]}`"
         )
-        hint = "give --data the path that was scored, or score this file"
+        more = f" and {len(files) - 1:,} more" * (len(files) > 1)
+        hint = f"give --data what was scored ({files[0]}{more}), or score this file"
     return InputError(found, code="E_SCORES_MISMATCH", where=_where(records, record), hint=hint)
 
 

@@ -68,12 +68,13 @@ def read_scores(path: Path, metric: Metric) -> Scores:
     Raises:
         InputError: The file is not there, is no such table, or has no column of the metric.
     """
-    if path.is_dir():
+    if not path.is_file():
+        found = "is a folder" if path.is_dir() else "does not exist"
         raise InputError(
-            "is a folder, expected the scores.parquet of a `score` run",
+            f"{found}, expected the scores.parquet of a `score` run",
             code="E_SCORES",
             where=str(path),
-            hint=f"give {path / 'scores.parquet'}",
+            hint=f"give {path / 'scores.parquet'}" if path.is_dir() else "check the path",
         )
     types = dict.fromkeys(columns_of(metric), pa.float64()) | _TYPES
     try:

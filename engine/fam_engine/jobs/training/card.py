@@ -7,11 +7,11 @@ a placeholder, no number is given without what it was measured on.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+from fam_engine.measure.metrics import perplexity
 from fam_engine.report.wording import plain
 
 CARD, METADATA = "README.md", "fam_engine.json"
@@ -170,7 +170,8 @@ def _table(head: tuple[str, str], rows: list[tuple[str, str]]) -> str:
 
 
 def _nats(nll: float) -> str:
-    return f"{math.exp(nll):,.3f} ({nll:.4f} nats a token)"
+    value = perplexity(nll)
+    return f"{'beyond float64' if value is None else f'{value:,.3f}'} ({nll:.4f} nats a token)"
 
 
 def _plain(value: object) -> str:
