@@ -162,6 +162,15 @@ REFUSED = {
     "mode": "import os; os.chmod(VICTIM, 0)",
     "truncate": "import os; os.truncate(VICTIM, 0)",
     "signal": "import os; os.kill(os.getpid(), 9)",
+    "owner of a file": "import fcntl, os; fcntl.fcntl(os.pipe()[0], fcntl.F_SETOWN, os.getppid())",
+    "owner of a file, new form": "import fcntl, os; fcntl.fcntl(os.pipe()[0], 15, bytes(8))",
+    "owner of a socket": "import fcntl, socket; fcntl.ioctl(socket.socketpair()[0], 0x8901, bytes(4))",
+    "group that owns a socket": "import fcntl, socket; fcntl.ioctl(socket.socketpair()[0], 0x8902, bytes(4))",
+    "signal of a file": "import fcntl, os; fcntl.fcntl(os.pipe()[0], fcntl.F_SETSIG, 9)",
+    "signals of a file": "import fcntl, os; fcntl.fcntl(os.pipe()[0], fcntl.F_SETFL, os.O_ASYNC)",
+    "signals of a file, new form": "import fcntl, os; fcntl.ioctl(os.pipe()[0], 0x5452, bytes([1, 0, 0, 0]))",
+    "lease": "import fcntl, os; fcntl.fcntl(os.open(os.__file__, os.O_RDONLY), fcntl.F_SETLEASE, fcntl.F_RDLCK)",
+    "notices": "import fcntl, os; fcntl.fcntl(os.open('.', os.O_RDONLY), fcntl.F_NOTIFY, fcntl.DN_ACCESS)",
     "leave group": "import os; os.setsid()",
     "limits of others": "import resource, os; resource.prlimit(os.getppid(), resource.RLIMIT_CPU, (1, 1))",
 }
@@ -178,6 +187,38 @@ def test_what_is_refused(what: str, tmp_path: Path) -> None:
     assert result.passed is True, result.reason
     assert result.guards[-1] == "seccomp"
     assert victim.read_text() == "here"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's filter")
+@pytest.mark.parametrize("opening", ["os.pipe()", "[s.detach() for s in socket.socketpair()]"])
+def test_no_signal_reaches_another_process(opening: str) -> None:
+    """Through what signals the owner of a file: raw calls, with bits the kernel does not read, and by its own names."""
+    code = """
+        import contextlib, ctypes, fcntl, os, platform, socket, struct
+        FCNTL = {"x86_64": 72, "aarch64": 25}[platform.machine()]
+        def f(victim):
+            call = ctypes.CDLL(None).syscall
+            reading, writing = OPENING
+            pid = struct.pack("i", victim)
+            for attempt in (
+                lambda: call(FCNTL, reading, ctypes.c_ulong(8 | 1 << 32), victim),
+                lambda: fcntl.ioctl(reading, 0x8901, pid),
+                lambda: fcntl.fcntl(reading, fcntl.F_SETOWN, victim),
+                lambda: call(FCNTL, reading, ctypes.c_ulong(10 | 1 << 32), 9),
+                lambda: fcntl.fcntl(reading, fcntl.F_SETSIG, 9),
+                lambda: fcntl.ioctl(reading, 0x5452, struct.pack("i", 1)),
+                lambda: fcntl.fcntl(reading, fcntl.F_SETFL, os.O_ASYNC),
+            ):
+                with contextlib.suppress(OSError):
+                    attempt()
+            return os.write(writing, b"x"), fcntl.fcntl(reading, fcntl.F_GETOWN)
+    """
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as victim:
+        result = run(code.replace("OPENING", opening), f"assert f({victim.pid}) == (1, 0)")
+        assert result.passed is True, result.reason
+        time.sleep(0.1)  # a signal takes a moment to arrive
+        assert victim.poll() is None
+        victim.kill()
 
 
 HAS_LANDLOCK = pytest.mark.skipif(
@@ -302,6 +343,17 @@ def test_the_surroundings_are_empty() -> None:
             return os.listdir("."), dict(os.environ), packages
     """
     result = run(code, "assert f() == ([], {}, []), f()")
+    assert result.passed is True, result.reason
+
+
+def test_asyncio_works() -> None:
+    """Its loop wakes itself through a pair of sockets."""
+    code = """
+        import asyncio
+        async def g(x): return await asyncio.to_thread(int, x)
+        def f(x): return asyncio.run(g(x))
+    """
+    result = run(code, "assert f('3') == 3")
     assert result.passed is True, result.reason
 
 

@@ -2,10 +2,12 @@
 
 In: limits. Out: the names of the guards that hold. On Linux (x86-64, aarch64) two guards of the kernel apply: new user,
 network and IPC namespaces, where the system allows them, and a seccomp filter that refuses, with EPERM, what a pure
-computation never needs: sockets, new processes, signals, other processes' memory, and every way to create, change or
-remove a file. It lists what is refused, not what is allowed: an allow-list would have to follow every version of
-Python and libc. Which files can be read is `landlock`'s business. Elsewhere (macOS) an audit hook of Python refuses the
-same, which stops honest code from doing harm by accident and is not proof against native code.
+computation never needs: sockets, new processes, signals to anyone, other processes' memory, and every way to create,
+change or remove a file. Signals are also what the kernel sends for a file to whoever was named its owner, by `fcntl` or
+`ioctl`, so those two are refused by what they are asked to do. It lists what is refused, not what is allowed: an
+allow-list would have to follow every version of Python and libc. Which files can be read is `landlock`'s business.
+Elsewhere (macOS) an audit hook of Python refuses the same, which stops honest code from doing harm by accident and is
+not proof against native code.
 """
 
 from __future__ import annotations
@@ -18,12 +20,18 @@ import platform
 import resource
 import struct
 import sys
+from typing import NamedTuple
 
 _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 4, 22, 38
 _SECCOMP_MODE_FILTER = 2
 _CLONE_NEWIPC, _CLONE_NEWUSER, _CLONE_NEWNET = 0x08000000, 0x10000000, 0x40000000
 _CLONE_THREAD = 0x00010000
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+# What has the kernel signal the owner of a file, and so anyone whom `fcntl` or `ioctl` name its owner. Leases and
+# notices about folders signal too. Numbers from include/uapi/asm-generic/fcntl.h, sockios.h and ioctls.h.
+_SIGNALLING_FCNTL = (8, 10, 15, 1024, 1026)  # F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_NOTIFY
+_SIGNALLING_IOCTL = (0x8901, 0x8902, 0x5452)  # FIOSETOWN, SIOCSPGRP, FIOASYNC
+_F_SETFL, _O_ASYNC = 4, 0x2000
 
 # Instructions of classic BPF, and offsets into `struct seccomp_data` (include/uapi/linux/seccomp.h).
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
@@ -31,11 +39,28 @@ _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16
 _ALLOW, _KILL, _ERROR = 0x7FFF0000, 0x80000000, 0x00050000
 _X32_BIT = 0x40000000
 
-# machine -> (audit architecture, refused, {call that opens: argument with its flags}, clone, prlimit64).
+
+class _Machine(NamedTuple):
+    """The numbers of a machine's system calls, and of its architecture for audits.
+
+    Args:
+        refused: Whatever their arguments.
+        opening: Call that opens a file -> the argument with its flags.
+    """
+
+    architecture: int
+    refused: tuple[int, ...]
+    opening: dict[int, int]
+    clone: int
+    prlimit: int
+    fcntl: int
+    ioctl: int
+
+
 # Numbers from arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h; from 424 on they agree.
 _SINCE_424 = (424, 425, 428, 429, 430, 431, 432, 433, 434, 437, 438, 440, 442, 447, 452)
-_MACHINES: dict[str, tuple[int, tuple[int, ...], dict[int, int], int, int]] = {
-    "x86_64": (
+_MACHINES = {
+    "x86_64": _Machine(
         0xC000003E,
         (
             *(41, 57, 58, 59, 322),  # socket, fork, vfork, execve, execveat
@@ -54,11 +79,13 @@ _MACHINES: dict[str, tuple[int, tuple[int, ...], dict[int, int], int, int]] = {
             *(188, 189, 190, 197, 198, 199),  # setxattr*, removexattr*
             *_SINCE_424,
         ),
-        {2: 1, 257: 2},  # open, openat
-        56,
-        302,
+        opening={2: 1, 257: 2},  # open, openat
+        clone=56,
+        prlimit=302,
+        fcntl=72,
+        ioctl=16,
     ),
-    "aarch64": (
+    "aarch64": _Machine(
         0xC00000B7,
         (
             *(198, 221, 281),
@@ -77,9 +104,11 @@ _MACHINES: dict[str, tuple[int, tuple[int, ...], dict[int, int], int, int]] = {
             *(5, 6, 7, 14, 15, 16),
             *_SINCE_424,
         ),
-        {56: 2},
-        220,
-        261,
+        opening={56: 2},
+        clone=220,
+        prlimit=261,
+        fcntl=25,
+        ioctl=29,
     ),
 }
 _CLONE3 = 435
@@ -126,31 +155,47 @@ def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
 
 
+_Instruction = tuple[int, int, int, int]  # operation, jump if true, jump if not, value
+_NO: _Instruction = (_RETURN, 0, 0, _ERROR | errno.EPERM)
+_YES: _Instruction = (_RETURN, 0, 0, _ALLOW)
+
+
 def _filter_program(machine: str) -> bytes | None:
     """Assemble the filter; None for a machine whose system calls are not known here."""
     if machine not in _MACHINES or sys.byteorder != "little":
         return None
-    architecture, refused, opening, clone, prlimit = _MACHINES[machine]
-    no = (_RETURN, 0, 0, _ERROR | errno.EPERM)
-    yes = (_RETURN, 0, 0, _ALLOW)
-    code = [(_LOAD, 0, 0, _ARCHITECTURE), (_EQUAL, 1, 0, architecture), (_RETURN, 0, 0, _KILL)]
-    code += [(_LOAD, 0, 0, _NUMBER), (_AT_LEAST, 0, 1, _X32_BIT), no]
+    calls = _MACHINES[machine]
+    code = [
+        (_LOAD, 0, 0, _ARCHITECTURE),
+        (_EQUAL, 1, 0, calls.architecture),
+        (_RETURN, 0, 0, _KILL),
+    ]
+    code += [(_LOAD, 0, 0, _NUMBER), (_AT_LEAST, 0, 1, _X32_BIT), _NO]
     # glibc asks for clone3 first and takes ENOSYS as a reason to use clone, whose flags a filter can see.
     code += [(_EQUAL, 0, 1, _CLONE3), (_RETURN, 0, 0, _ERROR | errno.ENOSYS)]
-    for number in refused:
-        code += [(_EQUAL, 0, 1, number), no]
-    for number, argument in opening.items():
-        code += [(_EQUAL, 0, 4, number), (_LOAD, 0, 0, _ARGUMENTS + 8 * argument)]
-        code += [(_ANY_BIT, 0, 1, _WRITING), no, yes]
-    code += [
-        (_EQUAL, 0, 4, clone),
-        (_LOAD, 0, 0, _ARGUMENTS),
-        (_ANY_BIT, 0, 1, _CLONE_THREAD),
-        yes,
-        no,
-    ]
-    code += [(_EQUAL, 0, 4, prlimit), (_LOAD, 0, 0, _ARGUMENTS), (_EQUAL, 0, 1, 0), yes, no]
-    return b"".join(struct.pack("<HBBI", *instruction) for instruction in [*code, yes])
+    code += _refuse_equal(calls.refused)
+    for number, argument in calls.opening.items():
+        code += _for_call(number, _argument(argument), (_ANY_BIT, 0, 1, _WRITING), _NO, _YES)
+    code += _for_call(calls.clone, _argument(0), (_ANY_BIT, 0, 1, _CLONE_THREAD), _YES, _NO)
+    code += _for_call(calls.prlimit, _argument(0), (_EQUAL, 0, 1, 0), _YES, _NO)
+    code += _for_call(calls.ioctl, _argument(1), *_refuse_equal(_SIGNALLING_IOCTL), _YES)
+    flags = [(_EQUAL, 0, 3, _F_SETFL), _argument(2), (_ANY_BIT, 0, 1, _O_ASYNC), _NO]
+    code += _for_call(calls.fcntl, _argument(1), *_refuse_equal(_SIGNALLING_FCNTL), *flags, _YES)
+    return b"".join(struct.pack("<HBBI", *instruction) for instruction in [*code, _YES])
+
+
+def _for_call(number: int, *body: _Instruction) -> list[_Instruction]:
+    """Run `body`, which decides, for one system call: arguments take the place of the number."""
+    return [(_EQUAL, 0, len(body), number), *body]
+
+
+def _argument(place: int) -> _Instruction:
+    """Load the lower half of an argument, all that the kernel reads of an `int`."""
+    return (_LOAD, 0, 0, _ARGUMENTS + 8 * place)
+
+
+def _refuse_equal(values: tuple[int, ...]) -> list[_Instruction]:
+    return [step for value in values for step in ((_EQUAL, 0, 1, value), _NO)]
 
 
 def _install(libc: ctypes.CDLL, program: bytes) -> bool:
@@ -167,7 +212,7 @@ _REFUSED_EVENTS = (
     *("socket.", "subprocess.", "ctypes.", "shutil.", "os.fork", "os.exec", "os.posix_spawn"),
     *("os.spawn", "os.system", "os.kill", "os.remove", "os.rename", "os.mkdir", "os.rmdir"),
     *("os.link", "os.symlink", "os.truncate", "os.chmod", "os.chown", "os.utime", "os.setxattr"),
-    *("pty.spawn", "resource.prlimit", "signal.pthread_kill"),
+    *("pty.spawn", "resource.prlimit", "signal.pthread_kill", "fcntl."),
 )
 
 
