@@ -56,6 +56,10 @@ def test_what_is_looked_into(machine: str) -> None:
         asked.append(((calls.fcntl, 3, *command), False))
     asked += [((calls.ioctl, 3, request), True) for request in (0x5401, 0x5413, 0x5421, 0x541B)]
     asked += [((calls.ioctl, 3, request), False) for request in (0x8901, 0x8902, 0x5452)]
+    # AF_UNIX with SOCK_STREAM, SOCK_CLOEXEC and SOCK_NONBLOCK; SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET; AF_INET, AF_TIPC.
+    asked += [((calls.socketpair, 1, kind), True) for kind in (1, 1 | 0o2000000, 1 | 0o4000)]
+    asked += [((calls.socketpair, 1, kind), False) for kind in (2, 3, 5, 2 | 0o2000000)]
+    asked += [((calls.socketpair, family, 1), False) for family in (2, 30)]
     for call, allowed in asked:
         expected = ALLOWED if allowed else REFUSED
         assert decide(machine, *call) == expected, call

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -152,6 +153,10 @@ def test_humaneval_form() -> None:
 
 REFUSED = {
     "network": "import socket; socket.socket()",
+    "pair of datagram sockets": "import socket; socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)",
+    "name of a socket": "import socket; socket.socketpair()[0].bind('here')",
+    "connection": "import socket; socket.socketpair()[0].connect('here')",
+    "server": "import socket; socket.socketpair()[0].listen()",
     "fork": "import os; os.fork()",
     "process": "import subprocess, sys; subprocess.run([sys.executable, '-c', ''])",
     "write": "open('here', 'w')",
@@ -219,6 +224,23 @@ def test_no_signal_reaches_another_process(opening: str) -> None:
         time.sleep(0.1)  # a signal takes a moment to arrive
         assert victim.poll() is None
         victim.kill()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's filter")
+def test_nothing_is_sent_to_a_socket_of_this_machine(tmp_path: Path) -> None:
+    """Such as /dev/log; an empty network namespace keeps no socket apart that has a path."""
+    code = """
+        import socket
+        def f(path):
+            sender, _ = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+            sender.sendto(b"x", path)
+    """
+    address = str(tmp_path / "socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as receiver:
+        receiver.bind(address)
+        assert "PermissionError" in run(code, f"f({address!r})").reason
+        with pytest.raises(BlockingIOError):
+            receiver.recv(1)
 
 
 HAS_LANDLOCK = pytest.mark.skipif(
@@ -346,6 +368,7 @@ def test_the_surroundings_are_empty() -> None:
     assert result.passed is True, result.reason
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the audit hook refuses all sockets")
 def test_asyncio_works() -> None:
     """Its loop wakes itself through a pair of sockets."""
     code = """

@@ -2,12 +2,12 @@
 
 In: limits. Out: the names of the guards that hold. On Linux (x86-64, aarch64) two guards of the kernel apply: new user,
 network and IPC namespaces, where the system allows them, and a seccomp filter that refuses, with EPERM, what a pure
-computation never needs: sockets, new processes, signals to anyone, other processes' memory, and every way to create,
-change or remove a file. Signals are also what the kernel sends for a file to whoever was named its owner, by `fcntl` or
-`ioctl`, so those two are refused by what they are asked to do. It lists what is refused, not what is allowed: an
-allow-list would have to follow every version of Python and libc. Which files can be read is `landlock`'s business.
-Elsewhere (macOS) an audit hook of Python refuses the same, which stops honest code from doing harm by accident and is
-not proof against native code.
+computation never needs: sockets (but for connected pairs, by which asyncio wakes itself), new processes, signals to
+anyone, other processes' memory, and every way to create, change or remove a file. Signals are also what the kernel
+sends for a file to whoever was named its owner, by `fcntl` or `ioctl`, so those two are refused by what they are asked
+to do. It lists what is refused, not what is allowed: an allow-list would have to follow every version of Python and
+libc. Which files can be read is `landlock`'s business. Elsewhere (macOS) an audit hook of Python refuses the same,
+which stops honest code from doing harm by accident and is not proof against native code.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _SIGNALLING_FCNTL = (8, 10, 15, 1024, 1026)  # F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_NOTIFY
 _SIGNALLING_IOCTL = (0x8901, 0x8902, 0x5452)  # FIOSETOWN, SIOCSPGRP, FIOASYNC
 _F_SETFL, _O_ASYNC = 4, 0x2000
+# A pair of any type but SOCK_STREAM (1) can still send to a third socket that it finds by name.
+_AF_UNIX, _NO_STREAM = 1, 0xE
 
 # Instructions of classic BPF, and offsets into `struct seccomp_data` (include/uapi/linux/seccomp.h).
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
@@ -55,6 +57,7 @@ class _Machine(NamedTuple):
     prlimit: int
     fcntl: int
     ioctl: int
+    socketpair: int
 
 
 # Numbers from arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h; from 424 on they agree.
@@ -64,6 +67,7 @@ _MACHINES = {
         0xC000003E,
         (
             *(41, 57, 58, 59, 322),  # socket, fork, vfork, execve, execveat
+            *(42, 43, 288, 49, 50),  # connect, accept, accept4, bind, listen
             *(62, 200, 234, 129, 297),  # kill, tkill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo
             *(101, 310, 311, 109, 112),  # ptrace, process_vm_*, setpgid, setsid
             *(272, 308, 165, 166, 155, 161),  # unshare, setns, mount, umount2, pivot_root, chroot
@@ -84,11 +88,13 @@ _MACHINES = {
         prlimit=302,
         fcntl=72,
         ioctl=16,
+        socketpair=53,
     ),
     "aarch64": _Machine(
         0xC00000B7,
         (
             *(198, 221, 281),
+            *(203, 202, 242, 200, 201),
             *(129, 130, 131, 138, 240),
             *(117, 270, 271, 154, 157),
             *(97, 268, 40, 39, 41, 51),
@@ -109,6 +115,7 @@ _MACHINES = {
         prlimit=261,
         fcntl=25,
         ioctl=29,
+        socketpair=199,
     ),
 }
 _CLONE3 = 435
@@ -181,6 +188,9 @@ def _filter_program(machine: str) -> bytes | None:
     code += _for_call(calls.ioctl, _argument(1), *_refuse_equal(_SIGNALLING_IOCTL), _YES)
     flags = [(_EQUAL, 0, 3, _F_SETFL), _argument(2), (_ANY_BIT, 0, 1, _O_ASYNC), _NO]
     code += _for_call(calls.fcntl, _argument(1), *_refuse_equal(_SIGNALLING_FCNTL), *flags, _YES)
+    family = [_argument(0), (_EQUAL, 1, 0, _AF_UNIX), _NO]
+    kind = [_argument(1), (_ANY_BIT, 0, 1, _NO_STREAM), _NO]
+    code += _for_call(calls.socketpair, *family, *kind, _YES)
     return b"".join(struct.pack("<HBBI", *instruction) for instruction in [*code, _YES])
 
 
