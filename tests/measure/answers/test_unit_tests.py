@@ -77,8 +77,68 @@ def test_code_cannot_replace_what_it_is_checked_with() -> None:
         assert run(code, test).passed is False, test
 
 
+# Code that answers with more names than it was asked for; `NAME` is where they go.
+ANSWERS_WITH_MORE = """
+import sys
+wire = sys.modules["fam_engine.measure.answers.confined.wire"]
+frame = sys._getframe()
+while "self" not in frame.f_locals:
+    frame = frame.f_back
+keep, genuine = frame.f_locals["self"]._keep, wire.json.dumps
+def dumps(message):
+    wire.json.dumps = genuine
+    fakes = {"abs": lambda *x: 0.0, "set": lambda *x: 1, "len": lambda x: 3, "__import__": lambda *x: 1}
+    pairs = [[["str", name], keep(fake)] for name, fake in fakes.items()]
+    message["value"][1] += [[["str", "__builtins__"], ["dict", pairs]], *pairs]
+    return genuine(message)
+wire.json.dumps = dumps
+def f(x): return 100.0
+"""
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "assert abs(f(1) - 3) < 1e-6",
+        "assert set([f(1)]) == set([3])",
+        "assert len(str(f(1))) == 3",
+        "assert __builtins__ and abs(f(1) - 3) < 1e-6",
+        "import operator\nassert abs(operator.sub(f(1), 3)) < 1e-6",
+    ],
+)
+def test_code_cannot_answer_with_what_it_was_not_asked_for(test: str) -> None:
+    assert run(ANSWERS_WITH_MORE, test).passed is False
+    assert run(ANSWERS_WITH_MORE.replace("100.0", "3.0"), test).passed is True
+
+
+def test_nonsense_instead_of_names_is_no_pass() -> None:
+    code = ANSWERS_WITH_MORE.replace('message["value"][1] +=', 'message["value"] = 5; _ =')
+    result = run(code, "assert True")
+    assert result.passed is False
+    assert result.reason == "the code does not load: TypeError: expected dict"
+
+
+def test_code_that_ends_its_process_does_not_pass_where_tests_catch_everything() -> None:
+    result = run(
+        "import os\ndef f(): os._exit(0)", "try:\n    f()\nexcept:\n    pass", "assert True"
+    )
+    assert result.passed is False
+    assert result.reason == "test 1 of 2: the code ended its process"
+
+
 def test_a_task_may_ask_for_the_name_of_a_builtin() -> None:
-    assert run("def sum(a, b): return a * b", "assert sum(2, 5) == 10").passed is True
+    code = "def sum(a, b): return a * b\n"
+    assert run(code, "assert sum(2, 5) == 10").passed is True
+    # Of two such names one is what the other is checked with.
+    wrong = "def abs(x): return 0\ndef sum(a, b): return 1\n"
+    assert run(wrong, "assert abs(sum(2, 5) - 10) < 1e-6").passed is False
+
+
+def test_modules_come_from_the_code_under_their_own_names() -> None:
+    code = "import math\ndef f(x): return x / 2\n"
+    assert run(code, "assert math.isclose(f(1), 0.5)").passed is True
+    assert run(code + "import cmath as math", "assert math.isclose(f(1), 0.5)").passed is False
+    assert run(code + "import math as m", "assert m.isclose(f(1), 0.5)").passed is True
 
 
 def test_values_of_many_kinds_come_back() -> None:

@@ -2,9 +2,11 @@
 
 In: the code, the tests, and a channel to `candidate`. Out: `{"passed": true, false or null, "reason": ...}`. The tests
 run here, the code there: asserts, comparisons and built-ins are this process's own, and passing takes right values.
-Names the tests neither define nor import come from the code. The name of a built-in, or of a module of the standard
-library the tests take something from (`math.isclose`), does only where they take nothing else from the code (a task
-may ask for a function called `sum`), so that code cannot replace the `abs` or the `math` it is checked with.
+Names the tests neither define nor import come from the code, whose process may answer with more: only what was asked
+for is taken, and no `__builtins__` or other name of Python's own is ever asked for. The name of a built-in, or of a
+module of the standard library the tests take something from (`math.isclose`), comes from the code only where it is the
+one thing they take (a task may ask for a function called `sum`), so that code cannot replace the `abs` or the `math` it
+is checked with. The genuine module of that name may come in any case: tests may count on the code's `import math`.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ _T = TypeVar("_T")
 
 
 class CodeGoneError(BaseException):
-    """The code under test ended its process; not an `Exception`, so no test can catch it."""
+    """The code under test ended its process; not an `Exception`, which tests may expect of the code."""
 
 
 class Remote:
@@ -117,6 +119,16 @@ class Client:
 
     def __init__(self, channel: wire.Channel) -> None:
         self._channel = channel
+        self._gone = False
+
+    def check(self) -> None:
+        """Raise what a test has caught that catches everything.
+
+        Raises:
+            CodeGoneError: The process ended.
+        """
+        if self._gone:
+            raise CodeGoneError
 
     def ask(self, operation: str, *args: object, **named: object) -> object:
         """Have an operation done there, and take over what it changed in its arguments.
@@ -134,6 +146,7 @@ class Client:
             self._channel.send(request)
             reply = self._channel.receive()
         except (EOFError, OSError, ValueError):
+            self._gone = True
             raise CodeGoneError from None
         if "error" in reply:
             raise _exception(*reply["error"])
@@ -181,9 +194,13 @@ def _update(argument: object, data: Any, take: Any) -> None:  # noqa: ANN401
 
 
 def names_in_tests(tests: list[str]) -> tuple[set[str], set[str]]:
-    """Collect the names tests use (some may be their own), and those of them that code may not replace."""
+    """Collect the names tests use (some may be their own), and those of them that code may not replace.
+
+    Names such as `__name__` and `__builtins__` belong to the namespace of the tests.
+    """
     nodes = [node for test in tests for node in ast.walk(ast.parse(test))]
-    names = {node.id for node in nodes if isinstance(node, ast.Name)}
+    used = {node.id for node in nodes if isinstance(node, ast.Name)}
+    names = {name for name in used if not name.startswith("__") or not name.endswith("__")}
     owners = {
         node.value.id
         for node in nodes
@@ -214,16 +231,17 @@ def run(
         return _result(None, f"the tests do not compile: {_say(error)}")
     client = Client(channel)
     try:
-        defined: Any = client.ask("load", code, sorted(names))
+        defined = _plain(dict, client.ask("load", code, sorted(names)))
     except CodeGoneError:
         return _result(False, f"the code {how_it_ended()} while it was loaded")
     except Exception as error:
         return _result(False, f"the code does not load: {_say(error)}")
-    space = _namespace(defined, protected)
+    space = _namespace({n: v for n, v in defined.items() if n in names}, protected)
     for index, program in enumerate(programs):
         where = f"test {index + 1} of {len(programs)}"
         try:
             exec(program, space)  # the tests are what this process is for
+            client.check()
         except CodeGoneError:
             return _result(False, f"{where}: the code {how_it_ended()}")
         except wire.CannotSendError as error:
@@ -234,13 +252,17 @@ def run(
 
 
 def _namespace(defined: dict[str, object], protected: set[str]) -> dict[str, object]:
-    """Choose what the tests get from the code; modules in it are genuine ones (`Client._take`)."""
-    chosen = set(defined) - protected or set(defined)
-    return {"__name__": "tests"} | {
-        name: value
-        for name, value in defined.items()
-        if name in chosen or isinstance(value, types.ModuleType)
-    }
+    """Choose what the tests get of the names they asked for; modules among them are genuine (`Client._take`)."""
+    modules = {n: v for n, v in defined.items() if _is_module(v, n)}
+    others = {n: v for n, v in defined.items() if n not in modules}
+    free = {n: v for n, v in others.items() if n not in protected}
+    only = others if len(others) == 1 else {}
+    return {"__name__": "tests"} | modules | (free or only)
+
+
+def _is_module(value: object, name: str) -> bool:
+    """Whether it is the module of that name: under another's name even a genuine one misleads."""
+    return isinstance(value, types.ModuleType) and value.__name__ == name
 
 
 def _result(passed: bool | None, reason: str) -> dict[str, Any]:
