@@ -61,7 +61,10 @@ class _Machine(NamedTuple):
 
 
 # Numbers from arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h; from 424 on they agree.
-_SINCE_424 = (424, 425, 428, 429, 430, 431, 432, 433, 434, 437, 438, 440, 442, 447, 452)
+_SINCE_424 = (
+    *(424, 425, 428, 429, 430, 431, 432, 433, 434),
+    *(437, 438, 440, 442, 447, 452, 463, 466, 469),
+)
 _MACHINES = {
     "x86_64": _Machine(
         0xC000003E,
@@ -73,7 +76,11 @@ _MACHINES = {
             *(272, 308, 165, 166, 155, 161),  # unshare, setns, mount, umount2, pivot_root, chroot
             *(321, 298, 323, 248, 249, 250),  # bpf, perf_event_open, userfaultfd, keys
             *(246, 175, 313, 176, 169, 167),  # kexec_load, modules, reboot, swapon
+            *(312, 256, 279),  # kcmp, migrate_pages, move_pages
             *(29, 64, 68, 240, 319),  # shmget, semget, msgget, mq_open, memfd_create
+            # An identifier, which can be guessed, is all that these need.
+            *(30, 31, 65, 66, 220),  # shmat, shmctl, semop, semctl, semtimedop
+            *(69, 70, 71, 241),  # msgsnd, msgrcv, msgctl, mq_unlink
             *(141, 142, 144, 203, 251, 314),  # priorities and schedulers
             *(85, 76, 77, 82, 264, 316),  # creat, truncate, ftruncate, rename*
             *(83, 258, 84, 86, 265, 87, 263),  # mkdir*, rmdir, link*, unlink*
@@ -100,7 +107,10 @@ _MACHINES = {
             *(97, 268, 40, 39, 41, 51),
             *(280, 241, 282, 217, 218, 219),
             *(104, 105, 273, 106, 142, 224),
+            *(272, 238, 239),
             *(194, 190, 186, 180, 279),
+            *(196, 195, 193, 191, 192),
+            *(189, 188, 187, 181),
             *(140, 118, 119, 122, 30, 274),
             *(45, 46, 38, 276),
             *(34, 37, 35),
