@@ -390,6 +390,33 @@ def test_landlock_holds_writing_and_what_is_below_too(tmp_path: Path) -> None:
     assert (tmp_path / "open" / "a").read_text() == "a"
 
 
+@pytest.mark.skipif(landlock.version() < 6, reason="this kernel scopes no signals (Linux 6.12)")
+def test_landlock_holds_signals_too() -> None:
+    """The guard alone, however the signal is sent; to itself it still can."""
+    program = textwrap.dedent("""
+        import fcntl, os, sys
+        from fam_engine.measure.answers.confined import landlock
+        assert landlock.confine([])
+        victim, (reading, writing) = int(sys.argv[1]), os.pipe()
+        fcntl.fcntl(reading, fcntl.F_SETOWN, victim)
+        fcntl.fcntl(reading, fcntl.F_SETSIG, 9)
+        fcntl.fcntl(reading, fcntl.F_SETFL, os.O_ASYNC)
+        os.write(writing, b"x")
+        os.kill(os.getpid(), 0)
+        try:
+            os.kill(victim, 9)
+        except PermissionError:
+            print("refused")
+    """)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as victim:
+        command = [sys.executable, "-c", program, str(victim.pid)]
+        child = subprocess.run(command, capture_output=True, text=True)
+        assert child.stdout == "refused\n", child.stderr
+        time.sleep(0.1)  # a signal takes a moment to arrive
+        assert victim.poll() is None
+        victim.kill()
+
+
 def test_without_landlock_the_code_runs_and_the_verdict_says_so(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -2,9 +2,10 @@
 
 In: folders and files that may be read. Out: whether the kernel holds it. Everything else of the file system can
 neither be opened nor listed, and nothing anywhere can be written, made or removed (`/dev/null` aside). What is open
-already stays open. A kernel without Landlock, or one started without it, says so, and the caller goes on unconfined:
-see `unit_tests` for why. Constants and structures are those of include/uapi/linux/landlock.h; the three system calls
-have the same numbers on every machine.
+already stays open. From Linux 6.12 on no signal leaves it and what it starts, whatever asks the kernel to send one:
+`lockdown` lists the ways, and a list can have gaps. A kernel without Landlock, or one started without it, says so, and
+the caller goes on unconfined: see `unit_tests` for why. Constants and structures are those of
+include/uapi/linux/landlock.h; the three system calls have the same numbers on every machine.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ _PR_SET_NO_NEW_PRIVS = 38
 _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 1, 1 << 2, 1 << 3
 # Rights a kernel knows, by the version of its interface: the first 13 bits, then refer, truncate, ioctl on devices.
 _NUM_RIGHTS = ((1, 13), (2, 14), (3, 15), (5, 16))
+_SCOPES_SINCE, _SCOPE_SIGNAL = 6, 1 << 1
 
 
 def version() -> int:
@@ -41,7 +43,7 @@ def python_files() -> list[Path]:
 
 
 def confine(readable: Iterable[Path]) -> bool:
-    """Take away every file but `readable` and what is below it; False where the kernel cannot.
+    """Take away every file but `readable` and what is below it, and signals to others; False where the kernel cannot.
 
     Raises:
         OSError: The kernel knows Landlock and refused all the same; nothing may run then.
@@ -50,7 +52,9 @@ def confine(readable: Iterable[Path]) -> bool:
     if not known:
         return False
     rights = (1 << max(count for since, count in _NUM_RIGHTS if since <= known)) - 1
-    attributes = struct.pack("=Q", rights)
+    # Rights to files and to the network, scopes: a kernel that knows fewer takes a shorter structure.
+    scopes = (0, _SCOPE_SIGNAL) if known >= _SCOPES_SINCE else ()
+    attributes = struct.pack(f"={1 + len(scopes)}Q", rights, *scopes)
     ruleset = _checked(_call(_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), 0))
     try:
         for path in readable:
