@@ -5,7 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from fam_engine.measure.accuracy import compare_paired, mcnemar, mean_of, wilson
+from fam_engine.measure.accuracy import (
+    compare_clustered,
+    compare_paired,
+    mcnemar,
+    mean_of,
+    wilson,
+)
 from fam_engine.measure.statistics import Estimate
 
 
@@ -98,3 +104,42 @@ def test_a_mean_over_tasks_has_the_interval_of_independent_tasks() -> None:
     assert mean.low == pytest.approx(0.4 - (0.4 - one.low) / 2)
     assert mean_of([one]) == one
     assert mean_of([]) == Estimate(None)
+
+
+def test_several_answers_to_a_question_count_as_far_as_they_differ() -> None:
+    first, second = results(9, 11, 2, 8)
+    paired, each = compare_paired(first, second), np.arange(30)
+    assert compare_clustered(first, second, each) == paired
+    twice = compare_clustered(first.repeat(2), second.repeat(2), each.repeat(2))
+    assert (twice.n, twice.only_first, twice.only_second, twice.p) == (30, 11, 2, paired.p)
+    assert vars(twice.difference) == pytest.approx(vars(paired.difference))
+    # Ten gains on ten questions are ten, though each question has another answer that gained nothing.
+    first, second = results(0, 10, 0, 50)
+    spread = compare_clustered(first, second, np.arange(60) % 30)
+    assert vars(spread.difference) == pytest.approx(vars(compare_paired(first, second).difference))
+
+
+def test_many_answers_to_few_questions_are_no_finding() -> None:
+    first, second = results(0, 40, 0, 0)
+    paired = compare_clustered(first, second, np.arange(40) % 2)
+    assert (paired.p, paired.verdict) == (0.5, "within noise")
+    assert paired.difference == compare_paired(*results(0, 2, 0, 0)).difference
+    # Ten questions gained an answer each, and one lost twenty.
+    first, second = results(0, 10, 20, 0)
+    paired = compare_clustered(first, second, np.minimum(np.arange(30), 10))
+    assert (paired.only_first, paired.only_second, paired.p) == (10, 1, 1.0)
+
+
+def test_answers_that_resemble_each_other_do_not_make_false_findings() -> None:
+    generator = np.random.default_rng(2)
+    questions, covered, found = np.repeat(np.arange(60), 4), 0, 0
+    for _ in range(200):
+        fate = np.where(generator.random(240) < 0.9, generator.random(60).repeat(4), 1.0)
+        base = generator.random(240) < 0.6
+        first, second = base | (fate < 0.06), base | ((fate > 0.06) & (fate < 0.12))
+        paired = compare_clustered(first, second, questions)
+        low, high = paired.difference.low, paired.difference.high
+        covered += low is not None and high is not None and low <= 0.0 <= high
+        found += paired.verdict != "within noise"
+    assert covered >= 190
+    assert found <= 10

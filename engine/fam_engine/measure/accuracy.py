@@ -4,8 +4,8 @@ In: counts, or one right/wrong a question. Out: `Estimate`s with 95 % intervals,
 that answer the same questions are compared question by question: only those on which they differ say anything, and an
 unpaired test would miss differences that are there. One model's accuracy has Wilson's interval, which stays within 0
 and 1 and holds for few questions; a paired difference has Newcombe's, which is built from it, and a mean over tasks
-one built from those. A bootstrap was rejected: where a model gets all questions right, or two models differ on none,
-its interval shrinks to nothing.
+one built from those. Where several answers are to one question, it is questions that are counted. A bootstrap was
+rejected: where a model gets all questions right, or two models differ on none, its interval shrinks to nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from fam_engine.measure.statistics import LEVEL, Estimate
+from fam_engine.measure.statistics import LEVEL, Estimate, Floats, Ints
 
 Bools = npt.NDArray[np.bool_]
 
@@ -52,13 +52,13 @@ class Paired:
         return "better" if self.only_first > self.only_second else "worse"
 
 
-def wilson(num_correct: int, n: int) -> Estimate:
+def wilson(num_correct: float, n: float) -> Estimate:
     """Estimate an accuracy.
 
     The interval is Wilson's (1927, J. Am. Stat. Assoc. 22, 209), without continuity correction.
 
     Args:
-        num_correct: Questions answered right.
+        num_correct: Questions answered right; need not be whole, nor need `n`.
         n: Questions; 0: nothing can be said.
     """
     if n == 0:
@@ -97,15 +97,58 @@ def compare_paired(first: Bools, second: Bools) -> Paired:
         first: bool[n], whether the first model got each question right.
         second: bool[n], the same of the second, in the same order.
     """
-    n = len(first)
-    only_first = int(np.count_nonzero(first & ~second))
-    only_second = int(np.count_nonzero(second & ~first))
-    both = int(np.count_nonzero(first & second))
-    difference = _newcombe(both, only_first, only_second, n - both - only_first - only_second)
-    return Paired(n, only_first, only_second, difference, mcnemar(only_first, only_second))
+    counts = _counts(first, second)
+    _, only_first, only_second, _ = counts
+    p = mcnemar(only_first, only_second)
+    return Paired(len(first), only_first, only_second, _newcombe(*counts), p)
 
 
-def _newcombe(both: int, only_first: int, only_second: int, neither: int) -> Estimate:
+def compare_clustered(first: Bools, second: Bools, questions: Ints) -> Paired:
+    """Compare on answers of which several may be to one question; with one to each it is `compare_paired`.
+
+    Answers to one question resemble each other, so they say less than as many questions would. The interval is of
+    the counts divided by their design effect (Rao and Scott 1992, Biometrics 48, 577). The test is of questions: each
+    is the model's that has more of its answers right; where one model has more questions and the other more answers,
+    p is 1.
+
+    Args:
+        first: bool[n], whether each answer of the first model is right.
+        second: bool[n], the same of the second, in the same order.
+        questions: int64[n], any numbering of the questions.
+    """
+    _, answered, sizes = np.unique(questions, return_inverse=True, return_counts=True)
+    if sizes.max(initial=1) == 1:
+        return compare_paired(first, second)
+    gains = first.astype(np.float64) - second
+    effect = _design_effect(gains, answered, sizes)
+    difference = _newcombe(*(count / effect for count in _counts(first, second)))
+    of_question = np.bincount(answered, gains)
+    only_first = int(np.count_nonzero(of_question > 0))
+    only_second = int(np.count_nonzero(of_question < 0))
+    agree = (only_first - only_second) * gains.sum() > 0
+    p = mcnemar(only_first, only_second) if agree else 1.0
+    return Paired(len(sizes), only_first, only_second, difference, p)
+
+
+def _counts(first: Bools, second: Bools) -> tuple[int, int, int, int]:
+    """Count what both, only the first, only the second, and neither got right."""
+    right = (first & second, first & ~second, second & ~first, ~first & ~second)
+    both, only_first, only_second, neither = (int(np.count_nonzero(one)) for one in right)
+    return both, only_first, only_second, neither
+
+
+def _design_effect(gains: Floats, answered: Ints, sizes: Ints) -> float:
+    """Say how many answers are worth one question: variance of the mean over what independent answers would have."""
+    rest = gains - gains.mean()
+    spread = float(rest @ rest)
+    if spread == 0.0:
+        # Nothing tells how alike the answers to a question are: entirely, to be safe.
+        return float(sizes @ sizes) / len(gains)
+    sums = np.bincount(answered, rest)
+    return max(float(sums @ sums) / spread, 1.0)
+
+
+def _newcombe(both: float, only_first: float, only_second: float, neither: float) -> Estimate:
     """Estimate a paired difference by method 10 of Newcombe (1998, Stat. Med. 17, 2635)."""
     n = both + only_first + only_second + neither
     if n == 0:
@@ -128,7 +171,7 @@ def _reach(estimate: Estimate) -> tuple[float, float, float]:
     return value, value - low, high - value
 
 
-def _correlation(both: int, only_first: int, only_second: int, neither: int) -> float:
+def _correlation(both: float, only_first: float, only_second: float, neither: float) -> float:
     """Give the correlation of two models' results, towards 0 by the method's continuity correction."""
     n = both + only_first + only_second + neither
     margins = (both + only_first, only_second + neither, both + only_second, only_first + neither)

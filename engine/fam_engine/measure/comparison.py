@@ -1,30 +1,37 @@
 """Two runs over the same records: how their figures differ, and how sure that is.
 
 In: the joined rows of both. Out: a plain dictionary. Differences are second minus first, of each record paired with
-itself; the intervals resample questions, as everywhere (`statistics`). A source's difference is the mean over its
-records, not over its questions, so that it equals the difference of the two runs' own means.
+itself; the intervals resample questions, as everywhere (`statistics`), but for `correct`: right and wrong are compared
+as `eval` compares them (`accuracy`), so that both say the same of the same answers. A source's difference is the mean
+over its records, not over its questions, so that it equals the difference of the two runs' own means.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
+from fam_engine.measure.accuracy import compare_clustered
 from fam_engine.measure.replay import spearman
 from fam_engine.measure.sources import by_source
 from fam_engine.measure.statistics import (
     Estimate,
     Floats,
     Ints,
+    Resamples,
     factorize,
     ratio_estimate,
     resample_groups,
 )
 
 _NUM_CHANGED = 10
+# The metric that is right or wrong, 1 or 0.
+_CORRECT: Final = "correct"
+# What is not told from noise is not called equal, not even where no answer differs.
+_VERDICTS: Final = {"better": "higher", "worse": "lower", "within noise": "not distinguishable"}
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,7 @@ class Metric:
     """A figure both runs have.
 
     Attributes:
-        name: Of its column.
+        name: Of its column; `correct` is right or wrong, 1 or 0.
         first: float64[n], of the first run; NaN where undefined.
         second: Of the second.
     """
@@ -83,21 +90,36 @@ def compare_rows(
 
 
 def _entry(metrics: Sequence[Metric], questions: Ints, rows: Ints, seed: int) -> dict[str, Any]:
-    resamples = resample_groups(questions[rows], seed=seed)
-    ones = np.ones(len(rows))
+    asked = questions[rows]
+    resamples = resample_groups(asked, seed=seed)
     figures = {}
     for metric in metrics:
-        first, second = metric.first[rows], metric.second[rows]
-        known = ~np.isnan(second - first)
-        difference = ratio_estimate(resamples, second - first, ones)
+        own = Metric(metric.name, metric.first[rows], metric.second[rows])
+        known = ~np.isnan(own.second - own.first)
+        is_correct = metric.name == _CORRECT
+        difference, verdict = _of_correct(own, asked) if is_correct else _of_mean(own, resamples)
         figures[metric.name] = {
             "n": int(known.sum()),
-            "first": _mean(first[known]),
-            "second": _mean(second[known]),
+            "first": _mean(own.first[known]),
+            "second": _mean(own.second[known]),
             "difference": asdict(difference),
-            "verdict": _verdict(difference),
+            "verdict": verdict,
         }
-    return {"n": len(rows), "num_groups": len(np.unique(questions[rows])), "metrics": figures}
+    return {"n": len(rows), "num_groups": len(np.unique(asked)), "metrics": figures}
+
+
+def _of_correct(metric: Metric, questions: Ints) -> tuple[Estimate, str]:
+    known = ~np.isnan(metric.second - metric.first)
+    first, second = metric.first[known] > 0.0, metric.second[known] > 0.0
+    paired = compare_clustered(second, first, questions[known])
+    verdict = "undefined" if paired.n == 0 else _VERDICTS[paired.verdict]
+    return paired.difference, verdict
+
+
+def _of_mean(metric: Metric, resamples: Resamples) -> tuple[Estimate, str]:
+    change = metric.second - metric.first
+    difference = ratio_estimate(resamples, change, np.ones(len(change)))
+    return difference, _verdict(difference)
 
 
 def _mean(values: Floats) -> float | None:

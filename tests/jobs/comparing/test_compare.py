@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ import pytest
 
 from fam_engine.errors import InputError, UsageError
 from fam_engine.jobs.comparing.job import compare_runs
+from fam_engine.jobs.evaluation.candidates import BASE
 from fam_engine.jobs.evaluation.files import SAMPLES_SCHEMA
+from fam_engine.jobs.evaluation.samples import Sample
+from fam_engine.jobs.evaluation.summary import summarize
 from fam_engine.jobs.scoring.files import scores_schema, write_table
 from fam_engine.measure.replay import spearman
 from fam_engine.measure.statistics import ratio_estimate, resample_groups
@@ -230,6 +234,70 @@ def test_evaluations_are_compared_by_the_share_that_is_correct(
     assert figures["verdict"] == "higher"
     with pytest.raises(UsageError, match="of a `score` run"):
         compare_runs(first, scored("c", ROWS, model="m"))
+
+
+def sample(correct: bool) -> Sample:
+    blank: dict[str, Any] = {field.name: None for field in fields(Sample)}
+    return Sample(**blank | {"task": "t", "method": "generation", "correct": correct})
+
+
+@pytest.mark.parametrize(
+    ("n", "gained", "lost"),
+    [
+        (2, 2, 0),
+        (5, 3, 0),
+        (20, 4, 0),
+        (200, 4, 0),
+        (1000, 5, 0),
+        (1000, 6, 0),
+        (50, 2, 12),
+        (9, 0, 0),
+    ],
+)
+def test_evaluations_are_compared_as_eval_compares_them(
+    tmp_path: Path, n: int, gained: int, lost: int
+) -> None:
+    base = [number >= gained for number in range(n)]
+    tuned = [number < n - lost for number in range(n)]
+    runs = eval_run(tmp_path / "a", {"base": base}), eval_run(tmp_path / "b", {"tuned": tuned})
+    told = summarize({BASE: list(map(sample, base)), "tuned": list(map(sample, tuned))})
+    versus = told["tasks"]["t"]["models"]["tuned"]["versus_base"]
+    figures = compare_runs(*runs)["overall"]["metrics"]["correct"]
+    difference = figures["difference"]
+    assert difference["value"] == versus["difference"]
+    assert [difference["low"], difference["high"]] == versus["interval"]
+    words = {"better": "higher", "worse": "lower", "within noise": "not distinguishable"}
+    assert figures["verdict"] == words[versus["verdict"]]
+
+
+def test_several_models_on_few_questions_are_no_more_questions(tmp_path: Path) -> None:
+    names = [f"seed {number}" for number in range(8)]
+    first = eval_run(tmp_path / "a", {name: [False] * 3 for name in names})
+    second = eval_run(tmp_path / "b", {name: [True] * 3 for name in names})
+    overall = compare_runs(first, second)["overall"]
+    assert (overall["n"], overall["num_groups"]) == (24, 3)
+    figures = overall["metrics"]["correct"]
+    assert figures["verdict"] == "not distinguishable"
+    one = compare_runs(
+        eval_run(tmp_path / "c", {"x": [False] * 3}), eval_run(tmp_path / "d", {"y": [True] * 3})
+    )
+    assert figures["difference"] == one["overall"]["metrics"]["correct"]["difference"]
+
+
+def test_questions_of_one_id_are_questions_of_their_own(tmp_path: Path) -> None:
+    runs = []
+    for name, correct in (("a", False), ("b", True)):
+        rows = [
+            {**dict.fromkeys(SAMPLES_SCHEMA.names), "model": "m", "task": "t", "id": "q"}
+            | {"file": "t.jsonl", "line": line, "correct": correct}
+            for line in range(1, 7)
+        ]
+        (tmp_path / name).mkdir()
+        runs.append(tmp_path / name / "samples.parquet")
+        pq.write_table(pa.Table.from_pylist(rows, SAMPLES_SCHEMA), runs[-1])
+    overall = compare_runs(*runs)["overall"]
+    assert overall["num_groups"] == 6
+    assert overall["metrics"]["correct"]["verdict"] == "higher"
 
 
 def test_models_of_the_same_name_are_compared(tmp_path: Path) -> None:

@@ -87,7 +87,10 @@ def read_run(path: Path) -> Run:
         # The source of an answer is a label, the task of a question is not.
         scopes=[(task,) for task in sources] if is_eval else [()] * len(ids),
         sources=sources,
-        groups=list(map("\0".join, zip(sources, ids, strict=True))) if is_eval else third,
+        # As `eval` counts them: a row of a task is a question, though its id may repeat.
+        groups=list(map("\0".join, zip(sources, ids, files, lines, strict=True)))
+        if is_eval
+        else third,
         models=third if is_eval else [""] * len(ids),
         files=files,
         lines=lines,
