@@ -27,7 +27,7 @@ def test_a_perfect_metric_and_its_chance() -> None:
     assert top1["spearman"] == pytest.approx(-1.0)
     assert (top1["named_best"], top1["p"]) == (0, 1.0)
     assert found["num_variants"] == [4]
-    assert found["chance_of_best"] == 0.25
+    assert found["chance_of_best"] == found["chance_of_all"] == 0.25
 
 
 def test_a_metric_that_cannot_tell_the_best_from_another_has_not_named_it() -> None:
@@ -45,6 +45,13 @@ def test_metrics_not_all_cells_have_are_left_out() -> None:
     assert found is not None
     assert set(found["metrics"]) == {"perplexity"}
     assert found["metrics"]["perplexity"]["p"] is None
+
+
+def test_chance_has_to_name_the_best_in_each_cell() -> None:
+    pair = Cell("m", "pair", np.array([0.2, 0.4]), {"perplexity": np.array([2.0, 1.0])})
+    found = foretelling([pair, cell(perplexity=[1, 2, 3, 4])], seed=0)
+    assert found is not None
+    assert (found["chance_of_best"], found["chance_of_all"]) == (0.375, 0.125)
 
 
 def test_one_variant_foretells_nothing() -> None:

@@ -6,9 +6,12 @@ import copy
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
+from fam_engine.measure.foretelling import foretelling
+from fam_engine.measure.replay import Cell
 from fam_engine.report import experiment_words as words
 from fam_engine.report.experiment import plot_files, render_html, render_markdown
 from fam_engine.report.experiment_terminal import print_experiment
@@ -66,6 +69,7 @@ def results() -> dict[str, Any]:
         "cells": 1,
         "num_variants": [2],
         "chance_of_best": 0.5,
+        "chance_of_all": 0.5,
     }
     cell = {
         "model": "tiny",
@@ -221,6 +225,21 @@ def test_few_variants_are_called_few(results: dict[str, Any]) -> None:
     assert "far too few" in said
     assert "of as many that know nothing, about 0.5 would" in said
     assert "nothing to foretell" in " ".join(words.foretold(results, "retention"))
+
+
+def test_luck_has_to_hold_in_every_cell(results: dict[str, Any]) -> None:
+    cells = [
+        Cell("m", task, np.arange(count), {"perplexity": np.arange(count)})
+        for task, count in (("small", 2), ("large", 10))
+    ]
+    found = foretelling(cells, seed=0)
+    assert found is not None
+    results["foretelling"]["in_domain"] = found | {"metrics": dict.fromkeys("abcdef", metric())}
+    said = " ".join(words.foretold(results, "in_domain"))
+    # Six times 1/2 x 1/10.
+    assert (
+        "name the best variant in every cell; of as many that know nothing, about 0.3 would" in said
+    )
 
 
 def test_headlines_cover_every_verdict(results: dict[str, Any]) -> None:

@@ -35,7 +35,8 @@ def foretelling(cells: Sequence[Cell], *, seed: int) -> dict[str, Any] | None:
         `judge_metrics`'s result and beside it, for each metric, `named_best` (cells in which it
         picked the best variant, and no other) and `p` (chance that a random order of the variants correlates as
         well as it does in the mean over cells; None beyond 7 variants or several cells);
-        `num_variants`: of each cell; `chance_of_best`: for a random pick; None without cells.
+        `num_variants`: of each cell; `chance_of_best`: for a random pick, in the mean over cells;
+        `chance_of_all`: for random picks to be right in every cell; None without cells.
     """
     cells = [cell for cell in cells if len(cell.accuracies) >= 2]
     if not cells:
@@ -58,6 +59,7 @@ def foretelling(cells: Sequence[Cell], *, seed: int) -> dict[str, Any] | None:
         **judged,
         "num_variants": [len(cell.accuracies) for cell in shared],
         "chance_of_best": math.fsum(chances) / len(chances),
+        "chance_of_all": math.prod(chances),
     }
 
 

@@ -316,7 +316,7 @@ def foretold(results: Mapping[str, Any], which: str) -> list[str]:
     span = f"{fewest}" if fewest == most else f"{fewest} to {most}"
     cells = len(counts)
     hits = [name for name, entry in metrics.items() if entry["named_best"] == cells]
-    by_luck = found["chance_of_best"] ** cells * len(metrics)
+    by_luck = found["chance_of_all"] * len(metrics)
     said = [
         f"{span} variants trained alike in {cells} {'cell' if cells == 1 else 'cells'} of model and "
         f"task. {len(hits)} of {len(metrics)} metrics name the best variant"
