@@ -229,7 +229,9 @@ def test_few_variants_are_called_few(results: dict[str, Any]) -> None:
 
 def test_luck_has_to_hold_in_every_cell(results: dict[str, Any]) -> None:
     cells = [
-        Cell("m", task, np.arange(count), {"perplexity": np.arange(count)})
+        Cell(
+            "m", task, np.arange(count, dtype=float), {"perplexity": np.arange(count, dtype=float)}
+        )
         for task, count in (("small", 2), ("large", 10))
     ]
     found = foretelling(cells, seed=0)

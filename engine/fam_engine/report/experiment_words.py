@@ -158,7 +158,7 @@ def cell_remarks(cell: Mapping[str, Any], num_seeds: int) -> list[str]:
     said = []
     if len(cell["seeds"]) < num_seeds:
         said.append(f"Only {len(cell['seeds'])} of {num_seeds} seeds are complete.")
-    said += [f"{name} was not run: {reason}." for name, reason in cell["dropped"].items()]
+    said += [f"{name} is left out: {reason}." for name, reason in cell["dropped"].items()]
     said += _diverged(cell)
     counts = cell["training_questions"] or {}
     if counts.get("in_test"):

@@ -16,6 +16,7 @@ from fam_engine.jobs.experiment.forecast import forecast_experiment
 from fam_engine.jobs.experiment.job import OUTPUTS, run_experiment
 from fam_engine.jobs.experiment.plan import plan_study
 from fam_engine.jobs.experiment.progress import Silence
+from fam_engine.jobs.experiment.questions import load_rows, write_rows
 from fam_engine.jobs.interrupts import Interrupted
 
 STUDY: dict[str, Any] = {
@@ -126,6 +127,11 @@ def test_one_more_seed_trains_and_tests_alone(finished: Path) -> None:
     assert left == ["train"] * 5 + ["eval"] * 5
 
 
+def test_another_way_to_score_trains_nothing_anew(finished: Path) -> None:
+    plan = plan_study(study(score={"max_length": 900}), finished)
+    assert {step.kind for step in plan.steps if not step.is_done} == {"score"}
+
+
 def test_models_of_one_name_are_told_apart_and_each_has_its_own_template(tmp_path: Path) -> None:
     folders = [shutil.copytree(MODEL, tmp_path / folder / "final") for folder in ("one", "two")]
     models = [str(folders[0]), {"model": str(folders[1]), "template": "none"}]
@@ -156,6 +162,91 @@ def test_a_training_that_diverges_does_not_end_the_study(tmp_path: Path) -> None
     assert plain["in_domain"]["by_seed"].keys() == {"0"}
     assert cell["verdict"]["in_domain"]["difference"]["value"] is not None
     assert "wild: 1 of 1 trainings diverged" in (tmp_path / "report.md").read_text()
+
+
+@pytest.fixture
+def with_long(tmp_path: Path) -> dict[str, Any]:
+    """A study with a variant all of whose answers are longer than the model's context of 1024."""
+    sums = [f"What is {n} + 1?" for n in range(6)]
+    for name, reasoning in (("long", "so " * 3000), ("short", "")):
+        rows = [{"prompt": q, "response": f"{reasoning}It is {n + 1}."} for n, q in enumerate(sums)]
+        write_rows(tmp_path / f"{name}.jsonl", rows)
+    write_rows(tmp_path / "test.jsonl", [{"prompt": "What is 7 + 1?", "answer": "8"}])
+    return {
+        "tasks": {"sums": {"test": str(tmp_path / "test.jsonl"), "kind": "math"}},
+        # First, so that it is the first that a trial would train on.
+        "answers": {
+            "long": {"file": str(tmp_path / "long.jsonl")},
+            "short": {"file": str(tmp_path / "short.jsonl")},
+            "tight": {"of": "short", "train": {"max_length": 4}},
+            "plain": {"make": "without-marks", "of": "short"},
+        },
+        "reference": "short",
+        "seeds": [0, 1],
+    }
+
+
+def test_a_variant_that_does_not_fit_the_model_is_left_out(
+    with_long: dict[str, Any], tmp_path: Path
+) -> None:
+    class Impatient(Silence):
+        def start(self, label: str, total: int | None, unit: str) -> None:
+            if label.endswith("short, seed 0: training"):
+                raise Interrupted(2)
+
+    config, out = study(**with_long), tmp_path / "out"
+    with pytest.raises(Interrupted):
+        run_experiment(config, out, Impatient())
+    found = run_experiment(config, out, Silence())
+    (cell,) = found["cells"]
+    assert cell["variants"].keys() == {"short", "plain"}
+    assert cell["seeds"] == [0, 1]
+    assert cell["variants"]["plain"]["in_domain"]["by_seed"].keys() == {"0", "1"}
+    assert found["left_out"] == {}
+    told = {
+        name: reason.partition("E_TOO_LONG: is ")[2] for name, reason in cell["dropped"].items()
+    }
+    assert told["long"].startswith("3016 tokens long, expected at most 1024 ")
+    assert "tokens long, expected at most 4 " in told["tight"]
+    for name in OUTPUTS[1:]:
+        assert "long is left out: not one record is usable" in (out / name).read_text()
+    before = {file: file.stat().st_mtime_ns for file in out.glob("steps/*/*/*")}
+    assert run_experiment(config, out, Silence())["cells"] == found["cells"]
+    assert before == {file: file.stat().st_mtime_ns for file in out.glob("steps/*/*/*")}
+
+
+def test_a_variant_that_could_not_be_scored_is_back_once_it_can(
+    with_long: dict[str, Any], tmp_path: Path
+) -> None:
+    answers = with_long["answers"]
+    chatty = [
+        {**row, "response": "so " * 100 + row["response"]}
+        for row in load_rows(tmp_path / "short.jsonl")
+    ]
+    write_rows(tmp_path / "chatty.jsonl", chatty)
+    kept = {"short": answers["short"], "chatty": {"file": str(tmp_path / "chatty.jsonl")}}
+    dropped = []
+    for length in (60, 1024):
+        config = study(**{**with_long, "answers": kept, "score": {"max_length": length}})
+        (cell,) = run_experiment(config, tmp_path / "out", Silence())["cells"]
+        dropped.append(list(cell["dropped"]))
+    assert dropped == [["chatty"], []]
+    assert cell["variants"].keys() == {"short", "chatty"}
+
+
+@pytest.mark.parametrize(("reference", "trained"), [("long", []), ("tight", ["short"])])
+def test_a_reference_that_does_not_fit_the_model_ends_the_study(
+    with_long: dict[str, Any], tmp_path: Path, reference: str, trained: list[str]
+) -> None:
+    config = study(**{**with_long, "reference": reference})
+    for _ in range(2):
+        with pytest.raises(
+            InputError, match=f"`{reference}` has no answers .*E_TOO_LONG"
+        ) as caught:
+            run_experiment(config, tmp_path / "out", Silence())
+        assert (caught.value.code, caught.value.where) == ("E_STUDY_REFERENCE", "embedded")
+    adapters = (tmp_path / "out").glob("steps/train/*/adapter")
+    assert [one.parent.name.split("--")[2].split("-")[0] for one in adapters] == trained
 
 
 def test_a_reference_without_an_answer_is_refused_before_anything_is_scored(tmp_path: Path) -> None:

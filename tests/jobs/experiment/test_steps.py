@@ -8,7 +8,7 @@ import pytest
 
 from fam_engine.errors import DivergedError, InputError, UsageError
 from fam_engine.jobs.experiment.progress import Silence, StudyProgress
-from fam_engine.jobs.experiment.steps import EMPTY, Step, StepMaker, run_steps
+from fam_engine.jobs.experiment.steps import EMPTY, UNUSABLE, Step, StepMaker, run_steps
 
 
 class Counter:
@@ -90,6 +90,28 @@ def test_a_variant_without_answers_takes_what_needs_it_along(tmp_path: Path) -> 
     run(answers, trained, maker.make("train", "b", {}, [], other))
     assert answers.empty == trained.empty == "leaves none"
     assert (train.runs, other.runs) == (0, 1)
+
+
+@pytest.mark.parametrize("kind", ["rewrite", "score", "train"])
+def test_a_variant_that_the_model_cannot_take_is_an_outcome(tmp_path: Path, kind: str) -> None:
+    def steps() -> list[Step]:
+        maker = StepMaker(tmp_path)
+        first = maker.make(kind, "a", {}, [], refused)
+        return [first, maker.make("eval", "a", {}, [first], evaluated)]
+
+    refused, evaluated = Counter(InputError("not one is usable", code=UNUSABLE)), Counter()
+    for _ in range(2):
+        run(*steps())
+        assert [step.empty for step in steps()] == ["not one is usable"] * 2
+    assert (refused.runs, evaluated.runs) == (1, 0)
+
+
+def test_what_every_variant_needs_ends_the_study(tmp_path: Path) -> None:
+    for kind, code in (("eval", UNUSABLE), ("questions", EMPTY), ("score", "E_INPUT_FILE")):
+        step = StepMaker(tmp_path).make(kind, "a", {}, [], Counter(InputError("no", code=code)))
+        with pytest.raises(InputError, match="no"):
+            run(step)
+        assert not step.is_done
 
 
 def test_a_training_that_diverges_is_an_outcome_and_nothing_is_made_of_it(tmp_path: Path) -> None:

@@ -94,14 +94,14 @@ def _cell(config: ExperimentConfig, cell: Cell) -> dict[str, Any]:
         `model`, `task`; `questions`: test questions by task; `seeds`: those every variant was trained
         and tested with; `diverged`: trainings among them that were lost (variant, seed, reason), in
         no average; `base`: accuracies of the untrained
-        model; `variants`: name -> see `_variant`; `dropped`: name -> why it was left without
-        answers; `reference`, `candidate`, `verdict`,
+        model; `variants`: name -> see `_variant`; `dropped`: name -> why it is not among them (see
+        `Cell.dropped`); `reference`, `candidate`, `verdict`,
         `confounds`: what the two differ in; `training_questions`: how many were read, and how many
         left out for being test questions or repeated; `cut`: share of test answers that ran into the
         limit of tokens, by variant and `BASE`; `at_equal_length`: name of an arm -> verdicts.
     """
     every = config.variants_of(cell.task)
-    dropped = {name: step.empty for name, step in cell.answers.items() if step.empty}
+    dropped = cell.dropped
     settings = {name: variant for name, variant in every.items() if name not in dropped}
     # A seed counts when every variant has it: else some would be judged by luckier seeds.
     seeds = [s for s in config.seeds if all(cell.tests[name, s].is_done for name in settings)]

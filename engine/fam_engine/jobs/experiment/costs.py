@@ -14,12 +14,13 @@ from typing import Any
 
 from fam_engine.config import TrainConfig
 from fam_engine.data.tokenizer import TextEncoder
+from fam_engine.errors import InputError
 from fam_engine.jobs.experiment.answer_steps import QUESTIONS, RECORDS
 from fam_engine.jobs.experiment.config import ExperimentConfig
 from fam_engine.jobs.experiment.plan import Cell, Plan
 from fam_engine.jobs.experiment.progress import Silence
 from fam_engine.jobs.experiment.questions import load_rows
-from fam_engine.jobs.experiment.steps import Step
+from fam_engine.jobs.experiment.steps import UNUSABLE, Step
 from fam_engine.jobs.training.forecast import forecast_train
 from fam_engine.jobs.training.order import DEFAULT_EPOCHS
 from fam_engine.model.loading import resolve_model
@@ -84,8 +85,12 @@ def _cell_tokens(config: ExperimentConfig, cell: Cell) -> dict[str, float]:
         template=settings["template"],
         chat_template_kwargs=settings["chat_template_kwargs"],
     )
+    dropped = cell.dropped
     try:
-        texts = {name: _count(step, encoder) for name, step in cell.answers.items()}
+        texts = {
+            name: _Texts(0, 0.0, 0.0) if name in dropped else _count(step, encoder)
+            for name, step in cell.answers.items()
+        }
     finally:
         encoder.close()
     found: dict[str, float] = {}
@@ -110,8 +115,6 @@ def _cell_tokens(config: ExperimentConfig, cell: Cell) -> dict[str, float]:
 
 def _count(step: Step, encoder: TextEncoder) -> _Texts:
     """Count a variant's tokens, or those of what the model will make it from."""
-    if step.empty:
-        return _Texts(0, 0.0, 0.0)
     while not (step.folder / RECORDS).is_file() and step.needs:
         step = step.needs[0]
     if not (step.folder / RECORDS).is_file():
@@ -147,12 +150,17 @@ def _test_tokens(test: Step, texts: _Texts) -> float:
 
 
 def _seconds_a_token(config: ExperimentConfig, cell: Cell) -> float | None:
-    """Give the seconds a token of training takes, from `train`'s own trial; None without answers."""
+    """Give the seconds a token of training takes, from `train`'s own trial; None without answers that fit."""
     for step in cell.answers.values():
         data = step.folder / RECORDS
         if data.is_file():
             given = {**config.model_settings(cell.model), **config.train, "data": (str(data),)}
             train = TrainConfig.model_validate({**given, "out": step.folder})
-            found = forecast_train(train, Silence())
+            try:
+                found = forecast_train(train, Silence())
+            except InputError as error:
+                if error.code != UNUSABLE:
+                    raise
+                continue  # another variant may fit; that this one does not, its own steps will say
             return found.seconds / max(found.tokens["all"] * found.epochs, 1.0)
     return None

@@ -81,16 +81,20 @@ def run_experiment(config: ExperimentConfig, out: Path, progress: Progress) -> d
         Journal(out, {"command": "experiment"}, ""),
         threads_set(config.threads),
     ):
+
+        def check() -> None:
+            interrupts.check()
+            _check_references(config, plan)
+
         shown.expect({}, len(plan.steps))
-        run_steps(plan.texts, shown, interrupts.check)
-        _check_references(config, plan)
+        run_steps(plan.texts, shown, check)
+        check()
         predicted = predict_steps(config, plan)
         shown.expect(predicted, len(plan.steps))
         budget = None if minutes is None else 60 * minutes
         _warn_of_time(plan, sum(predicted.values()), budget, shown)
-        run_steps(plan.answers, shown, interrupts.check)
+        run_steps(plan.steps, shown, check, budget_seconds=budget)
         _check_references(config, plan)
-        run_steps(plan.steps, shown, interrupts.check, budget_seconds=budget)
         results = analyse(config, plan)
         with storage_errors(out):
             write_text_whole(
@@ -116,12 +120,14 @@ def threads_set(count: int | None) -> Iterator[None]:
 
 
 def _check_references(config: ExperimentConfig, plan: Plan) -> None:
-    """Refuse a reference that is known to have no answers; a model's own are known once they are made."""
+    """Refuse a reference that is known to have no answers to train on; some are known only once a model read them."""
     for cell in plan.cells:
-        if (reason := cell.answers[config.reference].empty) is not None:
+        if (reason := cell.dropped.get(config.reference)) is not None:
             raise InputError(
-                f"the reference `{config.reference}` has no answers to `{cell.task}`: {reason}",
+                f"the reference `{config.reference}` has no answers to `{cell.task}` to train on: {reason}",
                 code="E_STUDY_REFERENCE",
+                where=cell.label,
+                hint="name another reference, or leave this model or task out",
             )
 
 

@@ -7,7 +7,6 @@ runs out has fewer seeds, not fewer variants.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +44,16 @@ class Cell:
     trainings: dict[tuple[str, int], Step]
     tests: dict[tuple[str | None, int | None], Step]
 
+    @property
+    def dropped(self) -> dict[str, str]:
+        """Give the variants that nothing is to be had of, and why: no answers, or none that the model can take."""
+        trainings = ((name, step) for (name, _), step in self.trainings.items())
+        found: dict[str, str] = {}
+        for name, step in (*self.answers.items(), *self.scores.items(), *trainings):
+            if (reason := step.empty) is not None:
+                found.setdefault(name, reason)
+        return found
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -62,11 +71,6 @@ class Plan:
     def texts(self) -> list[Step]:
         """Give the steps at the beginning that no model takes part in."""
         return [step for step in self.steps if not step.needs_model]
-
-    @property
-    def answers(self) -> list[Step]:
-        """Give the steps at the beginning that make what is trained on, a model's own texts with them."""
-        return list(itertools.takewhile(lambda step: step.kind != "score", self.steps))
 
 
 def plan_study(config: ExperimentConfig, out: Path) -> Plan:

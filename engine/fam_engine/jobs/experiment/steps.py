@@ -27,8 +27,11 @@ Work = Callable[[Path, StudyProgress], None]
 _DONE = "step.json"
 _LABEL_LENGTH = 40
 MODEL_KINDS = ("rewrite", "score", "train", "eval")
-# Code of the error of a variant that is left without answers.
-EMPTY = "E_STUDY_EMPTY"
+# Code of the error of a variant that is left without answers, and of a job that can use none of its records.
+EMPTY, UNUSABLE = "E_STUDY_EMPTY", "E_INPUT_UNUSABLE"
+# By kind of step, the code of the error that says its variant has nothing to go on with. An evaluation has none: its
+# questions are those of every variant.
+_NOTHING_LEFT = {"answers": EMPTY, "rewrite": UNUSABLE, "score": UNUSABLE, "train": UNUSABLE}
 _BUDGETED = ("train", "eval")
 
 
@@ -64,7 +67,7 @@ class Step:
 
     @property
     def empty(self) -> str | None:
-        """Say why it is finished without files: nothing was left to train on."""
+        """Say why it is finished without files: nothing was left to train on, or nothing the model can take."""
         return self.note().get("empty") if self.is_done else None
 
     @property
@@ -191,13 +194,13 @@ def _inherited(step: Step) -> dict[str, str]:
 def _work(step: Step, progress: StudyProgress) -> dict[str, str]:
     """Do the work of a step; give the outcome of one that has no result, as its note will say it.
 
-    An arm that is left without answers, or a training that diverges, is told of in the report; it is no reason to lose
-    the others.
+    An arm that is left without answers, or whose answers the model cannot take, or a training that diverges, is told of
+    in the report; it is no reason to lose the others.
     """
     try:
         _begin(step, progress)
     except InputError as error:
-        if error.code != EMPTY or step.kind != "answers":
+        if error.code != _NOTHING_LEFT.get(step.kind):
             raise
         outcome = {"empty": error.message}
     except DivergedError as error:
