@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,97 @@ def test_a_decoder_that_fails_on_short_tokens_is_refused(tiny_model: Path, tmp_p
     definition["decoder"] = {"type": "Strip", "content": "a", "start": 0, "stop": 9}
     with pytest.raises(ModelRefusedError, match="does not load"):
         load_tokenizer(written(tmp_path, definition))
+
+
+MINE = "<|mine|>"
+FLAGS = dict.fromkeys(("lstrip", "rstrip", "single_word", "normalized"), False)
+CALLED = f"tokenizer_config.json: names the token '{MINE}'"
+
+
+def named(folder: Path, **files: object) -> Path:
+    """A folder whose tokenizer has two words and `<s>`, with id 2, and other files beside it."""
+    (folder / "tokenizer.json").write_text(
+        json.dumps(WORDS | {"added_tokens": [{"id": 2, "content": "<s>", "special": True} | FLAGS]})
+    )
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    return folder
+
+
+def decoder(text: str, token_id: str) -> dict[str, Any]:
+    return {"added_tokens_decoder": {token_id: {"content": text, "special": True} | FLAGS}}
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"tokenizer_config": decoder(MINE, "3")}, f"{CALLED} with id 3, tokenizer.json does not"),
+        (
+            {"tokenizer_config": decoder("<s>", "3")},
+            "'<s>' with id 3, tokenizer.json has it with id 2",
+        ),
+        ({"tokenizer_config": decoder("a", "0")}, "'a' with id 0, tokenizer.json does not have it"),
+        ({"tokenizer_config": {"added_tokens_decoder": {"3": MINE}}}, f"{CALLED} with id 3"),
+        ({"tokenizer_config": {"additional_special_tokens": [MINE]}}, f"{CALLED}, tokenizer.json"),
+        ({"tokenizer_config": {"extra_special_tokens": {"my_token": MINE}}}, CALLED),
+        ({"added_tokens": {MINE: 3}}, f"added_tokens.json: names the token '{MINE}' with id 3"),
+        (
+            {"special_tokens_map": {"additional_special_tokens": [{"content": MINE}]}},
+            f"special_tokens_map.json: names the token '{MINE}'",
+        ),
+    ],
+)
+def test_tokens_that_only_other_files_name_are_refused(
+    tmp_path: Path, files: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ModelRefusedError, match=re.escape(said)) as refused:
+        load_tokenizer(named(tmp_path, **files))
+    assert refused.value.code == "E_TOKENIZER"
+    assert "save_pretrained" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"tokenizer_config": decoder("<s>", "2") | {"extra_special_tokens": ["<s>"]}},
+        # As transformers: what is older is not read beside `added_tokens_decoder`.
+        {"tokenizer_config": decoder("<s>", "2"), "added_tokens": {MINE: 3}},
+        {
+            "tokenizer_config": {"added_tokens_decoder": {}},
+            "special_tokens_map": {"additional_special_tokens": [MINE]},
+        },
+        {"added_tokens": {"<s>": 2}, "special_tokens_map": {"extra_special_tokens": ["<s>"]}},
+    ],
+)
+def test_tokens_that_all_files_name_load(tmp_path: Path, files: dict[str, Any]) -> None:
+    assert load_tokenizer(named(tmp_path, **files)).token_to_id("<s>") == 2
+
+
+@pytest.mark.parametrize("name", ["added_tokens_decoder", "extra_special_tokens"])
+@pytest.mark.parametrize("found", [None, 7, "x", [7], [[]], {"a": None}, {"3": {"content": 7}}, {}])
+def test_what_is_no_token_is_passed_by(tmp_path: Path, name: str, found: object) -> None:
+    load_tokenizer(named(tmp_path, tokenizer_config={name: found}))
+
+
+def test_what_the_refusal_advises_helps(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    folder = named(tmp_path, tokenizer_config=decoder(MINE, "3"))
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    theirs.save_pretrained(folder)
+    ids, _ = load_tokenizer(folder).encode_batch([f"a{MINE}a"])
+    assert ids.tolist() == theirs(f"a{MINE}a").input_ids == [0, 3, 0]
+
+
+def test_every_shared_tokenizer_has_the_tokens_its_files_name(shared: Path) -> None:
+    """Two are refused for what they are: merges of an unknown kind, and words that cannot be continued."""
+    folders = [file.parent for file in shared.glob("*/*/tokenizer.json")]
+    assert len(folders) > 15
+    for folder in folders:
+        if folder.name in ("added_tokens_ortx", "t5_small"):
+            with pytest.raises(ModelRefusedError, match="does not load"):
+                load_tokenizer(folder)
+        else:
+            load_tokenizer(folder)
 
 
 # No text of trial has a `~`, of which this makes a million characters each.
