@@ -43,6 +43,18 @@ def test_the_path_is_the_one_a_scoring_takes(run: Run, monkeypatch: pytest.Monke
         assert named in examined(run)[1]["paths/log-probs"]["found"]
 
 
+def test_a_tokenizer_that_transformers_reads_otherwise_is_worth_a_warning(
+    run: Run, shared: Path, tmp_path: Path
+) -> None:
+    model = shutil.copytree(shared / "models" / "stories260K", tmp_path / "model")
+    assert "model/other readers" not in examined(run, "--model", model)[1]
+    (model / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}')
+    code, checks = examined(run, "--model", model)
+    assert code == 0
+    assert checks["model/other readers"]["level"] == "warn"
+    assert "PreTrainedTokenizerFast" in checks["model/other readers"]["remedy"]
+
+
 def test_a_device_that_is_not_there_ends_with_8(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     code, checks = examined(run, "--device", "cuda")

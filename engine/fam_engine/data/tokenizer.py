@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from fam_engine._rust_tokenize import Tokenizer, TokenizerError
 from fam_engine.data.child_encoding import TextsEncoder
+from fam_engine.data.other_readers import REMEDY, read_otherwise, starts_anew_after_special
 from fam_engine.data.record_texts import TextMaker, Texts, for_good
 from fam_engine.data.records import Record
 from fam_engine.data.rendering import Renderer
@@ -75,6 +76,9 @@ class TextEncoder:
             context's own length).
         parse_special: Whether special tokens written in users' texts count as such.
 
+    Attributes:
+        read_otherwise: A sentence for the user where transformers 5 gives the template's prompts other ids.
+
     Raises:
         ModelRefusedError: Tokenizer or template cannot be used.
         UsageError: The template file does not read, or the template does not read what it is told.
@@ -104,8 +108,10 @@ class TextEncoder:
         self._texts_encoder = TextsEncoder(self.tokenizer, folder / "tokenizer.json")
         try:
             self.end_of_turn_ids = self._find_end_of_turn(folder, config)
-            self._section_continues = self._probe_sections()
+            self._section_continues = not starts_anew_after_special(self.tokenizer)
             self._doubled_bos_id = self._probe_bos(config)
+            otherwise = read_otherwise(self.tokenizer, folder) if found else None
+            self.read_otherwise = f"{otherwise} ({REMEDY})" if otherwise else None
         except BaseException:
             self.close()
             raise
@@ -320,16 +326,6 @@ class TextEncoder:
             where=self.template.where,
             hint="give one with --template FILE, or --template none",
         )
-
-    def _probe_sections(self) -> bool:
-        """Whether text after a special token is encoded as a continuation (no dummy blank)."""
-        if not self._special:
-            return True
-        name = next(iter(self._special))
-        (both, _), (alone, _) = (
-            self.tokenizer.encode_batch([text], parse_special=True) for text in (f"{name}a", "a")
-        )
-        return not np.array_equal(both[1:], alone)
 
 
 def _check_size(tokenizer: Tokenizer, folder: Path) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from fam_engine.data.tokenizer import TextEncoder
-from fam_engine.jobs.scoring.prepare import opened_otherwise
+from fam_engine.jobs.scoring.prepare import note_about_model, opened_otherwise
 from tests.data.template_families import FAMILIES, QWEN_3
+from tests.jobs.training.small_job import Notes
 
 # As of models that always think.
 ALWAYS = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
@@ -42,3 +43,11 @@ def test_who_has_decided_on_thoughts_is_told_nothing(tiny_model: Path, tmp_path:
     assert remark(tiny_model, tmp_path, QWEN_3, enable_thinking=False) is None
     with contextlib.closing(TextEncoder(tiny_model, template="none")) as encoder:
         assert opened_otherwise(encoder) is None
+
+
+def test_a_job_notes_what_transformers_reads_otherwise(shared: Path) -> None:
+    told = Notes()
+    with contextlib.closing(TextEncoder(shared / "tokenizers" / "phi3_mini")) as encoder:
+        note_about_model(encoder, told)
+    (note,) = told.notes
+    assert "transformers 5.24 leaves out" in note

@@ -214,6 +214,14 @@ def test_what_cannot_be_used_is_refused(
         run_tokenize(config, Notes())
 
 
+def test_a_folder_that_transformers_reads_otherwise_is_noted(shared: Path, data: Path) -> None:
+    for name, expected in (("phi3_mini", 1), ("qwen3", 0)):
+        told = Notes()
+        folder = str(shared / "tokenizers" / name)
+        run_tokenize(TokenizeConfig(model=folder, data=(str(data),)), told)
+        assert sum("transformers 5.24 leaves out" in note for note in told.notes) == expected
+
+
 def test_it_loads_no_torch(tiny_model: Path, data: Path) -> None:
     program = (
         "import sys; from fam_engine.cli.main import main; sys.argv[1:] = sys.argv[1:]\n"

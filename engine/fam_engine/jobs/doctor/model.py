@@ -7,11 +7,13 @@ No weight is read; a fault in their values is only found by loading them.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 import torch
 
 from fam_engine.config import Device
+from fam_engine.data.other_readers import REMEDY, read_otherwise
 from fam_engine.data.tokenizer_loading import load_tokenizer
 from fam_engine.errors import FamEngineError
 from fam_engine.jobs.doctor.checks import Check, refused_check
@@ -84,12 +86,19 @@ def _model_checks(model: str, device: Device) -> Iterator[Check]:
     check_tensors(folder, config, precision=_PRECISION)
     yield Check("model", "tensors", "ok", "names, shapes and dtypes are those the config asks for")
     yield _memory(config, place, dtype)
-    engine = load_tokenizer(folder).engine
+    yield from _tokenizer(folder)
+
+
+def _tokenizer(folder: Path) -> Iterator[Check]:
+    tokenizer = load_tokenizer(folder)
+    engine = tokenizer.engine
     if engine.startswith("native"):
         yield Check("model", "tokenizer", "ok", engine)
     else:
         found = "a part of tokenizer.json is not known to our own: the slower library `tokenizers` serves"
         yield Check("model", "tokenizer", "warn", found, "nothing; ids are the same")
+    if otherwise := read_otherwise(tokenizer, folder):
+        yield Check("model", "other readers", "warn", otherwise, REMEDY)
 
 
 def _memory(config: ModelConfig, place: torch.device, dtype: torch.dtype) -> Check:

@@ -25,7 +25,7 @@ from fam_engine.jobs.generation.prepare import Progress
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, storage_errors
 from fam_engine.jobs.running import sampling_of
-from fam_engine.jobs.scoring.prepare import note_opening
+from fam_engine.jobs.scoring.prepare import note_about_model
 from fam_engine.jobs.scoring.sources import Sources, find_sources, input_key
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.generation.requests import Sampling
@@ -106,7 +106,7 @@ def prepared(
                 spool = ingest_tasks(journal, encoder, plan, sources.files, advance)
             for note in shown_tasks(journal):
                 progress.note(note)
-            note_opening(encoder, progress)
+            note_about_model(encoder, progress)
             yield Prepared(journal, spool, encoder, sources, model, candidates, sampling)
 
 

@@ -20,7 +20,7 @@ from fam_engine.jobs.generation.texts import SCHEMA
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, storage_errors
 from fam_engine.jobs.running import sampling_of
-from fam_engine.jobs.scoring.prepare import note_opening
+from fam_engine.jobs.scoring.prepare import note_about_model
 from fam_engine.jobs.scoring.sources import Sources, find_sources, input_key
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.generation.requests import Sampling
@@ -93,7 +93,7 @@ def prepared(
                 note_unseen_columns(sources.files, config.map, progress.note)
                 ingest_questions(journal, encoder, plan, sources.files, advance)
             progress.note(f"the first prompt: {_clipped(journal.get('example'))}")
-            note_opening(encoder, progress)
+            note_about_model(encoder, progress)
             yield Prepared(journal, encoder, sources, model, sampling)
 
 

@@ -23,7 +23,7 @@ from fam_engine.jobs.rewriting.asking import Attempt, plan_attempts, prompt_ids
 from fam_engine.jobs.rewriting.attempts import SCHEMA
 from fam_engine.jobs.rewriting.ingest import ingest_records, read_source
 from fam_engine.jobs.rewriting.prompts import load_prompt
-from fam_engine.jobs.scoring.prepare import note_opening, shown_form
+from fam_engine.jobs.scoring.prepare import note_about_model, shown_form
 from fam_engine.jobs.scoring.sources import Sources, find_sources, input_key
 from fam_engine.model.config import ModelConfig
 
@@ -107,7 +107,7 @@ def prepared(
                 )
             for form in journal.get("forms"):
                 progress.note(shown_form(form))
-            note_opening(encoder, progress)
+            note_about_model(encoder, progress)
             yield Prepared(journal, encoder, sources, model, attempts)
 
 

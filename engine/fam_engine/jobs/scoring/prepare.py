@@ -66,16 +66,17 @@ def prepared(
                 spool = ingest_records(journal, encoder, plan, sources.files, advance)
             for form in journal.get("forms"):
                 progress.note(shown_form(form))
-            note_opening(encoder, progress)
+            note_about_model(encoder, progress)
             if config.in_context and (missing := missing_in_context(journal.db, config.in_context)):
                 progress.note(missing)
             yield journal, spool, encoder, sources
 
 
-def note_opening(encoder: TextEncoder, progress: Progress) -> None:
-    """Tell the user if `opened_otherwise` has something to say."""
-    if otherwise := opened_otherwise(encoder):
-        progress.note(otherwise)
+def note_about_model(encoder: TextEncoder, progress: Progress) -> None:
+    """Tell the user what is unusual about the model's template and tokenizer."""
+    for note in (opened_otherwise(encoder), encoder.read_otherwise):
+        if note:
+            progress.note(note)
 
 
 def opened_otherwise(encoder: TextEncoder) -> str | None:

@@ -119,6 +119,8 @@ def _pass_1(
 
         progress.start("tokenizing", None, "records")
         note_unseen_columns(files, config.map, progress.note)
+        if encoder.read_otherwise:
+            progress.note(encoder.read_otherwise)
         with storage_errors(Path(name)):
             spool = ingest_records(journal, encoder, plan, files, advance)
         yield journal, spool

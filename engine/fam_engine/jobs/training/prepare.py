@@ -23,7 +23,7 @@ from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, storage_errors
 from fam_engine.jobs.scoring import ingest
 from fam_engine.jobs.scoring.ingest import IngestPlan, ingest_records
-from fam_engine.jobs.scoring.prepare import Progress, note_opening, shown_form
+from fam_engine.jobs.scoring.prepare import Progress, note_about_model, shown_form
 from fam_engine.jobs.scoring.sources import Sources, find_sources, input_key
 from fam_engine.jobs.training.crashes import open_validation
 from fam_engine.jobs.training.examples import (
@@ -138,7 +138,7 @@ class _Reader:
             validation = self._read_validation(journal, config.validation)
             self._warn_of_overlap(train, validation)
         check_examples(train, config.data)
-        note_opening(self._encoder, self._progress)
+        note_about_model(self._encoder, self._progress)
         return train, validation
 
     def _read(
