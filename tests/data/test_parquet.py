@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -114,6 +115,37 @@ def test_the_child_ends_with_its_reader(
     next(rows)
     rows.close()  # type: ignore[attr-defined]
     assert children[0].poll() is not None
+
+
+def turn(*names: str) -> pa.Array:
+    return pa.StructArray.from_arrays([pa.array(["a"])] * len(names), names=list(names))
+
+
+@pytest.mark.parametrize(
+    ("columns", "name"),
+    [
+        ([("a", ["x"]), ("a", ["y"])], "a"),
+        ([("a", ["x"]), ("turn", turn("role", "b", "role"))], "turn.role"),
+        ([("turns", pa.ListArray.from_arrays([0, 1], turn("b", "b")))], "turns.element.b"),
+    ],
+)
+def test_a_name_that_comes_twice_is_refused(
+    file: Path, columns: list[tuple[str, Any]], name: str
+) -> None:
+    """A row as a dict would have the last of them, without a word."""
+    names, arrays = zip(*columns, strict=True)
+    pq.write_table(pa.table(list(arrays), names=list(names)), file)
+    said = f"does not read as Parquet: it has the column `{name}` 2 times, expected each name once"
+    with pytest.raises(InputError, match=re.escape(said)) as caught:
+        list(read_parquet(file))
+    assert caught.value.hint
+    with pytest.raises(ParquetError, match="2 times"):
+        read_parquet_table(file, ["a"])
+
+
+def test_a_name_may_come_again_within_another_column(file: Path) -> None:
+    pq.write_table(pa.table({"a": turn("a", "b"), "b": turn("a", "b")}), file)
+    assert list(read_parquet(file)) == [{"a": {"a": "a", "b": "a"}, "b": {"a": "a", "b": "a"}}]
 
 
 def test_a_table_has_the_columns_asked_for_that_are_there(file: Path) -> None:

@@ -40,9 +40,10 @@ def read_parquet(path: Path) -> Iterator[dict[str, Any] | str]:
                 yield from rows
     except ParquetError as error:
         raise InputError(
-            f"does not read as Parquet after row {count}: {error}",
+            f"does not read as Parquet{f' after row {count}' if count else ''}: {error}",
             code="E_INPUT_PARQUET",
             where=f"{path}:{count + 1}" if count else str(path),
+            hint="write it anew, or fetch it again",
         ) from None
 
 

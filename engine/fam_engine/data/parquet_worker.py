@@ -3,12 +3,15 @@
 In (arguments): the file, the seconds a batch may take, and which columns (none: all). Out (standard output): an Arrow
 stream of batches. A row that has no value in Python (a text that is no UTF-8, a time beyond the calendar) comes as a
 batch of no rows with the reason in its metadata under `fault`, so that it costs itself only. What is wrong with the
-file as a whole goes to standard error, in one line, and the exit code is 1.
+file as a whole goes to standard error, in one line, and the exit code is 1. So does a name that comes twice, of columns
+or of fields within one: a row as a dict would keep the last and say nothing.
 """
 
 from __future__ import annotations
 
 import sys
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import pyarrow
@@ -44,6 +47,17 @@ def _send(stream: Any, batch: Any) -> None:  # noqa: ANN401 - pyarrow is untyped
             _send(stream, batch.slice(row, 1))
 
 
+def _check_names(fields: Iterable[Any], path: tuple[str, ...] = ()) -> None:
+    """Raise ValueError if fields side by side have one name."""
+    kinds = [(field.name, field.type) for field in fields]
+    for name, count in Counter(name for name, _ in kinds).items():
+        if count > 1:
+            full = ".".join((*path, name))
+            raise ValueError(f"it has the column `{full}` {count} times, expected each name once")
+    for name, kind in kinds:
+        _check_names((kind.field(index) for index in range(kind.num_fields)), (*path, name))
+
+
 def _summary(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return f"it needs more than {MEMORY_BYTES >> 30} GiB (smaller row groups need less)"
@@ -58,6 +72,7 @@ def main() -> None:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             schema, chosen = file.schema_arrow, None
+            _check_names(schema)
             if columns:
                 chosen = [name for name in columns if name in schema.names]
                 schema = pyarrow.schema([schema.field(name) for name in chosen])
