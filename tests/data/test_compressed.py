@@ -135,6 +135,30 @@ def test_what_follows_a_whole_member_is_damage(tmp_path: Path, ending: str) -> N
         list(read_rows(path))
 
 
+@pytest.mark.parametrize("num_lines", [0, 1, 5000])
+@pytest.mark.parametrize("padding", [1, 8, 512, 100_000])
+def test_padding_behind_the_last_member_is_passed_by(
+    tmp_path: Path, num_lines: int, padding: int
+) -> None:
+    """As gzip does: tapes fill the last block up with NUL bytes."""
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(some_lines(num_lines)) * 2 + bytes(padding))
+    assert [row.line for row in read_rows(path)] == list(range(1, 2 * num_lines + 1))
+
+
+@pytest.mark.parametrize("behind", [b"x\0", b"\0x\0", b"\x1f\x8b\0\0", b"\x1f\x8b\x08" + bytes(20)])
+def test_what_only_ends_like_padding_is_damage(tmp_path: Path, behind: bytes) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    packed = gzip.compress(some_lines(5000))
+    for content in (packed + behind, packed[:-50] + bytes(100)):
+        path.write_bytes(content)
+        with pytest.raises(
+            InputError, match=r"does not read as gzip after line [\d,]+: "
+        ) as caught:
+            list(read_rows(path))
+        assert caught.value.code == "E_INPUT_COMPRESSED"
+
+
 def test_damage_in_an_array_names_the_line(tmp_path: Path, ending: str) -> None:
     rows = json.dumps([{"a": number} for number in range(20_000)], indent=1).encode()
     packed = COMPRESS[ending](rows)
