@@ -61,6 +61,22 @@ def test_missing_folders_and_unknown_endings_are_refused(tmp_path: Path) -> None
         check_file(str(tmp_path / "a.csv"))
 
 
+def test_lines_that_end_as_on_an_old_mac_name_the_remedy(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_bytes(b'{"a": 1}\r{"a": 2}\r')
+    with pytest.raises(InputError, match=r"carriage return .*\(convert it: tr ") as caught:
+        check_file(str(file))
+    assert caught.value.code == "E_INPUT_KIND"
+    for fine in (
+        b'{"a": 1}\r\n{"a": 2}\r\n',
+        b'{"a": "}\\r{"}',
+        b'{"a":\r1}\r',
+        b'{"a": 1}\n{}\r{}',
+    ):
+        file.write_bytes(fine)
+        assert check_file(str(file)) == file
+
+
 def test_the_hash_is_of_the_bytes(tmp_path: Path) -> None:
     file = tmp_path / "a"
     file.write_bytes(b"abc")

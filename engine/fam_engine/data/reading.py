@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,9 @@ from fam_engine.errors import InputError
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 PARQUET_SUFFIXES = (".parquet", ".pq")
 _LINES_A_READ = 1024
+# An object, a carriage return alone and the next object, where no line has ended by then.
+_OLD_LINE_END = re.compile(rb"\}\r+\{")
+_BYTES_LOOKED_AT = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,21 @@ def check_file(name: str) -> Path:
     if path.suffix.lower() not in PARQUET_SUFFIXES:
         with reading_errors(path):
             check_compression(name)
+            _check_line_ends(path)
     return path
+
+
+def _check_line_ends(path: Path) -> None:
+    """Refuse lines that end as on a Mac before 2001: they would all be one."""
+    with path.open("rb") as file:
+        start = file.read(_BYTES_LOOKED_AT)
+    if b"\n" not in start and _OLD_LINE_END.search(start):
+        raise InputError(
+            "has lines that end with a carriage return (\\r), expected a line feed (\\n)",
+            code="E_INPUT_KIND",
+            where=str(path),
+            hint=r"convert it: tr '\r' '\n' < OLD > NEW",
+        )
 
 
 def data_stem(path: Path) -> str:
