@@ -39,6 +39,8 @@ _DISK_ERRORS: Final = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO),
     errno.EPIPE,
 }
+# Those whose jobs keep what they have done; all others begin anew.
+_GO_ON: Final = {"score", "generate", "rewrite", "train", "eval", "experiment"}
 
 app = typer.Typer(
     name="fam-engine",
@@ -104,7 +106,7 @@ def main() -> None:
     except (Exception, Interrupted) as error:
         if debug:
             raise
-        sys.exit(_report(error))
+        sys.exit(_report(error, arguments))
 
 
 def _repeat_data(arguments: list[str]) -> list[str]:
@@ -120,10 +122,12 @@ def _repeat_data(arguments: list[str]) -> list[str]:
     return repeated
 
 
-def _report(error: Exception | Interrupted) -> int:
+def _report(error: Exception | Interrupted, arguments: list[str]) -> int:
     """Print an error as one line; give its exit code."""
     if isinstance(error, Interrupted):
-        _print(f"interrupted by {error}; run the same command again to go on from here")
+        goes_on = _GO_ON.intersection(arguments[:1]) and "--dry-run" not in arguments
+        then = "go on from here" if goes_on else "start over"
+        _print(f"interrupted by {error}; run the same command again to {then}")
         return error.exit_code
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         _drop_unwritten(sys.stdout)

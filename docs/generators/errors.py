@@ -26,8 +26,8 @@ OTHER_EXITS = {
     "difference",
     3: "done, some records quarantined",
     11: "`bench --compare`: slower than before",
-    130: "interrupted by Ctrl-C; the same command goes on from there",
-    143: "interrupted by SIGTERM; the same command goes on from there",
+    130: "interrupted by Ctrl-C; the same command goes on from there, or starts over, as it says",
+    143: "interrupted by SIGTERM; the same command goes on from there, or starts over, as it says",
 }
 # Said by a function that the code is handed to: the class of the error, and the gist of it.
 HANDED_ON = {
