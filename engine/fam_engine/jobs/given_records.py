@@ -16,18 +16,31 @@ def record_lines(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """Give each record as a line of JSON.
 
     Raises:
-        InputError: One is no dict, or holds what JSON cannot; the message names it, counted from 1.
+        InputError: They are no list of dicts; or one is no dict, or holds what JSON cannot, and the message names it,
+            counted from 1.
     """
-    if isinstance(records, Mapping):
-        raise InputError("a dict was given, expected a list of dicts", code="E_RECORDS")
+    if isinstance(records, Mapping | str | bytes) or not isinstance(records, Iterable):
+        raise _no_records(records)
     for number, record in enumerate(records, start=1):
         if not isinstance(record, Mapping):
+            if hasattr(
+                records, "columns"
+            ):  # going through a table gives its columns, or their names
+                raise _no_records(records)
             raise _refused(number, f"is of type {type(record).__name__}, expected a dict")
         try:
             line = json.dumps(dict(record))
         except (TypeError, ValueError) as error:
             raise _refused(number, f"holds what JSON cannot: {error}") from None
         yield f"{line}\n"
+
+
+def _no_records(records: object) -> InputError:
+    return InputError(
+        f"a value of type {type(records).__name__} was given, expected a list of dicts",
+        code="E_RECORDS",
+        hint='of a table give its rows: to_dict("records") of pandas, to_pylist() of pyarrow, to_dicts() of polars',
+    )
 
 
 def _refused(number: int, message: str) -> InputError:

@@ -11,6 +11,7 @@ chooses, bf16 where the device multiplies it natively and fp32 elsewhere.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -195,6 +196,11 @@ def resolve_model(model: str | Path, *, download: bool) -> tuple[Path, str | Non
     Raises:
         ModelRefusedError: Neither a folder nor, with `download`, to be had from the hub.
     """
+    if not isinstance(model, str | os.PathLike):  # as of other programs
+        message = (
+            f"a value of type {type(model).__name__} was given, expected a folder or `{EMBEDDED}`"
+        )
+        raise ModelRefusedError(message, code="E_MODEL_NOT_FOUND")
     if str(model) == EMBEDDED:
         return EMBEDDED_FOLDER, None
     folder = Path(model)
