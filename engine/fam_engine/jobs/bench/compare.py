@@ -28,19 +28,20 @@ def read_result(file: Path) -> dict[str, Any]:
     try:
         result = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise _refused(file, f"cannot be read: {error.strerror}") from None
+        raise UsageError(
+            f"cannot be read: {error.strerror}",
+            code="E_BENCH_FILE",
+            where=str(file),
+            hint="check the path",
+        ) from None
     except (ValueError, RecursionError):
         result = None
     if not _is_result(result):
-        raise _refused(file, "is no result of `fam-engine bench --out`")
+        raise UsageError(
+            "is no result of `fam-engine bench --out`", code="E_BENCH_FILE", where=str(file)
+        )
     found: dict[str, Any] = result
     return found
-
-
-def _refused(file: Path, found: str) -> UsageError:
-    return UsageError(
-        found, code="E_BENCH_FILE", where=str(file), hint="give the --out of an earlier run"
-    )
 
 
 def _is_result(value: Any) -> bool:  # noqa: ANN401 - any JSON value
