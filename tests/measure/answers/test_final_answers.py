@@ -31,6 +31,15 @@ from fam_engine.measure.answers.final_answers import stated_answer
         ("the correct option is (C)", "(C)"),
         ("The best option for this plan would be (3) later.", "(3) later."),
         ("The answer to this question is 12.", "12."),
+        # What only opens a display is no answer.
+        ("The final answer is:\n\\[\n18\n\\]", "18"),
+        ("**Answer:**\n\n\\[\n18\n\\]", "18"),
+        ("The answer is: \\(\n18\n\\)", "18"),
+        ("The answer is:\n$$\n18\n$$\nfor 2 < 3.", "18"),
+        ("The answer is:\n\\[\n\\text{Total} = 18\n\\]", "\\text{Total} = 18"),
+        ("The answer is:\n\\begin{equation*}\n18\n\\end{equation*}", "18"),
+        ("Answer:\n\\[\n\\begin{array}{c}\n18\n\\end{array}", "18"),
+        (r"Final Answer: \[ 18 \]", r"\[ 18 \]"),
         # The last place counts, as far as it is one of the strongest rule.
         ("#### 1\nQuestion: ...\n#### 2", "2"),
         (r"\boxed{5}. Final Answer: 6", "6"),

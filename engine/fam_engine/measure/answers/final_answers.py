@@ -8,6 +8,7 @@ the *last* place counts, for a solution may name intermediate answers on its way
 2. `the final answer is x`.
 3. `the answer is x`, `Answer: x`, `the correct option is x`, `the best choice for this would be x`.
 
+A line that only opens a display (`\[`, `$$`, `\begin{align*}`) is no line with text: the value stands below it.
 A statement with nothing after it counts as none. `#### Step 2` and `#### 2. Sum up` are headings, not answers. Of a
 prose statement only its line is taken, and where that line states an answer again (`Final Answer: the answer is 5`)
 only what follows. A response that a stop string should have ended, and that goes on with another question, is judged
@@ -39,6 +40,10 @@ _ANSWER = re.compile(
     (?:[:=\uff1a]|\b(?:is|would\s+be|should\s+be|must\s+be|is\s+therefore)\b(?!\s+not\b)\s*:?)
     [*_ ]*+
     """
+)
+# White space, and lines with nothing but what opens a formula.
+_NO_TEXT = re.compile(
+    r"\s*(?:(?:\$\$?|\\[\[(]|\\begin\{[A-Za-z]+\*?\}(?:\{[^{}\n]*\})?)[ \t]*\n\s*)*"
 )
 
 
@@ -92,9 +97,9 @@ def _hashes(text: str) -> Iterator[tuple[int, str, bool]]:
 def _lines(marker: re.Pattern[str], text: str) -> Iterator[tuple[int, str, bool]]:
     """Find the first line with text after each marker: its place, its text, and that it is no box."""
     for match in marker.finditer(text):
-        start = match.end()
-        while start < len(text) and text[start].isspace():
-            start += 1
+        opened = _NO_TEXT.match(text, match.end())
+        assert opened is not None
+        start = opened.end()
         line = text[start : start + MAX_LENGTH].split("\n", 1)[0].strip()
         if line.strip("*_$\"'`.# "):
             yield match.start(), line, False
