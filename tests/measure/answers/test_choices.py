@@ -54,6 +54,9 @@ def picked(response: str, choices: list[str] = PLACES) -> str | None:
         ("It is the kitchen rather than the harbour.", "C"),
         ("Neither A nor B is right", None),
         ("A and B are wrong.", None),
+        ("The answer is anything but B", None),
+        ("The answer is anything but the harbour: the kitchen", "C"),
+        ("Kitchen, harbour is wrong", "C"),
         # A is an article, I a pronoun.
         ("A kettle is used in the kitchen", "C"),
         ("Final Answer: A kitchen", "C"),

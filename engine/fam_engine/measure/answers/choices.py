@@ -11,7 +11,8 @@ begins with a label and no other line does (a list of options); else in its last
 - it is one option's text, or begins with a label or an option's text: that one (`C`, `(3) kitchen`, `**C**.`,
   `option C, because ...`), with those joined to it by `or`, `and`, `/`;
 - else what is named and not negated: labels, or, where there are none, texts. Negated are `not B`, `B is wrong`,
-  `rather than B`, `neither A nor B`. A text inside a longer option's text does not count (`box` in `wooden box`).
+  `rather than B`, `anything but B`, `neither A nor B`. A text inside a longer option's text does not count (`box` in
+  `wooden box`).
 - More than one is no answer: `A or B` is not half right.
 
 A capital A before a lower-case word is an article, I a pronoun; small letters are labels only alone or bracketed.
@@ -49,7 +50,8 @@ _ARTICLE = re.compile(
 _JOINED = re.compile(r"""[)\]}*_"'\s]*+(?:/|&|,|\bor\b|\band\b)\s*(?:or\b|and\b)?\s*""")
 _NEGATION_BEFORE = re.compile(
     r"""\b(?:not|never|neither|nor|cannot|isn't|aren't|wasn't|can't|don't|doesn't|except|excluding|excludes?|unlike
-      |eliminat(?:e|es|ed|ing)|rul(?:e|es|ed|ing)\s+out|rather\s+than|instead\s+of|other\s+than|incorrect|wrong)\b
+      |eliminat(?:e|es|ed|ing)|rul(?:e|es|ed|ing)\s+out|rather\s+than|instead\s+of|other\s+than|anything\s+but
+      |incorrect|wrong)\b
     (?:(?!\bbut\b)[^,.;:])*$""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -140,9 +142,9 @@ def _in_passage(passage: str, options: Sequence[str]) -> set[int]:
             return {index}
     mentions = _mentions(text, options)
     first = _leading(text, options) or _leading_text(text, mentions)
-    if first is not None and not _negated(text, first):
-        return {first.option} | _joined(text, first, mentions)
     standing = [mention for mention in mentions if not _negated(text, mention)]
+    if first is not None and not _negated(text, first):
+        return {first.option} | _joined(text, first, standing)
     labels = {mention.option for mention in standing if mention.label}
     return labels or {mention.option for mention in standing}
 
