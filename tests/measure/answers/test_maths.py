@@ -118,6 +118,19 @@ def test_symbolic(response: str, answer: str, *, equal: bool) -> None:
     assert "math-verify" in verdict.reason
 
 
+@pytest.mark.parametrize(
+    "piece", ["\\[", "\\(", "\\[ \\(", "\\(\n", "\\\\[", "\\$", "\\$1 ", "$", "$a\n", "{", "<<"]
+)
+def test_long_texts_take_linear_time(piece: str) -> None:
+    # A pattern that reads on to the end from each of them would take minutes here.
+    assert math(piece * (200000 // len(piece)), "x^2").correct is False
+
+
+def test_a_row_of_a_display_ends_without_opening_another() -> None:
+    response = "There is more to say.\n" * 4 + r"\[ x \\[2ex] + y \] and so on, and so on."
+    assert math(response, r"x \\[2ex] + y").correct is True
+
+
 def test_a_hostile_formula_costs_one_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("math_verify")
     assert math(r"\boxed{2+3}", "5").correct is True  # the child is up

@@ -139,12 +139,18 @@ def test_thousands_come_back(whole: int, cents: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["1,", "1 ", "1/", "-", "$", r"1\,", r"\frac", "1e9", "5 ", "\\text{"]
+    "piece",
+    ["1,", "1 ", "111 ", "1/", "-", "$", r"1\,", r"\frac", "1e9", "5 ", "\\text{", "is minus "],
 )
 def test_long_texts_take_linear_time(piece: str) -> None:
     # A pattern that backtracks would take minutes here.
     find_numbers(piece * 20000)
     assert parse_number("5" + piece * 20000 + "{") is None
+
+
+@pytest.mark.parametrize("start", [r"\frac{", "1 x 10^", "negative", "is minus", "1"])
+def test_long_gaps_take_linear_time(start: str) -> None:
+    find_numbers(start + " " * 200000)
 
 
 def test_a_plain_blank_may_also_stand_between_two_numbers() -> None:

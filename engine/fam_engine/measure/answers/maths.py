@@ -21,8 +21,16 @@ from fam_engine.measure.answers.final_answers import MAX_LENGTH, Statement, stat
 from fam_engine.measure.answers.numerals import Number, equal_numbers, find_numbers, parse_number
 from fam_engine.measure.answers.verdict import Verdict
 
+# No alternative reads past what opens it again, nor starts at an escape (`\$`, the `\\[2ex]` after a row): a text of
+# nothing but opening delimiters would take the square of its length.
 _FORMULA = re.compile(
-    r"\$\$((?:\\.|[^$\\])+)\$\$|\$((?:\\.|[^$\n\\])+)\$|\\\[(.+?)\\\]|\\\((.+?)\\\)", re.DOTALL
+    r"""(?<!\\)(?:
+        \$\$((?:\\.|[^$\\])+)\$\$
+      | \$((?:\\.|[^$\n\\])+)\$
+      | \\\[((?:\\[^\[\]]|[^\\])+)\\\]
+      | \\\(((?:\\[^()]|[^\\])+)\\\)
+    )""",
+    re.DOTALL | re.VERBOSE,
 )
 # Between two dollar signs that are prices there is prose.
 _PROSE = re.compile(r"(?<![\\A-Za-z{])[A-Za-z]{3,}\s+[A-Za-z]{2,}")

@@ -20,7 +20,8 @@ _MAX_EXPONENT = 300
 _SIGN = r"[-+\u2212\u2013]"
 _CURRENCY = r"(?:\\?\$|[€£¥₹]|\\pounds|\\text\{\\?\$\})"
 # A plain blank may stand between two numbers, but nobody writes a number `000`.
-_BLANK = r"[\u00a0\u2009\u202f]|[ ](?=(?:\d{3}[ ])*000(?!\d))"
+# Bounded, for else every group of a long row of groups reads on to its end.
+_BLANK = r"[\u00a0\u2009\u202f]|[ ](?=(?:\d{3}[ ]){0,9}000(?!\d))"
 _GROUPING = rf"(?:,\\![ ]?|\\!,|\{{,\}}|\\,|,|{_BLANK})"
 _INTEGER = rf"(?:\d{{1,3}}(?:{_GROUPING}\d{{3}})+(?!\d)|\d+)"
 _DECIMAL = rf"(?:{_INTEGER}(?:\.\d+)?|\.\d+)"
@@ -33,12 +34,12 @@ _NUMBER = re.compile(
     (?P<inner>{_SIGN})?
     (?:
         (?:(?P<whole>\d+)\s*)?{_FRAC}\s*
-            (?:\{{\s*(?P<top_sign>{_SIGN})?\s*(?P<top>\d+)\s*\}}\s*\{{\s*(?P<bottom>\d+)\s*\}}
+            (?:\{{\s*(?:(?P<top_sign>{_SIGN})\s*)?(?P<top>\d+)\s*\}}\s*\{{\s*(?P<bottom>\d+)\s*\}}
               |\s*(?P<top_digit>\d)\s*(?P<bottom_digit>\d))
       | (?P<mixed>\d+)[ ]+(?P<mixed_top>\d+)\s?/\s?(?P<mixed_bottom>\d+)
       | (?P<slash_top>\d+)\s?/\s?(?P<slash_bottom>\d+)(?![\d/]|\.\d)
       | (?P<decimal>{_DECIMAL})(?:[eE](?P<exponent>[-+]?\d+)\b
-            |\s*(?:\\times|\\cdot|[\u00d7x*·])\s*10\s*\^\s*\{{?\s*(?P<power>[-+\u2212]?\d+)\s*\}}?)?
+            |\s*(?:\\times|\\cdot|[\u00d7x*·])\s*10\s*\^\s*(?:\{{\s*)?(?P<power>[-+\u2212]?\d+)\s*\}}?)?
     )
     (?:\s*(?P<braced>\\(?:text|mbox|textrm|mathrm|textit)\s*\{{\s*)?
         (?P<scale>thousand|million|billion|trillion)\b(?(braced)[^{{}}\d]*\}}))?
@@ -52,7 +53,7 @@ _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10
 _OPENING = re.compile(r"[\s*_`\"'“\u2018]|\\[(\[]|\\left(?![a-z])|\\displaystyle|\$(?=\\?\$)")
 _UNIT = re.compile(
     r"""
-        \^\s*\{?\s*\\circ\s*\}?|\\circ|\\degree|°
+        \^\s*(?:\{\s*)?\\circ\s*\}?|\\circ|\\degree|°
       | \\(?:text|mbox|textrm|mathrm|textit)\s*\{[^{}\d]*\}(?:\s*\^\s*\{?[23]\}?)?
       | \\[,!;:\ \])]|\\right|[$€£¥*_`"'”\u2019.,;:!\s)]
       | (?<=[\s%])(?!(?:or|and|to|plus|minus|times|by|over|mod|pi|if|when|where)\b)
