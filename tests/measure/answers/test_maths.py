@@ -59,6 +59,11 @@ def math(response: str, answer: str) -> Verdict:
         (r"The function is $f(x) = 2x+3$.", "2x+3"),
         (r"\boxed{90^\circ}", "90"),
         (r"\boxed{10\text{ cm}}", "10"),
+        # A list and a number of thousands may look the same.
+        (r"\boxed{100,200}", "100, 200"),
+        (r"\boxed{100,\ 200}", "100, 200"),
+        (r"\boxed{(1234, 5)}", r"(1,\! 234, 5)"),
+        (r"\boxed{2516_{8}}", "2516_8"),
     ],
 )
 def test_right(response: str, answer: str) -> None:
@@ -89,6 +94,8 @@ def test_right(response: str, answer: str) -> None:
         ("12 apples, so 3 are left", "12"),
         ("That makes 12. So 3 are left.", "12"),
         ("The length is 2x", "2"),
+        (r"\boxed{2516_7}", "2516_8"),
+        ("The answer is $2516_{7}$.", "2516_8"),
     ],
 )
 def test_wrong(response: str, answer: str) -> None:
@@ -109,6 +116,9 @@ def test_wrong(response: str, answer: str) -> None:
         (r"\boxed{\{2,1\}}", r"\{1,2\}", True),
         (r"\boxed{(2,1)}", "(1,2)", False),
         (r"\boxed{[1,2)}", "[1,2]", False),
+        (r"\boxed{100200}", "100, 200", False),
+        (r"\boxed{1200}", "1, 200", False),
+        (r"\boxed{2516}", "2516_8", True),
     ],
 )
 def test_symbolic(response: str, answer: str, *, equal: bool) -> None:

@@ -61,9 +61,12 @@ _TEX_ALIKE = [
         (r"\\[\[\]()]", ""),
         (r"\\(le|ge|ne)q(?![A-Za-z])", r"\\\1"),
         (r"\s+", ""),
-        (r"(?<=\d)\{?,\}?(?=\d{3}(?!\d))", ""),
     )
 ]
+# `2516_8`: a number written in base eight.
+_BASE = re.compile(r"(?<![\dA-Z])[\dA-F]+_\{?(\d+)\}?$")
+# The comma of thousands; one with white space after it separates the members of a list.
+_THOUSANDS = re.compile(r"(?<=\d)\{?,\}?(?:\\! ?)?(?=\d{3}(?!\d))")
 
 
 def judge_math(response: str, answer: str) -> Verdict:
@@ -87,8 +90,10 @@ def judge_math(response: str, answer: str) -> Verdict:
     text = statement.text
     if gold is not None and number is not None:
         return _verdict(equal_numbers(gold, number), text, "as numbers")
-    if _alike(gold_text) == _alike(text) or _alike(gold_text) == _alike(_right_side(text)):
+    if _alike(gold_text, text) or _alike(gold_text, _right_side(text)):
         return _verdict(True, text, "as text")
+    if _other_base(gold_text, text):
+        return Verdict(False, text, "a number in another base")
     if gold is not None and not _may_be_a_number(text):
         return Verdict(False, text, "the final answer is not a number")
     equal = symbolic.equal(gold_text, text)
@@ -187,7 +192,20 @@ def _right_side(text: str) -> str:
     return side or text
 
 
-def _alike(text: str) -> str:
+def _alike(one: str, other: str) -> bool:
+    """Whether TeX sets two texts alike, as they are or both without the commas of thousands."""
+    if _spelling(one) == _spelling(other):
+        return True
+    return _spelling(_THOUSANDS.sub("", one)) == _spelling(_THOUSANDS.sub("", other))
+
+
+def _other_base(one: str, other: str) -> bool:
+    """Whether two numbers name different bases, which math-verify leaves out."""
+    bases = [_BASE.search(_spelling(text)) for text in (one, other)]
+    return None not in bases and len({base[1] for base in bases if base}) == 2
+
+
+def _spelling(text: str) -> str:
     r"""Bring texts that TeX sets alike to one spelling."""
     text = text.strip().rstrip(".,;").strip("*`\"'")
     for pattern, replacement in _TEX_ALIKE:
