@@ -63,6 +63,8 @@ def math(response: str, answer: str) -> Verdict:
         (r"\boxed{100,200}", "100, 200"),
         (r"\boxed{100,\ 200}", "100, 200"),
         (r"\boxed{(1234, 5)}", r"(1,\! 234, 5)"),
+        (r"\boxed{0.\overline{3}}", r"\frac{1}{3}"),
+        (r"The answer is $\frac16$.", r"0.1\overline{6}"),
         (r"\boxed{2516_{8}}", "2516_8"),
     ],
 )

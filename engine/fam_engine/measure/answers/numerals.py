@@ -38,6 +38,7 @@ _NUMBER = re.compile(
               |\s*(?P<top_digit>\d)\s*(?P<bottom_digit>\d))
       | (?P<mixed>\d+)[ ]+(?P<mixed_top>\d+)\s?/\s?(?P<mixed_bottom>\d+)
       | (?P<slash_top>\d+)\s?/\s?(?P<slash_bottom>\d+)(?![\d/]|\.\d)
+      | (?P<fixed>\d*\.\d*)\\(?:overline|bar)\s*\{{\s*(?P<repeating>\d+)\s*\}}
       | (?P<decimal>{_DECIMAL})(?:[eE](?P<exponent>[-+]?\d+)\b
             |\s*(?:\\times|\\cdot|[\u00d7x*·])\s*10\s*\^\s*(?:\{{\s*)?(?P<power>[-+\u2212]?\d+)\s*\}}?)?
     )
@@ -148,6 +149,8 @@ def _read(match: re.Match[str]) -> Number | None:
         plain = re.sub(r"[^0-9.]", "", part["decimal"])
         decimals = max(0, len(plain.partition(".")[2]) - exponent)
         value = Fraction(plain) * Fraction(10) ** exponent
+    elif part["repeating"] is not None:
+        value = _repeating(part["fixed"] or "", part["repeating"])
     else:
         top, bottom = _fraction(part)
         if bottom == 0:
@@ -156,6 +159,12 @@ def _read(match: re.Match[str]) -> Number | None:
     signs = sum(_is_minus(part[name]) for name in ("sign", "inner", "top_sign"))
     value *= _SCALES.get(part["scale"] or "", 1) * (-1) ** signs
     return Number(value, decimals if not part["scale"] else None, part["percent"] is not None)
+
+
+def _repeating(fixed: str, digits: str) -> Fraction:
+    """Give the value of a decimal: the part up to its repeating digits (`0.1`), and these (`6`)."""
+    places = len(fixed.partition(".")[2])
+    return Fraction(fixed + "0") + Fraction(int(digits), 10**places * (10 ** len(digits) - 1))
 
 
 def _fraction(part: dict[str, str | None]) -> tuple[int, int]:
