@@ -20,6 +20,8 @@ from fam_engine.measure.answers.numerals import equal_numbers, find_numbers, par
         ("-5", -5),
         ("\u22125", -5),
         ("- 5", -5),
+        ("negative 5", -5),
+        ("Minus $5", -5),
         (".5", Fraction(1, 2)),
         ("1,234,567.5", Fraction(2469135, 2)),
         ("1{,}234", 1234),
@@ -124,6 +126,22 @@ def test_every_number_of_a_text() -> None:
     text = "From 10-5 = 5 on 10/12/2020, x2 is 3.5, not -1,200 or $7."
     values = [float(number.value) for number, _, _ in find_numbers(text)]
     assert values == [10, 5, 5, 10, 3.5, -1200, 7]
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("The change is negative 3, to minus 4.", [-3, -4]),
+        ("x = minus 3", [-3]),
+        ("5 minus 3", [5, 3]),
+        ("x minus 3", [3]),
+        ("36 kids minus 24 kids, minus 6 kids", [36, 24, 6]),
+        ("plus or minus 3", [3]),
+        ("non-negative 3", [3]),
+    ],
+)
+def test_signs_in_words(text: str, values: list[int]) -> None:
+    assert [number.value for number, _, _ in find_numbers(text)] == values
 
 
 @given(st.fractions(max_denominator=10**6))

@@ -40,11 +40,11 @@ _CALCULATOR = re.compile(r"<<[^<>]*>>")
 # After a number in prose: anything but an operator, a variable or TeX that would make it part of a formula.
 _FORMULA_GOES_ON = re.compile(
     r"""\s*(?:[*^+=<>\u00d7÷·_({\[] | /(?![A-Za-z]{2}) | \\(?!text|mbox|mathrm|%|\$|[,!;:\ )\]])
-      | [-\u2212]\s*[\d(\\] | (?![aA]\b)[A-Za-z]\b(?!'))""",
+      | [-\u2212]\s*[\d(\\] | minus\s+[\d$(\\] | (?![aA]\b)[A-Za-z]\b(?!'))""",
     re.VERBOSE,
 )
 # Before a number in prose: it is the end of a formula.
-_OPERATORS = ("+", "-", "\u2212", "*", "/", "^", "_", "{", "\u00d7", "\u00f7", "\u00b7")
+_OPERATORS = ("+", "-", "\u2212", "*", "/", "^", "_", "{", "\u00d7", "\u00f7", "\u00b7", " minus")
 _ASIDE = re.compile(r"\((?=[^()]*[A-Za-z]{2})[^()]*\)")
 _SENTENCE_END = re.compile(r"(?<!\d)\.(?=\s|$)|(?<=\d)\.(?=\s|$)|[!?](?=\s|$)|;")
 _EQUALS = re.compile(r"=|\u2248|\\approx\b|\\doteq\b")

@@ -1,7 +1,8 @@
 r"""Numbers as people and models write them, read exactly.
 
-In: text. Out: `Number`s with exact rational values, or None. Read are signs (also the Unicode minus), currency signs
-before or after the sign, thousands commas (plain, `{,}`, `\,`) and blanks, decimals without a leading zero, scientific
+In: text. Out: `Number`s with exact rational values, or None. Read are signs (also the Unicode minus, `negative`, and
+`minus` where it does not subtract), currency signs before or after the sign, thousands commas (plain,
+`{,}`, `\,`) and blanks, decimals without a leading zero or with repeating digits (`0.1\overline{6}`), scientific
 notation (`1.5e3`, `1.5 \times 10^{3}`), fractions (`1/2`, `\frac{1}{2}`, `\dfrac12`), mixed numbers, percent, degrees,
 units and words for thousand to trillion. Nothing is evaluated, and lengths and exponents are bounded: `1e999999999` is
 no number here, for its exact value would not fit in memory.
@@ -18,6 +19,11 @@ _MAX_DIGITS = 300
 _MAX_EXPONENT = 300
 
 _SIGN = r"[-+\u2212\u2013]"
+# In words. `minus` is one where a text begins and after these words; after others it subtracts: `36 kids minus 4`.
+_SIGN_WORD = (
+    r"(?=[mnMN])(?:(?<!-)(?i:negative)|(?:(?<!\S\s)|(?<=[:=]\s)|(?<=\b(?:is|be|to|of|at)\s)|(?<=\b(?:are|was)\s)"
+    r"|(?<=\bequals\s))(?i:minus))\s+"
+)
 _CURRENCY = r"(?:\\?\$|[€£¥₹]|\\pounds|\\text\{\\?\$\})"
 # A plain blank may stand between two numbers, but nobody writes a number `000`.
 # Bounded, for else every group of a long row of groups reads on to its end.
@@ -29,7 +35,7 @@ _FRAC = r"\\[dtc]?frac"
 _NUMBER = re.compile(
     rf"""
     (?<![\w.\\^_])(?<!\d/)                           # `x2`, `1.2.3`, exponents, the rest of a date
-    (?P<sign>(?<![)\]}}]){_SIGN})?
+    (?P<sign>(?<![)\]}}]){_SIGN}|{_SIGN_WORD})?
     (?:{_CURRENCY}\s?)?
     (?P<inner>{_SIGN})?
     (?:
@@ -176,4 +182,4 @@ def _fraction(part: dict[str, str | None]) -> tuple[int, int]:
 
 
 def _is_minus(sign: str | None) -> bool:
-    return (sign or "").strip() in ("-", "\u2212", "\u2013")
+    return (sign or "").strip().lower() in ("-", "\u2212", "\u2013", "minus", "negative")
