@@ -8,13 +8,16 @@ last formula.
 A statement is read as the number it is; in prose as the number after its last `=` or `≈`, else the one it begins with,
 else the last one of its first sentence, asides in parentheses left out. A short line that states nothing is read so
 too, but as its last number: what it begins with is where its reasoning starts (`12 apples, so 3 are left`), while a
-statement begins with the answer (`12 apples, of which 3 are red`). Numbers are compared exactly (`numerals`).
-Two texts that TeX would set alike are equal. Only what is left goes to math-verify, in a child process (`symbolic`).
+statement begins with the answer (`12 apples, of which 3 are red`). `8 or 9` and `10:30` are no single number.
+
+Numbers are compared exactly (`numerals`). Two texts that TeX would set alike are equal, two numbers in different bases
+are not. Only what is left goes to math-verify, in a child process (`symbolic`).
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from fam_engine.measure.answers import symbolic
 from fam_engine.measure.answers.final_answers import MAX_LENGTH, Statement, stated_answer
@@ -45,6 +48,10 @@ _FORMULA_GOES_ON = re.compile(
 )
 # Before a number in prose: it is the end of a formula.
 _OPERATORS = ("+", "-", "\u2212", "*", "/", "^", "_", "{", "\u00d7", "\u00f7", "\u00b7", " minus")
+# Between two numbers, before the first of them, and at the start of each.
+_OR = re.compile(r"[\s$*\\()]*\bor\b[\s$*\\()]*")
+_EITHER = re.compile(r"""(?:^|\beither\b)[\s*_$"'~:\\(]*$""", re.IGNORECASE)
+_PRICE = re.compile(r"[-+\u2212]?\\?[$\u20ac\u00a3]")
 _ASIDE = re.compile(r"\((?=[^()]*[A-Za-z]{2})[^()]*\)")
 _SENTENCE_END = re.compile(r"(?<!\d)\.(?=\s|$)|(?<=\d)\.(?=\s|$)|[!?](?=\s|$)|;")
 _EQUALS = re.compile(r"=|\u2248|\\approx\b|\\doteq\b")
@@ -67,6 +74,9 @@ _TEX_ALIKE = [
 _BASE = re.compile(r"(?<![\dA-Z])[\dA-F]+_\{?(\d+)\}?$")
 # The comma of thousands; one with white space after it separates the members of a list.
 _THOUSANDS = re.compile(r"(?<=\d)\{?,\}?(?:\\! ?)?(?=\d{3}(?!\d))")
+
+# A number, where it starts and where it ends.
+_Place = tuple[Number, int, int]
 
 
 def judge_math(response: str, answer: str) -> Verdict:
@@ -167,12 +177,41 @@ def _number_in_prose(
     numbers = find_numbers(sentence)
     if not numbers:
         return None, statement
+    number, meant = _number_meant(sentence, numbers, takes_last=takes_last)
+    return number, Statement(meant, False, statement.final)
+
+
+def _number_meant(
+    sentence: str, numbers: Sequence[_Place], *, takes_last: bool
+) -> tuple[Number | None, str]:
+    """Choose the number a sentence means and give its text; all of it where it means no single one."""
     leads = not takes_last and not sentence[: numbers[0][1]].strip("*_ $\"'~:(")
     number, start, end = numbers[0] if leads else numbers[-1]
+    neighbours = numbers[:2] if leads else numbers[-2:]
     before = sentence[:start].rstrip(" $")
-    if before.endswith(_OPERATORS) or _FORMULA_GOES_ON.match(sentence, end):
-        return None, Statement(sentence.strip(), False, statement.final)
-    return number, Statement(sentence[start:end].strip(), False, statement.final)
+    if (
+        before.endswith(_OPERATORS)
+        or _FORMULA_GOES_ON.match(sentence, end)
+        or (len(neighbours) == 2 and _either(sentence, *neighbours))
+    ):
+        return None, sentence.strip()
+    return number, sentence[start:end].strip()
+
+
+def _either(text: str, one: _Place, other: _Place) -> bool:
+    """Whether a text means neither of two neighbouring numbers alone: `8 or 9`, `10:30`.
+
+    It does mean one where the other says it again (`0.5 or 50%`, `$0.24 or 24 cents`, `10:00`), and where both end a
+    formula (`$30 + $160 or $190`), so only what a text begins with, or `either`, is left open.
+    """
+    (first, start, end), (second, next_start, next_end) = one, other
+    between = text[end:next_start]
+    if between == ":":
+        return second.value != 0 and next_end - next_start <= 2
+    joined = _OR.fullmatch(between) and _EITHER.search(text[:start])
+    if not joined or equal_numbers(first, second):
+        return False
+    return bool(_PRICE.match(text, start)) == bool(_PRICE.match(text, next_start))
 
 
 def _formulas(text: str) -> list[tuple[str, int, int]]:
