@@ -23,9 +23,7 @@ def record_lines(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         raise _no_records(records)
     for number, record in enumerate(records, start=1):
         if not isinstance(record, Mapping):
-            if hasattr(
-                records, "columns"
-            ):  # going through a table gives its columns, or their names
+            if hasattr(records, "columns"):  # a table gives its columns, or their names
                 raise _no_records(records)
             raise _refused(number, f"is of type {type(record).__name__}, expected a dict")
         try:
