@@ -29,6 +29,8 @@ from fam_engine.jobs.scoring.lazy_scorer import LazyScorer
 class FamiliarityReward:
     r"""A reward function: how familiar completions are to a model that is not the one in training.
 
+    Threads may share it: their calls take turns.
+
     Args:
         model: Model folder, or `embedded`.
         metric: `nll_mean` or `bits_per_byte`; the reward is minus that.

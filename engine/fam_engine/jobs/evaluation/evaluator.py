@@ -6,6 +6,7 @@ writes the records beside the job's progress and runs the very same job; the bas
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from fam_engine.model.loading import load_model, resolve_model
 
 
 class Evaluator:
-    r"""Evaluates one base model and adapters of it.
+    r"""Evaluates one base model and adapters of it. Threads may share it: their calls take turns.
 
     Args:
         model: Model folder, or `embedded`.
@@ -40,6 +41,8 @@ class Evaluator:
     """
 
     def __init__(self, model: str | Path, **settings: Any) -> None:  # noqa: ANN401 - any setting
+        # Calls share the model, and with it the memory that matrices are made ready in.
+        self._one_at_a_time = threading.Lock()
         self._settings = {"model": str(model), **settings}
         # Whatever is wrong with them should be said now.
         config = self._config(Path("out"), "records.jsonl")
@@ -73,7 +76,8 @@ class Evaluator:
             data = folder / "records.jsonl"
             write_text_whole(data, "".join(record_lines(records)))
         config = self._config(Path(out), str(data), **settings)
-        return run_eval(config, Nobody(), decoder=self._decoder)
+        with self._one_at_a_time:
+            return run_eval(config, Nobody(), decoder=self._decoder)
 
     def _config(self, out: Path, data: str, **settings: Any) -> EvalConfig:  # noqa: ANN401
         given = {**self._settings, **settings, "out": out, "data": (data,)}

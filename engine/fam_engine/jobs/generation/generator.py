@@ -7,6 +7,7 @@ job's own passes in a temporary folder, so that there is one way to generate and
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from fam_engine.model.loading import load_model, resolve_model
 
 
 class Generator:
-    r"""Answers questions with one model, loaded once.
+    r"""Answers questions with one model, loaded once. Threads may share it: their calls take turns.
 
     Args:
         model: Model folder, or `embedded`.
@@ -60,6 +61,8 @@ class Generator:
         template: str = "auto",
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
+        # Calls share the memory that matrices are made ready in, and the template's child process.
+        self._one_at_a_time = threading.Lock()
         self._names = str(model), None if adapter is None else str(adapter)
         decoder = load_model(
             model,
@@ -129,7 +132,8 @@ class Generator:
                 limit=None,
                 seed=seed,
             )
-            with Journal(Path(folder) / "state", {}, SCHEMA) as journal:
+            # The records are written before: what gives them may itself call this generator.
+            with self._one_at_a_time, Journal(Path(folder) / "state", {}, SCHEMA) as journal:
                 files = [DataFile("records", data)]
                 ingest_questions(journal, self._encoder, plan, files, _nothing)
                 TextMaker(self._generator, journal, sampling, samples).run(_nothing, _nothing)

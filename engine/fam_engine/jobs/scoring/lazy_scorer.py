@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,12 @@ from fam_engine.version import __version__
 
 # Processes that have loaded a model: threads of torch and of the tokenizer do not survive a fork.
 _loaded_in: set[int] = set()
+# Threads that share a scorer load it once. Not one each, which would have to stay out of what is pickled.
+_one_loads = threading.Lock()
 
 
 class LazyScorer:
-    """Settings of a `Scorer`, and the scorer itself once it is needed.
+    """Settings of a `Scorer`, and the scorer itself once it is needed. Threads may share it: their calls take turns.
 
     Args:
         model: Model folder, or `embedded`.
@@ -84,11 +87,16 @@ class LazyScorer:
             UsageError: The process was forked from one that had loaded a model.
             FamEngineError: See `Scorer`.
         """
-        if self._scorer is None:
-            _check_not_forked()
-            self._scorer = Scorer(**self._settings)
-            _loaded_in.add(os.getpid())
-        return self._scorer.score_each(records)
+        _check_not_forked()
+        scorer = self._scorer or self._loaded()
+        return scorer.score_each(records)
+
+    def _loaded(self) -> Scorer:
+        with _one_loads:
+            if self._scorer is None:
+                self._scorer = Scorer(**self._settings)
+                _loaded_in.add(os.getpid())
+            return self._scorer
 
 
 def _check_not_forked() -> None:

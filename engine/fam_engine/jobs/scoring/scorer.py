@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ EACH_COLUMNS = _COLUMNS.append(pa.field("error", pa.string()))
 
 
 class Scorer:
-    r"""Scores answers with one model, loaded once.
+    r"""Scores answers with one model, loaded once. Threads may share it: their calls take turns.
 
     Args:
         model: Model folder, or `embedded`.
@@ -71,6 +72,8 @@ class Scorer:
         max_tokens_per_batch: int | None = None,
         exact: bool = False,
     ) -> None:
+        # Calls share the memory that matrices are made ready in, and the template's child process.
+        self._one_at_a_time = threading.Lock()
         self._decoder = load_model(
             model,
             adapter=adapter,
@@ -159,9 +162,12 @@ class Scorer:
 
     def _score(self, journal: Journal, data: Path, *, keep_tokens: bool) -> None:
         plan = IngestPlan(self._decoder.config.max_position_embeddings, "quarantine")
-        spool = ingest_records(journal, self._encoder, plan, [DataFile("records", data)], _nothing)
-        scorer = EntryScorer(self._decoder, journal, spool, keep_tokens=keep_tokens)
-        scorer.run(self._budget, _nothing)
+        files = [DataFile("records", data)]
+        # Not around the reading of records: what gives them may itself call this scorer.
+        with self._one_at_a_time:
+            spool = ingest_records(journal, self._encoder, plan, files, _nothing)
+            scorer = EntryScorer(self._decoder, journal, spool, keep_tokens=keep_tokens)
+            scorer.run(self._budget, _nothing)
 
 
 @contextlib.contextmanager
