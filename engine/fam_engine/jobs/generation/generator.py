@@ -112,14 +112,11 @@ class Generator:
 
         Raises:
             InputError: A record cannot be used; the message names it, counted from 1.
-            UsageError: Several samples without a temperature, which would all be the same text.
+            UsageError: `samples` is no whole number above 0; or several without a temperature, which
+                would all be the same text.
         """
         sampling = sampling or Sampling()
-        if samples > 1 and sampling.temperature == 0:
-            message = f"{samples} samples at temperature 0 would all be the same text"
-            raise UsageError(
-                message, code="E_CONFIG_VALUE", hint="give a Sampling with a temperature above 0"
-            )
+        _check_samples(samples, sampling)
         with tempfile.TemporaryDirectory(prefix="fam-engine-") as folder:
             data = Path(folder) / "records.jsonl"
             with data.open("w", encoding="utf-8") as file:
@@ -142,6 +139,17 @@ class Generator:
                 model, adapter = self._names
                 origin = Origin(source=Path(model).name, model=model, adapter=adapter, seed=seed)
                 return list(generated_records(journal, origin))
+
+
+def _check_samples(samples: int, sampling: Sampling) -> None:
+    if samples < 1 or samples % 1:
+        message = f"samples is {samples}, expected a whole number above 0"
+        raise UsageError(message, code="E_CONFIG_VALUE")
+    if samples > 1 and sampling.temperature == 0:
+        message = f"{samples} samples at temperature 0 would all be the same text"
+        raise UsageError(
+            message, code="E_CONFIG_VALUE", hint="give a Sampling with a temperature above 0"
+        )
 
 
 def _raise_first_fault(journal: Journal) -> None:
