@@ -5,15 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from fam_engine.cli import options
-from fam_engine.errors import UsageError
-
-if TYPE_CHECKING:
-    from fam_engine.config import TrainConfig
 
 EPILOG = "Example: fam-engine train --model embedded --data embedded --out trained --steps 60"
 
@@ -165,29 +161,14 @@ def run(
     """
     given = options.settings_given(locals())
 
-    from fam_engine.config import TrainConfig, read_config
+    from fam_engine.config import TrainConfig, check_threshold, read_config
 
     settings = read_config(TrainConfig, given, config, dry_run=dry_run)
-    _check_threshold(settings)
+    check_threshold(settings)
     with _one_voice():
         options.execute(
             settings, settings.out, _load, dry_run=dry_run, as_json=as_json, quiet=quiet
         )
-
-
-def _check_threshold(settings: TrainConfig) -> None:
-    """Refuse a threshold of another loss, which would do nothing.
-
-    Not part of the settings' own checks: a study gives thresholds to all variants and losses to some.
-    """
-    for name, losses in (("max_token_perplexity", ("stm", "soft")), ("min_excess", ("excess",))):
-        if name in settings.model_fields_set and settings.loss not in losses:
-            flag = name.replace("_", "-")
-            raise UsageError(
-                f"--{flag} is the threshold of --loss {' and '.join(losses)}, this is {settings.loss}",
-                code="E_CONFIG_VALUE",
-                hint="give that loss, or leave the threshold out",
-            )
 
 
 @contextlib.contextmanager

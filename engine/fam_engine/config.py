@@ -496,6 +496,24 @@ class DoctorConfig(Settings):
     device: Device = "auto"
 
 
+def check_threshold(settings: TrainConfig) -> None:
+    """Refuse a threshold of another loss, which would do nothing.
+
+    Not part of the settings' own checks: a study gives thresholds to all variants and losses to some.
+
+    Raises:
+        UsageError: There is one.
+    """
+    for name, losses in (("max_token_perplexity", ("stm", "soft")), ("min_excess", ("excess",))):
+        if name in settings.model_fields_set and settings.loss not in losses:
+            raise UsageError(
+                f"setting `{name}`: is the threshold of `loss` {' and '.join(losses)}, "
+                f"this is {settings.loss}",
+                code="E_CONFIG_VALUE",
+                hint="give that loss, or leave the threshold out",
+            )
+
+
 ConfigT = TypeVar("ConfigT", bound=Settings)
 
 

@@ -136,9 +136,9 @@ def test_the_flags_are_the_settings_and_no_others(
 def test_a_threshold_of_another_loss_is_refused(run: Run, arguments: dict[str, str]) -> None:
     code, _, err = run("train", *words(arguments), "--max-token-perplexity", "3")
     assert code == 2
-    assert "--max-token-perplexity is the threshold of --loss stm and soft, this is plain" in err
+    assert "`max_token_perplexity`: is the threshold of `loss` stm and soft, this is plain" in err
     code, _, err = run("train", *words(arguments), "--loss", "stm", "--min-excess", "-2")
     assert code == 2
-    assert "--min-excess is the threshold of --loss excess, this is stm" in err
+    assert "`min_excess`: is the threshold of `loss` excess, this is stm" in err
     given = ("--loss", "soft", "--max-token-perplexity", "3", "--dry-run", "--quiet")
     assert run("train", *words(arguments), *given)[0] == 0

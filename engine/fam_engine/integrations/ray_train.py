@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from fam_engine.config import TrainConfig, read_config
+from fam_engine.config import TrainConfig, check_threshold, read_config
 from fam_engine.jobs.running import Nobody
 from fam_engine.jobs.training.job import run_train
 
@@ -36,10 +36,13 @@ def train_loop(settings: Mapping[str, Any]) -> None:
         ...     scaling_config=ScalingConfig(num_workers=4, use_gpu=True),
         ... )
     """
+    config = read_config(TrainConfig, dict(settings), None)
+    check_threshold(config)
+
     import ray.train
     import ray.train.torch
 
     if torch.cuda.is_available() and (device := ray.train.torch.get_device()).type == "cuda":
         torch.cuda.set_device(device)
-    outcome = run_train(read_config(TrainConfig, dict(settings), None), Nobody())
+    outcome = run_train(config, Nobody())
     ray.train.report({name: outcome.summary["training"][name] for name in _REPORTED})

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from fam_engine.errors import InputError
+from fam_engine.errors import InputError, UsageError
 
 
 def record_lines(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
@@ -31,6 +31,24 @@ def record_lines(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         except (TypeError, ValueError) as error:
             raise _refused(number, f"holds what JSON cannot: {error}") from None
         yield f"{line}\n"
+
+
+def check_settings(settings: Mapping[str, Any], elsewhere: Iterable[str], place: str) -> None:
+    """Refuse settings that are given in another place, which would win without a word.
+
+    Args:
+        settings: What was given, by name.
+        elsewhere: Names that do not belong there.
+        place: Where they belong, as the hint says it.
+
+    Raises:
+        UsageError: There is one.
+    """
+    for name in elsewhere:
+        if name in settings:
+            raise UsageError(
+                f"setting `{name}` would do nothing here", code="E_CONFIG_NAME", hint=place
+            )
 
 
 def _no_records(records: object) -> InputError:

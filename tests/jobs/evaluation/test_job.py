@@ -358,3 +358,17 @@ def test_other_programs_get_the_same(tiny_model: Path, data: Path, tmp_path: Pat
     assert outcome.summary["tasks"]["colours"]["n"] == 6
     with pytest.raises(UsageError, match="max_new_token"):
         Evaluator(tiny_model, max_new_token=3)
+
+
+def test_other_programs_hear_of_settings_that_would_do_nothing(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    for name in ("data", "out"):
+        with pytest.raises(UsageError, match=f"`{name}` would do nothing.*to `evaluate`"):
+            Evaluator(tiny_model, **{name: "x"})
+    evaluator = Evaluator(tiny_model, precision="fp32", device="cpu")
+    given = {"data": "x", "model": "embedded", "precision": "nf4", "device": "cuda"}
+    for name, value in given.items():
+        with pytest.raises(UsageError, match=f"`{name}` would do nothing"):
+            evaluator.evaluate(QUESTIONS, tmp_path / "out", **{name: value})
+    assert not (tmp_path / "out").exists()

@@ -7,6 +7,7 @@ import pytest
 
 import fam_engine
 from fam_engine.errors import UsageError
+from fam_engine.integrations.ray_train import train_loop
 from tests.jobs.training.conftest import Train
 from tests.jobs.training.small_job import make_records
 
@@ -36,3 +37,14 @@ def test_a_setting_that_is_wrong_is_named_at_once(tiny_model: Path) -> None:
         fam_engine.Trainer(tiny_model, learning_rat=1.0)
     with pytest.raises(UsageError, match=r"`precision`.*'int8'"):
         fam_engine.Trainer(tiny_model, precision="int8")
+
+
+def test_settings_that_would_do_nothing_are_refused(tiny_model: Path) -> None:
+    for name in ("data", "out"):
+        with pytest.raises(UsageError, match=f"`{name}` would do nothing.*to `train`"):
+            fam_engine.Trainer(tiny_model, **{name: "x"})
+    with pytest.raises(UsageError, match=r"`min_excess`.* `loss` excess, this is plain"):
+        fam_engine.Trainer(tiny_model, min_excess=-2)
+    with pytest.raises(UsageError, match=r"`min_excess`.* `loss` excess, this is stm"):
+        train_loop({"model": "x", "data": "x", "out": "x", "loss": "stm", "min_excess": -2})
+    fam_engine.Trainer(tiny_model, loss="excess", min_excess=-2)

@@ -11,14 +11,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fam_engine.config import EvalConfig, read_config
+from fam_engine.config import BaseModelSettings, EvalConfig, read_config
 from fam_engine.data.files import write_text_whole
 from fam_engine.jobs.evaluation.job import run_eval
-from fam_engine.jobs.given_records import record_lines
+from fam_engine.jobs.given_records import check_settings, record_lines
 from fam_engine.jobs.journal import storage_errors
 from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.running import Nobody
 from fam_engine.model.loading import load_model, resolve_model
+
+_OF_A_CALL = "give the records and the folder to `evaluate`"
+_OF_THE_MODEL = "give it to `Evaluator`, which loads the model"
 
 
 class Evaluator:
@@ -26,10 +29,11 @@ class Evaluator:
 
     Args:
         model: Model folder, or `embedded`.
-        settings: Any setting of `fam-engine eval`, by its name: `adapter`, `max_new_tokens`...
+        settings: Any setting of `fam-engine eval` but `data` and `out`, by its name: `adapter`,
+            `max_new_tokens`...
 
     Raises:
-        UsageError: A setting that does not exist, or a value that does not fit.
+        UsageError: A setting that does not exist or would do nothing, or a value that does not fit.
         ModelRefusedError: The model cannot be used.
 
     Example:
@@ -43,6 +47,7 @@ class Evaluator:
     def __init__(self, model: str | Path, **settings: Any) -> None:  # noqa: ANN401 - any setting
         # Calls share the model, and with it the memory that matrices are made ready in.
         self._one_at_a_time = threading.Lock()
+        check_settings(settings, ("data", "out"), _OF_A_CALL)
         self._settings = {"model": str(model), **settings}
         # Whatever is wrong with them should be said now.
         config = self._config(Path("out"), "records.jsonl")
@@ -65,11 +70,13 @@ class Evaluator:
         Args:
             records: Questions with `answer`, and `choices` or `tests` where they take them.
             out: Output folder, as of `fam-engine eval`.
-            settings: Settings of this call alone, such as `adapter`.
+            settings: Settings of this call alone, such as `adapter`; none of the base model.
 
         Raises:
             FamEngineError: Something its user can cure; see the subclasses.
         """
+        check_settings(settings, ("data",), _OF_A_CALL)
+        check_settings(settings, BaseModelSettings.model_fields, _OF_THE_MODEL)
         folder = Path(out) / "records"
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)

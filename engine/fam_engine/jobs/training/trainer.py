@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fam_engine.config import TrainConfig, read_config
+from fam_engine.config import TrainConfig, check_threshold, read_config
 from fam_engine.data.files import write_text_whole
-from fam_engine.jobs.given_records import record_lines
+from fam_engine.jobs.given_records import check_settings, record_lines
 from fam_engine.jobs.journal import storage_errors
 from fam_engine.jobs.running import Nobody
 from fam_engine.jobs.training.job import TrainOutcome, run_train
@@ -23,10 +23,10 @@ class Trainer:
 
     Args:
         model: Model folder, or `embedded`.
-        settings: Any setting of `fam-engine train`, by its name: `rank`, `epochs`, `loss`...
+        settings: Any setting of `fam-engine train` but `data` and `out`, by its name: `rank`, `epochs`, `loss`...
 
     Raises:
-        UsageError: A setting that does not exist, or a value that does not fit.
+        UsageError: A setting that does not exist or would do nothing, or a value that does not fit.
 
     Example:
         >>> trainer = Trainer("embedded", rank=8, steps=20)  # doctest: +SKIP
@@ -35,9 +35,10 @@ class Trainer:
     """
 
     def __init__(self, model: str | Path, **settings: Any) -> None:  # noqa: ANN401 - any setting
+        check_settings(settings, ("data", "out"), "give the records and the folder to `train`")
         self._settings = {"model": str(model), **settings}
         # Whatever is wrong with them should be said now.
-        self._config(Path("out"), "records.jsonl")
+        check_threshold(self._config(Path("out"), "records.jsonl"))
 
     def train(
         self,
