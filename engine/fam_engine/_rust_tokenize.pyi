@@ -3,7 +3,8 @@
 Heavy work runs without the interpreter lock; ids come back as flat numpy arrays that own their
 memory, never as objects per token. Arrays that go in must be one-dimensional, contiguous and of the
 dtype named; anything else is a TypeError or a ValueError. A file or folder the system refuses is an
-OSError. A panic is never a `PanicException`.
+OSError. A panic is never a `PanicException`. Calls that can last (`Tokenizer.verify`, the readers of
+`JsonLinesReader`, `plan_batches`) let handlers of signals run meanwhile; what those raise ends them.
 """
 
 from collections.abc import Sequence

@@ -27,12 +27,17 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// Whoever asked for the work wants no more of it.
+    Interrupted(Box<dyn std::error::Error + Send + Sync>),
     /// A bug: ours or a dependency's.
     Panic(String),
 }
 
 /// The result of anything here that can fail.
 pub type Result<T> = std::result::Result<T, Error>;
+
+/// Asked every now and then by work that can last; its error ends the work.
+pub type Check<'a> = &'a dyn Fn() -> Result<()>;
 
 impl Error {
     /// Makes the function that adds `path` to an I/O error.
@@ -46,6 +51,7 @@ impl fmt::Display for Error {
         match self {
             Self::Argument(text) | Self::Tokenizer(text) | Self::Spool(text) => out.write_str(text),
             Self::Io { path, source } => write!(out, "`{}`: {source}", path.display()),
+            Self::Interrupted(reason) => write!(out, "interrupted: {reason}"),
             Self::Panic(text) => write!(out, "internal error: {text}"),
         }
     }

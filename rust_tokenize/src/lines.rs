@@ -5,7 +5,6 @@
 //! bounded by the longest line allowed: a longer one is skipped as it is read, and reported. Every
 //! byte consumed goes through SHA-256, so that the end of the file is also its identity.
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -117,12 +116,8 @@ pub struct LineReader {
 }
 
 impl LineReader {
-    /// Opens `path`; a line of more than `max_line_bytes` bytes, its end apart, will be refused.
-    pub fn open(path: &Path, max_line_bytes: usize) -> Result<Self> {
-        Self::from_reader(path, File::open(path).map_err(Error::io(path))?, max_line_bytes)
-    }
-
-    /// Reads `source` instead of a file, such as one that is compressed; errors name `path`.
+    /// Reads `source`, in the name of `path`; a line of more than `max_line_bytes` bytes, its end apart,
+    /// will be refused.
     pub fn from_reader(
         path: &Path,
         source: impl Read + Send + Sync + 'static,

@@ -7,7 +7,7 @@
 
 use crate::batch::MULTIPLE;
 use crate::bins::{self, Mode};
-use crate::error::{Error, Result};
+use crate::error::{Check, Error, Result};
 use crate::spool::Spool;
 
 /// Batches, largest units first.
@@ -69,9 +69,18 @@ struct Unit {
     tokens: usize,
 }
 
+/// One context in so many is read after a check: some milliseconds, if the file is in memory.
+const CHECK_EVERY: usize = 4096;
+
 /// Plans batches of at most `max_tokens` tokens, padding included where that is more than
-/// [`MULTIPLE`]; an entry that is longer gets a batch of its own.
-pub fn plan_batches(spool: &Spool, entries: &[usize], max_tokens: usize) -> Result<Plan> {
+/// [`MULTIPLE`]; an entry that is longer gets a batch of its own. `check` is asked while
+/// contexts are read, which is most of what a plan of millions takes (1.1 us an entry).
+pub fn plan_batches(
+    spool: &Spool,
+    entries: &[usize],
+    max_tokens: usize,
+    check: Check<'_>,
+) -> Result<Plan> {
     if max_tokens == 0 {
         return Err(Error::Argument("`max_tokens` is 0, expected at least 1".to_owned()));
     }
@@ -79,7 +88,7 @@ pub fn plan_batches(spool: &Spool, entries: &[usize], max_tokens: usize) -> Resu
     let max_tokens =
         if max_tokens > MULTIPLE { max_tokens / MULTIPLE * MULTIPLE } else { max_tokens };
     let mut units = Vec::new();
-    for siblings in group_siblings(spool, entries)? {
+    for siblings in group_siblings(spool, entries, check)? {
         cut_units(spool, &siblings, max_tokens, &mut units)?;
     }
     units.sort_unstable_by_key(|unit| unit.entries[0]);
@@ -94,7 +103,7 @@ pub fn plan_batches(spool: &Spool, entries: &[usize], max_tokens: usize) -> Resu
 }
 
 /// Sets of entries with identical context ids, each set in rising order.
-fn group_siblings(spool: &Spool, entries: &[usize]) -> Result<Vec<Vec<usize>>> {
+fn group_siblings(spool: &Spool, entries: &[usize], check: Check<'_>) -> Result<Vec<Vec<usize>>> {
     let mut keyed = Vec::with_capacity(entries.len());
     for &number in entries {
         let entry = spool.entry(number)?;
@@ -107,20 +116,28 @@ fn group_siblings(spool: &Spool, entries: &[usize]) -> Result<Vec<Vec<usize>>> {
     let mut groups = Vec::new();
     for run in keyed.chunk_by(|left, right| (left.0, left.1) == (right.0, right.1)) {
         let members: Vec<usize> = run.iter().map(|key| key.2).collect();
-        separate(spool, members, &mut groups)?;
+        separate(spool, members, &mut groups, check)?;
     }
     Ok(groups)
 }
 
 /// Splits entries of equal hash by their ids: two contexts that merely collide must never be
 /// merged.
-fn separate(spool: &Spool, members: Vec<usize>, groups: &mut Vec<Vec<usize>>) -> Result<()> {
+fn separate(
+    spool: &Spool,
+    members: Vec<usize>,
+    groups: &mut Vec<Vec<usize>>,
+    check: Check<'_>,
+) -> Result<()> {
     if members.len() == 1 {
         groups.push(members);
         return Ok(());
     }
     let mut classes: Vec<(Vec<i32>, Vec<usize>)> = Vec::new();
     for number in members {
+        if number.is_multiple_of(CHECK_EVERY) {
+            check()?;
+        }
         let ids = spool.context(number)?;
         match classes.iter_mut().find(|class| class.0 == ids) {
             Some(class) => class.1.push(number),

@@ -5,13 +5,14 @@
 //! [`guard`], and hands the vectors that come back to numpy without copying them. Signatures and documentation for Python live in
 //! `engine/fam_engine/_rust_tokenize.pyi`.
 
+use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use numpy::{Element, IntoPyArray, PyArray1, PyReadonlyArray1};
-use pyo3::exceptions::{PyOSError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::{PyDict, PyTuple};
@@ -67,6 +68,9 @@ impl From<Error> for PyErr {
             Error::Tokenizer(_) => TokenizerError::new_err(text),
             Error::Spool(_) => SpoolError::new_err(text),
             Error::Panic(_) => RustPanicError::new_err(text),
+            Error::Interrupted(raised) => {
+                raised.downcast().map_or_else(|_| PyRuntimeError::new_err(text), |raised| *raised)
+            }
             Error::Io { path, source } => match source.raw_os_error() {
                 // With a number OSError picks its subclass, such as FileNotFoundError.
                 Some(number) => {
@@ -84,6 +88,17 @@ impl From<Error> for PyErr {
 /// Runs `work` without the interpreter lock.
 fn detached<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T> + Send) -> PyResult<T> {
     py.detach(|| guard(work)).map_err(PyErr::from)
+}
+
+/// Lets Python answer signals, which it does in its main thread alone. For what can last longer than
+/// anyone would wait after Ctrl-C: what a handler raises is to end it.
+#[allow(clippy::redundant_closure_for_method_calls)] // the method alone is not general enough
+fn answer_signals() -> PyResult<()> {
+    Python::attach(|py| py.check_signals())
+}
+
+fn check_signals() -> Result<()> {
+    answer_signals().map_err(|raised| Error::Interrupted(raised.into()))
 }
 
 fn borrowed<'a, T: Element>(name: &str, array: &'a PyReadonlyArray1<'_, T>) -> PyResult<&'a [T]> {
@@ -214,7 +229,7 @@ impl Tokenizer {
         let encoder = self.encoder.as_ref();
         let found = detached(py, || {
             let reference = HuggingFaceEncoder::from_file(&self.path)?;
-            verify::verify(encoder, &reference, &texts, num_threads)
+            verify::verify(encoder, &reference, &texts, num_threads, &check_signals)
         })?;
         let described = found.mismatches.into_iter().map(|mismatch| described(py, mismatch));
         let verification = PyDict::new(py);
@@ -312,6 +327,16 @@ impl Read for PythonFile {
     }
 }
 
+/// A file that asks for signals before each read: an endless line is one call of the reader.
+struct InterruptibleFile(File);
+
+impl Read for InterruptibleFile {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        answer_signals()?;
+        self.0.read(buffer)
+    }
+}
+
 #[pyclass(module = "fam_engine._rust_tokenize")]
 struct JsonLinesReader {
     reader: LineReader,
@@ -332,7 +357,10 @@ impl JsonLinesReader {
     #[pyo3(signature = (path, *, max_line_bytes=67_108_864, file=None))]
     fn new(path: PathBuf, max_line_bytes: usize, file: Option<Py<PyAny>>) -> PyResult<Self> {
         let reader = match file {
-            None => LineReader::open(&path, max_line_bytes)?,
+            None => {
+                let file = InterruptibleFile(File::open(&path).map_err(Error::io(&path))?);
+                LineReader::from_reader(&path, file, max_line_bytes)?
+            }
             Some(file) => LineReader::from_reader(&path, PythonFile(file), max_line_bytes)?,
         };
         Ok(Self { reader })
@@ -508,7 +536,8 @@ fn plan_batches(
     max_tokens: usize,
 ) -> PyResult<Plan> {
     let entries = to_numbers("entries", &copied("entries", &entries)?)?;
-    let plan = detached(py, || plan::plan_batches(&spool.spool, &entries, max_tokens))?;
+    let plan =
+        detached(py, || plan::plan_batches(&spool.spool, &entries, max_tokens, &check_signals))?;
     Ok(Plan { plan })
 }
 

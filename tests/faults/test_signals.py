@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from fam_engine._rust_tokenize import JsonLinesReader
 from tests.faults.conftest import Whole
 from tests.faults.forking import SIGNAL, Run, at_once, faults, run, sample
 from tests.faults.small_jobs import OUT, SmallJob, leftovers, smaller
@@ -90,7 +92,7 @@ def test_a_signal_while_a_model_loads(
 ) -> None:
     job, folder = smaller(jobs["score"]), tmp_path / "loading"
     running = Run(job.line, folder, load_for_ever)
-    wait_for(folder / "loading")
+    wait_for(folder / "loading", running)
     began = time.perf_counter()
     running.signal(sent)
     assert running.wait().code == CODES[sent]
@@ -103,7 +105,7 @@ def test_a_step_of_training_is_waited_for_and_a_second_signal_is_not(
 ) -> None:
     job, folder = smaller(jobs["train"]), tmp_path / "stepping"
     running = Run(job.line, folder, step_for_ever)
-    wait_for(folder / "stepping")
+    wait_for(folder / "stepping", running)
     running.signal(signal.SIGINT)
     time.sleep(1.0)
     assert running.is_alive()
@@ -114,8 +116,26 @@ def test_a_step_of_training_is_waited_for_and_a_second_signal_is_not(
     assert_goes_on(job, folder, whole(job), "second signal")
 
 
-def wait_for(file: Path) -> None:
+@pytest.mark.parametrize("endless", ["line", "check"])
+def test_a_signal_within_one_call_of_rust(model: Path, tmp_path: Path, endless: str) -> None:
+    folder, data = tmp_path / endless, tmp_path / "data.jsonl"
+    data.write_text(json.dumps({"prompt": "", "response": "word " * 200}) + "\n")
+    if endless == "line":
+        os.truncate(data, 1 << 40)
+    job = SmallJob("tokenize", ("--model", str(model), "--data", str(data), "--verify"), 0)
+    running = Run(job.line, folder, {"line": tell_of_reading, "check": check_for_ever}[endless])
+    wait_for(folder / "busy", running)
+    running.signal(signal.SIGINT)
+    ended = running.wait()
+    assert ended.code == CODES[signal.SIGINT]
+    assert ended.errors.startswith("interrupted by SIGINT; run the same command again")
+    assert len(ended.errors.splitlines()) == 1
+    assert not leftovers(folder / OUT)
+
+
+def wait_for(file: Path, running: Run) -> None:
     while not file.exists():
+        assert running.is_alive(), running.wait()
         time.sleep(0.01)
 
 
@@ -127,6 +147,28 @@ def load_for_ever() -> None:
         time.sleep(600)
 
     job.open_model = load  # type: ignore[assignment]
+
+
+def tell_of_reading() -> None:
+    from fam_engine.data import reading
+
+    open_lines = reading.open_lines
+
+    def tell_and_open(path: Path) -> JsonLinesReader:
+        Path("busy").touch()
+        return open_lines(path)
+
+    reading.open_lines = tell_and_open
+
+
+def check_for_ever() -> None:
+    from fam_engine.jobs.tokenizing.checking import TextCheck
+
+    def compare(self: TextCheck) -> None:
+        Path("busy").touch()
+        self._encoder.tokenizer.verify([self._records[0].response] * 1_000_000)
+
+    TextCheck._compare = compare  # type: ignore[method-assign]
 
 
 def step_for_ever() -> None:

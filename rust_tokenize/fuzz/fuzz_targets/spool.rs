@@ -31,5 +31,5 @@ fuzz_target!(|data: &[u8]| {
         let _ = (spool.context(number), spool.read(number));
     }
     let _ = pack_batch(&spool, &all);
-    let _ = plan_batches(&spool, &all, 128);
+    let _ = plan_batches(&spool, &all, 128, &|| Ok(()));
 });

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use rust_tokenize::batch::{MULTIPLE, PackedBatch, pack_batch};
-use rust_tokenize::error::Error;
-use rust_tokenize::plan::{Plan, plan_batches};
+use rust_tokenize::error::{Error, Result};
+use rust_tokenize::plan::{self, Plan};
 use rust_tokenize::spool::{Spool, hash_ids};
 
 use crate::random::{Folder, Random};
@@ -12,6 +12,11 @@ use crate::spools::{Pair, write_spool};
 
 fn to_usize(number: i32) -> usize {
     number.try_into().unwrap()
+}
+
+/// Nobody interrupts.
+fn plan_batches(spool: &Spool, entries: &[usize], max_tokens: usize) -> Result<Plan> {
+    plan::plan_batches(spool, entries, max_tokens, &|| Ok(()))
 }
 
 /// Few distinct contexts, so that siblings abound.
@@ -107,6 +112,15 @@ fn plans_refuse_what_makes_no_sense() {
     assert!(matches!(plan.batch_entries(0), Err(Error::Argument(_))));
     assert!(matches!(pack_batch(&spool, &[]), Err(Error::Argument(_))));
     assert!(matches!(pack_batch(&spool, &[2]), Err(Error::Argument(_))));
+}
+
+#[test]
+fn a_plan_ends_when_it_is_told_to() {
+    let folder = Folder::new();
+    let spool = write_spool(folder.path(), &[(vec![1], vec![2]), (vec![1], vec![2])]);
+    let told =
+        plan::plan_batches(&spool, &[0, 1], 10, &|| Err(Error::Interrupted("enough".into())));
+    assert!(matches!(told, Err(Error::Interrupted(_))));
 }
 
 /// Two different contexts of equal length and equal hash: when the upper halves agree after two

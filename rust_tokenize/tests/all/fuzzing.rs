@@ -3,6 +3,9 @@
 //! Deterministic and bounded; `FUZZ_EXECUTIONS` asks for more of each. Executions that panic fail
 //! by themselves where nothing guards; where a guard turns a panic into an error, its text tells.
 
+use std::io::Cursor;
+use std::path::Path;
+
 use rust_tokenize::encoder::{EncodeOptions, Encoder};
 use rust_tokenize::error::{Error, Result, guard};
 use rust_tokenize::hugging_face::HuggingFaceEncoder;
@@ -86,14 +89,13 @@ fn mutated_lines_are_judged_without_a_panic() {
 #[test]
 fn mutated_files_are_read_as_a_plain_reader_would() {
     let mut random = Random::new(18);
-    let folder = Folder::new();
     let whole = LINES.join("\n");
     let seeds = [whole.as_bytes(), b"\xEF\xBB\xBF{}\r\n\n {\"a\":\"\xFF\"}", b""];
     for number in 0..executions(2_000) {
         let bytes = mutated(&mut random, 6, &seeds, &PIECES);
-        let path = folder.write("lines.jsonl", &bytes);
         let limit = random.within(1..80);
-        let mut reader = LineReader::open(&path, limit).unwrap();
+        let source = Cursor::new(bytes.clone());
+        let mut reader = LineReader::from_reader(Path::new("lines"), source, limit).unwrap();
         let mut found = Vec::new();
         loop {
             let batch = reader.read_batch(random.within(1..9)).unwrap();

@@ -1,6 +1,9 @@
 //! Every way in which a line can be bad, and a comparison with another parser on random lines.
 
 use std::collections::HashSet;
+use std::fs::File;
+use std::io;
+use std::path::Path;
 
 use rust_tokenize::error::Error;
 use rust_tokenize::json::{MAX_DEPTH, check_object};
@@ -180,6 +183,10 @@ fn random_bytes_never_panic() {
     }
 }
 
+fn open(path: &Path, max_line_bytes: usize) -> LineReader {
+    LineReader::from_reader(path, File::open(path).unwrap(), max_line_bytes).unwrap()
+}
+
 fn read_all(
     text: impl AsRef<[u8]>,
     max_line_bytes: usize,
@@ -187,7 +194,7 @@ fn read_all(
 ) -> (Vec<Line>, LineReader) {
     let folder = Folder::new();
     let path = folder.write("data.jsonl", text);
-    let mut reader = LineReader::open(&path, max_line_bytes).unwrap();
+    let mut reader = open(&path, max_line_bytes);
     let mut lines = Vec::new();
     loop {
         let batch = reader.read_batch(max_lines).unwrap();
@@ -255,10 +262,9 @@ fn line_numbers_are_right_for_random_files() {
 #[test]
 fn what_the_system_refuses_is_an_io_error() {
     let folder = Folder::new();
-    let missing = LineReader::open(&folder.path().join("none"), 10).map(|_| ());
-    assert!(matches!(missing, Err(Error::Io { .. })));
-    let mut opened = LineReader::open(folder.path(), 10).unwrap();
+    let mut opened = open(folder.path(), 10);
     assert!(matches!(opened.read_batch(1), Err(Error::Io { .. }))); // a folder opens but does not read
-    assert!(matches!(LineReader::open(folder.path(), 0), Err(Error::Argument(_))));
+    let without_room = LineReader::from_reader(folder.path(), io::empty(), 0);
+    assert!(matches!(without_room, Err(Error::Argument(_))));
     assert!(matches!(opened.read_batch(0), Err(Error::Argument(_))));
 }

@@ -1,10 +1,11 @@
 //! The differential check against encoders that are wrong on purpose.
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use rust_tokenize::encoder::{AddedToken, EncodeOptions, Encoder};
 use rust_tokenize::error::{Error, Result};
-use rust_tokenize::verify::{MAX_REPORTED, verify};
+use rust_tokenize::verify::{self, MAX_REPORTED, Verification};
 
 /// Ids are code points, but for what `fault` makes of a text.
 struct CodePoints {
@@ -65,6 +66,31 @@ const RIGHT: CodePoints = CodePoints { fault: |_, _| Fault::None };
 
 fn wrong(fault: fn(&str, EncodeOptions) -> Fault) -> CodePoints {
     CodePoints { fault }
+}
+
+/// Nobody interrupts.
+fn verify<T: AsRef<str> + Sync>(
+    encoder: &CodePoints,
+    reference: &CodePoints,
+    texts: &[T],
+    num_threads: Option<usize>,
+) -> Result<Verification> {
+    verify::verify(encoder, reference, texts, num_threads, &|| Ok(()))
+}
+
+/// Checks until it was asked `most` times; gives what came of it and how often it was asked.
+fn verify_until(
+    most: usize,
+    encoder: &CodePoints,
+    texts: &[String],
+) -> (Result<Verification>, usize) {
+    let asked = Cell::new(0);
+    let check = || {
+        asked.set(asked.get() + 1);
+        if asked.get() < most { Ok(()) } else { Err(Error::Interrupted("enough".into())) }
+    };
+    let found = verify::verify(encoder, &RIGHT, texts, Some(1), &check);
+    (found, asked.get())
 }
 
 #[test]
@@ -148,4 +174,27 @@ fn shrinking_ends_on_a_long_text_that_needs_all_of_itself() {
     assert_eq!(found.mismatches[0].text.len(), 30_000);
     let found = verify(&broken, &RIGHT, &["a".repeat(70_000)], None).unwrap();
     assert!((30_000..40_000).contains(&found.mismatches[0].text.len())); // as far as it got
+}
+
+#[test]
+fn a_check_ends_when_it_is_told_to() {
+    let texts = vec!["text ".repeat(60_000); 10]; // 3 MB
+    let (whole, num_asked) = verify_until(usize::MAX, &RIGHT, &texts);
+    assert_eq!(whole.unwrap().num_compared, 40);
+    // Four of these texts are a megabyte, and are encoded four times by each of the two.
+    assert_eq!(num_asked, 3 * 4 * 2);
+    for most in [1, 2, num_asked] {
+        let (ended, asked) = verify_until(most, &RIGHT, &texts);
+        assert!(matches!(ended, Err(Error::Interrupted(_))));
+        assert_eq!(asked, most);
+    }
+}
+
+#[test]
+fn a_check_ends_within_a_difference_it_shrinks() {
+    let broken = wrong(|text, _| if text.len() >= 1000 { Fault::LastIdOff } else { Fault::None });
+    let texts = ["a".repeat(1000)];
+    let (ended, asked) = verify_until(20, &broken, &texts);
+    assert!(matches!(ended, Err(Error::Interrupted(_))));
+    assert_eq!(asked, 20); // of which 8 came before
 }
