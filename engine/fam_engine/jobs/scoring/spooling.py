@@ -72,7 +72,7 @@ class EntryWriter:
         self._writer.append(
             *_flat(self._contexts),
             *_flat(self._targets),
-            num_eot.astype(np.uint8),
+            num_eot.astype(np.int32),  # not a byte: the writer refuses what is more than one holds
             variants.astype(np.uint8),
             positions.astype(np.uint32),
         )
