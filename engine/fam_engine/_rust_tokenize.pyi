@@ -162,27 +162,6 @@ class Tokenizer:
         """List added tokens marked special, by rising id."""
     def added_tokens(self) -> list[tuple[str, int]]:
         """List all added tokens, by rising id."""
-    def encode_around(
-        self,
-        texts: Sequence[str],
-        plain: Sequence[Sequence[tuple[int, int]]],
-        *,
-        num_threads: int | None = None,
-        add_special_tokens: bool = False,
-        parse_special: bool = True,
-        continuation: bool = False,
-    ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Encode texts in which some special tokens are only text.
-
-        Special tokens that touch one of a text's `plain` ranges (of characters, as `re.Match.span` gives
-        them; rising, disjoint) are read as text, others as `parse_special` says. A text with ranges is
-        encoded section by section, cut at the special tokens that count as such; one without as
-        `encode_batch` does.
-
-        Raises:
-            ValueError: Ranges that do not fit their text, or not one list of them a text.
-            TokenizerError: As for `encode_batch`.
-        """
 
 @type_check_only
 class _Readable(Protocol):

@@ -3,7 +3,6 @@
 //! In: texts. Out: flat ids and offsets, the same for any number of threads.
 
 use std::mem::take;
-use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, Result, guard};
@@ -46,15 +45,6 @@ pub trait Encoder: Send + Sync {
     fn cuts_at_blanks(&self) -> bool {
         false
     }
-    /// Appends the ids of `text`; special tokens that touch one of the byte ranges `plain` (rising,
-    /// disjoint) are read as text, others as `options` says.
-    fn encode_around(
-        &self,
-        text: &str,
-        plain: &[Range<usize>],
-        options: EncodeOptions,
-        ids: &mut Vec<i32>,
-    ) -> Result<()>;
     /// Appends the ids of each text, and how many there are; stops at the first error. Encoders that
     /// remember words keep them from text to text.
     fn encode_each(
@@ -100,55 +90,14 @@ pub fn encode_batch<T: AsRef<str> + Sync>(
     options: EncodeOptions,
     num_threads: Option<usize>,
 ) -> Result<Ragged> {
-    encode_runs(encoder, texts, options, num_threads, |run, ids, lengths| {
-        encoder.encode_each(&mut texts[run].iter().map(AsRef::as_ref), options, ids, lengths)
-    })
-}
-
-/// Encodes `texts` as [`Encoder::encode_around`] does, with a list of plain ranges each.
-pub fn encode_batch_around<T: AsRef<str> + Sync>(
-    encoder: &dyn Encoder,
-    texts: &[T],
-    plain: &[Vec<Range<usize>>],
-    options: EncodeOptions,
-    num_threads: Option<usize>,
-) -> Result<Ragged> {
-    if texts.len() != plain.len() {
-        return Err(Error::Argument(format!(
-            "found {} lists of plain ranges, expected one for each of {} texts",
-            plain.len(),
-            texts.len()
-        )));
-    }
-    encode_runs(encoder, texts, options, num_threads, |run, ids, lengths| {
-        for number in run {
-            let (text, plain, before) = (texts[number].as_ref(), &plain[number], ids.len());
-            if plain.is_empty() {
-                encoder.encode(text, options, ids)?;
-            } else {
-                encoder.encode_around(text, plain, options, ids)?;
-            }
-            lengths.push(ids.len() - before);
-        }
-        Ok(())
-    })
-}
-
-/// Encodes run after run by `encode`, which appends ids and, for each text it is done with, their
-/// number.
-fn encode_runs<T: AsRef<str> + Sync>(
-    encoder: &dyn Encoder,
-    texts: &[T],
-    options: EncodeOptions,
-    num_threads: Option<usize>,
-    encode: impl Fn(Range<usize>, &mut Vec<i32>, &mut Vec<usize>) -> Result<()> + Sync,
-) -> Result<Ragged> {
     guard(|| encoder.prepare(options))?;
     let sizes: Vec<usize> = texts.iter().map(|text| text.as_ref().len()).collect();
     let runs = threads::in_order(&sizes, num_threads, |run| {
         let (first, mut ids, mut lengths) = (run.start, Vec::new(), Vec::with_capacity(run.len()));
         // A panic here comes from the text meeting the definition, so it is reported as theirs.
-        guard(|| encode(run, &mut ids, &mut lengths)).map_err(|error| {
+        let texts = &mut texts[run].iter().map(AsRef::as_ref);
+        let done = guard(|| encoder.encode_each(texts, options, &mut ids, &mut lengths));
+        done.map_err(|error| {
             let number = first + lengths.len();
             Error::Tokenizer(format!("text {number} of the batch cannot be encoded: {error}"))
         })?;

@@ -8,7 +8,6 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -21,7 +20,6 @@ use tokenizers as hf;
 use crate::continuation::{Sections, without_prefix};
 use crate::encoder::{AddedToken, EncodeOptions, Encoder};
 use crate::error::{Error, Result, guard};
-use crate::specials::Specials;
 
 type Pipeline = hf::TokenizerImpl<
     SharedModel,
@@ -94,14 +92,6 @@ pub struct HuggingFaceEncoder {
     special_as_text: OnceLock<Pipeline>,
     continuing: OnceLock<std::result::Result<Option<Pipeline>, String>>,
     continuing_special_as_text: OnceLock<Pipeline>,
-    cuts: OnceLock<std::result::Result<Cuts, String>>,
-}
-
-/// What is needed to read some special tokens as such and others as text.
-struct Cuts {
-    specials: Specials,
-    /// Whether the text after one is read as a continuation.
-    continues: bool,
 }
 
 impl HuggingFaceEncoder {
@@ -146,7 +136,6 @@ impl HuggingFaceEncoder {
             special_as_text: OnceLock::new(),
             continuing: OnceLock::new(),
             continuing_special_as_text: OnceLock::new(),
-            cuts: OnceLock::new(),
         })
     }
 
@@ -191,30 +180,6 @@ impl HuggingFaceEncoder {
         // Added tokens are normalized as they are added, so they cannot be taken over.
         add_tokens(&mut pipeline, &self.added)?;
         Ok(Some(pipeline))
-    }
-}
-
-impl HuggingFaceEncoder {
-    fn cuts(&self) -> Result<&Cuts> {
-        let find = || -> Result<Cuts> {
-            let specials = Specials::new(&self.added_tokens());
-            let continues = specials.text_after_continues(self)?;
-            Ok(Cuts { specials, continues })
-        };
-        let made = self.cuts.get_or_init(|| find().map_err(|error| error.to_string()));
-        made.as_ref().map_err(|error| Error::Tokenizer(error.clone()))
-    }
-
-    /// Appends what the tokenizer puts around a sequence.
-    fn surround(&self, inner: &[i32], ids: &mut Vec<i32>) -> Result<()> {
-        let token = |&id: &i32| hf::Token::new(id.cast_unsigned(), String::new(), (0, 0));
-        let encoding = hf::Encoding::from_tokens(inner.iter().map(token).collect(), 0);
-        let surrounded = self.pipeline.post_process(encoding, None, true);
-        let encoding = surrounded.map_err(|error| Error::Tokenizer(error.to_string()))?;
-        for &id in encoding.get_ids() {
-            ids.push(to_i32(id)?);
-        }
-        Ok(())
     }
 }
 
@@ -321,27 +286,6 @@ impl Encoder for HuggingFaceEncoder {
             ids.push(to_i32(id)?);
         }
         Ok(())
-    }
-
-    /// Section by section: the crate cannot tell one special token from another.
-    fn encode_around(
-        &self,
-        text: &str,
-        plain: &[Range<usize>],
-        options: EncodeOptions,
-        ids: &mut Vec<i32>,
-    ) -> Result<()> {
-        if plain.is_empty() {
-            return self.encode(text, options, ids);
-        }
-        let Cuts { specials, continues } = self.cuts()?;
-        if !options.add_special_tokens {
-            return specials.encode_around(self, *continues, (text, plain), options, ids);
-        }
-        let bare = EncodeOptions { add_special_tokens: false, ..options };
-        let mut inner = Vec::new();
-        specials.encode_around(self, *continues, (text, plain), bare, &mut inner)?;
-        self.surround(&inner, ids)
     }
 
     fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {

@@ -7,7 +7,6 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -152,22 +151,6 @@ fn to_bytes(values: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
     to_numbers("num_eot", &copied("num_eot", &array)?)
 }
 
-/// Ranges of characters, as Python counts them, as ranges of bytes.
-fn byte_ranges(text: &str, ranges: &[(usize, usize)]) -> Result<Vec<Range<usize>>> {
-    let mut places = text.char_indices().map(|(at, _)| at).chain([text.len()]);
-    let (mut at, mut next) = (places.next().unwrap_or_default(), 1);
-    let mut go_to = |number: usize| {
-        if number >= next {
-            at = places.nth(number - next)?;
-            next = number + 1;
-        }
-        (number + 1 == next).then_some(at)
-    };
-    let found = ranges.iter().map(|&(start, end)| Some(go_to(start)?..go_to(end)?)).collect();
-    let wrong = "plain ranges must rise, not overlap, and end inside their text";
-    Option::ok_or_else(found, || Error::Argument(wrong.to_owned()))
-}
-
 type Ids<'py> = Bound<'py, PyArray1<i32>>;
 type Numbers<'py> = Bound<'py, PyArray1<i64>>;
 
@@ -269,32 +252,6 @@ impl Tokenizer {
     fn added_tokens(&self) -> Vec<(String, i32)> {
         let tokens = self.encoder.added_tokens().into_iter();
         tokens.map(|token| (token.content, token.id)).collect()
-    }
-
-    #[pyo3(signature = (
-        texts, plain, *, num_threads=None, add_special_tokens=false, parse_special=true,
-        continuation=false
-    ))]
-    #[allow(clippy::too_many_arguments)] // those of `encode_batch` and one more
-    fn encode_around<'py>(
-        &self,
-        py: Python<'py>,
-        texts: Vec<PyBackedStr>,
-        plain: Vec<Vec<(usize, usize)>>,
-        num_threads: Option<usize>,
-        add_special_tokens: bool,
-        parse_special: bool,
-        continuation: bool,
-    ) -> PyResult<(Ids<'py>, Numbers<'py>)> {
-        let options = EncodeOptions { add_special_tokens, parse_special, continuation };
-        let encoder = self.encoder.as_ref();
-        let ragged = detached(py, || {
-            let ranges = texts.iter().zip(&plain).map(|(text, plain)| byte_ranges(text, plain));
-            let mut ranges = ranges.collect::<Result<Vec<_>>>()?;
-            ranges.resize(plain.len(), Vec::new()); // the numbers of both are compared below
-            encoder::encode_batch_around(encoder, &texts, &ranges, options, num_threads)
-        })?;
-        Ok((ragged.ids.into_pyarray(py), ragged.offsets.into_pyarray(py)))
     }
 }
 

@@ -1,4 +1,4 @@
-"""The records path as Python sees it: plain ranges, chunks, batches, packs of sequences, and what is refused."""
+"""The records path as Python sees it: chunks, batches, packs of sequences, and what is refused."""
 
 from __future__ import annotations
 
@@ -28,32 +28,6 @@ def letters(tmp_path_factory: pytest.TempPathFactory) -> rt.Tokenizer:
     path = tmp_path_factory.mktemp("letters") / "tokenizer.json"
     tokenizer.save(str(path))
     return rt.Tokenizer.from_file(path)
-
-
-def around(tokenizer: rt.Tokenizer, text: str, *plain: tuple[int, int]) -> list[int]:
-    return tokenizer.encode_around([text], [list(plain)])[0].tolist()
-
-
-def test_plain_ranges_are_counted_in_characters(letters: rt.Tokenizer) -> None:
-    special, text = [8], [2, 3, 4]
-    assert around(letters, "😀<s>é<s>") == [6, *special, 5, *special]
-    assert around(letters, "😀<s>é<s>", (1, 4)) == [6, *text, 5, *special]
-    assert around(letters, "😀<s>é<s>", (0, 1), (7, 8)) == [6, *special, 5, *text]
-    assert around(letters, "<s>", (0, 0)) == special
-    ids, offsets = letters.encode_around(["a<s>", "<s>"], [[], [(1, 2)]], parse_special=True)
-    assert (ids.tolist(), offsets.tolist()) == ([0, 8, 2, 3, 4], [0, 2, 5])
-    ids, _ = letters.encode_around(["a<s>"], [[(0, 1)]], parse_special=False)
-    assert ids.tolist() == [0, *text]
-
-
-def test_ranges_that_do_not_fit_are_refused(letters: rt.Tokenizer) -> None:
-    for plain in ([(0, 5)], [(2, 1)], [(1, 2), (0, 1)], [(0, 2), (1, 3)]):
-        with pytest.raises(ValueError, match="plain ranges must rise"):
-            letters.encode_around(["é<s>"], [plain])
-    with pytest.raises(ValueError, match="one for each"):
-        letters.encode_around(["a", "b"], [[]])
-    with pytest.raises(ValueError, match="one for each"):
-        letters.encode_around([], [[]])
 
 
 def encoder(tokenizer: rt.Tokenizer) -> rt.RecordEncoder:

@@ -62,33 +62,6 @@ pub enum Section {
     Token(u32),
 }
 
-/// Which special tokens count as text.
-#[derive(Debug, Clone, Copy)]
-pub enum AsText<'a> {
-    /// None.
-    None,
-    /// All.
-    All,
-    /// Those that share a byte with one of these ranges of the text, which rise and are disjoint.
-    Touching(&'a [Range<usize>]),
-}
-
-impl AsText<'_> {
-    fn holds(&self, start: usize, end: usize) -> bool {
-        match self {
-            Self::None => false,
-            Self::All => true,
-            Self::Touching(ranges) => {
-                let first = ranges.partition_point(|range| range.end <= start);
-                ranges[first..]
-                    .iter()
-                    .take_while(|range| range.start < end)
-                    .any(|range| !range.is_empty())
-            }
-        }
-    }
-}
-
 impl PatternSet {
     /// Builds the set; None if a pattern is empty or occurs twice, or there are too many.
     #[must_use]
@@ -150,10 +123,10 @@ impl PatternSet {
         Some(new)
     }
 
-    /// Cuts `text` at its tokens.
+    /// Cuts `text` at its tokens, special ones among them if `parse_special`.
     #[must_use]
-    pub fn split<'a>(&'a self, text: &'a str, as_text: AsText<'a>) -> Splits<'a> {
-        Splits { set: self, text, as_text, from: 0, done: 0, next: None, over: false }
+    pub fn split<'a>(&'a self, text: &'a str, parse_special: bool) -> Splits<'a> {
+        Splits { set: self, text, parse_special, from: 0, done: 0, next: None, over: false }
     }
 
     /// The longest pattern at a position.
@@ -221,7 +194,7 @@ fn position(text: &[u8], is_wanted: impl Fn(u8) -> bool) -> Option<usize> {
 pub struct Splits<'a> {
     set: &'a PatternSet,
     text: &'a str,
-    as_text: AsText<'a>,
+    parse_special: bool,
     /// Where the search goes on.
     from: usize,
     /// Up to here the text has been given out.
@@ -243,7 +216,7 @@ impl Iterator for Splits<'_> {
         }
         while let Some((found, pattern)) = self.set.find(self.text.as_bytes(), self.from) {
             self.from = found + pattern.text.len();
-            let is_text = pattern.special && self.as_text.holds(found, self.from);
+            let is_text = pattern.special && !self.parse_special;
             if is_text || (pattern.single_word && self.touches_word(found, self.from)) {
                 continue;
             }

@@ -41,7 +41,6 @@ mod pipeline;
 mod strict;
 
 use std::fs;
-use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -51,7 +50,7 @@ use tokenizers::Decoder as _;
 use crate::encoder::{AddedToken, EncodeOptions, Encoder};
 use crate::error::{Error, Result};
 use crate::hugging_face::HuggingFaceEncoder;
-use crate::native::added::{AsText, PatternSet};
+use crate::native::added::PatternSet;
 use crate::native::added_tokens::AddedTokens;
 use crate::native::allow::Pipeline;
 use crate::native::model::Model;
@@ -138,21 +137,10 @@ impl NativeEncoder {
         outcome
     }
 
-    fn encode_as(
-        &self,
-        text: &str,
-        as_text: AsText<'_>,
-        options: EncodeOptions,
-        ids: &mut Vec<i32>,
-    ) -> Result<()> {
-        self.with_worker(|worker| self.encode_on(worker, text, as_text, options, ids))
-    }
-
     fn encode_on(
         &self,
         worker: &mut Worker,
         text: &str,
-        as_text: AsText<'_>,
         options: EncodeOptions,
         ids: &mut Vec<i32>,
     ) -> Result<()> {
@@ -161,13 +149,9 @@ impl NativeEncoder {
             let what = format!("a text of {} bytes, expected at most {MAX_TEXT}", text.len());
             return Err(Error::Argument(what));
         }
-        self.encode_text(worker, text, as_text, options, ids);
+        self.encode_text(worker, text, options, ids);
         Ok(())
     }
-}
-
-fn special_as_text(options: EncodeOptions) -> AsText<'static> {
-    if options.parse_special { AsText::None } else { AsText::All }
 }
 
 impl Encoder for NativeEncoder {
@@ -184,7 +168,7 @@ impl Encoder for NativeEncoder {
     }
 
     fn encode(&self, text: &str, options: EncodeOptions, ids: &mut Vec<i32>) -> Result<()> {
-        self.encode_as(text, special_as_text(options), options, ids)
+        self.with_worker(|worker| self.encode_on(worker, text, options, ids))
     }
 
     fn cuts_at_blanks(&self) -> bool {
@@ -202,22 +186,11 @@ impl Encoder for NativeEncoder {
         self.with_worker(|worker| {
             for text in texts {
                 let before = ids.len();
-                self.encode_on(worker, text, special_as_text(options), options, ids)?;
+                self.encode_on(worker, text, options, ids)?;
                 lengths.push(ids.len() - before);
             }
             Ok(())
         })
-    }
-
-    fn encode_around(
-        &self,
-        text: &str,
-        plain: &[Range<usize>],
-        options: EncodeOptions,
-        ids: &mut Vec<i32>,
-    ) -> Result<()> {
-        let as_text = if options.parse_special { AsText::Touching(plain) } else { AsText::All };
-        self.encode_as(text, as_text, options, ids)
     }
 
     fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crate::encoder::EncodeOptions;
 use crate::native::NativeEncoder;
-use crate::native::added::{AsText, Section};
+use crate::native::added::Section;
 use crate::native::allow::{Normalizer, Pieces, Prefix};
 use crate::native::assemble::without_prefix;
 use crate::native::model::BLANK;
@@ -36,18 +36,17 @@ impl NativeEncoder {
         &self,
         worker: &mut Worker,
         text: &str,
-        as_text: AsText<'_>,
         options: EncodeOptions,
         ids: &mut Vec<i32>,
     ) {
         if options.add_special_tokens {
             ids.extend_from_slice(&self.template.before);
         }
-        for section in self.raw_patterns.split(text, as_text) {
+        for section in self.raw_patterns.split(text, options.parse_special) {
             match section {
                 Section::Token(id) => ids.push(id.cast_signed()),
                 Section::Text(range) => {
-                    self.encode_section(worker, text, range, as_text, options, ids);
+                    self.encode_section(worker, text, range, options, ids);
                 }
             }
         }
@@ -62,7 +61,6 @@ impl NativeEncoder {
         worker: &mut Worker,
         text: &str,
         range: Range<usize>,
-        as_text: AsText<'_>,
         options: EncodeOptions,
         ids: &mut Vec<i32>,
     ) {
@@ -79,8 +77,7 @@ impl NativeEncoder {
             return self.encode_pieces(worker, raw, prepend, ids);
         }
         let whole = normalize(normalizer, raw);
-        let mapped = Mapped::new(as_text, text, &range, normalizer, &whole);
-        for section in patterns.split(&whole, mapped.as_text()) {
+        for section in patterns.split(&whole, options.parse_special) {
             match section {
                 Section::Token(id) => ids.push(id.cast_signed()),
                 Section::Text(within) => {
@@ -180,64 +177,6 @@ impl NativeEncoder {
             Pieces::Bytes(Family::DeepSeek) => "native:deepseek",
             Pieces::WholeBytes => "native:bytes",
             Pieces::WholeChars | Pieces::CharsFromEachBlank => "native:sentencepiece",
-        }
-    }
-}
-
-/// Which special tokens are text, in the normalized text of one section.
-enum Mapped<'a> {
-    Same(AsText<'a>),
-    Ranges(Vec<Range<usize>>),
-}
-
-impl<'a> Mapped<'a> {
-    fn new(
-        as_text: AsText<'a>,
-        text: &str,
-        section: &Range<usize>,
-        normalizer: Normalizer,
-        form: &str,
-    ) -> Self {
-        let AsText::Touching(plain) = as_text else { return Self::Same(as_text) };
-        let raw = &text[section.clone()];
-        let touching =
-            plain.iter().filter(|range| range.start < section.end && range.end > section.start);
-        let within = touching.map(|range| {
-            range.start.max(section.start) - section.start
-                ..range.end.min(section.end) - section.start
-        });
-        let mapped = within.map(|range| map_range(raw, &range, normalizer, form));
-        Self::Ranges(mapped.collect())
-    }
-
-    fn as_text(&self) -> AsText<'_> {
-        match self {
-            Self::Same(as_text) => *as_text,
-            Self::Ranges(ranges) => AsText::Touching(ranges),
-        }
-    }
-}
-
-/// Where the bytes of `raw[range]` are in its normalized form, with all that they composed with.
-fn map_range(raw: &str, range: &Range<usize>, normalizer: Normalizer, form: &str) -> Range<usize> {
-    match normalizer {
-        Normalizer::None => range.clone(),
-        Normalizer::Nfc if form == raw => range.clone(),
-        Normalizer::Nfc => {
-            let before = nfc(&raw[..range.start]);
-            let same = |pair: &(u8, u8)| pair.0 == pair.1;
-            let start = before.bytes().zip(form.bytes()).take_while(same).count();
-            let after = nfc(&raw[range.end..]);
-            let kept = after.bytes().rev().zip(form.bytes().rev()).take_while(same).count();
-            start..(form.len() - kept).max(start)
-        }
-        Normalizer::Blanks { prepend } => {
-            let grown = |end: usize| {
-                let blanks = raw[..end].bytes().filter(|&byte| byte == b' ').count();
-                end + blanks * (BLANK.len_utf8() - 1)
-            };
-            let shift = if prepend { BLANK.len_utf8() } else { 0 };
-            grown(range.start) + shift..grown(range.end) + shift
         }
     }
 }

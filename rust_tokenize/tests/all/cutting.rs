@@ -1,6 +1,5 @@
 //! Records whose prompt and answer meet in a few words, beside records read as a whole.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use rust_tokenize::conversation::Role;
@@ -32,15 +31,6 @@ impl Encoder for Uncut {
     }
     fn encode(&self, text: &str, options: EncodeOptions, ids: &mut Vec<i32>) -> Result<()> {
         self.0.encode(text, options, ids)
-    }
-    fn encode_around(
-        &self,
-        text: &str,
-        plain: &[Range<usize>],
-        options: EncodeOptions,
-        ids: &mut Vec<i32>,
-    ) -> Result<()> {
-        self.0.encode_around(text, plain, options, ids)
     }
     fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
         self.0.decode(ids, skip_special_tokens)

@@ -1,7 +1,5 @@
 //! Loading, threads, special tokens and continuations, with definitions small enough to read.
 
-use std::ops::Range;
-
 use rust_tokenize::continuation::{Sections, without_prefix};
 use rust_tokenize::encoder::{AddedToken, EncodeOptions, Encoder, encode_batch};
 use rust_tokenize::error::{Error, Result};
@@ -161,15 +159,6 @@ impl Encoder for Faulty {
         assert!(!text.starts_with('!'), "out of bounds");
         ids.push(1);
         Ok(())
-    }
-    fn encode_around(
-        &self,
-        text: &str,
-        _: &[Range<usize>],
-        options: EncodeOptions,
-        ids: &mut Vec<i32>,
-    ) -> Result<()> {
-        self.encode(text, options, ids)
     }
     fn decode(&self, _: &[u32], _: bool) -> Result<String> {
         Ok(String::new())

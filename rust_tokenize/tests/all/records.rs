@@ -1,6 +1,5 @@
 //! Records through the whole path, with a tokenizer and templates small enough to read.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use rust_tokenize::conversation::Role;
@@ -61,23 +60,6 @@ impl Encoder for Letters {
             }
         }
         Ok(())
-    }
-    fn encode_around(
-        &self,
-        text: &str,
-        plain: &[Range<usize>],
-        options: EncodeOptions,
-        ids: &mut Vec<i32>,
-    ) -> Result<()> {
-        let specials = Specials::new(&self.added_tokens());
-        let mut start = 0;
-        let text_only = EncodeOptions { parse_special: false, ..options };
-        for (place, id) in specials.find_around(text, plain) {
-            self.encode(&text[start..place.start], text_only, ids)?;
-            ids.push(id);
-            start = place.end;
-        }
-        self.encode(&text[start..], text_only, ids)
     }
     fn decode(&self, _: &[u32], _: bool) -> Result<String> {
         Ok(String::new())

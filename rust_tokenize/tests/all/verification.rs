@@ -1,7 +1,6 @@
 //! The differential check against encoders that are wrong on purpose.
 
 use std::cell::Cell;
-use std::ops::Range;
 
 use rust_tokenize::encoder::{AddedToken, EncodeOptions, Encoder};
 use rust_tokenize::error::{Error, Result};
@@ -38,15 +37,6 @@ impl Encoder for CodePoints {
             Fault::Panics => panic!("oh"),
         }
         Ok(())
-    }
-    fn encode_around(
-        &self,
-        text: &str,
-        _: &[Range<usize>],
-        options: EncodeOptions,
-        ids: &mut Vec<i32>,
-    ) -> Result<()> {
-        self.encode(text, options, ids)
     }
     fn decode(&self, _: &[u32], _: bool) -> Result<String> {
         Ok(String::new())

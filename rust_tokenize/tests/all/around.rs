@@ -1,9 +1,10 @@
-//! `encode_around`: special tokens are text where the text is a user's.
+//! `Specials::encode_around`: special tokens are text where the text is a user's.
 
 use std::ops::Range;
 
 use rust_tokenize::encoder::{EncodeOptions, Encoder};
 use rust_tokenize::native::NativeEncoder;
+use rust_tokenize::specials::Specials;
 use serde_json::{Value, json};
 
 use crate::native::random_text;
@@ -35,20 +36,19 @@ fn plainly(reference: &dyn Encoder, text: &str, plain: &[Range<usize>]) -> Vec<i
     let mut ids = Vec::new();
     let (mut at, mut done) = (0, 0);
     while at < text.len() {
-        let all = SPECIAL.iter().chain(&["hello"]);
-        let here = all.filter(|token| text.as_bytes()[at..].starts_with(token.as_bytes()));
-        let Some(token) = here.max_by_key(|token| token.len()) else {
+        let touches =
+            |end: usize| (at..end).any(|byte| plain.iter().any(|range| range.contains(&byte)));
+        let is_here = |token: &&&str| {
+            text.as_bytes()[at..].starts_with(token.as_bytes()) && !touches(at + token.len())
+        };
+        let Some(token) = SPECIAL.iter().filter(is_here).max_by_key(|token| token.len()) else {
             at += 1;
             continue;
         };
-        let end = at + token.len();
-        let touches = (at..end).any(|byte| plain.iter().any(|range| range.contains(&byte)));
-        if *token != "hello" && !touches {
-            reference.encode(&text[done..at], AS_TEXT, &mut ids).unwrap();
-            ids.push(reference.token_to_id(token).unwrap());
-            done = end;
-        }
-        at = end;
+        reference.encode(&text[done..at], AS_TEXT, &mut ids).unwrap();
+        ids.push(reference.token_to_id(token).unwrap());
+        at += token.len();
+        done = at;
     }
     reference.encode(&text[done..], AS_TEXT, &mut ids).unwrap();
     ids
@@ -68,6 +68,8 @@ fn special_tokens_that_touch_plain_text_are_text() {
     for (normalizer, in_normalized) in [(Value::Null, false), (Value::Null, true), (nfc, false)] {
         let made = definition(normalizer, in_normalized);
         let native = NativeEncoder::from_slice(made.to_string().as_bytes()).unwrap();
+        let specials = Specials::new(&native.added_tokens());
+        let continues = specials.text_after_continues(&native).unwrap();
         let reference = reference(&made);
         let mut random = Random::new(13);
         let extra: Vec<String> = SPECIAL.map(str::to_owned).to_vec();
@@ -75,37 +77,14 @@ fn special_tokens_that_touch_plain_text_are_text() {
             let text = random_text(&mut random, &extra);
             let plain = random_ranges(&mut random, &text);
             let mut found = Vec::new();
-            native.encode_around(&text, &plain, PARSED, &mut found).unwrap();
+            let around = (text.as_str(), plain.as_slice());
+            specials.encode_around(&native, continues, around, PARSED, &mut found).unwrap();
             assert_eq!(found, plainly(&reference, &text, &plain), "{text:?} {plain:?}");
             found.clear();
-            native.encode_around(&text, &plain, AS_TEXT, &mut found).unwrap();
+            specials.encode_around(&native, continues, around, AS_TEXT, &mut found).unwrap();
             let mut expected = Vec::new();
             reference.encode(&text, AS_TEXT, &mut expected).unwrap();
             assert_eq!(found, expected);
         }
     }
-}
-
-/// Tokens searched for in normalized text, where that has other positions than the text.
-#[test]
-#[allow(clippy::single_range_in_vec_init)] // a list of one range
-fn plain_ranges_follow_the_text_through_its_normalizer() {
-    let made = definition(json!({"type": "NFC"}), true);
-    let native = NativeEncoder::from_slice(made.to_string().as_bytes()).unwrap();
-    let token = native.token_to_id("<s>").unwrap();
-    let text = "e\u{301}e\u{301} <s> e\u{301} <s> e\u{301}";
-    let second = text.rfind("<s>").unwrap();
-    let first = text.find("<s>").unwrap();
-    let count = |plain: &[Range<usize>]| {
-        let mut ids = Vec::new();
-        native.encode_around(text, plain, PARSED, &mut ids).unwrap();
-        ids.iter().filter(|&&id| id == token).count()
-    };
-    assert_eq!(count(&[]), 2);
-    assert_eq!(count(&[0..first, first + 3..second, second + 3..text.len()]), 2);
-    assert_eq!(count(&[0..first + 1]), 1);
-    assert_eq!(count(&[second + 2..text.len()]), 1);
-    assert_eq!(count(&[0..first + 1, second..second + 1]), 0);
-    assert_eq!(count(&[0..text.len()]), 0);
-    assert_eq!(count(&[first + 1..first + 1]), 2, "an empty range touches nothing");
 }
