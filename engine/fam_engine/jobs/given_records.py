@@ -1,15 +1,22 @@
 """Records that another program gives in memory, as lines of a file: from there on they go the way of every file.
 
-In: dicts of the forms files may have. Out: a line of JSON each, or an error that names the one that is none.
+In: dicts of the forms files may have. Out: a line of JSON each, or an error that names the one that is none; for a job
+with an output folder, files beside its progress. These have folders named by their contents: the same records are the
+same file, and others never touch it, so nothing has to be known of the job before they are written.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from fam_engine.errors import InputError, UsageError
+from fam_engine.errors import FamEngineError, InputError, LockedError, UsageError
+from fam_engine.jobs.journal import STATE_FOLDER, storage_errors
 
 
 def record_lines(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
@@ -49,6 +56,60 @@ def check_settings(settings: Mapping[str, Any], elsewhere: Iterable[str], place:
             raise UsageError(
                 f"setting `{name}` would do nothing here", code="E_CONFIG_NAME", hint=place
             )
+
+
+@contextlib.contextmanager
+def kept_records(
+    out: Path, given: Mapping[str, Iterable[Mapping[str, Any]]]
+) -> Iterator[dict[str, str]]:
+    """Keep records in the folder of a job for as long as it lasts, and give the names of their files.
+
+    If the job is refused or fails, the files it had not found there go: the same call writes them again.
+
+    Args:
+        out: Output folder; made if absent.
+        given: Name of a file without its ending -> its records.
+
+    Raises:
+        InputError: As of `record_lines`; then nothing is written.
+        StorageError: The disk would not take them.
+    """
+    texts = {name: "".join(record_lines(records)) for name, records in given.items()}
+    paths = {name: _place(out, name, text) for name, text in texts.items()}
+    added = [path for path in paths.values() if not path.exists()]
+    try:
+        with storage_errors(out):
+            for name, path in paths.items():
+                _write(path, texts[name])
+        yield {name: str(path) for name, path in paths.items()}
+    except LockedError:  # whoever holds the folder may be reading the very same records
+        raise
+    except FamEngineError:
+        for path in added:
+            _remove(path)
+        raise
+
+
+def _place(out: Path, name: str, text: str) -> Path:
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return out / STATE_FOLDER / "given" / digest[:16] / f"{name}.jsonl"
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The processes of one group all write it at once, so each does under a name of its own.
+    with tempfile.TemporaryDirectory(dir=path.parent) as own:
+        temporary = Path(own) / path.name
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.replace(path)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, then its folders up to the job's own, as far as they are empty."""
+    path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        for folder in list(path.parents)[:3]:
+            folder.rmdir()
 
 
 def _no_records(records: object) -> InputError:

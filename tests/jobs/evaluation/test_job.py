@@ -13,6 +13,7 @@ from fam_engine.jobs.evaluation import job as evaluation_job
 from fam_engine.jobs.evaluation import texts
 from fam_engine.jobs.evaluation.evaluator import Evaluator
 from fam_engine.jobs.interrupts import Interrupted, Interrupts
+from fam_engine.jobs.journal import STATE_FOLDER
 from fam_engine.jobs.scoring.scorer import Scorer
 from tests.jobs.evaluation.small_eval import (
     CHOICES,
@@ -372,3 +373,18 @@ def test_other_programs_hear_of_settings_that_would_do_nothing(
         with pytest.raises(UsageError, match=f"`{name}` would do nothing"):
             evaluator.evaluate(QUESTIONS, tmp_path / "out", **{name: value})
     assert not (tmp_path / "out").exists()
+
+
+def test_records_of_other_programs_replace_no_file(tiny_model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / "records").mkdir(parents=True)
+    (out / "records" / "records.jsonl").write_text("of somebody else")
+    evaluator = Evaluator(tiny_model, precision="fp32", device="cpu", max_new_tokens=4)
+    evaluator.evaluate(QUESTIONS, out)
+    (kept,) = (out / STATE_FOLDER).rglob("records.jsonl")
+    before = kept.read_bytes()
+    with pytest.raises(UsageError, match="contents of the file in data"):
+        evaluator.evaluate(QUESTIONS[:1], out)
+    assert list((out / STATE_FOLDER).rglob("records.jsonl")) == [kept]
+    assert kept.read_bytes() == before
+    assert (out / "records" / "records.jsonl").read_text() == "of somebody else"

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import fcntl
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import fam_engine
-from fam_engine.errors import UsageError
+from fam_engine.errors import LockedError, ModelRefusedError, UsageError
 from fam_engine.integrations.ray_train import train_loop
+from fam_engine.jobs.journal import STATE_FOLDER
 from tests.jobs.training.conftest import Train
 from tests.jobs.training.small_job import make_records
 
@@ -30,6 +32,79 @@ def test_validation_records(settings: dict[str, Any], tmp_path: Path) -> None:
     trainer = fam_engine.Trainer(settings["model"], precision="fp32", device="cpu", rank=2, steps=1)
     outcome = trainer.train(make_records(6), tmp_path / "own", validation=make_records(4, seed=1))
     assert outcome.summary["examples"]["validation"] == 4
+
+
+def trainer_of(model: object) -> fam_engine.Trainer:
+    return fam_engine.Trainer(model, precision="fp32", device="cpu", rank=2, steps=1)
+
+
+def kept(out: Path) -> dict[Path, bytes]:
+    """Read the records a folder holds, by path below it."""
+    files = (out / STATE_FOLDER / "given").rglob("*.jsonl")
+    return {path.relative_to(out): path.read_bytes() for path in files}
+
+
+def test_files_of_others_are_left_alone(settings: dict[str, Any], tmp_path: Path) -> None:
+    out = tmp_path / "own"
+    own = [out / "records" / name for name in ("records.jsonl", "validation.jsonl")]
+    own[0].parent.mkdir(parents=True)
+    for path in own:
+        path.write_text("of somebody else")
+    outcome = trainer_of(settings["model"]).train(
+        make_records(6), out, validation=make_records(4, seed=1)
+    )
+    assert [path.read_text() for path in own] == ["of somebody else"] * 2
+    assert {path.name for path in kept(out)} == {path.name for path in own}
+    card = (outcome.adapter / "README.md").read_text()
+    assert "- records.jsonl, SHA-256 `" in card
+    assert STATE_FOLDER not in card
+
+
+def test_a_call_that_is_refused_leaves_the_records_of_the_job(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    trainer, out = trainer_of(settings["model"]), tmp_path / "own"
+    trainer.train(make_records(6), out)
+    before = kept(out)
+    (content,) = before.values()
+    assert len(content.splitlines()) == 6
+    with pytest.raises(UsageError, match="E_RESUME_MISMATCH"):
+        trainer.train(make_records(3), out)
+    # Under another name in the same folder, which the refusal must not take along.
+    with pytest.raises(UsageError, match="E_RESUME_MISMATCH"):
+        trainer.train(make_records(3), out, validation=make_records(6))
+    assert kept(out) == before
+    with pytest.raises(UsageError, match="E_RESUME_MISMATCH"):
+        fam_engine.Trainer(settings["model"], rank=4).train(make_records(6), out)
+    assert kept(out) == before
+
+
+def test_a_call_that_finds_the_folder_in_use_leaves_the_records_of_the_job(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    trainer, out = trainer_of(settings["model"]), tmp_path / "own"
+    trainer.train(make_records(6), out)
+    before = kept(out)
+    assert len(before) == 1
+    with (out / STATE_FOLDER / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(LockedError):
+            trainer.train(make_records(3), out)
+    assert before.items() <= kept(out).items()
+
+
+def test_a_folder_without_a_job_is_as_it_was_after_a_refusal(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "adapter").write_text("of somebody else")
+    with pytest.raises(UsageError, match="E_OUT"):
+        trainer_of(settings["model"]).train(make_records(6), tmp_path / "own")
+    assert [path.name for path in (tmp_path / "own").iterdir()] == ["adapter"]
+    (tmp_path / "own" / "adapter").unlink()
+    with pytest.raises(ModelRefusedError):
+        trainer_of(tmp_path / "none").train(make_records(6), tmp_path / "own")
+    assert not list((tmp_path / "own").iterdir())
 
 
 def test_a_setting_that_is_wrong_is_named_at_once(tiny_model: Path) -> None:

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from fam_engine.config import BaseModelSettings, EvalConfig, read_config
-from fam_engine.data.files import write_text_whole
-from fam_engine.jobs.evaluation.job import run_eval
-from fam_engine.jobs.given_records import check_settings, record_lines
-from fam_engine.jobs.journal import storage_errors
+from fam_engine.jobs.evaluation.job import OUTPUTS, run_eval
+from fam_engine.jobs.given_records import check_settings, kept_records
+from fam_engine.jobs.journal import check_unclaimed
 from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.running import Nobody
 from fam_engine.model.loading import load_model, resolve_model
@@ -77,14 +76,12 @@ class Evaluator:
         """
         check_settings(settings, ("data",), _OF_A_CALL)
         check_settings(settings, BaseModelSettings.model_fields, _OF_THE_MODEL)
-        folder = Path(out) / "records"
-        with storage_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            data = folder / "records.jsonl"
-            write_text_whole(data, "".join(record_lines(records)))
-        config = self._config(Path(out), str(data), **settings)
-        with self._one_at_a_time:
-            return run_eval(config, Nobody(), decoder=self._decoder)
+        folder = Path(out)
+        check_unclaimed(folder, OUTPUTS)
+        with kept_records(folder, {"records": records}) as files:
+            config = self._config(folder, files["records"], **settings)
+            with self._one_at_a_time:
+                return run_eval(config, Nobody(), decoder=self._decoder)
 
     def _config(self, out: Path, data: str, **settings: Any) -> EvalConfig:  # noqa: ANN401
         given = {**self._settings, **settings, "out": out, "data": (data,)}

@@ -51,6 +51,8 @@ from fam_engine.model.trainable import TrainableModel
 
 ADAPTER, CHECKPOINTS = "adapter", "checkpoints"
 OUTPUTS = ALL_OUTPUTS["train"]
+# All that a job writes into its folder.
+WRITTEN = (ADAPTER, CHECKPOINTS, *OUTPUTS)
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class _Together:
 def _lead(config: TrainConfig, progress: TrainProgress, together: _Together) -> dict[str, Any]:
     """Be the first process: read the input, run the loop, write the output."""
     watch, peers = Stopwatch(), together.peers
-    check_unclaimed(config.out, (ADAPTER, CHECKPOINTS, *OUTPUTS))
+    check_unclaimed(config.out, WRITTEN)
     with prepared(config, config.out, progress, together.interrupts) as data:
         summary = finished_summary(data.journal, config.out, OUTPUTS, progress)
         if summary is None:

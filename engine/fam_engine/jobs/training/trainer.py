@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from fam_engine.config import TrainConfig, check_threshold, read_config
-from fam_engine.data.files import write_text_whole
-from fam_engine.jobs.given_records import check_settings, record_lines
-from fam_engine.jobs.journal import storage_errors
+from fam_engine.jobs.given_records import check_settings, kept_records
+from fam_engine.jobs.journal import check_unclaimed
 from fam_engine.jobs.running import Nobody
-from fam_engine.jobs.training.job import TrainOutcome, run_train
+from fam_engine.jobs.training.job import WRITTEN, TrainOutcome, run_train
 
 
 class Trainer:
@@ -60,20 +59,14 @@ class Trainer:
         Raises:
             FamEngineError: Something its user can cure; see the subclasses.
         """
-        folder = Path(out) / "records"
-        with storage_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            settings: dict[str, Any] = {}
-            if validation is not None:
-                settings["validation"] = _write(folder / "validation.jsonl", validation)
-            data = _write(folder / "records.jsonl", records)
-        return run_train(self._config(Path(out), data, **settings), Nobody())
+        folder, given = Path(out), {"records": records}
+        if validation is not None:
+            given["validation"] = validation
+        check_unclaimed(folder, WRITTEN)
+        with kept_records(folder, given) as files:
+            data = files.pop("records")
+            return run_train(self._config(folder, data, **files), Nobody())
 
     def _config(self, out: Path, data: str, **settings: Any) -> TrainConfig:  # noqa: ANN401
         given = {**self._settings, **settings, "out": out, "data": (data,)}
         return read_config(TrainConfig, given, None)
-
-
-def _write(path: Path, records: Iterable[Mapping[str, Any]]) -> str:
-    write_text_whole(path, "".join(record_lines(records)))
-    return str(path)
