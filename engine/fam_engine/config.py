@@ -11,7 +11,7 @@ import os
 import re
 import reprlib
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_origin
 
 import yaml
 from pydantic import (
@@ -66,6 +66,8 @@ Precision = Literal["nf4", "bf16", "fp32"]
 ComputeDtype = Literal["auto", "bf16", "fp32"]
 Device = Literal["auto", "cpu", "cuda"]
 RewriteMethod = Literal["rewrite", "answer", "explain", "minimum-change"]
+# Of training, where torch draws the first values of an adapter: its generators take no more than 64 bits.
+TrainingSeed = Annotated[int, Field(ge=0, lt=2**64)]
 
 
 class Settings(BaseModel):
@@ -282,7 +284,7 @@ class TrainConfig(BaseModelSettings, RecordSettings, TemplateSettings):
     save_every: int = Field(default=100, ge=1)
     tensorboard: bool = False
     nproc: int = Field(default=1, ge=1, description="processes, each with the whole model")
-    seed: int = Field(default=0, ge=0)
+    seed: TrainingSeed = 0
 
     @field_validator("target_modules", mode="before")
     @classmethod

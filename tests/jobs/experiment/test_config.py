@@ -66,6 +66,8 @@ def test_a_model_may_have_a_template_of_its_own(tmp_path: Path) -> None:
         ({"train": {"rank": 0}}, "`rank`: Input should be greater than or equal to 1"),
         ({"eval": {"max_new_tokens": "many"}}, "`max_new_tokens`"),
         ({"seeds": [1, 1]}, "expected different numbers"),
+        ({"seeds": [0, -1]}, "`seeds.1`: Input should be greater than or equal to 0"),
+        ({"seeds": [2**64]}, "`seeds.0`: Input should be less than 18446744073709551616"),
         ({"tasks": {"new": {"skills": ["averag"], "num_test": 2}}}, "did you mean `average`?"),
         (
             {"answers": {"plain": {"stile": "plain"}, "b": {"style": "formal"}}},

@@ -123,3 +123,9 @@ def test_settings_that_would_do_nothing_are_refused(tiny_model: Path) -> None:
     with pytest.raises(UsageError, match=r"`min_excess`.* `loss` excess, this is stm"):
         train_loop({"model": "x", "data": "x", "out": "x", "loss": "stm", "min_excess": -2})
     fam_engine.Trainer(tiny_model, loss="excess", min_excess=-2)
+
+
+def test_every_seed_that_is_taken_trains(settings: dict[str, Any], train: Train) -> None:
+    assert train(seed=2**64 - 1, steps=1).summary["training"]["steps"] == 1
+    with pytest.raises(UsageError, match="`seed`: Input should be less than 18446744073709551616"):
+        fam_engine.Trainer(settings["model"], seed=2**64)

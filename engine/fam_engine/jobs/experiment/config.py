@@ -21,6 +21,7 @@ from fam_engine.config import (
     ScoreConfig,
     Settings,
     TrainConfig,
+    TrainingSeed,
     nearest,
 )
 from fam_engine.embedded.problems import SKILLS, Style
@@ -192,7 +193,7 @@ class ExperimentConfig(Settings):
     answers: dict[str, AnswerSettings] = Field(min_length=2)
     reference: str
     margin: float = Field(default=0.02, gt=0, lt=1)
-    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    seeds: tuple[TrainingSeed, ...] = Field(default=(0, 1, 2), min_length=1)
     seed: int = Field(default=0, ge=0)
     threads: int | None = Field(default=None, ge=1)
     budget: BudgetSettings = BudgetSettings()
@@ -224,8 +225,8 @@ class ExperimentConfig(Settings):
     @field_validator("seeds")
     @classmethod
     def _different(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(value)) < len(value) or min(value) < 0:
-            raise ValueError("expected different numbers from 0 up")
+        if len(set(value)) < len(value):
+            raise ValueError("expected different numbers")
         return value
 
     @model_validator(mode="after")
