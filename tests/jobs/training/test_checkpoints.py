@@ -108,6 +108,25 @@ def test_with_none_whole_the_run_stops(tmp_path: Path) -> None:
     assert caught.value.exit_code == 7
 
 
+def test_a_best_checkpoint_that_cannot_be_taken_names_the_ways_out(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, "run")
+    save(checkpoints, 1, best=1)
+    adapter, ways_out = tmp_path / "step-1" / ADAPTER_FILE, "(put back what was there; or take "
+    whole = adapter.read_bytes()
+    for spoil, said in (
+        (lambda: adapter.write_bytes(whole + b"x"), f"`{ADAPTER_FILE}` is not what was written"),
+        (adapter.unlink, f"`{ADAPTER_FILE}` does not exist"),
+        (lambda: (tmp_path / "step-1" / "manifest.json").unlink(), "`manifest.json` does not read"),
+        (lambda: shutil.rmtree(tmp_path / "step-1"), "the folder does not exist"),
+    ):
+        spoil()
+        with pytest.raises(CorruptStateError) as caught:
+            checkpoints.parameters(1)
+        line = str(caught.value)
+        assert f"step-1: the best checkpoint cannot be taken: {said}" in line
+        assert ways_out in line
+
+
 def test_checkpoints_of_another_run_are_refused(tmp_path: Path) -> None:
     save(Checkpoints(tmp_path, "run"), 1)
     with pytest.raises(UsageError, match="belongs to another run"):

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 from fam_engine.data.files import write_folder_whole
 from fam_engine.data.reading import hash_file
-from fam_engine.errors import CorruptStateError, InputError, UsageError
+from fam_engine.errors import CorruptStateError, FamEngineError, InputError, UsageError
 from fam_engine.jobs.journal import storage_errors
 from fam_engine.jobs.training.optim import OptimizerState
 from fam_engine.model.safetensors_writing import save_tensors
@@ -30,6 +30,8 @@ from fam_engine.model.safetensors_writing import save_tensors
 ADAPTER_FILE = "adapter_model.safetensors"
 _OPTIMIZER, _STATE, _MANIFEST = "optimizer.safetensors", "state.json", "manifest.json"
 _KEPT = 2
+# What reading one raises that is not whole.
+_DAMAGE = (CorruptStateError, InputError, OSError, SafetensorError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ class Checkpoints:
         for step in steps:
             try:
                 return self.read(step)
-            except (CorruptStateError, InputError, OSError, SafetensorError, ValueError) as error:
+            except _DAMAGE as error:
                 note(f"{self.path(step)} is damaged ({error}), going back to the one before")
         if steps:
             raise CorruptStateError(
@@ -152,13 +154,24 @@ class Checkpoints:
         return None
 
     def parameters(self, step: int) -> dict[str, torch.Tensor]:
-        """Read the parameters of a step's checkpoint.
+        """Read the parameters of a step's checkpoint: the one that the adapter is to be made of.
 
         Raises:
             CorruptStateError: It is not whole.
         """
-        _check(self.path(step), self._run)
-        tensors: dict[str, torch.Tensor] = load_file(self.path(step) / ADAPTER_FILE)
+        folder = self.path(step)
+        try:
+            _check(folder, self._run)
+            tensors: dict[str, torch.Tensor] = load_file(folder / ADAPTER_FILE)
+        except _DAMAGE as error:
+            found = error.message if isinstance(error, FamEngineError) else str(error)
+            raise CorruptStateError(
+                f"the best checkpoint cannot be taken: {found}",
+                code="E_CHECKPOINT",
+                where=str(folder),
+                hint="put back what was there; or take another of the checkpoints, each is a PEFT adapter; or begin "
+                "again in another --out",
+            ) from None
         return tensors
 
     def read(self, step: int) -> Checkpoint:
@@ -196,11 +209,15 @@ def _check(folder: Path, run: str) -> None:
             hint="choose another --out, or remove this folder",
         )
     for name, expected in body["files"].items():
+        if not (folder / name).is_file():
+            raise _damaged(folder, f"`{name}` does not exist")
         if hash_file(folder / name) != expected:
             raise _damaged(folder, f"`{name}` is not what was written")
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise _damaged(folder, "the folder does not exist")
     try:
         manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
         body: dict[str, Any] = manifest["body"]
