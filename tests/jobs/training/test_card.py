@@ -60,6 +60,13 @@ def test_prompts_and_length_of_the_training_are_told(summary: dict[str, Any]) ->
     assert "| epochs |" not in plain
 
 
+def test_the_length_is_told_also_if_nobody_chose_one(summary: dict[str, Any]) -> None:
+    card = card_with(summary, steps=None)
+    assert "| epochs | 3.0 |" in card
+    assert "| steps |" not in card
+    assert "| epochs | 0.5 |" in card_with(summary, steps=None, epochs=0.5)
+
+
 def test_answers_that_grew_more_surprising_are_remarked_on(train: Train) -> None:
     card = model_card(train(learning_rate=30.0, schedule="constant", steps=3).summary)
     assert "more surprising at the end than at first: a lower --learning-rate" in card

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+from fam_engine.jobs.training.order import DEFAULT_EPOCHS
 from fam_engine.measure.metrics import perplexity
 from fam_engine.report.wording import plain
 
@@ -61,6 +62,7 @@ def model_card(summary: Mapping[str, Any]) -> str:
     """Give the model card, Markdown with the hub's YAML header."""
     settings = _portable(summary["settings"])
     shown = [*_SHOWN, *_LOSS_SETTINGS.get(settings["loss"], ())]
+    in_force = _with_length(settings)
     sections = [
         _header(settings),
         "# LoRA adapter",
@@ -74,7 +76,7 @@ def model_card(summary: Mapping[str, Any]) -> str:
         "## Settings",
         _table(
             ("setting", "value"),
-            [(name, _plain(settings[name])) for name in shown if settings[name] not in (None, {})],
+            [(name, _plain(in_force[name])) for name in shown if in_force[name] not in (None, {})],
         ),
         "## Use",
         _use(settings),
@@ -107,6 +109,12 @@ def _portable(settings: Mapping[str, Any]) -> dict[str, Any]:
     # With a revision it is an id of the hub.
     model = settings["model"] if settings["revision"] else PurePath(settings["model"]).name
     return {**kept, "model": model, "template": template}
+
+
+def _with_length(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Give the settings with the length of the training, also where nobody chose one."""
+    is_default = settings["epochs"] is None and settings["steps"] is None
+    return {**settings, "epochs": DEFAULT_EPOCHS} if is_default else settings
 
 
 def _data(summary: Mapping[str, Any]) -> str:
