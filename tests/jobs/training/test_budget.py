@@ -38,6 +38,7 @@ from tests.jobs.training.small_job import Notes
 from tests.model.packing_reference import pack_reference
 from tests.model.training.test_recomputation import LLAMA, SHAPES
 
+ROOT = Path(__file__).parents[3]
 GIB = 2**30
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -216,6 +217,13 @@ def test_inputs_go_to_the_host_where_the_longest_record_would_not_fit() -> None:
         "1 of 32 layers keep theirs, inputs of the others in 4.74 GiB of the host's memory "
         "(of the longest record, 20,032 tokens; shorter ones keep more)"
     )
+
+
+def test_the_page_names_the_most_and_the_least_tokens_of_a_micro_batch() -> None:
+    page = " ".join((ROOT / "docs" / "training.md").read_text(encoding="utf-8").split())
+    most, least = budget._MOST_TOKENS, budget._ENOUGH_TOKENS
+    assert f"at most {most['cuda']:,} ({most['cpu']:,} on a CPU)" in page
+    assert f"at least {least['cuda']:,} ({least['cpu']:,} on a CPU) if those fit at all" in page
 
 
 def test_the_host_s_memory_is_for_gpus_and_shared_by_processes(

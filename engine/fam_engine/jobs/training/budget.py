@@ -7,9 +7,9 @@ cannot fit at all, the weights and the longest record on one card, is refused wi
 there is no splitting of a model over cards here.
 
 What layers do not keep is computed again, which costs most of another pass forward; micro-batches beyond some
-thousand tokens save next to nothing. So a micro-batch has as many tokens as fit with every layer's activations, but
-never fewer than are enough to multiply at full speed, as long as those fit at all. What layers keep may go to the
-host's memory where else neither those nor the longest record would fit.
+thousand tokens save next to nothing. So a micro-batch has as many tokens as fit with every layer's activations, up
+to where more make nothing faster, but never fewer than are enough to multiply at full speed, as long as those fit at
+all. What layers keep may go to the host's memory where else neither those nor the longest record would fit.
 """
 
 from __future__ import annotations
