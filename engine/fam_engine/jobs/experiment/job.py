@@ -122,7 +122,7 @@ def threads_set(count: int | None) -> Iterator[None]:
 def _check_references(config: ExperimentConfig, plan: Plan) -> None:
     """Refuse a reference that is known to have no answers to train on; some are known only once a model read them."""
     for cell in plan.cells:
-        if (reason := cell.dropped.get(config.reference)) is not None:
+        if (reason := cell.why_dropped(config.reference)) is not None:
             raise InputError(
                 f"the reference `{config.reference}` has no answers to `{cell.task}` to train on: {reason}",
                 code="E_STUDY_REFERENCE",

@@ -44,15 +44,17 @@ class Cell:
     trainings: dict[tuple[str, int], Step]
     tests: dict[tuple[str | None, int | None], Step]
 
+    def why_dropped(self, name: str) -> str | None:
+        """Say why nothing is to be had of a variant: no answers, or none that the model can take; None if not so."""
+        trainings = (step for (own, _), step in self.trainings.items() if own == name)
+        reasons = (step.empty for step in (self.answers[name], self.scores[name], *trainings))
+        return next((reason for reason in reasons if reason is not None), None)
+
     @property
     def dropped(self) -> dict[str, str]:
-        """Give the variants that nothing is to be had of, and why: no answers, or none that the model can take."""
-        trainings = ((name, step) for (name, _), step in self.trainings.items())
-        found: dict[str, str] = {}
-        for name, step in (*self.answers.items(), *self.scores.items(), *trainings):
-            if (reason := step.empty) is not None:
-                found.setdefault(name, reason)
-        return found
+        """Give the variants that nothing is to be had of, and why."""
+        reasons = {name: self.why_dropped(name) for name in self.answers}
+        return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,7 @@ def run_steps(
     Args:
         steps: Each after what it needs.
         progress: Whom to tell.
-        check: Called between steps; raises `Interrupted` when a signal has come.
+        check: Called before each step; what it raises ends the run: a signal has come, or no step can help any more.
         budget_seconds: Time that all steps, also those of earlier runs, may take; a step that is
             begun is finished, and no training or evaluation begins after.
 
