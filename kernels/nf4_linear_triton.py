@@ -25,22 +25,32 @@ Why so:
 - A thread has two words, 16 weights, of a block of a row, and four threads the block: so the four matrix instructions
   of a block read them where they lie, W being the left operand. No weight changes places between threads; columns of
   x are numbered to fit, a thread reading 32 neighbouring bytes of each of its rows.
-- The table of 16 values lies in the lanes of a warp and a shuffle looks up. A look-up costs a shift, a shuffle and half
-  an instruction to pair two values; scaling the sum instead of each weight saves a multiplication and half a
-  conversion: 3.5 instructions a weight with 8 rows, 4.2 with 16, 8 with 64, of which a matrix instruction is one.
+- Permutations of bytes look up: the table of 16 values of 16 bits is eight words, of which two permutations and a
+  selection give a byte of four values at a time. A value costs 2.6 instructions. By their number an SM's unit for them
+  is busy for 87 cycles a block with 8 rows, and the path to the L1 cache for 71. Look-ups by shuffles cost 2.5, but
+  pass through that path, too: 159 cycles, which the kernel before this one waited for.
+- Scaling the sum instead of each weight saves a multiplication and half a conversion a weight.
+- Scales are read four blocks at a time, since those of 32 rows lie in as many lines of memory, whatever their size.
+- Weights are loaded a block ahead. Programs begin together, so that they would all wait and all compute together.
 - One warp a program: with more, x goes through shared memory.
 - A program asks for its first weights, at most 256 columns, before the kernel before it has ended.
 - Adapters have no kernel of their own: with one, a product of 4096 x 4096 took an H100 28 us and, launched early, 69.
   Its programs may then go to the few SMs that have room while the kernel before it still runs.
 
-Measured on an H100 (3.03 TB/s copied), 14336 x 4096, cold caches, whole call: 28 us with 1 row, 30 with 8, 32 with 16,
-60 with 64; the kernel before this one, which scaled and rounded every weight (5.3 instructions each) and had 64 rows of
-W in two warps, took 44, 45, 45, 92. Reading W alone takes 10 us at the rate of a copy. The kernel is not bound by
-memory there: look-ups and unaligned loads keep the path to the L1 cache 77 % busy (Nsight Compute). Without the
-look-ups it takes 22 us, without the scales as well 20. Loading ahead in registers (26) or through shared memory (26 to
-36) does not help, nor does twice the work a program (half of it: 26.5 instead of 28.7). A card with a third of the
-memory's rate is bound by memory. In a graph of products, each launched early, 4096 x 4096 takes 12.5 us, and 13.8
-launched late. Adapters in the same launch have not been measured yet.
+Measured on an H100 (3.03 TB/s copied): the four products of a layer of Llama-3.1-8B in a CUDA graph, caches cold.
+Reading the weights takes 37 us at the rate of a copy.
+
+    rows, and rank of adapters                             1     8    16    1, 16
+    shuffles, scales one by one, nothing ahead            96   105   118      107
+    permutations, scales by four                          97   105   115      104
+    and at least 2048 programs instead of 1024            92   102   117      102
+    and weights a block ahead                             93    97   103
+    two blocks ahead instead, two blocks a step           91    97   123      102
+
+This is the last but one with 1024 programs, which was not measured: with 2048 there are twice the sums to write, 64
+rows of them for 64 rows of x. With two blocks ahead 1024 programs took 91, 96 and 119. Asking the L2 cache for the next
+256 columns cost 5 us more. What fills the time beside reading was not found yet: a layer has eight kernels, which each
+begin and end, and its smallest product 8 warps for each SM.
 """
 
 from __future__ import annotations
@@ -98,23 +108,41 @@ _SHIPPED: Final = (
     ((4096,), 14336),
 )
 
-# Lane i of a warp holds value i & 15 of the table ...
-_TABLE = tl.constexpr("""{
+# The table's bytes. There are two copies, lest the compiler see that all lanes have the same: it would keep them in
+# uniform registers and move them for every use.
+_TABLE_BYTES = tl.constexpr("""{
     .reg .b32 lane;
     .reg .b64 address;
     mov.u32 lane, %laneid;
-    and.b32 lane, lane, 15;
-    mad.wide.u32 address, lane, 4, $1;
-    ld.global.nc.b32 $0, [address];
+    and.b32 lane, lane, 1;
+    mad.wide.u32 address, lane, $9, $8;
+    ld.global.nc.v4.b32 {$0, $1, $2, $3}, [address + 64];
+    ld.global.nc.v4.b32 {$4, $5, $6, $7}, [address + 80];
 }""")
-# ... and a shuffle looks up: of the lane asked for it regards five bits.
-_LOOK_UP = tl.constexpr("shfl.sync.idx.b32 $0, $2, $1, 31, 0xffffffff;")
-_LOOK_UP_16_BITS = tl.constexpr("""{
-    .reg .b32 value;
-    .reg .b16 zero;
-    shfl.sync.idx.b32 value, $2, $1, 31, 0xffffffff;
-    mov.b32 {$0, zero}, value;
+
+# Of half a word, four values of 16 bits: first a byte of all four, then the other, chosen out of eight by the low three
+# bits of an index, for both values of its high bit, which takes one of the two. Of a byte, the high half comes first.
+_LOOK_UP = tl.constexpr("""{
+    .reg .b32 low_bits, shifted, is_high, below, above, first, second, pair;
+    and.b32 low_bits, $4, 0x77777777;
+    shr.u32 low_bits, low_bits, $5;
+    shl.b32 shifted, $4, 4;
+    prmt.b32 is_high, shifted, $4, $6;
+    prmt.b32 below, $7, $8, low_bits;
+    prmt.b32 above, $9, $10, low_bits;
+    lop3.b32 first, is_high, above, below, 0xca;
+    prmt.b32 below, $11, $12, low_bits;
+    prmt.b32 above, $13, $14, low_bits;
+    lop3.b32 second, is_high, above, below, 0xca;
+    prmt.b32 pair, first, second, 0x4051;
+    mov.b32 {$0, $1}, pair;
+    prmt.b32 pair, first, second, 0x6273;
+    mov.b32 {$2, $3}, pair;
 }""")
+
+# Bytes of a word shifted left by 4 bits and of the word itself in turn, of each half: copies of their signs.
+_LOW_SIGNS = tl.constexpr(0xD9C8)
+_HIGH_SIGNS = tl.constexpr(0xFBEA)
 
 # What lies around an address, at most the 128 bytes of a line, from memory to the L2 cache.
 _PREFETCH = tl.constexpr("prefetch.global.L2 [$1]; mov.u32 $0, 0;")
@@ -145,32 +173,50 @@ def _program_again(IS_KEPT: tl.constexpr):
 
 
 @triton.jit
-def _lane_value(codes, INTERPRET: tl.constexpr):
-    """Give each thread its value of the table."""
-    if INTERPRET:
-        return 0
-    else:
+def _table_bytes(codes, dtype: tl.constexpr, STRIDE: tl.constexpr, INTERPRET: tl.constexpr):
+    """Give all first bytes of the table's values, then all second ones, in eight words; nothing if not looked up so."""
+    if dtype.primitive_bitwidth == 16 and not INTERPRET:
         return tl.inline_asm_elementwise(
-            _TABLE, "=r,l", [codes], dtype=tl.int32, is_pure=True, pack=1
+            _TABLE_BYTES,
+            "=r,=r,=r,=r,=r,=r,=r,=r,l,r",
+            [codes, STRIDE],
+            dtype=(tl.int32,) * 8,
+            is_pure=True,
+            pack=1,
+        )
+    else:
+        return ()
+
+
+@triton.jit
+def _look_up(words, table, codes, dtype: tl.constexpr, HALF: tl.constexpr, INTERPRET: tl.constexpr):
+    """Give the bits of the four weights in half of every word, without their scales: four tensors."""
+    if dtype.primitive_bitwidth == 16 and not INTERPRET:
+        a0, a1, a2, a3, b0, b1, b2, b3 = table
+        signs: tl.constexpr = _HIGH_SIGNS if HALF else _LOW_SIGNS
+        return tl.inline_asm_elementwise(
+            _LOOK_UP,
+            "=h,=h,=h,=h,r,n,n,r,r,r,r,r,r,r,r",
+            [words, 16 * HALF, signs, a0, a1, a2, a3, b0, b1, b2, b3],
+            dtype=(tl.int16,) * 4,
+            is_pure=True,
+            pack=1,
+        )
+    else:
+        half = words >> (16 * HALF)
+        return (
+            _value(half >> 4, codes, dtype),
+            _value(half, codes, dtype),
+            _value(half >> 12, codes, dtype),
+            _value(half >> 8, codes, dtype),
         )
 
 
 @triton.jit
-def _look_up(index, lane_value, codes, dtype: tl.constexpr, INTERPRET: tl.constexpr):
-    """Give values of the table; of an index four bits count."""
-    if INTERPRET:
-        bits = tl.load(codes + (index & 15))
-        if dtype.primitive_bitwidth == 16:
-            bits = bits.to(tl.int16)
-    elif dtype.primitive_bitwidth == 16:
-        bits = tl.inline_asm_elementwise(
-            _LOOK_UP_16_BITS, "=h,r,r", [index, lane_value], dtype=tl.int16, is_pure=True, pack=1
-        )
-    else:
-        bits = tl.inline_asm_elementwise(
-            _LOOK_UP, "=r,r,r", [index, lane_value], dtype=tl.int32, is_pure=True, pack=1
-        )
-    return bits.to(dtype, bitcast=True)
+def _value(index, codes, dtype: tl.constexpr):
+    """Give the bits of values of the table; of an index four bits count."""
+    bits = tl.load(codes + (index & 15))
+    return bits.to(tl.int16) if dtype.primitive_bitwidth == 16 else bits
 
 
 @triton.jit
@@ -202,20 +248,10 @@ def _pairs(x, SINCE_3_7: tl.constexpr):
 
 
 @triton.jit
-def _add_product(
-    total,
-    words,
-    x,
-    lane_value,
-    codes,
-    BYTE: tl.constexpr,
-    SINCE_3_8: tl.constexpr,
-    INTERPRET: tl.constexpr,
-):
-    """Add the products of the two weights in a byte of every word [N, 4, 2] with x [M, 4, 2, 2]."""
-    first = _look_up(words >> (8 * BYTE + 4), lane_value, codes, x.dtype, INTERPRET)
-    second = _look_up(words >> (8 * BYTE), lane_value, codes, x.dtype, INTERPRET)
-    left = _operand(tl.join(first, second), SINCE_3_8)
+def _add_product(total, first, second, x, SINCE_3_8: tl.constexpr):
+    """Add the products of two weights of every word, [N, 4, 2] each, with x [M, 4, 2, 2]."""
+    left = tl.join(first, second).to(x.dtype, bitcast=True)
+    left = _operand(left, SINCE_3_8)
     right = tl.trans(_operand(x, SINCE_3_8))
     return tl.dot(left, right, total, input_precision="ieee")
 
@@ -307,7 +343,7 @@ def _nf4_partial(
     BLOCK_N: tl.constexpr,
     FACTOR_M: tl.constexpr,
     BLOCK_R: tl.constexpr,
-    UNROLL: tl.constexpr,
+    SPAN: tl.constexpr,
     STEP: tl.constexpr,
     SINCE_3_7: tl.constexpr,
     SINCE_3_8: tl.constexpr,
@@ -371,25 +407,35 @@ def _nf4_partial(
         source_packed += 2 * thread[:, None, None] + half[None, :, None]
         source_packed += row[None, None, :] * (K // 8)
     has_row = (m < M)[None, :, None, None]
-    lane_value = _lane_value(codes, INTERPRET)
+    table = _table_bytes(codes, x.dtype.element_ty, 32 if BLOCK_M < 32 else 0, INTERPRET)
 
     total = tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32)
     await_previous()
     mean = tl.load(source_offset)
-    for unrolled in range(start, stop, 64 * UNROLL):
-        for step in tl.static_range(UNROLL):
-            first = unrolled + 64 * step
-            words = _words(tl.load(source_packed + first // 8), SINCE_3_7)
-            block = row * (K // 64) + first // 64
-            scale = tl.load(source_code2 + tl.load(source_absmax + block).to(tl.int32))
-            scale = scale * tl.load(source_absmax2 + (block >> 8)) + mean
+    ahead = tl.load(source_packed + start // 8)
+    for span in range(start, stop, SPAN):
+        block = row * (K // 64) + span // 64
+        # Of four blocks at once, where they are a word: each row's lie in a line of memory of their own.
+        if SPAN == 256:
+            indices = tl.load(source_absmax.to(tl.pointer_type(tl.int32)) + (block >> 2))
+        else:
+            indices = tl.load(source_absmax + block).to(tl.int32)
+        outer = tl.load(source_absmax2 + (block >> 8))
+        for first in range(span, span + SPAN, 64):
+            words = _words(ahead, SINCE_3_7)
+            # The last time those of this time again.
+            ahead = tl.load(source_packed + tl.minimum(first + 64, stop - 64) // 8)
+            scale = tl.load(source_code2 + ((indices >> ((first - span) // 8)) & 255))
+            scale = scale * outer + mean
             x_tile = tl.load(x + first + place, mask=has_row, other=0.0)
             x0, x1, x2, x3 = _pairs(x_tile, SINCE_3_7)
             part = tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32)
-            part = _add_product(part, words, x0, lane_value, codes, 0, SINCE_3_8, INTERPRET)
-            part = _add_product(part, words, x1, lane_value, codes, 1, SINCE_3_8, INTERPRET)
-            part = _add_product(part, words, x2, lane_value, codes, 2, SINCE_3_8, INTERPRET)
-            part = _add_product(part, words, x3, lane_value, codes, 3, SINCE_3_8, INTERPRET)
+            w0, w1, w2, w3 = _look_up(words, table, codes, x_tile.dtype, 0, INTERPRET)
+            part = _add_product(part, w0, w1, x0, SINCE_3_8)
+            part = _add_product(part, w2, w3, x1, SINCE_3_8)
+            w0, w1, w2, w3 = _look_up(words, table, codes, x_tile.dtype, 1, INTERPRET)
+            part = _add_product(part, w0, w1, x2, SINCE_3_8)
+            part = _add_product(part, w2, w3, x3, SINCE_3_8)
             scale = tl.broadcast_to(scale[:, None], (BLOCK_N, BLOCK_M))
             total = tl.fma(part, scale, total)
 
@@ -420,7 +466,7 @@ def nf4_linear(
 
     Args:
         x: [M, K] in bf16, fp16 or fp32, rows contiguous, any row stride; M at most `MAX_ROWS`, K a multiple of 64.
-        sources: At least one.
+        sources: At least one; absmaxes, too, begin at multiples of 4 bytes.
         out: [M, N] of x's dtype, rows contiguous, any row stride: where to write.
         bias: [N] of x's dtype.
         loras: The adapter of each source, or nothing for all; both factors contiguous float32.
@@ -472,14 +518,14 @@ def _columns(features: Sequence[int], num_columns: int) -> int:
     num_splits = triton.next_power_of_2(
         max(cdiv(_MIN_PROGRAMS, tiles), cdiv(num_columns, _MAX_COLUMNS))
     )
-    grain = _BLOCK * _unroll(num_columns, _BLOCK_M[0])
+    grain = _span(num_columns)
     columns: int = cdiv(num_columns, num_splits * grain) * grain
     return max(columns, _MIN_COLUMNS)
 
 
-def _unroll(num_columns: int, block_m: int) -> int:
-    """Give the blocks of a step: two, of which the second's loads come before the first's products."""
-    return 2 if num_columns % (2 * _BLOCK) == 0 and block_m <= 16 else 1
+def _span(num_columns: int) -> int:
+    """Give the columns whose scales are read at once: four blocks, where no row ends within them, or one."""
+    return 4 * _BLOCK if num_columns % (4 * _BLOCK) == 0 else _BLOCK
 
 
 def _block_m(num_rows: int, dtype: torch.dtype) -> int:
@@ -490,11 +536,13 @@ def _block_m(num_rows: int, dtype: torch.dtype) -> int:
 
 @lru_cache(maxsize=8)
 def _table(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Give the bits of the 16 values, int32[16]."""
+    """Give the bits of the 16 values, int32[16]; then, as int32[8], all their first bytes and all their second ones."""
     values = torch.tensor(NF4_CODE, dtype=torch.float64) * _CODE_FACTOR.get(dtype, 1.0)
-    bits = values.to(dtype).view(torch.int32 if dtype.itemsize == 4 else torch.int16)
+    values = values.to(dtype)
+    bits = values.view(torch.int32 if dtype.itemsize == 4 else torch.int16).to(torch.int32)
+    planes = values.view(torch.uint8).view(16, -1)[:, :2].t().contiguous().view(-1)
     with torch.inference_mode(False):
-        return bits.to(torch.int32).to(device)
+        return torch.cat([bits, *(planes.view(torch.int32),) * 2]).to(device)
 
 
 @cache
@@ -528,7 +576,7 @@ def _partial_launch(
         "FACTOR_M": _FACTOR_M,
         "BLOCK_R": _BLOCK_R,
         "STEP": _FACTOR_STEP,
-        "UNROLL": _unroll(num_columns, block_m),
+        "SPAN": _span(num_columns),
         "INTERPRET": INTERPRETED,
         **_ORDER,
     }
@@ -562,5 +610,5 @@ def variants(capability: int) -> Iterator[Variant]:
                 divisible=frozenset({"x_stride"}),
                 # mma.sync everywhere, also where the gate looks for wgmma or tcgen05.
                 uses_matrix_units=capability not in (90, 100),
-                values=None if rank else _BLOCK_N * _BLOCK * _unroll(num_columns, block_m),
+                values=None if rank else _BLOCK_N * _BLOCK,
             )

@@ -2,17 +2,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
+from fam_engine.kernels import nf4_linear_triton as kernel
 from fam_engine.kernels.nf4_dequantize import LoraFactors, nf4_dequantize
 from fam_engine.kernels.nf4_linear import NF4Tensors, num_features_of
 from fam_engine.kernels.nf4_linear import nf4_linear as reference
 from fam_engine.kernels.nf4_linear_triton import nf4_linear
 from tests.kernels.on import DEVICE, DTYPES, rounding
+from tests.kernels.ptx import run_ptx
 
-# One block, three of them, three splits of which the last one is shorter. (On a GPU each shape is compiled anew.)
-COLUMNS = [64, 192, 640]
+# One block, three of them, three splits of which the last one is shorter, and three where scales are read four at a
+# time. (On a GPU each shape is compiled anew.)
+COLUMNS = [64, 192, 640, 768]
 # Few and full tiles of 8, 16, 32 and 64.
 ROWS = [1, 8, 9, 16, 17, 33, 64]
 # A value of the table in 16 bits is at most so far from the true one, in parts of it.
@@ -77,7 +81,7 @@ def assert_near_truth(
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_equals_float64_rounded_once(num_rows: int, dtype: torch.dtype) -> None:
     torch.manual_seed(num_rows)
-    for num_features, num_columns in zip([1, 37, 129], COLUMNS, strict=True):
+    for num_features, num_columns in zip([1, 37, 129, 70], COLUMNS, strict=True):
         weight = random_nf4(num_features, num_columns)
         x = torch.randn(num_rows, num_columns).to(DEVICE, dtype)
         assert_near_truth(run(x, weight), x, weight)
@@ -199,3 +203,17 @@ def test_refuses_what_it_does_not_take(function: object) -> None:
         function(torch.zeros(1, 96), [weight], out=torch.zeros(1, 64))
     with pytest.raises(ValueError, match="at most 64 rows, found 65"):
         function(torch.zeros(65, 128), [weight], out=torch.zeros(65, 48))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_instructions_of_a_look_up_give_the_table_s_values(dtype: torch.dtype) -> None:
+    """The interpreter runs none of them."""
+    table = kernel._table(dtype, torch.device("cpu")).numpy().view(np.uint32)
+    values, words = table[:16], np.random.default_rng(0).integers(2**32, size=4096, dtype=np.uint32)
+    for half, signs in enumerate((kernel._LOW_SIGNS, kernel._HIGH_SIGNS)):
+        given = {"$4": words, "$5": np.uint32(16 * half), "$6": np.uint32(signs.value)}
+        given |= {f"${7 + place}": table[16 + place] for place in range(8)}
+        found = run_ptx(kernel._LOOK_UP.value, given)
+        for place, shift in enumerate((4, 0, 12, 8)):
+            index = words >> np.uint32(16 * half + shift) & np.uint32(15)
+            assert np.array_equal(found[f"${place}"], values[index] & 0xFFFF)
