@@ -53,6 +53,7 @@ class TrainableModel:
         spec: The form of the adapter.
         parameters: The leaves to train by the names PEFT's file has for them: layer after layer,
             q, k, v, o, gate, up, down, A before B; float32 (float64 with that compute dtype).
+        device: Where they are.
     """
 
     def __init__(self, decoder: Decoder, spec: LoraSpec, *, seed: int) -> None:
@@ -62,6 +63,7 @@ class TrainableModel:
             for linear in (layer.qkv, layer.o, layer.gate_up, layer.down)
         ), "the base model must have no adapter"
         self.spec = spec
+        self.device = decoder.device
         wide = torch.promote_types(decoder.compute_dtype, torch.float32)
         self.parameters = {
             name: tensor.to(decoder.device, wide).requires_grad_()
@@ -154,7 +156,7 @@ class TrainableModel:
             self._attach(snapshot),
             precision=self._decoder.precision,
             compute_dtype=self._decoder.compute_dtype,
-            device=self._decoder.device,
+            device=self.device,
         )
 
     @cached_property
@@ -196,9 +198,7 @@ class TrainableModel:
     def _dropout(self, seed: int | None) -> Dropout:
         rate = 0.0 if seed is None else self.spec.dropout
         # Filled on the device: nothing to copy there.
-        return Dropout(
-            rate, torch.full((1,), seed or 0, dtype=torch.int64, device=self._decoder.device)
-        )
+        return Dropout(rate, torch.full((1,), seed or 0, dtype=torch.int64, device=self.device))
 
     def _attach(self, tensors: dict[str, torch.Tensor]) -> Weights:
         """Give the model's weights with A and B from these tensors (not copies of them)."""

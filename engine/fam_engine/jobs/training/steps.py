@@ -125,7 +125,9 @@ class GradientMaker:
     ) -> StepLoss | _Shortage:
         """Compute a step; a shortage if some process ran out of memory, and then no gradient is left."""
         num_targets = self._examples.num_targets(entries)
-        sums, short = torch.zeros(3, dtype=torch.float64), [0, 0, 0]
+        # On the device: what a micro-batch found is not waited for while the next can be asked for.
+        sums = torch.zeros(3, dtype=torch.float64, device=self._model.device)
+        short = [0, 0, 0]
         try:
             for number, batch in self._peers.own(list(enumerate(batches))):
                 packed = PackedBatch(**pack_batch(self._examples.spool, batch))
@@ -163,8 +165,7 @@ class GradientMaker:
             policy=policy,
         )
         weights_R = token_weights(nll_R, base_R, self._loss)
-        sums = torch.stack([(weights_R * nll_R).sum(), nll_R.sum(), weights_R.sum()])
-        return sums.to("cpu", torch.float64)
+        return torch.stack([(weights_R * nll_R).sum(), nll_R.sum(), weights_R.sum()]).double()
 
 
 def _gradient(parameter: torch.Tensor) -> torch.Tensor:
