@@ -8,7 +8,8 @@
 In: a shape, peers that are installed (peft, liger, trl, unsloth, unsloth-layer, unsloth-none). Out: a row for every
 workload (`workloads.make_documents`), tokens a step and cap of memory. With peers, parity comes first: the same step's
 loss, the cosine of every gradient of the first and last layer, their norms. A peer then chooses its fastest micro-batch
-for every row, computing layers twice where it does not fit otherwise; engines take turns. Tokens are real ones, padding
+for every row, computing layers twice where it does not fit otherwise, while ours makes the steps of `fam-engine train`,
+in the micro-batches that it plans for the memory there is; engines take turns. Tokens are real ones, padding
 is never counted; a peer that fails or does not fit keeps its row, saying so. Rows are in the order of the budgets
 given, and the file is written after each. `--curve` compares losses of that many steps instead, and a peer's with its
 own in other micro-batches, which is the noise to judge by; `--longest` finds the longest document that trains under the
@@ -105,10 +106,8 @@ def _figures(
 ) -> dict[str, Any]:
     seconds = [one for steps in runs for one in steps.seconds[WARM_UP:]]
     median, tokens = statistics.median(seconds), _tokens(documents)
-    launches = [one for steps in runs for one in steps.launch_seconds[WARM_UP:]]
     return {
         "seconds": seconds,
-        "launch_share": statistics.median(launches) / median if launches else None,
         "tokens_per_second": tokens / median,
         "supervised_per_second": supervised(documents) / median,
         "share_of_matrix_rate": step_flops(options.shape, documents) / median / options.rate,

@@ -173,7 +173,7 @@ def _training(results: dict[str, Any]) -> str:
         "cap",
         "engine",
         "step, s",
-        "of it until gradients are launched",
+        "how",
     ]
     heads += [
         "tokens/s",
@@ -188,16 +188,22 @@ def _training(results: dict[str, Any]) -> str:
 def _trained(engine: dict[str, Any]) -> Row:
     if "error" in engine:
         return [engine["error"], *["-"] * 6]
-    seconds, launching = sorted(engine["seconds"]), engine.get("launch_share")
+    seconds = sorted(engine["seconds"])
     return [
         f"{seconds[len(seconds) // 2]:.3f}",
-        f"{launching:.0%}" if launching else "",
+        engine["plan"] or _micro_batches(engine),
         _number(engine["tokens_per_second"]),
         _number(engine["supervised_per_second"]),
         f"{engine['share_of_matrix_rate']:.0%}",
         _gib(engine["peak_bytes"]),
         f"{engine['ratio']:.2f}" if "ratio" in engine else "",
     ]
+
+
+def _micro_batches(engine: dict[str, Any]) -> str:
+    """Say what a peer was fastest with."""
+    said = f"{engine['docs']} documents at a time" if engine["docs"] else "all documents at once"
+    return said + ", layers computed twice" * engine["is_checkpointing"]
 
 
 def _parities(results: dict[str, Any]) -> Iterator[str]:

@@ -13,7 +13,8 @@ import math
 import time
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,9 +34,9 @@ class Setting:
 
     Attributes:
         cap_gib: Memory the process may have, GiB; 0: all.
-        docs: Documents of a micro-batch; 0: all of a step, by Unsloth without padding. Ours makes one of all.
-        is_checkpointing: Whether layers are computed twice. Ours plans that by itself; Unsloth's is
-            part of its name.
+        docs: Documents of a micro-batch; 0: all of a step, by Unsloth without padding. Ours plans that by itself.
+        is_checkpointing: Whether layers are computed twice. Ours plans that, too; Unsloth's is part of
+            its name.
     """
 
     cap_gib: float = 0.0
@@ -50,8 +51,6 @@ class Steps:
     Attributes:
         losses: Of each, nats a supervised token.
         seconds: Of each.
-        launch_seconds: Of each, until the host had asked for all its gradients (clipping them waits for the GPU);
-            TRL's are not seen. Where a GPU's are near `seconds`, the GPU waits for the host: CUDA graphs would help.
         peak_bytes: Most the allocator gave out.
         reserved_bytes: Most it held.
         gradients: By PEFT's name, fp32, of the first and last layer, before clipping; where asked.
@@ -60,7 +59,6 @@ class Steps:
 
     losses: list[float]
     seconds: list[float]
-    launch_seconds: list[float]
     peak_bytes: int
     reserved_bytes: int
     gradients: dict[str, np.ndarray]
@@ -117,7 +115,7 @@ class Stepper:
         device: `cpu` or `cuda`.
         num_layers: Of the model.
         leaves: What is trained, by PEFT's names.
-        add_gradients: Adds those of a step's documents and gives the loss, which nobody has waited for.
+        add_gradients: Adds those of a step's documents and gives the loss.
         update: Clips, moves the leaves and forgets the gradients.
     """
 
@@ -130,19 +128,18 @@ class Stepper:
     def run(self, steps: list[list[Question]], wants_gradients: bool) -> Steps:
         """Run whole optimizer steps, each timed with the device empty before and after."""
         forget_peak(self.device)
-        losses, seconds, launch_seconds, gradients = [], [], [], {}
+        losses, seconds, gradients = [], [], {}
         for documents in steps:
             synchronize(self.device)
             start = time.perf_counter()
             loss = self.add_gradients(documents)
-            launch_seconds.append(time.perf_counter() - start)
             if wants_gradients and not gradients:
                 gradients = outer_gradients(self.leaves, self.num_layers)
             self.update()
             synchronize(self.device)
             seconds.append(time.perf_counter() - start)
             losses.append(float(loss))
-        return Steps(losses, seconds, launch_seconds, *peaks(self.device), gradients)
+        return Steps(losses, seconds, *peaks(self.device), gradients)
 
 
 def peaks(device: str) -> tuple[int, int]:
@@ -163,8 +160,9 @@ def or_out_of_memory(run: Callable[[], Steps], leaves: dict[str, Any]) -> Steps 
     found = None
     try:
         found = run()
-    except RuntimeError as error:  # torch's own, the driver's or Triton's
-        if "out of memory" not in str(error):
+    except Exception as error:
+        # Torch's, the driver's or Triton's, or what ours makes of it once nothing smaller is left to try.
+        if "out of memory" not in str(error) and getattr(error, "code", "") != "E_OOM_RECORD":
             raise
     if found is None:
         for leaf in leaves.values():
@@ -176,19 +174,31 @@ def or_out_of_memory(run: Callable[[], Steps], leaves: dict[str, Any]) -> Steps 
 
 
 class OursTraining:
-    """fam-engine: the step written out by hand, layers kept as memory allows."""
+    """fam-engine: the steps of `train`, in micro-batches that it chooses for the memory there is."""
 
     def __init__(self, folder: str, device: str) -> None:
+        from fam_engine.jobs.training.budget import memory_needs
         from fam_engine.model.loading import load_model
+        from fam_engine.model.memory import num_multiprocessors
         from fam_engine.model.trainable import LoraSpec, TrainableModel
 
         dtype = "bf16" if device == "cuda" else "fp32"
         self.decoder = load_model(folder, precision="nf4", compute_dtype=dtype, device=device)
         spec = LoraSpec(RANK, ALPHA, 0.0, MODULES, False)
         self.model = TrainableModel(self.decoder, spec, seed=0)
-        self.device, self.setting = device, Setting()
-        # `train` writes its spool once; so are documents that come again packed once.
-        self.packed: tuple[list[Question], Any] | None = None
+        self.needs = memory_needs(
+            self.decoder.config,
+            spec,
+            precision="nf4",
+            compute_dtype=self.decoder.compute_dtype,
+            device=self.decoder.device,
+            optimizer="adamw",
+            num_multiprocessors=num_multiprocessors(self.decoder.device),
+        )
+        self.device = device
+        self.free = self._free(0.0)
+        # `train` writes its spool once; so are documents that come again.
+        self.begun: tuple[list[Question], Any, Any] | None = None
         self.plan = ""
 
     def run(
@@ -197,64 +207,67 @@ class OursTraining:
         """Run optimizer steps from the first values of the adapter on; None: out of memory."""
         from fam_engine.jobs.training.optim import AdamW
 
-        self.setting, leaves = setting, self.model.parameters
+        leaves = self.model.parameters
         cap_memory(self.device, setting.cap_gib)
         set_adapter(leaves)
+        self.free, self.begun = self._free(setting.cap_gib), None
         self.optimizer = AdamW("adamw", leaves, weight_decay=0.0)
         num_layers = self.decoder.config.num_layers
         stepper = Stepper(self.device, num_layers, leaves, self.gradients, self._update)
         found = or_out_of_memory(lambda: stepper.run(steps, wants_gradients), leaves)
         return found and replace(found, plan=self.plan)
 
+    def _free(self, cap_gib: float) -> int:
+        """Give the bytes the process may take, weights and all."""
+        import torch
+
+        from fam_engine.jobs.training.budget import process_share
+
+        free = process_share(self.decoder.device, 1)
+        if self.device == "cuda":
+            free += torch.cuda.memory_reserved()
+        return min(free, int(cap_gib * GIB)) if cap_gib else free
+
     def _update(self) -> None:
         self.optimizer.clip_grad_norm(MAX_NORM)
         self.optimizer.step(LEARNING_RATE)
 
-    def gradients(self, documents: list[Question]) -> Any:  # noqa: ANN401 - torch is imported late
-        """Add a step's gradients, its documents in one micro-batch, and give the loss."""
-        import torch
+    def gradients(self, documents: list[Question]) -> float:
+        """Add a step's gradients and give the loss."""
+        if self.begun is None or self.begun[0] is not documents:
+            self.begun = self._begin(documents)
+        _, maker, plan = self.begun
+        loss, plan = maker.step(0, np.arange(len(documents)), plan)
+        self.begun = documents, maker, plan
+        return float(loss.loss)
 
-        if self.packed is None or self.packed[0] is not documents:
-            self.packed = documents, _packed(documents)
-        num_targets, batch = supervised(documents), self.packed[1]
-        policy = self._policy(batch)
-        num_layers = self.decoder.config.num_layers
-        self.plan = f"{policy.num_whole} of {num_layers} layers keep their activations"
-        if policy.offload:
-            self.plan += ", inputs of the others in the host's memory"
-        nll_R = self.model.forward_backward(
-            batch,
-            lambda nll_R: torch.full_like(nll_R, 1 / num_targets),
-            dropout_seed=None,
-            policy=policy,
+    def _begin(self, documents: list[Question]) -> tuple[list[Question], Any, Any]:
+        """Write documents where `train` has them, and plan as it does."""
+        import tempfile
+
+        from fam_engine.jobs.training.budget import host_share, plan_for
+        from fam_engine.jobs.training.examples import Examples
+        from fam_engine.jobs.training.losses import LossSettings
+        from fam_engine.jobs.training.steps import GradientMaker
+        from fam_engine.report.training import layers_kept
+
+        with tempfile.TemporaryDirectory() as folder:
+            examples = Examples(
+                folder=Path(folder),
+                spool=spooled(folder, documents),
+                entries=np.arange(len(documents)),
+                groups=("",) * len(documents),
+                context_len=np.array([len(question.prompt) for question in documents]),
+                target_len=np.array([len(question.answers[0]) for question in documents]),
+            )
+        plan = plan_for(
+            self.needs,
+            self.free,
+            self.decoder.device,
+            longest=examples.longest,
+            max_tokens=None,
+            host_free=host_share(self.decoder.device, 1),
         )
-        return nll_R.sum() / num_targets
-
-    def _policy(self, batch: Any) -> Any:  # noqa: ANN401 - torch is imported late
-        """Plan from what the process may still have: what layers keep."""
-        import torch
-
-        from fam_engine.jobs.training.budget import host_share
-        from fam_engine.model.memory import free_bytes
-        from fam_engine.model.trainable import Policy
-
-        if self.device != "cuda":
-            return Policy(self.decoder.config.num_layers)
-        free = free_bytes(self.decoder.device)
-        if self.setting.cap_gib:
-            free = min(free, int(self.setting.cap_gib * GIB) - torch.cuda.memory_allocated())
-        # A tenth for the allocator's gaps; the scratch of augmented matrices is made at the first step.
-        return self.model.choose_policy(
-            batch, free=int(0.9 * free) - GIB, host_free=host_share(self.decoder.device, 1)
-        )
-
-
-def _packed(documents: list[Question]) -> Any:  # noqa: ANN401 - fam-engine is imported late
-    import tempfile
-
-    from fam_engine._rust_tokenize import pack_batch
-    from fam_engine.data.packing import PackedBatch
-
-    with tempfile.TemporaryDirectory() as folder:
-        spool = spooled(folder, documents)
-        return PackedBatch(**pack_batch(spool, np.arange(len(spool), dtype=np.int64)))
+        self.plan = f"micro-batches of {plan.max_tokens:,} tokens, {layers_kept(asdict(plan))}"
+        maker = GradientMaker(self.model, examples, LossSettings(), seed=0)
+        return documents, maker, plan.step

@@ -160,7 +160,6 @@ class TrlTraining:
         return Steps(
             losses=[row["loss"] for row in trainer.state.log_history if "loss" in row],
             seconds=watch.seconds,
-            launch_seconds=[],
             peak_bytes=peaks(self.device)[0],
             reserved_bytes=peaks(self.device)[1],
             gradients=watch.gradients,

@@ -89,6 +89,11 @@ def test_training_starts_alike_and_goes_on_alike(folder: str) -> None:
     assert min(np.linalg.norm(one) for one in ours.gradients.values()) > 1e-6
     assert ours.losses[0] - ours.losses[-1] > 1e-3
     assert np.allclose(ours.losses, peer.losses, atol=2e-3)
+    # Ours has the micro-batches that `train` plans for the memory there is.
+    assert "2,048 tokens" in ours.plan
+    less = train_engines.OursTraining(folder, "cpu").run([given], train_engines.Setting(0.01), True)
+    assert "64 tokens" in less.plan
+    assert less.losses[0] == pytest.approx(ours.losses[0], abs=1e-5)
     # However documents are spread over micro-batches, and whether layers are computed twice.
     for docs, is_checkpointing in ((0, False), (1, True)):
         again = engine.run([given], train_engines.Setting(0, docs, is_checkpointing), True)
