@@ -26,13 +26,14 @@ VERSIONS = (
     "peft",
     "trl",
     "liger-kernel",
+    "unsloth",
 )
 
 
 def markdown(answer: dict[str, Any]) -> str:
     """Give all tables."""
     parts = answer["parts"]
-    texts = [about(answer["environment"])]
+    texts = [about(answer["environment"]), answer.get("note", "")]
     for name, (title, make) in SECTIONS.items():
         if name in parts:
             results = {

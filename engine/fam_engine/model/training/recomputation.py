@@ -23,7 +23,7 @@ ceil(multiprocessors / (sequences * H)), as torch's `flash_api.cpp` has it. A lo
 Measured on an H100 (8B, rank 16), the most that torch's allocator held, against this with weights, scratch memory,
 adapter and optimizer: 2,048 tokens and all layers whole 13.25 GiB (13.02), 4,096 19.08 (18.89), 16,384 54.08 (54.14),
 and with 6 of 32 whole 19.84 (19.93); each with 0.22 GiB of scratch memory that steps no longer take. Inputs in the
-host's memory and lone long documents: not yet measured on a GPU.
+host's memory and lone long documents were not measured yet.
 
 Letters: T tokens, L layers, k whole ones, H query heads.
 """
