@@ -3,7 +3,8 @@
 In: each layer's input, first to last. Out: the same, last to first. Those of the first layers may go to page-locked
 memory of the host meanwhile, where `recomputation` says that the device's does not suffice. A stream of its own copies
 each while its layer is computed, and brings it back while the layer above is computed backward: of a layer of
-Llama-3.1-8B a token is 8 KB there and back, beside some 1.7 GFLOP. On an H100 its tests pass; its speed there was not measured yet.
+Llama-3.1-8B a token is 8 KB there and back, beside some 1.7 GFLOP. On an H100 its tests pass; its speed there was not
+measured yet.
 
 The stream that computes waits for a copy before the memory of the input is given back, so that the allocator need not
 know of the other stream (with `Tensor.record_stream` memory would come back only when the host asks after the copy has
