@@ -69,6 +69,7 @@ class Shapes:
         num_slots: Texts on their way.
         length: Keys a slot sees; length of a document.
         num_parameters: Of the adapter.
+        num_layers: Whose products are made one after the other; several times as large as a GPU's cache.
         dtype: Compute dtype.
         device: Where.
     """
@@ -85,6 +86,7 @@ class Shapes:
     num_slots: int = 64
     length: int = 512
     num_parameters: int = 41_943_040
+    num_layers: int = 5
     dtype: torch.dtype = torch.bfloat16
     device: str = "cuda"
 
@@ -110,12 +112,14 @@ class Case:
         call: Runs it.
         num_bytes: That must move.
         num_flops: Of its products.
+        tensors: What it reads and does not hold, since it is a graph.
     """
 
     name: str
     call: Callable[[], object]
     num_bytes: int
     num_flops: int = 0
+    tensors: object = None
 
 
 def cases(s: Shapes) -> Iterator[Case]:
@@ -125,7 +129,15 @@ def cases(s: Shapes) -> Iterator[Case]:
 
 
 def _groups() -> tuple[Callable[[Shapes], Iterator[Case]], ...]:
-    return _of_matrices, _of_rows, _of_the_head, _of_decoding, _of_training, _of_attention
+    return (
+        _of_matrices,
+        _of_layers,
+        _of_rows,
+        _of_the_head,
+        _of_decoding,
+        _of_training,
+        _of_attention,
+    )
 
 
 def measure(shapes: Shapes, keep: Callable[[dict[str, Any]], None]) -> None:
@@ -214,6 +226,47 @@ def _of_few_rows(s: Shapes, name: str, rows: tuple[int, ...], k: int) -> Iterato
         num_bytes += sum(lora.lora_A.nbytes + lora.lora_B.nbytes for lora in loras)
         what = f"{m} rows {name}{' with adapter' * bool(loras)}"
         yield Case(f"nf4_linear {what}", few, num_bytes, 2 * m * sum(rows) * k)
+
+
+def _of_layers(s: Shapes) -> Iterator[Case]:
+    """Time all products of some layers as a step of answering makes them: in a graph, where kernels begin early."""
+    heads = (s.heads * s.width, *(s.groups * s.width,) * 2)
+    shapes: list[tuple[tuple[int, ...], int]] = [
+        (heads, s.hidden),
+        ((s.hidden,), heads[0]),
+        ((s.intermediate,) * 2, s.hidden),
+        ((s.hidden,), s.intermediate),
+    ] * s.num_layers
+    matrices = [([NF4Tensors(*_nf4(s, n, k)) for n in rows], k) for rows, k in shapes]
+    packed = sum(part.nbytes for sources, _ in matrices for source in sources for part in source)
+    weights = sum(sum(rows) * k for rows, k in shapes)
+    for m, has_adapter in ((1, False), (1, True), (8, False), (16, False)):
+        work = []
+        for sources, k in matrices:
+            rows = [len(source.packed) * 2 // k for source in sources]
+            loras = [_lora(s, n, k) for n in rows] if has_adapter else []
+            work.append((s.random(m, k), sources, s.random(m, sum(rows)), loras))
+
+        def products(work=work) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+            for x, sources, y, loras in work:
+                nf4_linear_triton.nf4_linear(x, sources, out=y, loras=loras)
+
+        moved = packed + sum(x.nbytes + y.nbytes for x, _, y, _ in work)
+        moved += sum(part.lora_A.nbytes + part.lora_B.nbytes for *_, all_ in work for part in all_)
+        name = f"nf4_linear {m} rows, {s.num_layers} layers{' with adapter' * has_adapter}"
+        yield Case(name, _in_graph(products, s.device), moved, 2 * m * weights, work)
+
+
+def _in_graph(call: Callable[[], None], device: str) -> Callable[[], None]:
+    """Give a CUDA graph of a call, where there is one: a tool that watches memory wants allocations of their own."""
+    if device == "cpu" or "PYTORCH_NO_CUDA_MEMORY_CACHING" in os.environ:
+        return call
+    call()  # compiles, which a graph cannot
+    synchronize(device)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
 
 
 def _of_rows(s: Shapes) -> Iterator[Case]:
@@ -391,6 +444,7 @@ def tiny(device: str) -> Shapes:
         num_rows=5,
         num_slots=3,
         length=16,
+        num_layers=1,
         num_parameters=160,
         dtype=torch.bfloat16 if device == "cuda" else torch.float32,  # the interpreter has no bf16
         device=device,
