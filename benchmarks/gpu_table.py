@@ -33,7 +33,9 @@ VERSIONS = (
 def markdown(answer: dict[str, Any]) -> str:
     """Give all tables."""
     parts = answer["parts"]
-    texts = [about(answer["environment"]), answer.get("note", "")]
+    texts = [about(answer["environment"])]
+    if "note" in answer:
+        texts.append(f"{answer['note']}\n")
     for name, (title, make) in SECTIONS.items():
         if name in parts:
             results = {

@@ -225,7 +225,7 @@ class OursTraining:
 
         free = process_share(self.decoder.device, 1)
         if self.device == "cuda":
-            free += torch.cuda.memory_reserved()
+            free += torch.cuda.memory_allocated()
         return min(free, int(cap_gib * GIB)) if cap_gib else free
 
     def _update(self) -> None:
@@ -236,30 +236,26 @@ class OursTraining:
         """Add a step's gradients and give the loss."""
         if self.begun is None or self.begun[0] is not documents:
             self.begun = self._begin(documents)
-        _, maker, plan = self.begun
-        loss, plan = maker.step(0, np.arange(len(documents)), plan)
+        _, maker, planned = self.begun
+        loss, plan = maker.step(0, np.arange(len(documents)), planned)
+        if plan != planned:
+            self.plan += ", then less, since memory ran out"
         self.begun = documents, maker, plan
         return float(loss.loss)
 
     def _begin(self, documents: list[Question]) -> tuple[list[Question], Any, Any]:
-        """Write documents where `train` has them, and plan as it does."""
+        """Write documents as `train` does, and plan as it does."""
         import tempfile
 
         from fam_engine.jobs.training.budget import host_share, plan_for
-        from fam_engine.jobs.training.examples import Examples
+        from fam_engine.jobs.training.examples import measured
         from fam_engine.jobs.training.losses import LossSettings
         from fam_engine.jobs.training.steps import GradientMaker
         from fam_engine.report.training import layers_kept
 
         with tempfile.TemporaryDirectory() as folder:
-            examples = Examples(
-                folder=Path(folder),
-                spool=spooled(folder, documents),
-                entries=np.arange(len(documents)),
-                groups=("",) * len(documents),
-                context_len=np.array([len(question.prompt) for question in documents]),
-                target_len=np.array([len(question.answers[0]) for question in documents]),
-            )
+            entries, groups = np.arange(len(documents)), ("",) * len(documents)
+            examples = measured(Path(folder), spooled(folder, documents), entries, groups)
         plan = plan_for(
             self.needs,
             self.free,

@@ -26,7 +26,7 @@ Why so:
   of a block read them where they lie, W being the left operand. No weight changes places between threads; columns of
   x are numbered to fit, a thread reading 32 neighbouring bytes of each of its rows.
 - Permutations of bytes look up: the table of 16 values of 16 bits is eight words, of which two permutations and a
-  selection give a byte of four values at a time. A value costs 2.6 instructions. By their number an SM's unit for them
+  selection give a byte of four values at a time. A value costs 2.6 instructions. Counted by hand, an SM's unit for them
   is busy for 87 cycles a block with 8 rows, and the path to the L1 cache for 71. Look-ups by shuffles cost 2.5, but
   pass through that path, too: 159 cycles, which the kernel before this one waited for.
 - Scaling the sum instead of each weight saves a multiplication and half a conversion a weight.
@@ -44,13 +44,15 @@ Reading the weights takes 37 us at the rate of a copy.
     shuffles, scales one by one, nothing ahead            96   105   118      107
     permutations, scales by four                          97   105   115      104
     and at least 2048 programs instead of 1024            92   102   117      102
-    and weights a block ahead                             93    97   103
-    two blocks ahead instead, two blocks a step           91    97   123      102
+    and at least 3072                                     91    98   113
+    2048, and weights a block ahead                       93    97   103
+    2048, two blocks ahead, two blocks a step             91    97   123      102
+    1024, two blocks ahead, two blocks a step             91    96   119
 
-This is the last but one with 1024 programs, which was not measured: with 2048 there are twice the sums to write, 64
-rows of them for 64 rows of x. With two blocks ahead 1024 programs took 91, 96 and 119. Asking the L2 cache for the next
-256 columns cost 5 us more. What fills the time beside reading was not found yet: a layer has eight kernels, which each
-begin and end, and its smallest product 8 warps for each SM.
+This is the last but two with 1024 programs, which was not measured: with 2048 there are twice the sums to write, 64
+rows of them for 64 rows of x. Asking the L2 cache for the next 256 columns cost 5 us more with 1 row, 7 with 8, nothing
+with 16. What fills the time beside reading was not found yet: a layer has eight kernels, which each begin and end, and
+its smallest product 8 warps for each SM.
 """
 
 from __future__ import annotations
@@ -108,8 +110,8 @@ _SHIPPED: Final = (
     ((4096,), 14336),
 )
 
-# The table's bytes. There are two copies, lest the compiler see that all lanes have the same: it would keep them in
-# uniform registers and move them for every use.
+# The table's bytes. With a stride lanes take turns at two copies, lest the compiler see that all have the same: then it
+# keeps them in uniform registers and moves them for every use.
 _TABLE_BYTES = tl.constexpr("""{
     .reg .b32 lane;
     .reg .b64 address;
@@ -407,6 +409,7 @@ def _nf4_partial(
         source_packed += 2 * thread[:, None, None] + half[None, :, None]
         source_packed += row[None, None, :] * (K // 8)
     has_row = (m < M)[None, :, None, None]
+    # From 32 rows on, the eight registers are not to be had.
     table = _table_bytes(codes, x.dtype.element_ty, 32 if BLOCK_M < 32 else 0, INTERPRET)
 
     total = tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32)

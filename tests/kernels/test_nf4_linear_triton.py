@@ -106,7 +106,7 @@ def test_a_weight_is_its_code_rounded_once_and_its_scale(
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_adapter_and_bias_are_added_before_the_rounding(rank: int, dtype: torch.dtype) -> None:
     torch.manual_seed(rank)
-    for num_rows, num_features, num_columns in [(1, 67, 320), (17, 40, 192)]:
+    for num_rows, num_features, num_columns in [(1, 67, 512), (17, 40, 192)]:
         weight = random_nf4(num_features, num_columns)
         lora = random_lora(num_features, num_columns, rank)
         x = torch.randn(num_rows, num_columns).to(DEVICE, dtype)
@@ -131,15 +131,15 @@ def test_adds_to_what_is_there_before_the_rounding(rank: int) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_bits_of_a_row_depend_on_that_row_alone(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    weight, lora = random_nf4(130, 576), random_lora(130, 576, 16)
-    x = torch.randn(64, 576).to(DEVICE, dtype)
+    weight, lora = random_nf4(130, 768), random_lora(130, 768, 16)
+    x = torch.randn(64, 768).to(DEVICE, dtype)
     bias = torch.randn(130).to(DEVICE, dtype)
     together = run(x, weight, bias=bias, loras=[lora])
     for rows in (slice(0, 1), slice(5, 8), slice(30, 46), slice(20, 53), slice(63, 64)):
         assert torch.equal(run(x[rows], weight, bias=bias, loras=[lora]), together[rows])
 
 
-@pytest.mark.parametrize("num_columns", [192, 320])
+@pytest.mark.parametrize("num_columns", [192, 512])
 @pytest.mark.parametrize("num_rows", [3, 18])
 def test_reads_and_writes_its_own_places_only(num_rows: int, num_columns: int) -> None:
     torch.manual_seed(0)
@@ -184,12 +184,12 @@ def test_reads_and_writes_its_own_places_only(num_rows: int, num_columns: int) -
 )
 def test_sources_one_below_the_other(num_features: tuple[int, ...], ranks: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    sources = [random_nf4(count, 320) for count in num_features]
+    sources = [random_nf4(count, 512) for count in num_features]
     loras = [
-        replace(random_lora(count, 320, rank), scaling=0.7 / rank) if rank else None
+        replace(random_lora(count, 512, rank), scaling=0.7 / rank) if rank else None
         for count, rank in zip(num_features, ranks, strict=True)
     ]
-    x, bias = torch.randn(17, 320, device=DEVICE), torch.randn(sum(num_features), device=DEVICE)
+    x, bias = torch.randn(17, 512, device=DEVICE), torch.randn(sum(num_features), device=DEVICE)
     got = run(x, *sources, bias=bias, loras=loras)
     parts, biases = got.split(num_features, dim=1), bias.split(num_features)
     for source, part, some_bias, lora in zip(sources, parts, biases, loras, strict=True):

@@ -66,7 +66,7 @@ class TrainableModel:
         self.device = decoder.device
         wide = torch.promote_types(decoder.compute_dtype, torch.float32)
         self.parameters = {
-            name: tensor.to(decoder.device, wide).requires_grad_()
+            name: tensor.to(self.device, wide).requires_grad_()
             for name, tensor in _first_values(spec, decoder.config, seed).items()
         }
         self._decoder = decoder
@@ -166,15 +166,15 @@ class TrainableModel:
             decoder.config,
             self.spec,
             dtype=decoder.compute_dtype,
-            device=decoder.device,
-            num_multiprocessors=num_multiprocessors(decoder.device),
+            device=self.device,
+            num_multiprocessors=num_multiprocessors(self.device),
         )
 
     @cached_property
     def _reference(self) -> TrainingForward:
         decoder = self._decoder
         return TrainingForward(
-            decoder.config, decoder.scratch, dtype=decoder.compute_dtype, device=decoder.device
+            decoder.config, decoder.scratch, dtype=decoder.compute_dtype, device=self.device
         )
 
     @cached_property
@@ -192,7 +192,7 @@ class TrainableModel:
             weights,
             decoder.scratch,
             dtype=decoder.compute_dtype,
-            device=decoder.device,
+            device=self.device,
         )
 
     def _dropout(self, seed: int | None) -> Dropout:
@@ -208,7 +208,7 @@ class TrainableModel:
         }
         adapter = Adapter(rank=self.spec.rank, scaling=self.spec.scaling, matrices=matrices)
         decoder = self._decoder
-        return attach_adapter(decoder.weights, adapter, decoder.config, device=decoder.device)
+        return attach_adapter(decoder.weights, adapter, decoder.config, device=self.device)
 
 
 def _shape(batch: PackedBatch) -> BatchShape:

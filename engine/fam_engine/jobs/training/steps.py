@@ -85,6 +85,8 @@ class GradientMaker:
         self._loss = loss
         self._seed = seed
         self._peers = peers
+        # On the device: what a micro-batch found is not waited for while the next can be asked for.
+        self._sums = torch.zeros(3, dtype=torch.float64, device=model.device)
 
     def step(self, step: int, entries: Entries, plan: StepPlan) -> tuple[StepLoss, StepPlan]:
         """Add the gradients of a step to the parameters.
@@ -125,9 +127,7 @@ class GradientMaker:
     ) -> StepLoss | _Shortage:
         """Compute a step; a shortage if some process ran out of memory, and then no gradient is left."""
         num_targets = self._examples.num_targets(entries)
-        # On the device: what a micro-batch found is not waited for while the next can be asked for.
-        sums = torch.zeros(3, dtype=torch.float64, device=self._model.device)
-        short = [0, 0, 0]
+        sums, short = self._sums.zero_(), [0, 0, 0]
         try:
             for number, batch in self._peers.own(list(enumerate(batches))):
                 packed = PackedBatch(**pack_batch(self._examples.spool, batch))
