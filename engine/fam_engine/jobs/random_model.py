@@ -5,7 +5,6 @@ In: a shape. Out: a decoder that costs per layer what the model would, made in s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -15,7 +14,7 @@ from fam_engine.model.checkpoint import linear_shapes
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.lora import SOURCES
-from fam_engine.model.nf4 import quantize
+from fam_engine.model.nf4 import BLOCK_SIZE, NESTED_BLOCK_SIZE, NF4Weight
 from fam_engine.model.weights import LayerWeights, Linear, Weights
 
 
@@ -51,13 +50,17 @@ def random_decoder(
     def matrix(num_rows: int, num_columns: int) -> torch.Tensor:
         return torch.randn(num_rows, num_columns, device=device, dtype=stored) * 0.02
 
+    def linear(names: tuple[str, ...]) -> Linear:
+        if precision == "nf4":
+            return Linear(weight=tuple(_random_nf4(*shapes[name], device) for name in names))
+        return Linear(weight=torch.cat([matrix(*shapes[name]) for name in names]))
+
     shapes = linear_shapes(config)
     ones = torch.ones(config.hidden_size, dtype=dtype, device=device)
     head_norm = torch.ones(config.head_dim, dtype=dtype, device=device) if config.qk_norm else None
     layers = []
     for _ in range(num_layers):
-        sources = {name: matrix(*shape) for name, shape in shapes.items()}
-        merged = {name: _merged(sources, name, precision) for name in SOURCES}
+        merged = {name: linear(sources) for name, sources in SOURCES.items()}
         layers.append(
             LayerWeights(
                 input_norm_D=ones, post_norm_D=ones, q_norm=head_norm, k_norm=head_norm, **merged
@@ -69,8 +72,16 @@ def random_decoder(
     return Decoder(config, weights, precision=precision, compute_dtype=dtype, device=device)
 
 
-def _merged(sources: Mapping[str, torch.Tensor], name: str, precision: Precision) -> Linear:
-    parts = [sources[source] for source in SOURCES[name]]
-    if precision == "nf4":
-        return Linear(weight=tuple(quantize(part) for part in parts))
-    return Linear(weight=torch.cat(parts))
+def _random_nf4(num_rows: int, num_columns: int, device: torch.device) -> NF4Weight:
+    """Give a matrix of any codes and one scale: to quantize random values would take longer than the trial."""
+    num_blocks = -(-num_rows * num_columns // BLOCK_SIZE)
+    num_scales = -(-num_blocks // NESTED_BLOCK_SIZE)
+    num_bytes = -(-num_rows * num_columns // 2)
+    return NF4Weight(
+        packed=torch.randint(256, (num_bytes,), dtype=torch.uint8, device=device),
+        absmax=torch.zeros(num_blocks, dtype=torch.uint8, device=device),
+        absmax2=torch.zeros(num_scales, device=device),
+        offset=torch.tensor(0.04, device=device),
+        code2=torch.zeros(256, device=device),
+        shape=(num_rows, num_columns),
+    )

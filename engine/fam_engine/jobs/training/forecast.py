@@ -109,6 +109,7 @@ def forecast_train(config: TrainConfig, progress: TrainProgress) -> TrainForecas
         tokens = _tokens(data, plans)
         num_again = _layers_again(data, plans, needs_here(config, model, spec), memory.step)
         quarantined = quarantined_by_code(data.journal)
+        progress.start("timing layers of this shape", None, "")
         return TrainForecast(
             examples=count_examples(data, quarantined),
             quarantined=quarantined,
