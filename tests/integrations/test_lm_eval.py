@@ -166,6 +166,41 @@ def test_a_chat_template_is_applied_as_there(bos_model: Path, tmp_path: Path, ta
     ours.close()
 
 
+@pytest.mark.parametrize("trim", ["", " | trim"])
+def test_a_turn_is_left_open_where_transformers_leaves_it(
+    bos_model: Path, tmp_path: Path, trim: str
+) -> None:
+    from transformers import AutoTokenizer
+
+    folder = tmp_path / "model"
+    shutil.copytree(bos_model, folder)
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content"
+        f"{trim} }}}}<|im_end|>\n{{% endfor %}}"
+    )
+    (folder / "chat_template.jinja").write_text(template)
+    ours = FamEngineLM(str(folder), precision="fp32", device="cpu")
+    theirs = AutoTokenizer.from_pretrained(folder)
+    # Among them what occurs in the template's own words, and white space that counts.
+    for last in ("\n```python\n", "end", "e", "", " x ", "The best answer is"):
+        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": last}]
+        expected = theirs.apply_chat_template(turns, tokenize=False, continue_final_message=True)
+        assert ours.apply_chat_template(turns, add_generation_prompt=False) == expected
+    ours.close()
+
+
+def test_a_turn_that_the_template_drops_cannot_be_left_open(
+    bos_model: Path, tmp_path: Path
+) -> None:
+    template = tmp_path / "first.jinja"
+    template.write_text("{{ messages[0].content }}")
+    ours = FamEngineLM(str(bos_model), precision="fp32", device="cpu", template=str(template))
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    with pytest.raises(UsageError, match="changes the turn"):
+        ours.apply_chat_template(turns, add_generation_prompt=False)
+    ours.close()
+
+
 def test_text_that_a_template_ends_turns_with_ends_no_text_as_there(
     bos_model: Path, tmp_path: Path, ours: FamEngineLM, hf: LM
 ) -> None:

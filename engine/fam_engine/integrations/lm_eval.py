@@ -38,6 +38,8 @@ from fam_engine.version import __version__
 
 # What lm-eval's own models write at most where a task does not say.
 _MAX_GEN_TOKENS: Final = 256
+# Marks where the turn to be continued ends; the blank tells whether the template trims turns.
+_OPEN_END: Final = "fam-engine-open-end "
 # Names of its Hugging Face model, and ours.
 _HUGGING_FACE_NAMES: Final = {
     "dtype": "precision",
@@ -219,20 +221,13 @@ class FamEngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is an extra
             message = "the model has no chat template, which --apply_chat_template needs"
             raise UsageError(message, code="E_LM_EVAL_TEMPLATE", hint="give template=FILE")
         turns = [Message(turn["role"], turn["content"]) for turn in chat_history]
+        if not add_generation_prompt:
+            turns[-1] = Message(turns[-1].role, turns[-1].content + _OPEN_END)
         try:
             text = renderer.render(turns, add_generation_prompt=add_generation_prompt)
         except RecordError as error:
             raise UsageError(error.reason, code=error.code) from None
-        if add_generation_prompt:
-            return text
-        last = turns[-1].content
-        start = text.rfind(last.strip())
-        if start < 0:
-            message = "the chat template changes the turn that is to be continued"
-            raise UsageError(message, code="E_LM_EVAL_TEMPLATE")
-        # As transformers has it: white space around the turn stays if the template keeps it.
-        is_kept = text[start:].startswith(last)
-        return text[: start + len(last if is_kept else last.strip())]
+        return text if add_generation_prompt else _left_open(text, chat_history[-1]["content"])
 
     def tok_encode(
         self,
@@ -405,6 +400,24 @@ def _template_kwargs(args: Any, enable_thinking: bool | None) -> dict[str, Any]:
         raise UsageError(message, code="E_LM_EVAL_ARGS", hint=hint)
     told = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
     return {**(args or {}), **told}
+
+
+def _left_open(text: str, turn: str) -> str:
+    """Cut a rendered text where its last turn ends, as transformers does.
+
+    Args:
+        text: Rendered with `_OPEN_END` after the last turn.
+        turn: The last turn.
+
+    Raises:
+        UsageError: The turn is not in it.
+    """
+    before, mark, after = text.rpartition(_OPEN_END.rstrip())
+    if not mark or turn.strip() not in before:
+        message = "the chat template changes the turn that is to be continued"
+        raise UsageError(message, code="E_LM_EVAL_TEMPLATE")
+    # A template that trims turns would have trimmed this one too, had the mark not been there.
+    return before if after.startswith(" ") else before.rstrip()
 
 
 def _device(device: str) -> str:
