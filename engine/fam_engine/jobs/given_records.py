@@ -19,8 +19,15 @@ from fam_engine.errors import FamEngineError, InputError, LockedError, UsageErro
 from fam_engine.jobs.journal import STATE_FOLDER, storage_errors
 
 
-def record_lines(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+def record_lines(
+    records: Iterable[Mapping[str, Any]], *, refused: dict[int, str] | None = None
+) -> Iterator[str]:
     """Give each record as a line of JSON.
+
+    Args:
+        records: The records.
+        refused: Gets code and reason of each that is no record, by its number from 1, and `null`
+            is its line; None: the first one raises.
 
     Raises:
         InputError: They are no list of dicts; or one is no dict, or holds what JSON cannot, and the message names it,
@@ -29,15 +36,25 @@ def record_lines(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     if isinstance(records, Mapping | str | bytes) or not isinstance(records, Iterable):
         raise _no_records(records)
     for number, record in enumerate(records, start=1):
-        if not isinstance(record, Mapping):
-            if hasattr(records, "columns"):  # a table gives its columns, or their names
-                raise _no_records(records)
-            raise _refused(number, f"is of type {type(record).__name__}, expected a dict")
+        if hasattr(records, "columns") and not isinstance(record, Mapping):
+            raise _no_records(records)  # a table gives its columns, or their names
         try:
-            line = json.dumps(dict(record))
-        except (TypeError, ValueError) as error:
-            raise _refused(number, f"holds what JSON cannot: {error}") from None
+            line = _line(record, number)
+        except InputError as error:
+            if refused is None:
+                raise
+            refused[number] = f"{error.code}: {error.message}"
+            line = "null"
         yield f"{line}\n"
+
+
+def _line(record: object, number: int) -> str:
+    if not isinstance(record, Mapping):
+        raise _refused(number, f"is of type {type(record).__name__}, expected a dict")
+    try:
+        return json.dumps(dict(record))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise _refused(number, f"holds what JSON cannot: {error}") from None
 
 
 def check_settings(settings: Mapping[str, Any], elsewhere: Iterable[str], place: str) -> None:

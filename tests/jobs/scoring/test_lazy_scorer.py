@@ -7,10 +7,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from fam_engine.errors import ModelRefusedError
+from fam_engine.errors import InputError, ModelRefusedError
 from fam_engine.jobs.scoring.lazy_scorer import LazyScorer
 from fam_engine.jobs.scoring.scorer import Scorer
 
@@ -31,6 +33,26 @@ def test_a_bad_record_stops_no_other(scorer: LazyScorer, tiny_model: Path) -> No
     with Scorer(tiny_model, precision="fp32", device="cpu") as alone:
         expected = alone.score(GOOD).column("nll_sum").to_pylist()
     assert table["nll_sum"].drop_null().to_pylist() == expected
+
+
+def test_nor_does_one_that_is_no_record_or_that_json_cannot_hold(scorer: LazyScorer) -> None:
+    bad: list[Any] = [None, GOOD[0] | {"response": b"two"}, GOOD[0] | {"rank": np.int64(3)}]
+    alone = scorer.score_each(GOOD)
+    # Both first, where the form of the records is not known yet, and among others.
+    table = scorer.score_each([bad[0], GOOD[0], *bad[1:], GOOD[1]])
+    errors = table["error"].to_pylist()
+    assert errors[0] == "E_RECORDS: is of type NoneType, expected a dict"
+    assert all(error.startswith("E_RECORDS: holds what JSON cannot") for error in errors[2:4])
+    assert [errors[1], errors[4]] == [None, None]
+    assert table["nll_sum"].drop_null().to_pylist() == alone["nll_sum"].to_pylist()
+    assert table.schema == alone.schema
+    assert scorer.score_each(bad)["error"].null_count == 0
+
+
+def test_what_is_no_list_of_records_still_raises(scorer: LazyScorer) -> None:
+    wrong: Any = GOOD[0]
+    with pytest.raises(InputError, match="a value of type dict was given, expected a list"):
+        scorer.score_each(wrong)
 
 
 def test_no_good_record_at_all_and_no_record(scorer: LazyScorer) -> None:

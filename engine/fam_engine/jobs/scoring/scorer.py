@@ -127,8 +127,12 @@ class Scorer:
         Returns:
             A row a record, in order, with the columns of `scores.parquet` and `error`, a string with
             code and reason where a record could not be scored. All other columns are null then.
+
+        Raises:
+            InputError: They are no list.
         """
-        with _written(records) as (journal, data, num_records):
+        refused: dict[int, str] = {}
+        with _written(records, refused) as (journal, data, num_records):
             try:
                 self._score(journal, data, keep_tokens=False)
             except InputError as error:
@@ -136,7 +140,7 @@ class Scorer:
                     raise
             scored = {row["line"]: row for row in score_rows(journal.db)}
             query = "SELECT line, code || ': ' || reason FROM quarantine"
-            errors = dict(journal.db.execute(query))
+            errors = dict(journal.db.execute(query)) | refused
         lines = range(1, num_records + 1)
         rows = [scored[line] if line in scored else {"error": errors[line]} for line in lines]
         return pa.Table.from_pylist(rows, schema=EACH_COLUMNS)
@@ -171,13 +175,21 @@ class Scorer:
 
 
 @contextlib.contextmanager
-def _written(records: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Journal, Path, int]]:
-    """Write records to a file, for as long as this lasts; give a journal, the file, their number."""
+def _written(
+    records: Iterable[Mapping[str, Any]], refused: dict[int, str] | None = None
+) -> Iterator[tuple[Journal, Path, int]]:
+    """Write records to a file, for as long as this lasts; give a journal, the file, their number.
+
+    Args:
+        records: The records.
+        refused: As of `record_lines`.
+    """
     with tempfile.TemporaryDirectory(prefix="fam-engine-") as folder:
         data = Path(folder) / "records.jsonl"
         count = 0
         with data.open("w", encoding="utf-8") as file:
-            for count, line in enumerate(record_lines(records), start=1):  # noqa: B007 - their number
+            lines = record_lines(records, refused=refused)
+            for count, line in enumerate(lines, start=1):  # noqa: B007 - their number
                 file.write(line)
         with Journal(Path(folder) / "state", {}, SCHEMA) as journal:
             yield journal, data, count
