@@ -15,10 +15,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+
 from fam_engine.config import ComputeDtype, Device, Precision
 from fam_engine.jobs.scoring.lazy_scorer import LazyScorer
 
 try:
+    import pandas as pd
     from nemo_curator.stages.base import ProcessingStage
     from nemo_curator.stages.resources import Resources
     from nemo_curator.tasks import DocumentBatch
@@ -27,6 +31,9 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError(f"`{error.name}` is missing ({hint})", name=error.name) from None
 
 _NOTED = ("nll_mean", "perplexity", "bits_per_byte", "num_response_tokens", "error")
+# Beside float64, which numbers are anyway. The same for every batch, whatever is null in it: else the Parquet files of
+# several batches could not be read as one.
+_DTYPES = {pa.int32(): pd.Int64Dtype(), pa.string(): pd.StringDtype()}
 
 
 class PerplexityStage(ProcessingStage[DocumentBatch, DocumentBatch]):  # type: ignore[misc]  # untyped
@@ -87,17 +94,25 @@ class PerplexityStage(ProcessingStage[DocumentBatch, DocumentBatch]):  # type: i
     def process(self, task: DocumentBatch) -> DocumentBatch:
         """Score a batch; columns of the scores' names are replaced."""
         documents = task.to_pandas()
-        texts = {field: documents[column].fillna("") for field, column in self._columns.items()}
+        texts = {field: _values(documents[column]) for field, column in self._columns.items()}
         prompts = texts.get("prompt", [""] * len(documents))
         records = [
             {"prompt": prompt, "response": response}
             for prompt, response in zip(prompts, texts["response"], strict=True)
         ]
-        table = self._scorer.score_each(records)
-        noted = {name: table[name].to_pylist() for name in _NOTED}
+        table = self._scorer.score_each(records).select(_NOTED)
+        scores = table.to_pandas(types_mapper=_DTYPES.get)
         return DocumentBatch(
             dataset_name=task.dataset_name,
-            data=documents.assign(**noted),
+            # Arrays, for a series would be put in the order of the documents' index.
+            data=documents.assign(**{name: scores[name].array for name in _NOTED}),
             _metadata=task._metadata,
             _stage_perf=task._stage_perf,
         )
+
+
+def _values(column: pd.Series[Any]) -> list[Any]:
+    """Give a column's values, whatever its dtype; of Arrow's lists, which pandas holds as arrays, lists."""
+    held = column.astype(object)
+    values = held.where(held.notna(), "")
+    return [value.tolist() if isinstance(value, np.ndarray) else value for value in values]
