@@ -363,6 +363,13 @@ def test_a_continuation_without_tokens_is_refused_by_name(ours: FamEngineLM) -> 
         ({"precision": "int8"}, "expected one of nf4, bf16, fp32"),
         ({"device": "mps"}, "expected one of auto, cpu, cuda"),
         ({"max_length": 10**6}, "at most 256"),
+        ({"max_length": "abc"}, "max_length is 'abc', expected a whole number"),
+        ({"prefix_token_id": -1}, "`prefix_token_id` is -1, expected 0 to 257"),
+        ({"prefix_token_id": "x"}, "`prefix_token_id` is 'x'"),
+        ({"prefix_token_id": 10**6}, "`prefix_token_id` is 1000000"),
+        ({"add_bos_token": "False"}, "`add_bos_token` is 'False', expected one of True, False"),
+        ({"enable_thinking": "False"}, "`enable_thinking` is 'False'"),
+        ({"download": "False"}, "`download` is 'False'"),
         ({"peft": "nowhere"}, "not a folder"),
     ],
 )

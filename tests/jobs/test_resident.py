@@ -2,11 +2,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from fam_engine import ResidentModel, Sampling
+from fam_engine import ResidentModel, Sampling, Scorer
 from fam_engine.errors import ModelRefusedError, UsageError
 from fam_engine.model.generation.requests import Request
 
@@ -47,6 +48,17 @@ def test_a_length_beyond_the_model_is_refused(bos_model: Path) -> None:
         ResidentModel(bos_model, max_length=257, precision="fp32", device="cpu")
     with pytest.raises(ModelRefusedError, match="not a folder"):
         ResidentModel(bos_model, adapter="nowhere", precision="fp32", device="cpu")
+
+
+@pytest.mark.parametrize("value", [0, -5, 2.5, "abc", True])
+@pytest.mark.parametrize("name", ["max_length", "max_tokens_per_batch"])
+def test_a_number_of_tokens_is_whole_and_above_0(bos_model: Path, name: str, value: Any) -> None:  # noqa: ANN401
+    said = f"{name} is {value!r}, expected a whole number of at least 1"
+    with pytest.raises(UsageError, match=said):
+        ResidentModel(bos_model, **{name: value})
+    if name == "max_tokens_per_batch":
+        with pytest.raises(UsageError, match=said):
+            Scorer(bos_model, max_tokens_per_batch=value)
 
 
 def test_a_text_says_which_token_ended_it(model: ResidentModel) -> None:

@@ -52,6 +52,8 @@ _OPTIONS: Final = (
     "pretrained", "peft", "precision", "compute_dtype", "template", "chat_template_args", "enable_thinking",
     "max_length", "add_bos_token", "prefix_token_id", "max_tokens_per_batch", "download",
 )  # fmt: skip
+# Not the texts "True" and "False", of which Python takes either for yes.
+_YES_OR_NO: Final = (True, False, None)
 
 Answer = tuple[float, bool]
 
@@ -137,11 +139,18 @@ class FamEngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is an extra
             chat_template_kwargs=_template_kwargs(chat_template_args, enable_thinking),
             max_length=max_length,
             max_tokens_per_batch=max_tokens_per_batch,
-            download=download,
+            download=_one_of("download", download, (True, False)),
         )
         self._device = self._model.decoder.device
-        self._add_bos = add_bos_token
-        self._prefix_token_id = prefix_token_id
+        self._add_bos = _one_of("add_bos_token", add_bos_token, _YES_OR_NO)
+        self._prefix_token_id = self._checked_id(prefix_token_id)
+
+    def _checked_id(self, prefix_token_id: int | None) -> int | None:
+        vocab_size = self._model.decoder.config.vocab_size
+        if prefix_token_id is None or prefix_token_id in range(vocab_size):
+            return prefix_token_id
+        message = f"model argument `prefix_token_id` is {prefix_token_id!r}, expected 0 to {vocab_size - 1}"
+        raise UsageError(message, code="E_LM_EVAL_ARGS")
 
     def close(self) -> None:
         """Let go of the template's child process."""
@@ -383,9 +392,9 @@ class FamEngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval is an extra
         return [ids[-room:] if len(ids) else prefix for ids in encoded]
 
 
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> Any:  # noqa: ANN401 - one of a Literal
+def _one_of(name: str, value: object, known: tuple[object, ...]) -> Any:  # noqa: ANN401 - one of a Literal
     if value not in known:
-        expected = ", ".join(known)
+        expected = ", ".join(map(str, known))
         raise UsageError(
             f"model argument `{name}` is {value!r}, expected one of {expected}",
             code="E_LM_EVAL_ARGS",
@@ -398,6 +407,7 @@ def _template_kwargs(args: Any, enable_thinking: bool | None) -> dict[str, Any]:
         message = f"model argument `chat_template_args` is {args!r}, expected names and values"
         hint = "give it in a YAML file with --config, or enable_thinking=False alone"
         raise UsageError(message, code="E_LM_EVAL_ARGS", hint=hint)
+    _one_of("enable_thinking", enable_thinking, _YES_OR_NO)
     told = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
     return {**(args or {}), **told}
 

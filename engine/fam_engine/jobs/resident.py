@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from fam_engine.arguments import check_whole_number
 from fam_engine.config import ComputeDtype, Device, Precision
 from fam_engine.data.packing import Int32
 from fam_engine.data.tokenizer import TextEncoder
@@ -54,7 +55,8 @@ class ResidentModel:
     Raises:
         ModelRefusedError: The model or the adapter cannot be used.
         DeviceError: The device is not there.
-        UsageError: `max_length` is beyond the model.
+        UsageError: `max_length` or `max_tokens_per_batch` is no whole number above 0, or `max_length`
+            beyond the model.
 
     Example:
         >>> with ResidentModel("embedded") as model:
@@ -78,6 +80,12 @@ class ResidentModel:
         max_tokens_per_batch: int | None = None,
         download: bool = False,
     ) -> None:
+        for name, value in (
+            ("max_length", max_length),
+            ("max_tokens_per_batch", max_tokens_per_batch),
+        ):
+            if value is not None:
+                check_whole_number(name, value, least=1)
         folder, self.revision = resolve_model(model, download=download)
         check_adapter(None if adapter is None else Path(adapter))
         self.decoder = load_model(

@@ -407,9 +407,11 @@ def test_the_python_interface_gives_the_records_of_the_job(
         assert generator.generate(rows, sampling, **settings) == records_in(tmp_path / "out")
         with pytest.raises(UsageError, match="2 samples at temperature 0"):
             generator.generate(rows, samples=2)
-        for samples in (0, -1, 1.5):  # these never ended
-            with pytest.raises(UsageError, match="expected a whole number above 0"):
+        for samples in (0, -1, 1.5, "2"):  # the first three never ended
+            with pytest.raises(UsageError, match="samples is .*, expected a whole number"):
                 generator.generate(rows, sampling, samples=samples)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="max_new_tokens 256 leaves no .* less than 256"):
+            generator.generate(rows, fam_engine.Sampling(max_new_tokens=256))
         with pytest.raises(InputError, match="record 2"):
             generator.generate([rows[0], {"prompt": "x" * 300}], sampling)
 

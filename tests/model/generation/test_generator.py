@@ -359,11 +359,28 @@ def test_adapters_take_turns_over_one_base(load: Load, tmp_path: Path) -> None:
         {"top_p": 0.0},
         {"top_k": -1},
         {"stop": ("",)},
+        {"max_new_tokens": 4.5},
+        {"max_new_tokens": True},
+        {"temperature": "1"},
+        {"top_p": None},
+        {"top_k": 5.5},
+        {"stop": ["a", 3]},
+        {"stop": None},
     ],
 )
 def test_sampling_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(UsageError):
+    [name] = wrong
+    with pytest.raises(UsageError, match=name):
         Sampling(**wrong)
+
+
+def test_stop_strings_become_a_tuple_and_numpys_numbers_count() -> None:
+    alone: Any = "\n"
+    several: Any = ["a", "bc"]
+    assert Sampling(stop=alone).stop == ("\n",)
+    assert Sampling(stop=several) == Sampling(stop=("a", "bc"))
+    number: Any = np.int64(3)
+    assert Sampling(max_new_tokens=number, top_k=number).top_k == 3
 
 
 def everything(completions: list[Completion]) -> dict[tuple[int, int], object]:

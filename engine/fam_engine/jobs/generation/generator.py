@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fam_engine.arguments import check_whole_number
 from fam_engine.config import ComputeDtype, Device, Precision
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.errors import InputError, UsageError
@@ -113,10 +114,11 @@ class Generator:
         Raises:
             InputError: A record cannot be used; the message names it, counted from 1.
             UsageError: `samples` is no whole number above 0; or several without a temperature, which
-                would all be the same text.
+                would all be the same text; or `max_new_tokens` leaves no room for a prompt.
         """
         sampling = sampling or Sampling()
         _check_samples(samples, sampling)
+        self._check_room(sampling.max_new_tokens)
         with tempfile.TemporaryDirectory(prefix="fam-engine-") as folder:
             data = Path(folder) / "records.jsonl"
             with data.open("w", encoding="utf-8") as file:
@@ -140,11 +142,17 @@ class Generator:
                 origin = Origin(source=Path(model).name, model=model, adapter=adapter, seed=seed)
                 return list(generated_records(journal, origin))
 
+    def _check_room(self, max_new_tokens: int) -> None:
+        if max_new_tokens >= self._max_length:
+            message = (
+                f"max_new_tokens {max_new_tokens} leaves no room for a prompt, expected less than "
+                f"{self._max_length}, the model's longest sequence"
+            )
+            raise UsageError(message, code="E_CONFIG_VALUE")
+
 
 def _check_samples(samples: int, sampling: Sampling) -> None:
-    if samples < 1 or samples % 1:
-        message = f"samples is {samples}, expected a whole number above 0"
-        raise UsageError(message, code="E_CONFIG_VALUE")
+    check_whole_number("samples", samples, least=1)
     if samples > 1 and sampling.temperature == 0:
         message = f"{samples} samples at temperature 0 would all be the same text"
         raise UsageError(

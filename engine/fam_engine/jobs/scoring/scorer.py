@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from fam_engine.arguments import check_whole_number
 from fam_engine.config import ComputeDtype, Device, Precision
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.errors import InputError
@@ -52,6 +53,7 @@ class Scorer:
     Raises:
         ModelRefusedError: The model cannot be used.
         DeviceError: The device is not there.
+        UsageError: `max_tokens_per_batch` is no whole number above 0.
 
     Example:
         >>> scorer = Scorer("embedded")
@@ -72,6 +74,8 @@ class Scorer:
         max_tokens_per_batch: int | None = None,
         exact: bool = False,
     ) -> None:
+        if max_tokens_per_batch is not None:
+            check_whole_number("max_tokens_per_batch", max_tokens_per_batch, least=1)
         # Calls share the memory that matrices are made ready in, and the template's child process.
         self._one_at_a_time = threading.Lock()
         self._decoder = load_model(

@@ -5,12 +5,14 @@ In: nothing. Out: the types `Sampling`, `Request`, `Completion`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from fam_engine.arguments import is_number, is_whole_number
 from fam_engine.data.packing import Int32
 from fam_engine.errors import UsageError
 
@@ -28,10 +30,10 @@ class Sampling:
         top_p: Only the most probable tokens that together have this probability (Holtzman et al.
             2020, arXiv 1904.09751); 1: all.
         top_k: Only so many of the most probable tokens, before `top_p`; 0: all.
-        stop: Strings that end a text; they are not part of it.
+        stop: Strings that end a text; they are not part of it. One alone, or a list, becomes a tuple.
 
     Raises:
-        UsageError: A value out of range.
+        UsageError: A value out of range, or of another type.
     """
 
     max_new_tokens: int = 256
@@ -41,19 +43,26 @@ class Sampling:
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check the values."""
-        problems = {
-            f"max_new_tokens {self.max_new_tokens}, expected at least 1": self.max_new_tokens < 1,
-            f"temperature {self.temperature}, expected 0, or 0.001 to 100": (
-                self.temperature != 0 and not 0.001 <= self.temperature <= 100
-            ),
-            f"top_p {self.top_p}, expected more than 0, at most 1": not 0 < self.top_p <= 1,
-            f"top_k {self.top_k}, expected at least 0": self.top_k < 0,
-            "an empty stop string": "" in self.stop,
-        }
-        for problem, is_there in problems.items():
-            if is_there:
-                raise UsageError(f"sampling has {problem}", code="E_SAMPLING")
+        """Check the values; stop strings become a tuple."""
+        stop = (self.stop,) if isinstance(self.stop, str) else self.stop
+        object.__setattr__(self, "stop", tuple(stop) if isinstance(stop, list) else stop)
+        for problem in self._problems():
+            raise UsageError(f"sampling has {problem}", code="E_SAMPLING")
+
+    def _problems(self) -> Iterator[str]:
+        if not is_whole_number(self.max_new_tokens, least=1):
+            yield f"max_new_tokens {self.max_new_tokens!r}, expected a whole number of at least 1"
+        temperature = self.temperature
+        if not is_number(temperature) or not (temperature == 0 or 0.001 <= temperature <= 100):
+            yield f"temperature {temperature!r}, expected 0, or 0.001 to 100"
+        if not is_number(self.top_p) or not 0 < self.top_p <= 1:
+            yield f"top_p {self.top_p!r}, expected more than 0, at most 1"
+        if not is_whole_number(self.top_k, least=0):
+            yield f"top_k {self.top_k!r}, expected a whole number of at least 0"
+        if not isinstance(self.stop, tuple) or not all(isinstance(text, str) for text in self.stop):
+            yield f"stop {self.stop!r}, expected texts"
+        elif "" in self.stop:
+            yield "an empty stop string"
 
 
 @dataclass(frozen=True, eq=False)
