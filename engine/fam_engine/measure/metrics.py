@@ -76,8 +76,10 @@ def ifd_scores(
 ) -> tuple[float | None, float | None]:
     """Compare a response given its prompt with the same response alone.
 
-    `ifd` is the ratio of perplexities, as published (arXiv 2308.12032); `ifd_loss_ratio` is the
-    ratio of mean losses, which other code calls by the same name. Below 1 the prompt helps.
+    Two measures go by the name of IFD. `ifd` is the ratio of perplexities, which Cherry_LLM's code and
+    Superfiltering (arXiv 2402.00530) compute; `ifd_loss_ratio` is the ratio of mean losses, which the
+    paper of Cherry_LLM defines (arXiv 2308.12032). Both are below 1 exactly where the prompt helps,
+    but they do not rank answers alike.
 
     Args:
         nll_mean: Mean negative log-likelihood given the prompt, nats a token.
