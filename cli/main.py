@@ -32,6 +32,7 @@ from fam_engine.cli import (
     tokenize,
     train,
 )
+from fam_engine.cli.remedies import GO_ON, Commands
 from fam_engine.errors import EXIT_BUG, FamEngineError, StorageError
 from fam_engine.jobs.interrupts import Interrupted
 
@@ -39,11 +40,10 @@ _DISK_ERRORS: Final = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO),
     errno.EPIPE,
 }
-# Those whose jobs keep what they have done; all others begin anew.
-_GO_ON: Final = {"score", "generate", "rewrite", "train", "eval", "experiment"}
 
 app = typer.Typer(
     name="fam-engine",
+    cls=Commands,
     help="Measure how familiar answers are to a language model.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -125,7 +125,7 @@ def _repeat_data(arguments: list[str]) -> list[str]:
 def _report(error: Exception | Interrupted, arguments: list[str]) -> int:
     """Print an error as one line; give its exit code."""
     if isinstance(error, Interrupted):
-        goes_on = _GO_ON.intersection(arguments[:1]) and "--dry-run" not in arguments
+        goes_on = GO_ON.intersection(arguments[:1]) and "--dry-run" not in arguments
         then = "go on from here" if goes_on else "start over"
         _print(f"interrupted by {error}; run the same command again to {then}")
         return error.exit_code

@@ -408,9 +408,9 @@ def test_the_python_interface_gives_the_records_of_the_job(
         with pytest.raises(UsageError, match="2 samples at temperature 0"):
             generator.generate(rows, samples=2)
         for samples in (0, -1, 1.5, "2"):  # the first three never ended
-            with pytest.raises(UsageError, match="samples is .*, expected a whole number"):
+            with pytest.raises(UsageError, match=r"samples is .*, expected a whole number"):
                 generator.generate(rows, sampling, samples=samples)  # type: ignore[arg-type]
-        with pytest.raises(UsageError, match="max_new_tokens 256 leaves no .* less than 256"):
+        with pytest.raises(UsageError, match=r"max_new_tokens 256 leaves no .* less than 256"):
             generator.generate(rows, fam_engine.Sampling(max_new_tokens=256))
         with pytest.raises(InputError, match="record 2"):
             generator.generate([rows[0], {"prompt": "x" * 300}], sampling)
