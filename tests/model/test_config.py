@@ -411,5 +411,5 @@ def test_files_that_are_no_object_are_refused(tmp_path: Path, text: str) -> None
 
 
 def test_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelRefusedError, match=r"config\.json: no such file"):
+    with pytest.raises(ModelRefusedError, match=r"config\.json: no such file \(a model's folder"):
         ModelConfig.from_folder(tmp_path)

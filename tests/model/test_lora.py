@@ -242,5 +242,7 @@ def test_pickled_adapter_is_refused(adapter: tuple[Path, ModelConfig]) -> None:
 def test_missing_files_are_refused(adapter: tuple[Path, ModelConfig], name: str) -> None:
     folder, config = adapter
     (folder / name).unlink()
-    with pytest.raises(ModelRefusedError, match="no such file"):
+    with pytest.raises(ModelRefusedError, match="no such file") as error:
         load_adapter(folder, config, base=None)
+    if name == CONFIG:
+        assert error.value.hint == f"an adapter's folder has {CONFIG} and {TENSORS}"

@@ -23,13 +23,14 @@ MAX_JSON_BYTES: Final = 16 << 20
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9._-]+")
 
 
-def plain_file(folder: Path, name: str, *, code: str) -> Path:
+def plain_file(folder: Path, name: str, *, code: str, hint: str | None = None) -> Path:
     """Give the path of a regular file in a folder.
 
     Args:
         folder: The folder.
         name: The file's plain name: letters, digits, dot, underscore, hyphen.
         code: Code of the error raised.
+        hint: What to do if there is no such file.
 
     Raises:
         ModelRefusedError: A name that is not plain, a link that leaves the folder, or no regular
@@ -43,8 +44,9 @@ def plain_file(folder: Path, name: str, *, code: str) -> Path:
         message = f"the link leads to {os.path.realpath(path)}, out of the folder"
         raise ModelRefusedError(message, code=code, where=str(path))
     if not path.is_file():
-        message = "no such file" if not path.exists() else "not a regular file"
-        raise ModelRefusedError(message, code=code, where=str(path))
+        if not path.exists():
+            raise ModelRefusedError("no such file", code=code, where=str(path), hint=hint)
+        raise ModelRefusedError("not a regular file", code=code, where=str(path))
     return path
 
 

@@ -185,7 +185,8 @@ class ModelConfig:
         Raises:
             ModelRefusedError: See `from_dict`; also a file that is not there or not JSON.
         """
-        path = plain_file(folder, "config.json", code=CODE)
+        hint = "a model's folder has config.json and *.safetensors"
+        path = plain_file(folder, "config.json", code=CODE, hint=hint)
         return cls.from_dict(read_json_object(path, code=CODE), where=str(path))
 
 

@@ -190,7 +190,8 @@ def find_config(folder: Path) -> Path:
     if not path.exists() and (inner / CONFIG_FILE).is_file():
         hint = f"did you mean {inner}?"
         raise ModelRefusedError("no such file", code=CODE, where=str(path), hint=hint)
-    return plain_file(folder, CONFIG_FILE, code=CODE)
+    hint = f"an adapter's folder has {CONFIG_FILE} and {TENSORS_FILE}"
+    return plain_file(folder, CONFIG_FILE, code=CODE, hint=hint)
 
 
 def load_adapter(folder: Path, config: ModelConfig, *, base: str | None) -> Adapter:

@@ -102,6 +102,19 @@ def test_a_run_is_equal_to_itself(scored: Write) -> None:
     assert found["rank_correlation"]["bits_per_byte"] == pytest.approx(1.0)
 
 
+def test_a_setting_that_one_run_decided_is_named_once(scored: Write) -> None:
+    runs = [scored(name, ROWS, model=name, compute_dtype=name) for name in ("auto", "bf16")]
+    for folder, dtype in zip(runs, ("fp32", "bf16"), strict=True):
+        summary = json.loads((folder / "summary.json").read_text())
+        summary["key"] = {"model": f"{dtype}-hash", "compute_dtype": dtype}
+        (folder / "summary.json").write_text(json.dumps(summary))
+    assert compare_runs(*runs)["settings"] == {
+        "model": ["auto", "bf16"],
+        "compute_dtype": ["auto", "bf16"],
+        "key.model": ["fp32-hash", "bf16-hash"],
+    }
+
+
 def test_records_in_one_only_repeated_ids_and_missing_values(scored: Write) -> None:
     twice = [("x", "s", "g0", 1.0), ("x", "s", "g1", 2.0), ("y", "s", "g2", None)]
     first = scored("a", [*twice, ("old", "s", "g3", 1.0)], model="m")

@@ -272,7 +272,8 @@ def test_files_of_one_name_are_tasks_of_their_own(tiny_model: Path, tmp_path: Pa
 
 def test_a_file_without_a_usable_question_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     data = write(tmp_path / "task.jsonl", [{"prompt": "a\n"}])
-    with pytest.raises(InputError, match="E_NO_GOLD"):
+    said = r"E_NO_GOLD: .* no gold answer \(add the right one as `answer`, or --map answer=COLUMN\)"
+    with pytest.raises(InputError, match=said):
         evaluate(tiny_model, data, tmp_path / "out")
 
 

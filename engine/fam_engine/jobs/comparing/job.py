@@ -89,11 +89,21 @@ def _differing(first: Run, second: Run) -> dict[str, list[Any]]:
     """Give name -> both values; a setting one of them lacks is None there."""
     names = dict.fromkeys((*first.settings, *second.settings))
     pairs = {name: [first.settings.get(name), second.settings.get(name)] for name in names}
-    return {
+    differing = {
         name: pair
         for name, pair in pairs.items()
         if pair[0] != pair[1] and name not in _NOT_COMPARED
     }
+    return {name: pair for name, pair in differing.items() if not _is_said(name, differing)}
+
+
+def _is_said(name: str, differing: dict[str, list[Any]]) -> bool:
+    """Whether `key.x` only repeats that `x` differs: one run decided it (`auto`), the other was told.
+
+    Where both have it, it says more, as of a model whether its files differ or their place.
+    """
+    plain = name.removeprefix("key.")
+    return plain != name and plain in differing and None in differing[name]
 
 
 def _compared(first: Run, second: Run, rows: list[tuple[int, int]], seed: int) -> dict[str, Any]:

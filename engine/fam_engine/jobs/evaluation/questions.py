@@ -73,7 +73,9 @@ def _check_gold(
     """Make sure that an answer can be wrong, by judging an empty one."""
     verdict = judge("", kind=kind, answer=answer, choices=choices, tests=tests)
     if verdict.correct is not False:
-        raise RecordError("E_NO_GOLD", f"cannot be judged as {kind}: {verdict.reason}")
+        is_absent = kind != "code" and not (answer and answer.strip())
+        hint = " (add the right one as `answer`, or --map answer=COLUMN)" if is_absent else ""
+        raise RecordError("E_NO_GOLD", f"cannot be judged as {kind}: {verdict.reason}{hint}")
 
 
 def _gold_option(answer: str | None, choices: Sequence[str]) -> int:
