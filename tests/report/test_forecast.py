@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import io
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
+from fam_engine.model.config import ModelConfig
+from fam_engine.model.memory import plan_cards
 from fam_engine.report.forecast import print_forecast
+from tests.model.training.test_recomputation import LLAMA, SHAPES
 
 GIB = 1 << 30
 
@@ -62,3 +68,23 @@ def test_cards_that_differ_are_listed(with_nf4: int, hint: str) -> None:
     assert first.startswith("   8 GB: does not fit, 15.25 GiB at least of 7.25 usable")
     assert first.endswith(hint)
     assert second == "  24 GB: 15.00 GiB of weights, 8.25 left, 32,768 tokens a batch\n"
+
+
+def test_the_page_shows_what_is_printed() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "scoring.md").read_text(encoding="utf-8")
+    model = ModelConfig.from_dict(LLAMA | SHAPES["8B"])
+    plans = {
+        name: plan_cards(model, precision=name, compute_dtype=torch.bfloat16, longest=2048)
+        for name in ("bf16", "nf4")
+    }
+    least = plans["nf4"][8].least_bytes
+    texts = {
+        name: printed(
+            cards={size: asdict(card) for size, card in cards.items()}, least_bytes_with_nf4=least
+        )
+        for name, cards in plans.items()
+    }
+    head = "on an NVIDIA GPU (estimates):\n"
+    assert f"```\n{head}{texts['bf16'].partition(head)[2]}```\n" in page
+    assert head not in texts["nf4"]
+    assert {card.max_tokens_per_batch for card in plans["nf4"].values()} == {16384}
