@@ -87,6 +87,12 @@ def test_what_a_model_is_told_beside_is_handed_on(mapper: FamiliarityMapper) -> 
     assert [error is None for error in tools] == [True, False]
 
 
+def test_a_row_that_json_cannot_hold_stops_no_other(mapper: FamiliarityMapper) -> None:
+    found = mapper({"prompt": [b"one", "one"], "response": ["two", "two"]})
+    assert found["error"][0].startswith("E_RECORDS: holds what JSON cannot")
+    assert (found["nll_mean"][0], found["error"][1]) == (None, None)
+
+
 def test_a_single_row_is_refused(mapper: FamiliarityMapper, rows: Dataset) -> None:
     with pytest.raises(UsageError, match="batched=True"):
         rows.map(mapper)

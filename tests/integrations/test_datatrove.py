@@ -59,6 +59,12 @@ def test_a_prompt_in_the_metadata_counts(bos_model: Path, perplexities: list[flo
     assert doc.metadata["perplexity"] != perplexities[0]
 
 
+def test_a_prompt_that_is_no_text_drops_its_document_alone(bos_model: Path) -> None:
+    step = PerplexityFilter(bos_model, precision="fp32", device="cpu")
+    docs = [Document("two", "0", metadata={"prompt": b"one"}), Document("two", "1")]
+    assert step.filter_batch(docs) == [(False, "E_RECORDS"), True]
+
+
 def test_a_band_that_holds_nothing_is_refused(bos_model: Path) -> None:
     for low, high in ((3.0, 2.0), (float("nan"), 2.0)):
         with pytest.raises(UsageError, match="expected low <= high"):
