@@ -306,6 +306,22 @@ def test_an_heir_knows_what_its_forebear_had_done_and_died_of(
     assert outcome.summary["records"]["scored"] == 59
 
 
+def test_a_record_that_killed_one_process_and_that_a_worker_has_done_keeps_its_result(
+    config: Make, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(data, make_records(2)[:1])
+    with monkeypatch.context() as patch:
+        # As after a kill, the note of the batch in flight stays.
+        patch.setattr(Journal, "clear_flight", lambda _: None)
+        for _ in range(DEATHS_TO_BLAME):
+            interrupt_after(patch, 0)  # in its first batch
+            with pytest.raises(Interrupted):
+                one_process(config, "many")
+    shards(config, "many", "1/1")
+    outcome = one_process(config, "many")
+    assert (outcome.summary["records"]["scored"], outcome.num_quarantined) == (1, 0)
+
+
 def test_status_tells_of_parts_and_workers(config: Make, tmp_path: Path) -> None:
     shards(config, "many", "1/3")
     status = read_status(tmp_path / "many")

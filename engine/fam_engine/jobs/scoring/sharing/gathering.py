@@ -75,6 +75,9 @@ def _gather_one(journal: Journal, worker: Path) -> None:
         spent = (journal.get("spent") or (0, 0.0), kept(theirs, "spent") or (0, 0.0))
         journal.put("spent", [sum(numbers) for numbers in zip(*spent, strict=True)])
         journal.put("gathered", [*gathered, worker.name])
+        # What the job's own process died of before is done: nobody is to blame for it any more.
+        for table in ("in_flight", "suspects"):
+            db.execute(f"DELETE FROM {table} WHERE entry IN (SELECT entry FROM results)")
 
 
 def inherit(journal: Journal, worker: Path, entries: Iterable[int]) -> None:
