@@ -62,7 +62,7 @@ def run_score(config: ScoreConfig, progress: Progress) -> JobOutcome:
         Interrupts() as interrupts,
         prepared(config, config.out, progress, interrupts) as (journal, spool, encoder, sources),
     ):
-        gather(journal)
+        gather(journal, progress)
         summary = finished_summary(journal, config.out, OUTPUTS, progress)
         if summary is None:
             scorer = _score_entries(config, sources, journal, spool, progress, interrupts)

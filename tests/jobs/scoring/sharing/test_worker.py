@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
+import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +15,7 @@ import numpy as np
 import pytest
 
 from fam_engine.config import ScoreConfig
-from fam_engine.errors import InputError, LockedError, UsageError
+from fam_engine.errors import InputError, LockedError, StorageError, UsageError
 from fam_engine.jobs.interrupts import Interrupted
 from fam_engine.jobs.journal import DEATHS_TO_BLAME, STATE_FOLDER, Journal
 from fam_engine.jobs.outcome import JobOutcome
@@ -22,11 +25,12 @@ from fam_engine.jobs.scoring import forecast
 from fam_engine.jobs.scoring.entries import SCHEMA, EntryScorer
 from fam_engine.jobs.scoring.forecast import forecast_score
 from fam_engine.jobs.scoring.job import run_score
-from fam_engine.jobs.scoring.sharing import parts
+from fam_engine.jobs.scoring.sharing import gathering, parts
 from fam_engine.jobs.scoring.sharing.claims import Worker
 from fam_engine.jobs.scoring.sharing.worker import run_shard
 from fam_engine.jobs.status.job import read_status
 from fam_engine.measure.results import TokenFacts
+from tests.jobs.scoring.sharing.test_local import Told
 from tests.jobs.scoring.test_job import make_records, write
 
 FILES = ("scores.parquet", "quarantine.jsonl", "report.html")
@@ -320,6 +324,56 @@ def test_a_record_that_killed_one_process_and_that_a_worker_has_done_keeps_its_r
     shards(config, "many", "1/1")
     outcome = one_process(config, "many")
     assert (outcome.summary["records"]["scored"], outcome.num_quarantined) == (1, 0)
+
+
+def lose_the_log(database: Path) -> None:
+    """What the disk has of a journal whose write-ahead log was not written yet."""
+    database.unlink()
+    with contextlib.closing(sqlite3.connect(database)) as db:
+        db.execute("PRAGMA journal_mode = WAL")
+    database.with_name(f"{database.name}-wal").touch()
+
+
+SPOILT = {
+    "log lost": lose_the_log,
+    "empty": lambda database: database.write_bytes(b""),
+    "garbage": lambda database: database.write_bytes(bytes(range(1, 256)) * 300),
+    "folder gone": lambda database: shutil.rmtree(database.parents[1]),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILT.values(), ids=list(SPOILT))
+def test_the_results_of_a_journal_that_a_power_cut_has_spoilt_are_computed_again(
+    config: Make, tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    one_process(config, "one")
+    state = tmp_path / "many" / STATE_FOLDER / parts.FOLDER
+    shards(config, "many", "1/2")
+    (database,) = state.glob(f"workers/*/{STATE_FOLDER}/journal.sqlite")
+    spoil(database)
+    # One mark is lost too: a worker takes the part up. The end finds the others and no results.
+    min((state / "done").iterdir()).unlink()
+    shards(config, "many", "1/1")
+    told = Told()
+    run_score(config("many"), told)
+    assert [note for note in told.notes if "computed again" in note]
+    assert_same(tmp_path, "one", "many")
+
+
+def test_a_disk_that_is_full_is_not_taken_for_a_spoilt_journal(
+    config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards(config, "many", "1/1")
+
+    def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gathering, "_take_rows", full)
+        with pytest.raises(StorageError, match="disk is full"):
+            one_process(config, "many")
+    monkeypatch.setattr(EntryScorer, "_launch", None)  # nothing is lost
+    assert one_process(config, "many").summary["records"]["scored"] == 60
 
 
 def test_status_tells_of_parts_and_workers(config: Make, tmp_path: Path) -> None:

@@ -2,21 +2,24 @@
 
 In: the journals of workers that have died or ended. Out: their rows in the one that is open, each once: the heir of a
 part takes over what concerns it, the end of the job takes over everything, after which the folder is again that of a
-job of one process. Killed in between, it begins anew with the workers that are left.
+job of one process. Killed in between, it begins anew with the workers that are left. A journal that a power cut has
+spoilt stops nobody: what was in it is computed again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fam_engine.errors import LockedError
+from fam_engine.errors import InputError, LockedError
 from fam_engine.jobs.journal import Journal, storage_errors
 from fam_engine.jobs.scoring.entries import AFTER_PASS_ONE
+from fam_engine.jobs.scoring.prepare import Progress
 from fam_engine.jobs.scoring.sharing.claims import claimants, living_workers
 from fam_engine.jobs.scoring.sharing.parts import FOLDER
 from fam_engine.jobs.status.peek import kept, peek
@@ -33,13 +36,20 @@ DELETE FROM quarantine WHERE number IN (
     JOIN results s ON s.entry = r.entry WHERE s.num_response_tokens IS NOT NULL
 )
 """
+# What SQLite says of a journal without its tables, damaged, or none at all; not of a disk that is away for a moment.
+_SPOILT = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
-def gather(journal: Journal) -> None:
+class _SpoiltError(Exception):
+    """A worker's journal does not read back."""
+
+
+def gather(journal: Journal, progress: Progress) -> None:
     """Take over what the workers of a job have kept.
 
     Args:
         journal: The job's own.
+        progress: Whoever is told of workers whose results are lost.
 
     Raises:
         LockedError: One of them is still at work.
@@ -57,51 +67,84 @@ def gather(journal: Journal) -> None:
             hint="wait for the end of all workers",
         )
     for worker in claimants(parts):
-        _gather_one(journal, worker)
+        if worker.name not in (journal.get("gathered") or []):
+            _gather_one(journal, worker, progress)
     with storage_errors(parts):
         parts.rename(gone)
         shutil.rmtree(gone)
 
 
-def _gather_one(journal: Journal, worker: Path) -> None:
-    gathered = journal.get("gathered") or []
-    if worker.name in gathered:
-        return
-    with peek(worker) as theirs, journal.commit() as db:
-        _take_rows(db, "results", theirs.execute("SELECT * FROM results"))
-        _take_rows(db, "tokens", theirs.execute("SELECT * FROM tokens"))
-        _take_rows(db, "quarantine", theirs.execute("SELECT * FROM quarantine"))
+def _gather_one(journal: Journal, worker: Path, progress: Progress) -> None:
+    def take(theirs: sqlite3.Connection, db: sqlite3.Connection) -> None:
+        for table in ("results", "tokens", "quarantine"):
+            _take_rows(db, table, _rows(theirs, table))
         db.execute(_ACQUIT)
-        spent = (journal.get("spent") or (0, 0.0), kept(theirs, "spent") or (0, 0.0))
+        with _reading():
+            their_spent = kept(theirs, "spent") or (0, 0.0)
+        spent = (journal.get("spent") or (0, 0.0), their_spent)
         journal.put("spent", [sum(numbers) for numbers in zip(*spent, strict=True)])
-        journal.put("gathered", [*gathered, worker.name])
+        journal.put("gathered", [*(journal.get("gathered") or []), worker.name])
         # What the job's own process died of before is done: nobody is to blame for it any more.
         for table in ("in_flight", "suspects"):
             db.execute(f"DELETE FROM {table} WHERE entry IN (SELECT entry FROM results)")
 
+    _take_over(journal, worker, progress, take)
 
-def inherit(journal: Journal, worker: Path, entries: Iterable[int]) -> None:
+
+def inherit(journal: Journal, worker: Path, entries: Iterable[int], progress: Progress) -> None:
     """Take over what a dead worker knew about some entries: results, and what may have killed it.
 
     Args:
         journal: The heir's; holds the records of these entries.
         worker: The folder of the dead.
         entries: Those of one part.
+        progress: Whoever is told if nothing of it is left.
     """
     wanted = set(entries)
 
-    def ours(rows: sqlite3.Cursor) -> Iterator[Any]:
-        return (row for row in rows if row[0] in wanted)
-
-    with peek(worker) as theirs, journal.commit() as db:
-        _take_rows(db, "results", ours(theirs.execute("SELECT * FROM results")))
-        _take_rows(db, "tokens", ours(theirs.execute("SELECT * FROM tokens")))
+    def take(theirs: sqlite3.Connection, db: sqlite3.Connection) -> None:
         numbers = (row[0] + AFTER_PASS_ONE for row in db.execute("SELECT position FROM records"))
         of_ours = set(numbers)
-        left_out = theirs.execute("SELECT * FROM quarantine")
+        left_out = _rows(theirs, "quarantine")
         _take_rows(db, "quarantine", (row for row in left_out if row[0] in of_ours))
-        for table in ("suspects", "in_flight"):
-            _take_rows(db, table, ours(theirs.execute(f"SELECT * FROM {table}")))
+        for table in ("results", "tokens", "suspects", "in_flight"):
+            ours = (row for row in _rows(theirs, table) if row[0] in wanted)
+            _take_rows(db, table, ours)
+
+    _take_over(journal, worker, progress, take)
+
+
+def _take_over(
+    journal: Journal,
+    worker: Path,
+    progress: Progress,
+    take: Callable[[sqlite3.Connection, sqlite3.Connection], None],
+) -> None:
+    """Bring what a worker knew into a journal, all of it or, where that does not read back, nothing."""
+    try:
+        with peek(worker) as theirs, journal.commit() as db:
+            take(theirs, db)
+    except (InputError, _SpoiltError) as error:
+        if isinstance(error, InputError) and error.code != "E_NO_JOB":
+            raise
+        progress.note(f"what worker {worker.name} kept does not read back: it is computed again")
+
+
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    """Tell a worker's journal that is spoilt from one of ours that cannot be written."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        # Text that is no UTF-8 has no code.
+        if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _SPOILT:
+            raise _SpoiltError from error
+        raise
+
+
+def _rows(theirs: sqlite3.Connection, table: str) -> Iterator[tuple[Any, ...]]:
+    with _reading():
+        yield from theirs.execute(f"SELECT * FROM {table}")
 
 
 def _take_rows(db: sqlite3.Connection, table: str, rows: Iterable[tuple[Any, ...]]) -> None:

@@ -144,7 +144,7 @@ class _Work:
         entries = self._plan.entries(claim.name)
         self._copy_records(entries)
         if claim.left_by is not None:
-            inherit(self._worker.journal, claim.left_by, entries.tolist())
+            inherit(self._worker.journal, claim.left_by, entries.tolist(), self._progress)
         self._watch = Stopwatch()
         try:
             self._scorer.run(self._budget, self._advance, entries)
