@@ -38,7 +38,14 @@ EMBEDDED_FOLDER: Final = Path(__file__).parents[1] / "embedded" / "model"
 # Everything a model's folder may give us to read; the rest is neither fetched nor hashed.
 SUFFIXES: Final = (".safetensors", ".json", ".txt", ".model", ".jinja")
 _DTYPES: Final = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp64": torch.float64}
+# Processes that have loaded a model: threads of torch and of the tokenizer do not survive a fork.
+_loaded_in: set[int] = set()
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+
+
+def lacks_threads() -> bool:
+    """Whether this process was forked from one that had loaded a model: what it computes may hang for ever."""
+    return bool(_loaded_in - {os.getpid()})
 
 
 def load_model(
@@ -73,6 +80,7 @@ def load_model(
     place, dtype = _choose(precision, compute_dtype, device)
     config = _with_generation_ends(ModelConfig.from_folder(folder), folder)
     _check_memory(config, precision, dtype, place)
+    _loaded_in.add(os.getpid())
     weights = load_weights(folder, config, precision=precision, compute_dtype=dtype, device=place)
     if adapter is not None:
         loaded = load_adapter(Path(adapter), config, base=weights.fingerprint)

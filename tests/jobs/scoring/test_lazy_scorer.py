@@ -113,6 +113,28 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=120)
 
 
+def test_it_refuses_to_load_where_a_plain_scorer_had_started_the_threads(tiny_model: Path) -> None:
+    code = f"""
+import os
+from fam_engine.errors import UsageError
+from fam_engine import Scorer
+from fam_engine.jobs.scoring.lazy_scorer import LazyScorer
+settings = dict(precision="fp32", device="cpu")
+Scorer({str(tiny_model)!r}, **settings).score([{GOOD[0]!r}])
+lazy = LazyScorer({str(tiny_model)!r}, **settings)
+child = os.fork()
+if child == 0:
+    code = ""
+    try:
+        lazy.score_each([{GOOD[0]!r}])
+    except UsageError as error:
+        code = error.code
+    os._exit(7 if code == "E_FORKED" else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=120)
+
+
 def test_a_model_that_is_not_there_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(ModelRefusedError, match="not a folder"):
         LazyScorer(tmp_path / "nowhere")

@@ -8,7 +8,6 @@ callable pickles to (`datasets`) thus find an old result exactly if model, adapt
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -20,11 +19,9 @@ from fam_engine.config import ComputeDtype, Device, Precision
 from fam_engine.errors import UsageError
 from fam_engine.jobs.scoring.scorer import Scorer
 from fam_engine.jobs.scoring.sources import check_adapter
-from fam_engine.model.loading import hash_model, resolve_model
+from fam_engine.model.loading import hash_model, lacks_threads, resolve_model
 from fam_engine.version import __version__
 
-# Processes that have loaded a model: threads of torch and of the tokenizer do not survive a fork.
-_loaded_in: set[int] = set()
 # Threads that share a scorer load it once. Not one each, which would have to stay out of what is pickled.
 _one_loads = threading.Lock()
 
@@ -95,13 +92,12 @@ class LazyScorer:
         with _one_loads:
             if self._scorer is None:
                 self._scorer = Scorer(**self._settings)
-                _loaded_in.add(os.getpid())
             return self._scorer
 
 
 def _check_not_forked() -> None:
     """Refuse what would hang: the pools of threads that a parent started are not in its child."""
-    if _loaded_in - {os.getpid()}:
+    if lacks_threads():
         raise UsageError(
             "this process was forked from one that had loaded a model, whose threads it lacks",
             code="E_FORKED",
