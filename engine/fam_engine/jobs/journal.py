@@ -80,7 +80,7 @@ class Journal:
                 self._begin(key, schema, out)
                 self._had_read = self.get("ingested") is not None
         except BaseException:
-            self._lock.close()
+            self._let_go()
             raise
 
     def __enter__(self) -> Journal:
@@ -90,6 +90,12 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         """Close the file and let the folder go."""
         self.db.close()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        # Other machines know a holder by its name alone: it must not outlive the work.
+        with contextlib.suppress(OSError):
+            self._lock.truncate(0)
         self._lock.close()
 
     @contextlib.contextmanager

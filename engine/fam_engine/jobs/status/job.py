@@ -40,7 +40,7 @@ class JobStatus:
     Attributes:
         out: The folder.
         command: What runs or ran in it.
-        state: `unknown`: another machine is named as the one that works in it.
+        state: `unknown`: another machine is named as the one that works in it, and it is not finished.
         holder: The process that works in it; None: nobody does.
         progress: How far it is.
         quarantined: Records left out so far, by code.
@@ -76,7 +76,9 @@ def read_status(out: Path) -> JobStatus:
         raise InputError(message, code="E_NO_JOB", where=str(out), hint=hint)
     parts, now = out / STATE_FOLDER / FOLDER, time.time()
     workers = living_workers(parts, now=now)
-    holder = find_holder(out) or next(iter(workers), None)
+    holder = find_holder(out)
+    if holder is None or not holder.is_sure:
+        holder = next(iter(workers), holder)
     plan = read_plan(parts)
     with peek(out) as db:
         command = command_of(db, out)
@@ -98,10 +100,12 @@ def read_status(out: Path) -> JobStatus:
 
 
 def _state(command: str, db: sqlite3.Connection, out: Path, holder: Holder | None) -> State:
-    if holder is not None:
-        return "running" if holder.is_sure else "unknown"
+    if holder is not None and holder.is_sure:
+        return "running"
     if _is_finished(command, db, out):
         return "finished"
+    if holder is not None:
+        return "unknown"
     has_diverged = command == "train" and any("diverged" in line for line in read_log(out / LOG))
     return "diverged" if has_diverged else "stopped"
 

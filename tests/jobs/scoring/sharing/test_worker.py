@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import socket
 import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,7 +29,7 @@ from fam_engine.jobs.scoring.job import run_score
 from fam_engine.jobs.scoring.sharing import gathering, parts
 from fam_engine.jobs.scoring.sharing.claims import Worker
 from fam_engine.jobs.scoring.sharing.worker import run_shard
-from fam_engine.jobs.status.job import read_status
+from fam_engine.jobs.status.job import JobStatus, read_status
 from fam_engine.measure.results import TokenFacts
 from tests.jobs.scoring.sharing.test_local import Told
 from tests.jobs.scoring.test_job import make_records, write
@@ -397,6 +398,33 @@ def test_status_tells_of_parts_and_workers(config: Make, tmp_path: Path) -> None
     one_process(config, "many")
     ended = read_status(tmp_path / "many")
     assert (ended.state, ended.parts) == ("finished", None)
+
+
+def test_status_on_another_machine_says_the_same(
+    config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "many"
+
+    def seen_from_elsewhere() -> JobStatus:
+        with monkeypatch.context() as patch:
+            patch.setattr(socket, "gethostname", lambda: "login-node")
+            return read_status(out)
+
+    shards(config, "many", "1/1")
+    lock = out / STATE_FOLDER / "lock"
+    lock.write_text("process 1 on elsewhere")  # by which a process may have been killed since
+    with Worker(out / STATE_FOLDER / parts.FOLDER, {}, SCHEMA) as worker:
+        status = seen_from_elsewhere()
+        assert (status.state, status.workers) == ("running", [status.holder])
+        assert f".{status.workers[0].process}." in worker.name
+    assert seen_from_elsewhere().state == "unknown"
+    lock.write_text("")
+    stopped = seen_from_elsewhere()
+    assert (stopped.state, "without --shard" in stopped.advice) == ("stopped", True)
+    one_process(config, "many")
+    assert seen_from_elsewhere().state == "finished"
+    lock.write_text("process 1 on elsewhere")  # of an earlier release, which left its name
+    assert seen_from_elsewhere().state == "finished"
 
 
 def test_a_forecast_is_shared_by_the_workers(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
