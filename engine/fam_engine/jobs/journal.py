@@ -118,9 +118,13 @@ class Journal:
         # This first: without it, whatever else a death here leaves belongs to nobody.
         for end in ("", "-wal", "-shm"):
             (self.folder / f"{_DATABASE}{end}").unlink(missing_ok=True)
-        for path in self.folder.iterdir():
+        for path in list(self.folder.iterdir()):
             if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
+                # All of it at once: workers still touch files in theirs, which keeps folders from being removed.
+                gone = path.with_name(f"{path.name}.old")
+                shutil.rmtree(gone, ignore_errors=True)
+                path.rename(gone)
+                shutil.rmtree(gone)
 
     @contextlib.contextmanager
     def commit(self) -> Iterator[sqlite3.Connection]:

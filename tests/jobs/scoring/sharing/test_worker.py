@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import socket
 import sqlite3
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import pytest
 
 from fam_engine.config import ScoreConfig
 from fam_engine.errors import InputError, LockedError, StorageError, UsageError
-from fam_engine.jobs.interrupts import Interrupted
+from fam_engine.jobs.interrupts import Interrupted, Interrupts
 from fam_engine.jobs.journal import DEATHS_TO_BLAME, STATE_FOLDER, Journal
 from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.running import Nobody
@@ -26,7 +28,9 @@ from fam_engine.jobs.scoring import forecast
 from fam_engine.jobs.scoring.entries import SCHEMA, EntryScorer
 from fam_engine.jobs.scoring.forecast import forecast_score
 from fam_engine.jobs.scoring.job import run_score
+from fam_engine.jobs.scoring.prepare import prepared
 from fam_engine.jobs.scoring.sharing import gathering, parts
+from fam_engine.jobs.scoring.sharing import worker as worker_job
 from fam_engine.jobs.scoring.sharing.claims import Worker
 from fam_engine.jobs.scoring.sharing.worker import run_shard
 from fam_engine.jobs.status.job import JobStatus, read_status
@@ -216,6 +220,65 @@ def test_unusable_input_is_told_by_every_shard(config: Make, data: Path) -> None
     for shard in ("1/2", "2/2", "1/2"):
         with pytest.raises(InputError, match="not one record is usable"):
             shards(config, "many", shard)
+
+
+def test_unusable_input_is_told_by_a_worker_that_waited_for_another_to_read_it(
+    config: Make, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data.write_text("broken\n")
+    read, codes = worker_job._read, []
+
+    def slow(*args: Any) -> None:  # noqa: ANN401
+        waits.wait(60)
+        read(*args)
+
+    def run() -> None:
+        with pytest.raises(InputError) as caught:
+            shards(config, "many", "1/1")
+        codes.append(caught.value.code)
+
+    waits = threading.Event()
+    monkeypatch.setattr(worker_job, "_wait", lambda _: waits.set())
+    monkeypatch.setattr(worker_job, "_read", slow)
+    two = [threading.Thread(target=run) for _ in range(2)]
+    for thread in two:
+        thread.start()
+    for thread in two:
+        thread.join()
+    assert codes == ["E_INPUT_UNUSABLE"] * 2
+
+
+def test_who_takes_a_reader_for_dead_waits_for_what_it_reads(
+    config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_process(config, "one")
+    wait = worker_job._wait
+    holds, waits = threading.Event(), threading.Event()
+
+    @contextlib.contextmanager
+    def slow(*args: Any) -> Iterator[Any]:  # noqa: ANN401
+        with prepared(*args) as found:
+            (beat,) = (tmp_path / "many").glob(f"{STATE_FOLDER}/{parts.FOLDER}/workers/*/beat")
+            (beat.parent / STATE_FOLDER / "lock").write_text("process 1 on elsewhere")
+            os.utime(beat, (0, 0))
+            holds.set()
+            waits.wait(60)
+            yield found
+
+    def waited(interrupts: Interrupts) -> None:
+        waits.set()
+        wait(interrupts)
+
+    first = threading.Thread(target=shards, args=(config, "many", "1/2"))
+    with monkeypatch.context() as patch:
+        patch.setattr(worker_job, "prepared", slow)
+        first.start()
+        assert holds.wait(60)
+    monkeypatch.setattr(worker_job, "_wait", waited)
+    shards(config, "many", "2/2")
+    first.join()
+    one_process(config, "many")
+    assert_same(tmp_path, "one", "many")
 
 
 def test_while_a_worker_is_at_it_the_job_is_not_ended(config: Make, tmp_path: Path) -> None:

@@ -129,6 +129,11 @@ def living_holder(worker: Path, *, now: float) -> Holder | None:
     return replace(holder, is_sure=True) if age < STALE_SECONDS else None
 
 
+def has_left(worker: Path) -> bool:
+    """Whether a worker has ended in good order."""
+    return not (worker / _BEAT).exists()
+
+
 def living_workers(parts: Path, *, now: float) -> list[Holder]:
     """Give the processes that work on a job's parts."""
     folders = (parts / _WORKERS / name for name in sorted(_names(parts / _WORKERS)))

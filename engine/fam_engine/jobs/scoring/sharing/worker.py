@@ -14,6 +14,7 @@ import numpy as np
 
 from fam_engine._rust_tokenize import Spool
 from fam_engine.config import ScoreConfig
+from fam_engine.errors import LockedError, StorageError
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import STATE_FOLDER, check_same_job, storage_errors
 from fam_engine.jobs.outcome import JobOutcome
@@ -21,7 +22,7 @@ from fam_engine.jobs.running import add_spent, load_told
 from fam_engine.jobs.scoring.entries import SCHEMA, Entries, EntryScorer, remaining_entries
 from fam_engine.jobs.scoring.job import check_folder
 from fam_engine.jobs.scoring.prepare import Progress, prepared
-from fam_engine.jobs.scoring.sharing.claims import Claim, Worker, undone_parts
+from fam_engine.jobs.scoring.sharing.claims import Claim, Worker, has_left, undone_parts
 from fam_engine.jobs.scoring.sharing.gathering import inherit
 from fam_engine.jobs.scoring.sharing.parts import FOLDER, PartPlan, read_plan, write_plan
 from fam_engine.jobs.scoring.sources import (
@@ -75,12 +76,33 @@ def _planned(
     """Give the parts of the job, once somebody has read its input."""
     parts = config.out / STATE_FOLDER / FOLDER
     progress.start("waiting for the input to be read", None, "")
+    claim: Claim | None = None
     while (plan := read_plan(parts)) is None:
-        if worker.claim([READING]):
+        claim = claim or _claim_reading(worker)
+        if claim is None:
+            _wait(interrupts)
+            continue
+        try:
             _read(config, sources, parts, progress, interrupts)
-        else:
+        except LockedError:
+            if not _is_held_by_a_reader(worker, claim):
+                raise
             _wait(interrupts)
     return plan
+
+
+def _claim_reading(worker: Worker) -> Claim | None:
+    """Claim the reading of the input.
+
+    Who refuses the input gives back the job's folder, those of waiting workers with it. They read too: so each tells
+    its user what is wrong.
+    """
+    try:
+        return worker.claim([READING])
+    except StorageError:
+        if worker.folder.exists():
+            raise
+        return Claim(READING, None)
 
 
 def _read(
@@ -101,6 +123,13 @@ def _read(
 def _wait(interrupts: Interrupts) -> None:
     time.sleep(_SECONDS_A_LOOK)
     interrupts.check()
+
+
+def _is_held_by_a_reader(worker: Worker, claim: Claim) -> bool:
+    """Whether a job that is locked is so by another worker: one that refuses the input, or was only thought dead."""
+    if not worker.folder.exists():
+        return True
+    return claim.left_by is not None and not has_left(claim.left_by)
 
 
 class _Work:
