@@ -74,6 +74,13 @@ def read_status(out: Path) -> JobStatus:
     if out.is_file():
         message, hint = "is a file, expected the folder of a job", "give what was its --out"
         raise InputError(message, code="E_NO_JOB", where=str(out), hint=hint)
+    try:
+        return _look(out)
+    except FileNotFoundError:  # its parts were gathered in this moment: it has none any more
+        return _look(out)
+
+
+def _look(out: Path) -> JobStatus:
     parts, now = out / STATE_FOLDER / FOLDER, time.time()
     workers = living_workers(parts, now=now)
     holder = find_holder(out)

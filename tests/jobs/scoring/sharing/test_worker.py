@@ -29,7 +29,7 @@ from fam_engine.jobs.scoring.entries import SCHEMA, EntryScorer
 from fam_engine.jobs.scoring.forecast import forecast_score
 from fam_engine.jobs.scoring.job import run_score
 from fam_engine.jobs.scoring.prepare import prepared
-from fam_engine.jobs.scoring.sharing import gathering, parts
+from fam_engine.jobs.scoring.sharing import claims, gathering, parts
 from fam_engine.jobs.scoring.sharing import worker as worker_job
 from fam_engine.jobs.scoring.sharing.claims import Worker
 from fam_engine.jobs.scoring.sharing.worker import run_shard
@@ -488,6 +488,25 @@ def test_status_on_another_machine_says_the_same(
     assert seen_from_elsewhere().state == "finished"
     lock.write_text("process 1 on elsewhere")  # of an earlier release, which left its name
     assert seen_from_elsewhere().state == "finished"
+
+
+def test_status_may_look_while_parts_are_gathered(
+    config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 4)
+        with pytest.raises(Interrupted):
+            shards(config, "many", "1/1")
+    count = claims._claim_numbers
+
+    def gathered_meanwhile(folder: Path) -> dict[str, int]:
+        numbers = count(folder)
+        shutil.rmtree(folder)
+        return numbers
+
+    monkeypatch.setattr(claims, "_claim_numbers", gathered_meanwhile)
+    status = read_status(tmp_path / "many")
+    assert (status.state, status.parts, status.progress.unit) == ("stopped", None, "records")
 
 
 def test_a_forecast_is_shared_by_the_workers(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
