@@ -81,6 +81,7 @@ def read_status(out: Path) -> JobStatus:
 
 
 def _look(out: Path) -> JobStatus:
+    # By the clock of this machine: to know that of the file system something would have to be written.
     parts, now = out / STATE_FOLDER / FOLDER, time.time()
     workers = living_workers(parts, now=now)
     holder = find_holder(out)

@@ -9,6 +9,7 @@ import shutil
 import socket
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -291,6 +292,19 @@ def test_while_a_worker_is_at_it_the_job_is_not_ended(config: Make, tmp_path: Pa
         shards(config, "many", "2/2")
     one_process(config, "many")
     assert (tmp_path / "many" / "scores.parquet").exists()
+
+
+def test_a_clock_that_is_fast_here_does_not_make_workers_elsewhere_dead(
+    config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards(config, "many", "1/2")
+    with Worker(tmp_path / "many" / STATE_FOLDER / parts.FOLDER, {}, SCHEMA) as worker:
+        (worker.folder / STATE_FOLDER / "lock").write_text("process 1 on elsewhere")
+        now = time.time
+        monkeypatch.setattr(time, "time", lambda: now() + 2 * claims.STALE_SECONDS)
+        with pytest.raises(LockedError, match="process 1 on elsewhere"):
+            one_process(config, "many")
+        assert worker.folder.is_dir()
 
 
 def fail_at(monkeypatch: pytest.MonkeyPatch, failing: set[int]) -> None:

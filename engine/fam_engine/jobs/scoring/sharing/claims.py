@@ -27,7 +27,7 @@ from fam_engine.jobs.status.peek import Holder, find_holder
 _BEAT_SECONDS = 10.0
 # Network file systems may tell of a change a minute late.
 STALE_SECONDS = 300.0
-_CLAIMS, _DONE, _WORKERS, _BEAT = "claims", "done", "workers", "beat"
+_CLAIMS, _DONE, _WORKERS, _BEAT, _CLOCK = "claims", "done", "workers", "beat", "clock"
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,13 @@ def living_holder(worker: Path, *, now: float) -> Holder | None:
     except FileNotFoundError:  # it has left
         return None
     return replace(holder, is_sure=True) if age < STALE_SECONDS else None
+
+
+def file_clock(parts: Path) -> float:
+    """Give the time by the clock of the file system, seconds since the epoch: machines' own clocks may differ."""
+    mark = parts / _CLOCK
+    mark.touch()
+    return mark.stat().st_mtime
 
 
 def has_left(worker: Path) -> bool:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sqlite3
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from fam_engine.errors import InputError, LockedError
 from fam_engine.jobs.journal import Journal, storage_errors
 from fam_engine.jobs.scoring.entries import AFTER_PASS_ONE
 from fam_engine.jobs.scoring.prepare import Progress
-from fam_engine.jobs.scoring.sharing.claims import claimants, living_workers
+from fam_engine.jobs.scoring.sharing.claims import claimants, file_clock, living_workers
 from fam_engine.jobs.scoring.sharing.parts import FOLDER
 from fam_engine.jobs.status.peek import kept, peek
 
@@ -59,7 +58,9 @@ def gather(journal: Journal, progress: Progress) -> None:
     shutil.rmtree(gone, ignore_errors=True)
     if not parts.is_dir():
         return
-    if living := living_workers(parts, now=time.time()):
+    with storage_errors(parts):
+        now = file_clock(parts)
+    if living := living_workers(parts, now=now):
         raise LockedError(
             f"has {len(living)} at work, process {living[0].process} on {living[0].host} among them",
             code="E_LOCKED",
