@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -181,6 +182,20 @@ def test_a_second_process_is_locked_out_and_told_by_whom(tmp_path: Path) -> None
     assert "LockedError" in run.stderr
     assert f"process {os.getpid()}" in run.stderr
     assert LockedError.exit_code == 6
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(StorageError, match="lock: cannot be locked") as caught:
+        Journal(tmp_path, KEY, SCHEMA)
+    assert caught.value.hint is not None
+    assert "file locks" in caught.value.hint
 
 
 def test_the_holder_is_named_who_has_just_taken_the_lock(tmp_path: Path) -> None:

@@ -42,6 +42,8 @@ DEATHS_TO_BLAME = 3
 # Of a value that differs so much is shown, beginning a little before the difference; of a hash its first digits.
 _LONGEST_SHOWN, _SHOWN_BEFORE = 60, 20
 _HASH = re.compile(r'("[0-9a-f]{12})[0-9a-f]{52}"')
+# What a file system without locks says: Lustre without `-o flock`, NFS without its lock service.
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 _LOOKS, _SECONDS_A_LOOK = 50, 0.01
 
 _SCHEMA = """
@@ -350,6 +352,13 @@ def _take_lock(path: Path, out: Path) -> Any:  # noqa: ANN401 - an open file
                 where=str(out),
                 hint="wait for its end",
             ) from None
+        if error.errno in _NO_LOCKS:
+            raise StorageError(
+                f"cannot be locked: {error.strerror}",
+                code="E_STORAGE",
+                where=str(path),
+                hint="choose an --out on a file system with file locks, or mount this one with them (`flock`)",
+            ) from error
         raise
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}")
