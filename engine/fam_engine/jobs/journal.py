@@ -22,6 +22,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -361,7 +362,7 @@ def _take_lock(path: Path, out: Path) -> Any:  # noqa: ANN401 - an open file
             ) from error
         raise
     file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}")
+    file.write(f"process {os.getpid()} on {socket.gethostname()}{_namespace()}")
     file.flush()
     return file
 
@@ -369,11 +370,43 @@ def _take_lock(path: Path, out: Path) -> Any:  # noqa: ANN401 - an open file
 def _holder(path: Path) -> str:
     """Name who holds a lock. It may have taken it this moment, the file still naming the one before."""
     for _ in range(_LOOKS):
-        found = re.fullmatch(r"process (\d+) on (.+)", path.read_text(encoding="utf-8"))
-        if found and (found[2] != socket.gethostname() or is_alive(int(found[1]))):
-            return found[0]
+        named = read_lock(path.read_text(encoding="utf-8"))
+        if named and (not named.is_here or is_alive(named.process)):
+            return f"process {named.process} on {named.host}"
         time.sleep(_SECONDS_A_LOOK)
     return "an unknown process"
+
+
+@dataclass(frozen=True)
+class Named:
+    """The process that a lock names.
+
+    Attributes:
+        process: Its number.
+        host: The machine it runs on.
+        is_here: Whether the number means a process of this machine, and the same one to us.
+    """
+
+    process: int
+    host: str
+    is_here: bool
+
+
+def read_lock(text: str) -> Named | None:
+    """Read what a lock says; None: nobody holds it."""
+    found = re.fullmatch(r"process (\d+) on (\S+)( in namespace \d+)?", text)
+    if found is None:
+        return None
+    is_here = found[2] == socket.gethostname() and found[3] in (None, _namespace())
+    return Named(int(found[1]), found[2], is_here)
+
+
+def _namespace() -> str:
+    """Tell containers apart that share a host's name: each numbers its processes by itself."""
+    try:
+        return f" in namespace {os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return ""
 
 
 def is_alive(pid: int) -> bool:

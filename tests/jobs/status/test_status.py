@@ -106,6 +106,9 @@ def test_a_process_number_used_anew_does_not_pass_for_the_job(
     assert read_status(tmp_path).state == "running"
     lock.write_text(f"process {2**22 + 1} on {socket.gethostname()}")
     assert read_status(tmp_path).state == "stopped"
+    # Another container of this machine numbers its processes by itself.
+    lock.write_text(f"process {2**22 + 1} on {socket.gethostname()} in namespace 1")
+    assert read_status(tmp_path).state == "unknown"
     lock.write_text("process 1 on elsewhere")
     status = read_status(tmp_path)
     assert status.state == "unknown"

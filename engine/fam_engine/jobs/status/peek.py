@@ -13,7 +13,6 @@ import contextlib
 import json
 import os
 import re
-import socket
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from typing import Any
 from urllib.parse import quote
 
 from fam_engine.errors import CorruptStateError, InputError
-from fam_engine.jobs.journal import STATE_FOLDER, is_alive
+from fam_engine.jobs.journal import STATE_FOLDER, is_alive, read_lock
 
 _LOCKS = Path("/proc/locks")
 
@@ -34,7 +33,7 @@ class Holder:
     Attributes:
         process: Its number.
         host: The machine it runs on.
-        is_sure: Whether it is known to run; on another machine nobody can tell from here.
+        is_sure: Whether it is known to run; on another machine or in another container nobody can tell from here.
     """
 
     process: int
@@ -97,15 +96,14 @@ def find_holder(out: Path) -> Holder | None:
         text, inode = path.read_text(encoding="utf-8"), path.stat().st_ino
     except OSError:
         return None
-    found = re.fullmatch(r"process (\d+) on (.+)", text)
-    if found is None:
+    named = read_lock(text)
+    if named is None:
         return None
-    process, host = int(found[1]), found[2]
-    if host != socket.gethostname():
-        return Holder(process, host, is_sure=False)
-    if not is_alive(process) or not _has_lock(process, inode):
+    if not named.is_here:
+        return Holder(named.process, named.host, is_sure=False)
+    if not is_alive(named.process) or not _has_lock(named.process, inode):
         return None
-    return Holder(process, host, is_sure=True)
+    return Holder(named.process, named.host, is_sure=True)
 
 
 def _has_lock(process: int, inode: int) -> bool:

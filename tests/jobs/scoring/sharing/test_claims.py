@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -28,9 +29,9 @@ def worker(parts: Path) -> Worker:
     return Worker(parts, {}, "")
 
 
-def pretend_elsewhere(one: Worker) -> None:
+def pretend_elsewhere(one: Worker, place: str = "elsewhere") -> None:
     """Make a worker one of another machine, which the kernel here knows nothing of."""
-    (one.folder / STATE_FOLDER / "lock").write_text("process 1 on elsewhere")
+    (one.folder / STATE_FOLDER / "lock").write_text(f"process {2**22 + 1} on {place}")
 
 
 def died(parts: Path, *names: str) -> str:
@@ -96,9 +97,12 @@ def test_who_leaves_in_good_order_frees_what_it_has_claimed(tmp_path: Path) -> N
         assert claim.left_by == one.folder
 
 
-def test_a_worker_of_another_machine_is_alive_as_long_as_its_heart_beats(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["elsewhere", f"{socket.gethostname()} in namespace 1"])
+def test_a_worker_of_another_machine_or_container_is_alive_as_long_as_its_heart_beats(
+    tmp_path: Path, place: str
+) -> None:
     with worker(tmp_path) as far, worker(tmp_path) as near:
-        pretend_elsewhere(far)
+        pretend_elsewhere(far, place)
         assert far.claim(NAMES[:1]) is not None
         beat = far.folder / "beat"
         now = beat.stat().st_mtime

@@ -489,7 +489,7 @@ def test_status_on_another_machine_says_the_same(
 
     shards(config, "many", "1/1")
     lock = out / STATE_FOLDER / "lock"
-    lock.write_text("process 1 on elsewhere")  # by which a process may have been killed since
+    lock.write_text("process 1 on elsewhere")
     with Worker(out / STATE_FOLDER / parts.FOLDER, {}, SCHEMA) as worker:
         status = seen_from_elsewhere()
         assert (status.state, status.workers) == ("running", [status.holder])

@@ -5,8 +5,8 @@ done, claimed and given up. `claims/NAME.N` is a symbolic link to the N-th worke
 what it says, by one of any number of processes, on every file system, also where file locks hold on one machine only.
 Each worker has a folder, `workers/WORKER`, with its journal and the file `beat`, which it touches every few seconds.
 
-A worker is dead if the kernel of this machine says so; on another machine, if it has left in good order or its beat
-is older than `STALE_SECONDS` by the clock of the file system, the one clock all machines have in common.
+A worker is dead if the kernel of this machine says so; on another machine or in another container, if it has left in
+good order or its beat is older than `STALE_SECONDS` by the clock of the file system, the one clock all have in common.
 """
 
 from __future__ import annotations
