@@ -194,6 +194,12 @@ def test_samples_differ_and_come_again_with_their_seed(post: Post) -> None:
     assert texts != [choice["text"] for choice in other]
 
 
+def test_equal_prompts_get_texts_of_their_own_unless_a_seed_is_given(post: Post) -> None:
+    asked = {"prompt": [PROMPT] * 8, "max_tokens": 12, "temperature": 1.0}
+    assert len({choice["text"] for choice in choices(post, **asked)}) > 1
+    assert len({choice["text"] for choice in choices(post, **asked, seed=7)}) == 1
+
+
 def test_a_stop_string_ends_a_text_and_is_no_part_of_it(post: Post) -> None:
     asked = {"prompt": PROMPT, "max_tokens": 30, "temperature": 0}
     [whole] = choices(post, **asked)

@@ -73,8 +73,12 @@ class CompletionPlan:
 
     def requests(self) -> list[Request]:
         """Give what the generator is asked."""
-        seed = secrets.randbits(63) if self.asked.seed is None else self.asked.seed
-        return [Request(prompt, seed, self.num_samples) for prompt in self.prompts]
+        given = self.asked.seed
+        # Without a seed each prompt has its own, or equal prompts would get equal texts.
+        return [
+            Request(prompt, secrets.randbits(63) if given is None else given, self.num_samples)
+            for prompt in self.prompts
+        ]
 
     def pairs(self, texts: Sequence[Sequence[Completion]]) -> list[Pair]:
         """Give what is scored once the texts are there: prompts, then texts."""
