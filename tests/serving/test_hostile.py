@@ -127,6 +127,34 @@ def test_a_parameter_that_does_not_fit(post: Post, change: str, param: str | Non
     assert f"`{param[:60]}" in message or "request asks" in message
 
 
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/completions", {"prompt": [1.5] * 5000}),
+        ("/v1/completions", {"prompt": [[1.5]] * 5000}),
+        ("/v1/completions", {"prompt": "a", "stop": [1] * 5000}),
+        ("/v1/completions", {"prompt": "a", "logit_bias": {str(i): "" for i in range(5000)}}),
+        ("/v1/score", {"prompt": "a", "responses": [1] * 5000}),
+        ("/v1/score", {"prompt": [1.5] * 5000, "responses": [[1]]}),
+        ("/v1/score", {"messages": [1] * 5000, "responses": ["b"]}),
+        ("/v1/score", {"messages": [{"role": "user", "content": [1] * 5000}], "responses": ["b"]}),
+        ("/v1/score", {"prompt": "a", "responses": ["b"], "tools": [1] * 5000}),
+    ],
+)
+def test_thousands_of_wrong_members_make_few_errors(
+    post: Post, path: str, fields: dict[str, Any]
+) -> None:
+    from pydantic import ValidationError
+
+    from fam_engine.serving.protocol import CompletionRequest, ScoreRequest
+
+    kind = ScoreRequest if path == "/v1/score" else CompletionRequest
+    with pytest.raises(ValidationError) as caught:
+        kind.model_validate_json(json.dumps({"model": NAME, **fields}))
+    assert caught.value.error_count() < 10
+    assert post(path, fields)[0] == 400
+
+
 def test_a_missing_parameter_is_named(post: Post) -> None:
     for body, param in (
         ({"model": NAME}, "prompt"),

@@ -79,14 +79,18 @@ class _Request(BaseModel):
 
 _Top = Annotated[int, Field(ge=0, le=MAX_TOP)]
 _Stop = Annotated[str, Field(min_length=1)]
-_Ids = Annotated[list[int], Field(min_length=1)]
+_Member = TypeVar("_Member")
+# One member that does not fit is enough: millions of errors would stall the server for a minute.
+_List = Annotated[list[_Member], Field(fail_fast=True)]
+_Filled = Annotated[_List[_Member], Field(min_length=1)]
+_Objects = _List[dict[str, Any]]
 _Zero = Annotated[float, Field(ge=0, le=0)]
 
 
 class CompletionRequest(_Request):
     """Body of `POST /v1/completions`. Null is as good as absent."""
 
-    prompt: str | list[str] | list[int] | list[list[int]] = Field(
+    prompt: str | _List[str] | _List[int] | _List[_List[int]] = Field(
         description="a text, a list of token ids, or a list of either"
     )
     max_tokens: int | None = Field(default=None, ge=0, description="at least 0")
@@ -97,7 +101,7 @@ class CompletionRequest(_Request):
     seed: int | None = Field(
         default=None, ge=-(1 << 63), lt=1 << 63, description="an integer of 64 bits"
     )
-    stop: _Stop | Annotated[list[_Stop], Field(max_length=MAX_STOPS)] | None = Field(
+    stop: _Stop | Annotated[_List[_Stop], Field(max_length=MAX_STOPS)] | None = Field(
         default=None, description=f"a text that is not empty, or up to {MAX_STOPS} of them"
     )
     echo: bool | None = Field(default=None, description="true or false")
@@ -113,7 +117,7 @@ class CompletionRequest(_Request):
     suffix: None = Field(default=None, description="null: not supported")
     presence_penalty: _Zero | None = Field(default=None, description="0: not supported")
     frequency_penalty: _Zero | None = Field(default=None, description="0: not supported")
-    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = Field(
+    logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = Field(
         default=None, description="empty: not supported"
     )
 
@@ -131,8 +135,8 @@ class Turn(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[dict[str, Any]] | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    content: str | _Objects | None = None
+    tool_calls: _Objects | None = None
     tool_call_id: str | None = None
     name: str | None = None
     reasoning_content: str | None = None
@@ -141,19 +145,17 @@ class Turn(BaseModel):
 class ScoreRequest(_Request):
     """Body of `POST /v1/score`: `prompt` or `messages` (with `tools`), and the responses to it."""
 
-    prompt: str | _Ids | None = Field(default=None, description="a text or a list of token ids")
-    messages: Annotated[list[Turn], Field(min_length=1)] | None = Field(
-        default=None, description="a list of {role, content}"
+    prompt: str | _Filled[int] | None = Field(
+        default=None, description="a text or a list of token ids"
     )
-    tools: list[dict[str, Any]] | None = Field(
-        default=None, description="a list of functions' JSON Schemas"
-    )
+    messages: _Filled[Turn] | None = Field(default=None, description="a list of {role, content}")
+    tools: _Objects | None = Field(default=None, description="a list of functions' JSON Schemas")
     chat_template_kwargs: dict[str, Any] | None = Field(
         default=None, description="names and values for the chat template"
     )
-    responses: (
-        Annotated[list[str], Field(min_length=1)] | Annotated[list[list[int]], Field(min_length=1)]
-    ) = Field(description="a list of texts, or of lists of token ids where `prompt` is one")
+    responses: _Filled[str] | _Filled[_List[int]] = Field(
+        description="a list of texts, or of lists of token ids where `prompt` is one"
+    )
     tokens: bool | None = Field(default=None, description="true or false")
 
 
