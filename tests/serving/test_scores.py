@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.serving.conftest import Post, serving
+from tests.serving.conftest import Post, asking, make_service, serving
 
 if TYPE_CHECKING:
     from fam_engine.jobs.resident import ResidentModel
@@ -60,6 +60,25 @@ def test_the_prompt_is_computed_once(post: Post, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Decoder, "hidden_rows", counting)
     scored(post, prompt="a" * 120, responses=["b"] * 20)
     assert sum(seen) == 192  # 121 of the prompt, 20 responses of one token to feed, on a grid of 64
+
+
+def test_a_prompt_too_long_is_encoded_once_whatever_the_number_of_responses(
+    resident: ResidentModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    whole = resident.encoder.encode
+
+    def counting(records: Any, **rest: Any) -> Any:  # noqa: ANN401
+        asked.append(len(records))
+        return whole(records, **rest)
+
+    monkeypatch.setattr(resident.encoder, "encode", counting)
+    with asking(make_service(resident, max_body_bytes=1 << 20)) as post:
+        status, body = post(PATH, prompt="a" * 400_000, responses=["b"] * 32)
+        assert (status, body["error"]["code"]) == (400, "context_length_exceeded")
+        assert asked == [1]
+        scored(post, prompt="a", responses=["b"] * 32)
+    assert asked[1:] == [1, 31]
 
 
 def test_ids_are_taken_as_they_are(post: Post, resident: ResidentModel) -> None:

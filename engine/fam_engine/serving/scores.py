@@ -73,13 +73,7 @@ def plan_score(body: bytes, served: Served) -> ScorePlan:
         raise RequestError(message, param="responses")
     _check_responses(asked.responses)
     encoded = _ids(asked, served) if has_ids else _texts(asked, served)
-    # The last target is predicted, never fed.
-    longest = max(
-        len(e.context_ids) + len(e.response_ids) + len(e.end_of_turn_ids) for e in encoded
-    )
-    served.check_length(longest - 1, "responses")
-    num_tokens = sum(len(one.response_ids) for one in encoded) + len(encoded[0].context_ids)
-    served.check_size(0, num_tokens, "responses")
+    _check_fit(encoded, served)
     sizes = [None if has_ids else len(str(one).encode()) for one in asked.responses]
     return ScorePlan(asked, encoded, sizes)
 
@@ -93,6 +87,17 @@ def _check_responses(responses: Sequence[str | list[int]]) -> None:
             raise RequestError(message, param=param, code="E_EMPTY_RESPONSE")
 
 
+def _check_fit(encoded: Sequence[Encoded], served: Served) -> None:
+    """Refuse what is too long for the model, or too much at once."""
+    # The last target is predicted, never fed.
+    longest = max(
+        len(e.context_ids) + len(e.response_ids) + len(e.end_of_turn_ids) for e in encoded
+    )
+    served.check_length(longest - 1, "responses")
+    num_tokens = sum(len(one.response_ids) for one in encoded) + len(encoded[0].context_ids)
+    served.check_size(0, num_tokens, "responses")
+
+
 def _ids(asked: ScoreRequest, served: Served) -> list[Encoded]:
     assert isinstance(asked.prompt, list)
     context = served.ids(asked.prompt, "prompt")
@@ -104,11 +109,20 @@ def _ids(asked: ScoreRequest, served: Served) -> list[Encoded]:
 
 def _texts(asked: ScoreRequest, served: Served) -> list[Encoded]:
     """Encode texts as records of a file are."""
+    first = _encoded(asked, asked.responses[:1], served)
+    # The prompt is encoded again for each response: one that does not fit is refused before that.
+    _check_fit(first, served)
+    return first + _encoded(asked, asked.responses[1:], served)
+
+
+def _encoded(
+    asked: ScoreRequest, responses: Sequence[str | list[int]], served: Served
+) -> list[Encoded]:
     form = detect_form(_row(asked, ""))
     try:
         records = [
             read_record(_row(asked, str(text)), form, file="request", line=number, stem="request")
-            for number, text in enumerate(asked.responses, start=1)
+            for number, text in enumerate(responses, start=1)
         ]
     except RecordError as error:
         param = "prompt" if asked.messages is None else "messages"
