@@ -88,11 +88,9 @@ def post(service: Service) -> Iterator[Post]:
 def listening(service: Service) -> Iterator[str]:
     """Have a service listen on a socket of this machine; give its address."""
     uvicorn = pytest.importorskip("uvicorn", reason="needs the extra `serve`")
-    from fam_engine.serving.app import make_app
-    from fam_engine.serving.server import _listening
+    from fam_engine.serving.server import _listening, uvicorn_settings
 
-    settings = uvicorn.Config(make_app(service), lifespan="off", log_level="warning", ws="none")
-    server = uvicorn.Server(settings)
+    server = uvicorn.Server(uvicorn_settings(service))
     service.start()
     with _listening("127.0.0.1", 0) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
+import socket
 import threading
 import time
+import urllib.error
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -167,6 +171,40 @@ def test_a_model_without_numbers_is_an_error_not_a_nan(
         finally:
             weights.copy_(kept)
         assert post("/v1/score", prompt="a", responses=["b"])[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"), [("application/json", 413), ("text/plain", 415)], ids=["large", "unknown"]
+)
+def test_a_client_that_still_sends_gets_its_refusal(address: str, kind: str, status: int) -> None:
+    body = b"[" + b" " * 30_000_000
+    headers = {"Content-Type": kind}
+    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
+    connection.request("POST", "/v1/score", body, headers)
+    response = connection.getresponse()
+    assert (response.status, set(json.load(response))) == (status, {"error"})
+    connection.close()
+    asked = urllib.request.Request(f"{address}/v1/score", body, headers)
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(asked, timeout=60)
+    assert caught.value.code == status
+    caught.value.close()
+
+
+def test_what_is_read_of_a_refused_body_is_bounded(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fam_engine.serving import bodies
+
+    monkeypatch.setattr(bodies, "_DISCARD_SECONDS", 0.1)
+    host, port = address.removeprefix("http://").split(":")
+    head = f"POST /v1/score HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+    with socket.create_connection((host, int(port)), timeout=60) as client:
+        client.sendall(f"{head}Content-Length: 1000000\r\n\r\n".encode() + b" " * 70_000)
+        # The rest never comes; the connection is closed, so that reading ends.
+        answer = client.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"body_too_large" in answer
 
 
 def test_a_client_that_leaves_lets_go_of_its_text(address: str, service: Service) -> None:

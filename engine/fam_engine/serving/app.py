@@ -13,7 +13,7 @@ import json
 import sys
 import time
 import traceback
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, ParamSpec, TypeVar
 
@@ -24,6 +24,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from fam_engine.serving.bodies import Receive, Scope, Send, read_body, reading_on
 from fam_engine.serving.completions import Computed, completion_response, plan_completion
 from fam_engine.serving.metrics import Metrics
 from fam_engine.serving.protocol import RequestError
@@ -31,16 +32,12 @@ from fam_engine.serving.scores import plan_score, score_response
 from fam_engine.serving.served import Served
 from fam_engine.serving.worker import Worker
 
-# A body has to be there after so many seconds; then it is looked every second whether its client is.
-_BODY_SECONDS: Final = 30.0
+# Once the body is there, it is looked every second whether its client is.
 _LOOK_SECONDS: Final = 1.0
 # Nobody reads this: the client closed its connection.
 _CLIENT_GONE: Final = 499
 _OPEN_PATHS: Final = ("/health",)
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Scope]]
-Send = Callable[[Scope], Awaitable[None]]
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -112,6 +109,7 @@ def make_app(service: Service) -> Callable[[Scope, Receive, Send], Awaitable[Non
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         """Let those in who show the token."""
+        receive, send = reading_on(receive, send)
         if scope["type"] == "http" and scope["path"] not in _OPEN_PATHS:
             headers = dict(scope["headers"])
             shown = headers.get(b"authorization", b"").decode("latin-1")
@@ -189,33 +187,10 @@ async def _bounded(service: Service, request: Request, compute: _Compute) -> Res
         raise RequestError(message, status=429, code="server_busy", kind="rate_limit_error")
     service.in_flight += 1
     try:
-        body = await _body(request, service.served.limits.max_body_bytes)
+        body = await read_body(request, service.served.limits.max_body_bytes)
         return Response(await compute(service, request, body), media_type="application/json")
     finally:
         service.in_flight -= 1
-
-
-async def _body(request: Request, max_bytes: int) -> bytes:
-    """Read a body as long as it is JSON by name, small and in time."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise RequestError(
-            f"content type {kind[:60]!r}, expected 'application/json'",
-            status=415,
-            code="unsupported_media_type",
-        )
-    body = bytearray()
-    try:
-        async with asyncio.timeout(_BODY_SECONDS):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > max_bytes:
-                    message = f"the body is longer than {max_bytes} bytes"
-                    raise RequestError(message, status=413, code="body_too_large")
-    except TimeoutError:
-        message = f"the body was not there after {_BODY_SECONDS:.0f} seconds"
-        raise RequestError(message, status=408, code="body_too_late") from None
-    return bytes(body)
 
 
 def _as_request_error(error: Exception) -> RequestError:

@@ -67,8 +67,9 @@ def run_server(config: ServeConfig, tell: Callable[[str], None]) -> int:
             return _serve(service, listener, lambda: tell(_address(config, listener)))
 
 
-def _serve(service: Service, listener: socket.socket, ready: Callable[[], None]) -> int:
-    settings = uvicorn.Config(
+def uvicorn_settings(service: Service) -> uvicorn.Config:
+    """Give what uvicorn is told for a service."""
+    return uvicorn.Config(
         make_app(service),
         http="h11",
         ws="none",
@@ -79,7 +80,10 @@ def _serve(service: Service, listener: socket.socket, ready: Callable[[], None])
         limit_concurrency=_MAX_CONNECTIONS,
         h11_max_incomplete_event_size=_MAX_HEAD_BYTES,
     )
-    server = _Server(settings)
+
+
+def _serve(service: Service, listener: socket.socket, ready: Callable[[], None]) -> int:
+    server = _Server(uvicorn_settings(service))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, server.take)
     service.start()
