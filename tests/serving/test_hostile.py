@@ -190,7 +190,6 @@ def test_a_mistyped_name_gets_the_nearest_one(post: Post) -> None:
         ({"prompt": [], "responses": [[5]]}, "prompt"),
         ({"responses": ["b"]}, "messages"),
         ({"prompt": "a", "messages": [], "responses": ["b"]}, "messages"),
-        ({"messages": [{"role": "wizard", "content": "a"}], "responses": ["b"]}, "messages"),
         ({"messages": [{"role": "user", "content": None}], "responses": ["b"]}, "messages"),
         ({"prompt": "a", "responses": ["b" * 300]}, "responses"),
         ({"prompt": "a", "responses": ["b"] * 33}, "responses"),
@@ -201,6 +200,58 @@ def test_a_mistyped_name_gets_the_nearest_one(post: Post) -> None:
 def test_a_score_that_cannot_be_had(post: Post, fields: dict[str, Any], param: str) -> None:
     message = refused(post, "/v1/score", fields, 400, param)
     assert f"`{param}`" in message or "request asks" in message
+
+
+ROLES = "system, developer, user, assistant or tool"
+
+
+@pytest.mark.parametrize(
+    ("turn", "param", "problem"),
+    [
+        ({"content": "q"}, "messages[1].role", f"is missing, expected {ROLES}"),
+        ({"role": "User"}, "messages[1].role", f'is "User", expected {ROLES}'),
+        ({"role": 5}, "messages[1].role", f"is 5, expected {ROLES}"),
+        (
+            {"role": "user", "content": 5},
+            "messages[1].content",
+            "is 5, expected a text or a list of parts",
+        ),
+        (
+            {"role": "user", "tool_calls": [5]},
+            "messages[1].tool_calls",
+            "holds 5, expected a list of calls",
+        ),
+        (5, "messages", "holds 5, expected a list of {role, content}"),
+    ],
+)
+def test_a_turn_that_does_not_fit_is_named(
+    post: Post,
+    turn: Any,  # noqa: ANN401
+    param: str,
+    problem: str,
+) -> None:
+    asked = {"messages": [{"role": "user", "content": "a"}, turn], "responses": ["b"]}
+    assert refused(post, "/v1/score", asked, 400, param) == f"`{param}` {problem}"
+
+
+def test_a_mistyped_name_in_a_turn_gets_the_nearest_one(post: Post) -> None:
+    asked = {"messages": [{"role": "user", "contents": "q"}], "responses": ["b"]}
+    message = refused(post, "/v1/score", asked, 400, "messages[0].contents")
+    assert message == "unknown parameter `messages[0].contents`; did you mean `content`?"
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "problem"),
+    [
+        ({"messages": []}, "have `messages`, which comes from the request itself"),
+        ({"zz": 1}, "the model has no chat template"),
+    ],
+)
+def test_what_no_template_is_told_is_refused(
+    post: Post, kwargs: dict[str, Any], problem: str
+) -> None:
+    asked = {"prompt": "a", "responses": ["b"], "chat_template_kwargs": kwargs}
+    assert problem in refused(post, "/v1/score", asked, 400, "chat_template_kwargs")
 
 
 def test_a_body_too_large_is_not_read_to_its_end(post: Post) -> None:

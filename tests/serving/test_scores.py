@@ -153,9 +153,12 @@ def test_tools_reasoning_and_parts_are_those_of_files(bos_model: Path, tmp_path:
         wrong = [
             post(PATH, prompt="a", tools=told["tools"], responses=["yes"]),
             post(PATH, prompt=[1], **kwargs, responses=[[2]]),
+            post(PATH, prompt="a", chat_template_kwargs={"moood": "calm"}, responses=["b"]),
         ]
     assert calm["num_prompt_tokens"] - plain["num_prompt_tokens"] == len("calm")
-    assert [status for status, _ in wrong] == [400, 400]
+    assert [status for status, _ in wrong] == [400, 400, 400]
+    assert wrong[2][1]["error"]["param"] == "chat_template_kwargs"
+    assert "`moood`, which the chat template does not read" in wrong[2][1]["error"]["message"]
     assert one["nll_sum"] == expected["nll_sum"]
     assert one["num_prompt_tokens"] == expected["num_prompt_tokens"]
 

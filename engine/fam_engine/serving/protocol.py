@@ -134,12 +134,14 @@ class Turn(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | _Objects | None = None
-    tool_calls: _Objects | None = None
-    tool_call_id: str | None = None
-    name: str | None = None
-    reasoning_content: str | None = None
+    role: Literal["system", "developer", "user", "assistant", "tool"] = Field(
+        description="system, developer, user, assistant or tool"
+    )
+    content: str | _Objects | None = Field(default=None, description="a text or a list of parts")
+    tool_calls: _Objects | None = Field(default=None, description="a list of calls")
+    tool_call_id: str | None = Field(default=None, description="a text")
+    name: str | None = Field(default=None, description="a text")
+    reasoning_content: str | None = Field(default=None, description="a text")
 
 
 class ScoreRequest(_Request):
@@ -180,18 +182,30 @@ def _first_problem(kind: type[_Request], error: ValidationError) -> RequestError
         return RequestError(f"the body is not JSON: {problem['msg']}", code="invalid_json")
     if not problem["loc"]:
         return RequestError("the body is not a JSON object", code="invalid_json")
-    param = str(problem["loc"][0])
-    field = kind.model_fields.get(param)
+    owner, outer, loc = _owner(kind, problem["loc"])
+    name = str(loc[0])
+    param = f"{outer}{name}"
+    field = owner.model_fields.get(name)
     if field is None:
-        hint = nearest(param, list(kind.model_fields))
+        hint = nearest(name, list(owner.model_fields))
         return RequestError(f"unknown parameter `{_short(param)}`{hint}", param=param[:80])
     if problem["type"] == "missing":
         return RequestError(f"`{param}` is missing, expected {field.description}", param=param)
     # Numbers in the place of an error count members of a list, names tell alternatives apart.
-    is_member = any(isinstance(part, int) for part in problem["loc"])
+    is_member = any(isinstance(part, int) for part in loc)
     found = _shown(problem["input"])
     verb = "holds" if is_member else "is"
     return RequestError(f"`{param}` {verb} {found}, expected {field.description}", param=param)
+
+
+_Place = tuple[int | str, ...]
+
+
+def _owner(kind: type[_Request], loc: _Place) -> tuple[type[BaseModel], str, _Place]:
+    """Find whose field an error is about, a turn's or the request's; what stands before its name; its place there."""
+    if loc[0] == "messages" and len(loc) > 2:
+        return Turn, f"messages[{loc[1]}].", loc[2:]
+    return kind, "", loc
 
 
 def _shown(value: object) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 
 from fam_engine.data.records import detect_form, read_record
 from fam_engine.data.tokenizer import Encoded
+from fam_engine.data.turns import CONVERSATION
 from fam_engine.errors import RecordError
 from fam_engine.jobs.scoring.continuations import Continuation, Pair
 from fam_engine.measure.metrics import score_record
@@ -65,9 +66,7 @@ def plan_score(body: bytes, served: Served) -> ScorePlan:
     if asked.tools is not None and asked.messages is None:
         raise RequestError("`tools` go with `messages`, not with `prompt`", param="tools")
     has_ids = isinstance(asked.prompt, list)
-    if asked.chat_template_kwargs is not None and has_ids:
-        message = "`chat_template_kwargs` go with texts, not with ids"
-        raise RequestError(message, param="chat_template_kwargs")
+    _check_kwargs(asked, served)
     if has_ids != isinstance(asked.responses[0], list):
         message = "`prompt` and `responses` are ids and text, expected both of one kind"
         raise RequestError(message, param="responses")
@@ -76,6 +75,24 @@ def plan_score(body: bytes, served: Served) -> ScorePlan:
     _check_fit(encoded, served)
     sizes = [None if has_ids else len(str(one).encode()) for one in asked.responses]
     return ScorePlan(asked, encoded, sizes)
+
+
+def _check_kwargs(asked: ScoreRequest, served: Served) -> None:
+    """Refuse what no template reads: a typing error would silently change nothing."""
+    renderer = served.model.encoder.renderer
+    for name in asked.chat_template_kwargs or {}:
+        if isinstance(asked.prompt, list):
+            problem = "go with texts, not with ids"
+        elif name in CONVERSATION:
+            problem = f"have `{name}`, which comes from the request itself; leave it out"
+        elif renderer is None:
+            problem = "are given, but the model has no chat template to read them; leave them out"
+        elif not renderer.reads(name):
+            problem = f"have `{name[:60]}`, which the chat template does not read; leave it out"
+        else:
+            continue
+        message = f"`chat_template_kwargs` {problem}"
+        raise RequestError(message, param="chat_template_kwargs", code="E_TEMPLATE_KWARGS")
 
 
 def _check_responses(responses: Sequence[str | list[int]]) -> None:
