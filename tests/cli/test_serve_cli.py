@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,10 +27,12 @@ def start(tiny_model: Path) -> Iterator[Start]:
     pytest.importorskip("uvicorn", reason="needs the extra `serve`")
     started: list[subprocess.Popen[str]] = []
 
-    def call(*arguments: str, **environment: str) -> tuple[subprocess.Popen[str], int]:
+    def call(
+        *arguments: str, before: str = "", **environment: str
+    ) -> tuple[subprocess.Popen[str], int]:
         server = subprocess.Popen(
             [
-                *(sys.executable, "-c", "from fam_engine.cli.main import main; main()"),
+                *(sys.executable, "-c", f"{before}from fam_engine.cli.main import main; main()"),
                 *("serve", "--model", str(tiny_model), "--served-model-name", "tiny"),
                 *("--precision", "fp32", "--device", "cpu", "--port", "0", *arguments),
             ],
@@ -134,6 +137,26 @@ def test_a_second_signal_does_not_wait_for_what_is_computed(
         assert server.wait(20) == -sent
     assert server.stderr is not None
     assert server.stderr.read() == ""
+
+
+def test_many_open_connections_leave_it_quiet_and_it_answers_again(start: Start) -> None:
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256)); "
+    server, port = start(before=limit)
+    with contextlib.ExitStack() as opened:
+        for _ in range(300):
+            connection = opened.enter_context(socket.create_connection(("127.0.0.1", port)))
+            with contextlib.suppress(ConnectionError):  # one too many
+                connection.sendall(b"GET /health HTTP/1.1\r\n")
+    for _ in range(600):  # it has to notice that they are gone
+        with contextlib.suppress(ConnectionError):
+            if "fam_engine_up_seconds" in metrics(port):
+                break
+        time.sleep(0.1)
+    assert "fam_engine_up_seconds" in metrics(port)
+    server.send_signal(signal.SIGTERM)
+    assert server.wait(60) == 0
+    assert server.stderr is not None
+    assert "Traceback" not in server.stderr.read()
 
 
 def test_the_token_comes_from_the_environment(start: Start) -> None:

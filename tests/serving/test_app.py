@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from tests.serving.conftest import NAME, asking, make_service
+from tests.serving.conftest import NAME, asking, listening, make_service
 
 if TYPE_CHECKING:
     from fam_engine.jobs.resident import ResidentModel
@@ -27,6 +27,13 @@ pytest.importorskip("starlette", reason="needs the extra `serve`")
 ASKED = {"model": NAME, "prompt": "a", "max_tokens": 2, "temperature": 0}
 TOKEN = "s3cret"
 CONTEXT = np.array([0, 40], np.int32)
+
+
+def head(host: str, length: int) -> bytes:
+    return (
+        f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {length}\r\n\r\n"
+    ).encode()
 
 
 def test_without_the_token_nobody_is_let_in(resident: ResidentModel) -> None:
@@ -198,13 +205,76 @@ def test_what_is_read_of_a_refused_body_is_bounded(
 
     monkeypatch.setattr(bodies, "_DISCARD_SECONDS", 0.1)
     host, port = address.removeprefix("http://").split(":")
-    head = f"POST /v1/score HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
     with socket.create_connection((host, int(port)), timeout=60) as client:
-        client.sendall(f"{head}Content-Length: 1000000\r\n\r\n".encode() + b" " * 70_000)
+        client.sendall(head(host, 1_000_000) + b" " * 70_000)
         # The rest never comes; the connection is closed, so that reading ends.
         answer = client.makefile("rb").read()
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b"body_too_large" in answer
+
+
+def test_a_client_that_does_not_read_cannot_keep_the_server_from_its_end(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fam_engine.serving import app, connections
+
+    # More than the system keeps for a connection.
+    monkeypatch.setattr(app, "_json", lambda _: b" " * 50_000_000)
+    monkeypatch.setattr(connections, "_LOOK_SECONDS", 0.2)
+    body = json.dumps(ASKED).encode()
+    with socket.socket() as client:
+        rescue = threading.Timer(60, client.close)
+        rescue.start()
+        with listening(service) as address:
+            host, port = address.removeprefix("http://").split(":")
+            client.connect((host, int(port)))
+            client.sendall(head(host, len(body)) + body)
+            client.recv(1)  # the answer is on its way
+        rescue.cancel()
+        assert client.fileno() != -1  # not the client closed the connection
+
+
+def test_a_head_that_does_not_end_is_not_waited_for(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fam_engine.serving import connections
+
+    monkeypatch.setattr(connections, "_LOOK_SECONDS", 0.1)
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as client:
+        client.sendall(b"GET /health HTTP/1.1\r\n")
+        assert client.recv(1) == b""
+
+
+def test_a_request_that_is_computed_for_long_is_not_given_up(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fam_engine.serving import connections
+
+    looks = threading.Semaphore(0)
+    look = connections.Protocol._look
+
+    def counting(self: Any) -> None:  # noqa: ANN401
+        look(self)
+        looks.release()
+
+    monkeypatch.setattr(connections, "_LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(connections.Protocol, "_look", counting)
+    compute = service.served.model.continuations
+
+    def holding(pairs: Any, **rest: Any) -> Any:  # noqa: ANN401
+        for _ in range(4):
+            assert looks.acquire(timeout=60)
+        return compute(pairs, **rest)
+
+    monkeypatch.setattr(service.served.model, "continuations", holding)
+    body = json.dumps({"model": NAME, "prompt": "a", "responses": ["b"]}).encode()
+    with listening(service) as address:
+        asked = urllib.request.Request(
+            f"{address}/v1/score", body, {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(asked, timeout=60) as response:
+            assert json.load(response)["usage"]["prompt_tokens"] == 2
 
 
 def test_a_client_that_leaves_lets_go_of_its_text(address: str, service: Service) -> None:
@@ -215,11 +285,8 @@ def test_a_client_that_leaves_lets_go_of_its_text(address: str, service: Service
 
     async def leave() -> None:
         body = json.dumps({**ASKED, "max_tokens": 200}).encode()
-        head = (
-            f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
-        )
         _, writer = await asyncio.open_connection(host, int(port))
-        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        writer.write(head(host, len(body)) + body)
         await writer.drain()
         while service.in_flight == 0:
             await asyncio.sleep(0.01)

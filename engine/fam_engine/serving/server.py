@@ -24,11 +24,12 @@ from fam_engine.errors import EXIT_OK, UsageError
 from fam_engine.jobs.resident import ResidentModel
 from fam_engine.jobs.running import describe
 from fam_engine.serving.app import Service, make_app
+from fam_engine.serving.connections import MAX_CONNECTIONS, Protocol, affordable_connections
 from fam_engine.serving.served import Limits, Served
 
-# Connections at a time, most of them idle; and what the line and headers of a request may take.
-_MAX_CONNECTIONS: Final = 1024
+# What the line and headers of a request may take, and connections that wait to be accepted.
 _MAX_HEAD_BYTES: Final = 65536
+_BACKLOG: Final = 128
 
 
 def run_server(config: ServeConfig, tell: Callable[[str], None]) -> int:
@@ -67,23 +68,24 @@ def run_server(config: ServeConfig, tell: Callable[[str], None]) -> int:
             return _serve(service, listener, lambda: tell(_address(config, listener)))
 
 
-def uvicorn_settings(service: Service) -> uvicorn.Config:
+def uvicorn_settings(service: Service, *, max_connections: int = MAX_CONNECTIONS) -> uvicorn.Config:
     """Give what uvicorn is told for a service."""
     return uvicorn.Config(
         make_app(service),
-        http="h11",
+        http=Protocol,
         ws="none",
         lifespan="off",
         log_level="warning",
         access_log=False,
         server_header=False,
-        limit_concurrency=_MAX_CONNECTIONS,
+        limit_concurrency=max_connections,
+        backlog=_BACKLOG,
         h11_max_incomplete_event_size=_MAX_HEAD_BYTES,
     )
 
 
 def _serve(service: Service, listener: socket.socket, ready: Callable[[], None]) -> int:
-    server = _Server(uvicorn_settings(service))
+    server = _Server(uvicorn_settings(service, max_connections=affordable_connections()))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, server.take)
     service.start()
@@ -142,7 +144,7 @@ def _listening(host: str, port: int) -> socket.socket:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = found[0]
-        return socket.create_server(address[:2], family=family, backlog=2048)
+        return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
     except (OSError, OverflowError) as error:
         raise UsageError(
             f"{host}:{port} cannot be listened on: {error}",
