@@ -289,7 +289,10 @@ def _nothing_written(number: int) -> Completion:
 
 
 def _read_row(score: Continuation) -> Row:
-    """Give the most probable token in the last place of a prompt's scores."""
+    """Give the most probable token in the last place of a prompt's scores.
+
+    Its log-prob is float32, as those of all likely tokens; exact it would take to score the prompt once more with it.
+    """
     top = score.top.slice(len(score.facts) - 1, len(score.facts))
     best = list(zip(top.token_ids[0].tolist(), top.logprobs[0].tolist(), strict=True))
     return Row(*best[0], 1, tuple(best))

@@ -1,7 +1,9 @@
 """Log-probs as OpenAI's completions and vLLM's `prompt_logprobs` write them.
 
 In: the ids and facts of some tokens, the most probable tokens in their places. Out: JSON values. The log-prob of a
-token is the same number wherever it appears: clients tell by equality whether it is the most probable one.
+token is the same number wherever it appears in its place: clients tell by equality whether it is the most probable one.
+Those of other likely tokens are float32, and so is a token's that is read off the scores of its prompt: asked for in
+another way, the same token's may differ from it by some 1e-6.
 """
 
 from __future__ import annotations
