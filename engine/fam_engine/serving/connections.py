@@ -15,9 +15,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 # Most connections are idle.
 MAX_CONNECTIONS: Final = 1024
-# What a process asks for where it may, and what it keeps for its own files.
+# What a process asks for where it may, and what it keeps: for its own files, connections that are accepted but not yet
+# seen, and those told 503.
 _ENOUGH_FILES: Final = 4096
-_OWN_FILES: Final = 128
+_KEPT_FILES: Final = 160
 # So many more than the limit are told 503; those beyond are closed unheard.
 _NUM_REFUSED: Final = 32
 _LOOK_SECONDS: Final = 30.0
@@ -31,7 +32,7 @@ def affordable_connections() -> int:
     if soft != unlimited and soft < most:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
         soft = most
-    room = MAX_CONNECTIONS if soft == unlimited else soft - _OWN_FILES
+    room = MAX_CONNECTIONS if soft == unlimited else soft - _KEPT_FILES
     return max(1, min(room, MAX_CONNECTIONS))
 
 

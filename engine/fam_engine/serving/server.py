@@ -27,9 +27,11 @@ from fam_engine.serving.app import Service, make_app
 from fam_engine.serving.connections import MAX_CONNECTIONS, Protocol, affordable_connections
 from fam_engine.serving.served import Limits, Served
 
-# What the line and headers of a request may take, and connections that wait to be accepted.
+# What the line and headers of a request may take; connections that wait to be accepted, and how many asyncio accepts at
+# once, which are all open before the first of them can be refused.
 _MAX_HEAD_BYTES: Final = 65536
 _BACKLOG: Final = 128
+_NUM_ACCEPTED: Final = 16
 
 
 def run_server(config: ServeConfig, tell: Callable[[str], None]) -> int:
@@ -79,7 +81,7 @@ def uvicorn_settings(service: Service, *, max_connections: int = MAX_CONNECTIONS
         access_log=False,
         server_header=False,
         limit_concurrency=max_connections,
-        backlog=_BACKLOG,
+        backlog=_NUM_ACCEPTED,
         h11_max_incomplete_event_size=_MAX_HEAD_BYTES,
     )
 
@@ -99,6 +101,12 @@ class _Server(uvicorn.Server):  # type: ignore[misc]  # an extra
     """Uvicorn without signals of its own: they come late, and end the process after a clean shutdown."""
 
     should_exit: bool
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to accept; asyncio lets no more wait than it accepts at once."""
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(_BACKLOG)
 
     def capture_signals(self) -> contextlib.AbstractContextManager[None]:
         """Leave signals as they are."""
