@@ -90,6 +90,11 @@ class Shapes:
     dtype: torch.dtype = torch.bfloat16
     device: str = "cuda"
 
+    @property
+    def qkv(self) -> tuple[int, int, int]:
+        """Give the rows of q, k and v."""
+        return self.heads * self.width, self.groups * self.width, self.groups * self.width
+
     def random(self, *shape: int) -> torch.Tensor:
         """Give random values in the compute dtype."""
         return torch.randn(shape, device=self.device).to(self.dtype)
@@ -207,9 +212,12 @@ def _of_matrices(s: Shapes) -> Iterator[Case]:
             out.nbytes + n * k // 2 + n * k // 16,
         )
         yield from _of_few_rows(s, f"{n}x{k}", (n,), k)
-    heads = (s.heads * s.width, *(s.groups * s.width,) * 2)
-    yield from _of_few_rows(s, "q, k, v", heads, s.hidden)
+    yield from _of_few_rows(s, "q, k, v", s.qkv, s.hidden)
     yield from _of_few_rows(s, "gate, up", (s.intermediate,) * 2, s.hidden)
+
+
+def _adapter_bytes(loras: list[LoraFactors]) -> int:
+    return sum(lora.lora_A.nbytes + lora.lora_B.nbytes for lora in loras)
 
 
 def _of_few_rows(s: Shapes, name: str, rows: tuple[int, ...], k: int) -> Iterator[Case]:
@@ -223,17 +231,16 @@ def _of_few_rows(s: Shapes, name: str, rows: tuple[int, ...], k: int) -> Iterato
             nf4_linear_triton.nf4_linear(x, sources, out=y, loras=loras)
 
         num_bytes = packed + x.nbytes + y.nbytes
-        num_bytes += sum(lora.lora_A.nbytes + lora.lora_B.nbytes for lora in loras)
+        num_bytes += _adapter_bytes(loras)
         what = f"{m} rows {name}{' with adapter' * bool(loras)}"
         yield Case(f"nf4_linear {what}", few, num_bytes, 2 * m * sum(rows) * k)
 
 
 def _of_layers(s: Shapes) -> Iterator[Case]:
     """Time all products of some layers as a step of answering makes them: in a graph, where kernels begin early."""
-    heads = (s.heads * s.width, *(s.groups * s.width,) * 2)
     shapes: list[tuple[tuple[int, ...], int]] = [
-        (heads, s.hidden),
-        ((s.hidden,), heads[0]),
+        (s.qkv, s.hidden),
+        ((s.hidden,), s.heads * s.width),
         ((s.intermediate,) * 2, s.hidden),
         ((s.hidden,), s.intermediate),
     ] * s.num_layers
@@ -252,7 +259,7 @@ def _of_layers(s: Shapes) -> Iterator[Case]:
                 nf4_linear_triton.nf4_linear(x, sources, out=y, loras=loras)
 
         moved = packed + sum(x.nbytes + y.nbytes for x, _, y, _ in work)
-        moved += sum(part.lora_A.nbytes + part.lora_B.nbytes for *_, all_ in work for part in all_)
+        moved += sum(_adapter_bytes(loras) for *_, loras in work)
         name = f"nf4_linear {m} rows, {s.num_layers} layers{' with adapter' * has_adapter}"
         yield Case(name, _in_graph(products, s.device), moved, 2 * m * weights, work)
 

@@ -29,6 +29,12 @@ TOKEN = "s3cret"
 CONTEXT = np.array([0, 40], np.int32)
 
 
+def place(address: str) -> tuple[str, int]:
+    """Give host and port of a server."""
+    host, port = address.removeprefix("http://").split(":")
+    return host, int(port)
+
+
 def head(host: str, length: int) -> bytes:
     return (
         f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
@@ -204,8 +210,8 @@ def test_what_is_read_of_a_refused_body_is_bounded(
     from fam_engine.serving import bodies
 
     monkeypatch.setattr(bodies, "_DISCARD_SECONDS", 0.1)
-    host, port = address.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=60) as client:
+    host, port = place(address)
+    with socket.create_connection((host, port), timeout=60) as client:
         client.sendall(head(host, 1_000_000) + b" " * 70_000)
         # The rest never comes; the connection is closed, so that reading ends.
         answer = client.makefile("rb").read()
@@ -226,8 +232,8 @@ def test_a_client_that_does_not_read_cannot_keep_the_server_from_its_end(
         rescue = threading.Timer(60, client.close)
         rescue.start()
         with listening(service) as address:
-            host, port = address.removeprefix("http://").split(":")
-            client.connect((host, int(port)))
+            host, port = place(address)
+            client.connect((host, port))
             client.sendall(head(host, len(body)) + body)
             client.recv(1)  # the answer is on its way
         rescue.cancel()
@@ -240,8 +246,8 @@ def test_a_head_that_does_not_end_is_not_waited_for(
     from fam_engine.serving import connections
 
     monkeypatch.setattr(connections, "_LOOK_SECONDS", 0.1)
-    host, port = address.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=60) as client:
+    host, port = place(address)
+    with socket.create_connection((host, port), timeout=60) as client:
         client.sendall(b"GET /health HTTP/1.1\r\n")
         assert client.recv(1) == b""
 
@@ -281,11 +287,11 @@ def test_a_client_that_leaves_lets_go_of_its_text(address: str, service: Service
     """Its text ends, and the place of its request is free again."""
     from fam_engine.model.generation.requests import Request, Sampling
 
-    host, port = address.removeprefix("http://").split(":")
+    host, port = place(address)
 
     async def leave() -> None:
         body = json.dumps({**ASKED, "max_tokens": 200}).encode()
-        _, writer = await asyncio.open_connection(host, int(port))
+        _, writer = await asyncio.open_connection(host, port)
         writer.write(head(host, len(body)) + body)
         await writer.drain()
         while service.in_flight == 0:

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all.
+"""Files and folders that appear whole or not at all, and folders that go so.
 
 In: a path and a function that writes. Out: the finished file under its name, or nothing. Temporary file in the same
 folder, fsync, rename, fsync of the folder: after a crash at any moment a reader finds the old file, the new one or
@@ -71,6 +71,18 @@ def write_folder_whole(path: Path, write: Callable[[Path], None]) -> None:
 def write_text_whole(path: Path, text: str) -> None:
     """Write a text file through a temporary one."""
     write_whole(path, lambda temporary: _write_text(temporary, text))
+
+
+def remove_at_once(folder: Path) -> None:
+    """Remove a folder that others may look or write into: all of it goes in one moment.
+
+    What a death in here has left of an earlier one goes, too.
+    """
+    gone = folder.with_name(f"{folder.name}.old")
+    shutil.rmtree(gone, ignore_errors=True)
+    if folder.is_dir():
+        folder.rename(gone)
+        shutil.rmtree(gone)
 
 
 def _write_text(path: Path, text: str) -> None:

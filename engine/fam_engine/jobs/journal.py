@@ -17,7 +17,6 @@ import fcntl
 import json
 import os
 import re
-import shutil
 import socket
 import sqlite3
 import time
@@ -26,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from fam_engine.data.files import remove_at_once
 from fam_engine.errors import (
     CorruptStateError,
     DeviceError,
@@ -123,11 +123,8 @@ class Journal:
             (self.folder / f"{_DATABASE}{end}").unlink(missing_ok=True)
         for path in list(self.folder.iterdir()):
             if path.is_dir() and not path.is_symlink():
-                # All of it at once: workers still touch files in theirs, which keeps folders from being removed.
-                gone = path.with_name(f"{path.name}.old")
-                shutil.rmtree(gone, ignore_errors=True)
-                path.rename(gone)
-                shutil.rmtree(gone)
+                # Workers still touch files in theirs, which keeps folders from being removed file by file.
+                remove_at_once(path)
 
     @contextlib.contextmanager
     def commit(self) -> Iterator[sqlite3.Connection]:

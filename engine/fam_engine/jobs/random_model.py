@@ -45,6 +45,7 @@ def random_decoder(
         uses_rope=model.uses_rope[:num_layers],
         sliding_windows=model.sliding_windows[:num_layers],
     )
+    shapes = linear_shapes(config)
     stored = torch.float32 if precision == "fp32" else torch.bfloat16
 
     def matrix(num_rows: int, num_columns: int) -> torch.Tensor:
@@ -55,7 +56,6 @@ def random_decoder(
             return Linear(weight=tuple(_random_nf4(*shapes[name], device) for name in names))
         return Linear(weight=torch.cat([matrix(*shapes[name]) for name in names]))
 
-    shapes = linear_shapes(config)
     ones = torch.ones(config.hidden_size, dtype=dtype, device=device)
     head_norm = torch.ones(config.head_dim, dtype=dtype, device=device) if config.qk_norm else None
     layers = []

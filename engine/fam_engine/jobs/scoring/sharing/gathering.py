@@ -9,12 +9,12 @@ spoilt stops nobody: what was in it is computed again.
 from __future__ import annotations
 
 import contextlib
-import shutil
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from fam_engine.data.files import remove_at_once
 from fam_engine.errors import InputError, LockedError
 from fam_engine.jobs.journal import Journal, storage_errors
 from fam_engine.jobs.scoring.entries import AFTER_PASS_ONE
@@ -54,9 +54,8 @@ def gather(journal: Journal, progress: Progress) -> None:
         LockedError: One of them is still at work.
     """
     parts = journal.folder / FOLDER
-    gone = parts.with_name(f"{FOLDER}.old")
-    shutil.rmtree(gone, ignore_errors=True)
     if not parts.is_dir():
+        remove_at_once(parts)
         return
     with storage_errors(parts):
         now = file_clock(parts)
@@ -71,8 +70,7 @@ def gather(journal: Journal, progress: Progress) -> None:
         if worker.name not in (journal.get("gathered") or []):
             _gather_one(journal, worker, progress)
     with storage_errors(parts):
-        parts.rename(gone)
-        shutil.rmtree(gone)
+        remove_at_once(parts)
 
 
 def _gather_one(journal: Journal, worker: Path, progress: Progress) -> None:
