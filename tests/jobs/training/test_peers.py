@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from fam_engine._rust_tokenize import pack_batch
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.jobs.data_files import DataFile
 from fam_engine.jobs.journal import Journal
@@ -27,11 +28,15 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(scope="module")
 def spool(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("spool")
-    files = [DataFile("data", write_records(folder / "data.jsonl", make_records(10)))]
+    return write_spool(tmp_path_factory.mktemp("spool"), tiny_model, 10)
+
+
+def write_spool(folder: Path, model: Path, num_records: int) -> Path:
+    """Write a job's spool of so many records; give its folder."""
+    files = [DataFile("data", write_records(folder / "data.jsonl", make_records(num_records)))]
     with Journal(folder, {}, ingest.SCHEMA) as journal:
         ingest_records(
-            journal, TextEncoder(tiny_model), IngestPlan(256, "quarantine"), files, lambda _: None
+            journal, TextEncoder(model), IngestPlan(256, "quarantine"), files, lambda _: None
         )
         return spool_folder(journal)
 
@@ -120,3 +125,16 @@ def test_micro_batches_are_as_small_as_the_number_of_rounds_allows(spool: Path) 
             assert -(-len(shared) // size) == rounds
             if size > 1 and budget == 4096:
                 assert len(shared) > 1
+
+
+def test_one_process_has_micro_batches_of_nearly_one_size(tiny_model: Path, tmp_path: Path) -> None:
+    examples = open_examples(write_spool(tmp_path, tiny_model, 60), 60)
+    whole, shared = (
+        [len(pack_batch(examples.spool, batch)["input_ids"]) for batch in batches]
+        for batches in (
+            micro_batches(examples, examples.entries, 1024),
+            shared_out(examples, examples.entries, 1024, 1),
+        )
+    )
+    assert len(whole) == len(shared)
+    assert max(shared) - min(shared) <= 128 < max(whole) - min(whole)

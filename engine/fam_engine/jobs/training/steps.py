@@ -184,14 +184,13 @@ def micro_batches(examples: Examples, entries: Entries, max_tokens: int) -> list
 def shared_out(
     examples: Examples, entries: Entries, max_tokens: int, num_processes: int
 ) -> list[Entries]:
-    """Cut entries into micro-batches that keep processes equally busy, each taking one in turn.
+    """Cut entries into micro-batches of nearly one size, each process taking one in turn.
 
     The processes need as many rounds as micro-batches of `max_tokens` fill. In so many rounds more micro-batches can
-    be had, so these are made as small as they can be: the largest is what everybody waits for.
+    be had, so these are made as small as they can be: the largest is what everybody waits for, and what memory is
+    taken for; sizes that differ less leave fewer gaps in it.
     """
     batches = micro_batches(examples, entries, max_tokens)
-    if num_processes == 1:
-        return batches
     most = -(-len(batches) // num_processes) * num_processes
     low, high = 1, max_tokens // ROW_GRID
     while low < high:
