@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import reduce
 
 import pytest
 import torch
@@ -52,8 +53,8 @@ def test_equals_float64_rounded_once(
 
 def test_large_matrices_have_larger_blocks_and_the_same_result() -> None:
     given = make(40, 8200, 3, torch.float32)
-    wide = kernel._making(8200, 3, torch.bfloat16, 80).constants["BN"]
-    assert wide > kernel._making(8000, 3, torch.bfloat16, 80).constants["BN"]
+    wide = kernel._making(8200, 3, torch.bfloat16).constants["BN"]
+    assert wide > kernel._making(8000, 3, torch.bfloat16).constants["BN"]
     grad_inner, _ = gradients(given)
     truth = 2 * given[0].double() @ given[2].double()
     assert (grad_inner.double() - truth).abs().max() <= 2e-6 * truth.abs().max()
@@ -68,31 +69,52 @@ def test_adds_to_what_is_there() -> None:
 
 
 def test_a_row_of_the_inner_gradient_depends_on_that_row_only() -> None:
-    given = make(300, 37, 5, torch.float32)
+    given = make(300, 300, 5, torch.float32)
     whole, _ = gradients(given)
     for rows in (slice(0, 1), slice(7, 270)):
         few, _ = gradients((given[0][rows], given[1][rows], given[2]))
         assert torch.equal(few, whole[rows])
 
 
-def test_a_split_is_what_its_rows_give_alone() -> None:
-    given = make(600, 37, 5, torch.float32)
+# Shares: one, a few, all that are loaded at once but some, one more than those.
+@pytest.mark.parametrize("count", [1, 3, 9, 17])
+def test_shares_of_rows_are_added_in_order(count: int) -> None:
+    given = make(256 * count - 7, 37, 5, torch.float32)
     _, whole = gradients(given)
     # Two is a power of two: scaling a sum and summing what is scaled is the same.
-    shares = [
-        gradients((given[0][start : start + 256], given[1][start : start + 256], given[2]))[1]
-        for start in range(0, 600, 256)
-    ]
-    assert torch.equal(whole, shares[0] + shares[1] + shares[2])
+    parts = (gradients((grad, inner, given[2]))[1] for grad, inner in split(256, *given[:2]))
+    assert torch.equal(whole, in_order(parts))
     assert torch.equal(whole, gradients(given)[1])
+
+
+@pytest.mark.parametrize("count", [1, 3, 9, 17])
+def test_shares_of_columns_are_added_in_order(count: int) -> None:
+    given = make(45, 128 * count - 7, 5, torch.float32)
+    whole, _ = gradients(given)
+    columns = split(128, given[0].t(), given[2])
+    parts = (gradients((grad.t().contiguous(), given[1], B))[0] for grad, B in columns)
+    assert torch.equal(whole, in_order(parts))
+
+
+def split(size: int, *tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    return zip(*(tensor.split(size) for tensor in tensors), strict=True)
+
+
+def in_order(parts: Iterator[torch.Tensor]) -> torch.Tensor:
+    return reduce(torch.add, parts)
 
 
 def test_rows_are_taken_a_chunk_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     given = make(600, 37, 5, torch.float32)
     whole = gradients(given)
-    monkeypatch.setattr(kernel, "_CHUNK", 256)
+    monkeypatch.setattr(kernel, "_chunk", lambda width, rank: 256)
     for chunked, expected in zip(gradients(given), whole, strict=True):
         assert torch.equal(chunked, expected)
+
+
+def test_a_chunk_has_more_rows_where_they_are_small() -> None:
+    assert [kernel._chunk(width, 16) for width in (1024, 4096, 14336)] == [32768, 8192, 4096]
+    assert [kernel._chunk(width, 64) for width in (1024, 4096)] == [8192, 4096]
 
 
 @pytest.mark.parametrize("rank", [5, 65])
@@ -125,10 +147,12 @@ for variant in lora_backward_triton.variants(90):
     if variant.name.startswith("lora_backward shares bf16 N=4096"):
         target = GPUTarget("cuda", 90, 32)
         made = triton.compile(offline._source(variant), target, options=variant.launch.options).asm
-        print(set(re.findall("warp_group_dot_wait.*pendings = ([0-9]+)", made["ttgir"])))
+        buffers = re.findall("memdesc<([0-9])x32x256xbf16.* mutable>", made["ttgir"])
+        waits = re.findall("warp_group_dot_wait.*pendings = ([0-9]+)", made["ttgir"])
+        print(set(buffers), set(waits))
 """
 
 
-def test_nothing_is_loaded_over_what_matrix_instructions_still_read() -> None:
-    # On 9.0 these run on by themselves; dY has no buffer for that, see the kernel's launch.
-    assert printed_by_compiled(PROGRAM) == "{'0'}\n" * 2
+def test_dY_is_loaded_ahead_but_not_over_what_is_still_read() -> None:
+    # Two buffers are read by mma.sync, which ends before it is left; wgmma runs on by itself, unless it is awaited.
+    assert printed_by_compiled(PROGRAM) == "{'2'} set()\n" * 2 + "{'3'} {'0'}\n"
