@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,8 +46,7 @@ from fam_engine.kernels import (
     varlen_attention,
 )
 from fam_engine.kernels.flat_adamw import step_scalars
-from fam_engine.kernels.nf4_dequantize import LoraFactors
-from fam_engine.kernels.nf4_linear import NF4Tensors
+from fam_engine.kernels.nf4_dequantize import LoraFactors, NF4Weight
 
 _EPS = 1e-5
 
@@ -176,15 +175,24 @@ def run_once(shapes: Shapes) -> None:
         print(case.name, flush=True)
 
 
-def _nf4(s: Shapes, num_rows: int, num_columns: int) -> list[torch.Tensor]:
+def _nf4(s: Shapes, num_rows: int, num_columns: int) -> NF4Weight:
     num_blocks = num_rows * num_columns // 64
-    return [
-        torch.randint(256, (num_blocks * 32,), dtype=torch.uint8, device=s.device),
-        torch.randint(256, (num_blocks,), dtype=torch.uint8, device=s.device),
-        torch.rand(-(-num_blocks // 256), device=s.device),
-        torch.tensor(0.1, device=s.device),
-        torch.randn(256, device=s.device).sort().values,
-    ]
+    return NF4Weight(
+        packed=torch.randint(256, (num_blocks * 32,), dtype=torch.uint8, device=s.device),
+        absmax=torch.randint(256, (num_blocks,), dtype=torch.uint8, device=s.device),
+        absmax2=torch.rand(-(-num_blocks // 256), device=s.device),
+        offset=torch.tensor(0.1, device=s.device),
+        code2=torch.randn(256, device=s.device).sort().values,
+        shape=(num_rows, num_columns),
+    )
+
+
+def _packed_bytes(sources: Sequence[NF4Weight]) -> int:
+    return sum(
+        part.nbytes
+        for weight in sources
+        for part in (weight.packed, weight.absmax, weight.absmax2, weight.offset, weight.code2)
+    )
 
 
 def _lora(s: Shapes, num_rows: int, num_columns: int) -> LoraFactors:
@@ -194,26 +202,38 @@ def _lora(s: Shapes, num_rows: int, num_columns: int) -> LoraFactors:
 
 def _of_matrices(s: Shapes) -> Iterator[Case]:
     for n, k in ((s.hidden, s.hidden), (s.intermediate, s.hidden), (s.hidden, s.intermediate)):
-        weight, out = _nf4(s, n, k), s.random(n, k)
-        lora = _lora(s, n, k)
-        packed = sum(part.nbytes for part in weight)
-        for name, adapter in (("", None), (" with adapter", lora)):
-
-            def dense(weight=weight, out=out, lora=adapter) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
-                shape = (out.shape[0], out.shape[1])
-                nf4_dequantize_triton.nf4_dequantize(
-                    *weight, shape=shape, dtype=out.dtype, out=out, lora=lora
-                )
-
-            yield Case(f"nf4_dequantize {n}x{k}{name}", dense, packed + out.nbytes)
+        yield from _of_dense(s, f"{n}x{k}", (n,), k)
+        out = s.random(n, k)
         yield Case(
             f"nf4_quantize {n}x{k}",
             lambda out=out: nf4_quantize_triton.nf4_quantize(out),  # type: ignore[misc]
             out.nbytes + n * k // 2 + n * k // 16,
         )
         yield from _of_few_rows(s, f"{n}x{k}", (n,), k)
-    yield from _of_few_rows(s, "q, k, v", s.qkv, s.hidden)
-    yield from _of_few_rows(s, "gate, up", (s.intermediate,) * 2, s.hidden)
+    for name, rows in (("q, k, v", s.qkv), ("gate, up", (s.intermediate,) * 2)):
+        yield from _of_dense(s, name, rows, s.hidden)
+        yield from _of_few_rows(s, name, rows, s.hidden)
+
+
+def _of_dense(s: Shapes, name: str, rows: tuple[int, ...], k: int) -> Iterator[Case]:
+    """Time matrices brought to the compute dtype: alone, with adapters merged, and as a training step has them."""
+    sources, loras = [_nf4(s, n, k) for n in rows], [_lora(s, n, k) for n in rows]
+    n, r = sum(rows), -(-s.rank * len(rows) // 16) * 16
+    lora_A, num_B = s.random(r, k), sum(lora.lora_B.nbytes for lora in loras)
+    ways: tuple[tuple[str, tuple[int, int], dict[str, Any], int], ...] = (
+        ("", (n, k), {}, 0),
+        (" with adapter", (n, k), {"loras": loras}, 0),
+        (" and sB beside", (n, k + r), {"beside": loras}, num_B),
+        (" and A below", (n + r, k), {"below": lora_A}, lora_A.nbytes),
+    )
+    for what, shape, options, num_bytes in ways:
+        out = s.random(*shape)
+
+        def dense(out=out, options=options) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+            nf4_dequantize_triton.nf4_dequantize(sources, out=out, **options)
+
+        num_bytes += _packed_bytes(sources) + out.nbytes
+        yield Case(f"nf4_dequantize {name}{what}", dense, num_bytes)
 
 
 def _adapter_bytes(loras: list[LoraFactors]) -> int:
@@ -221,8 +241,8 @@ def _adapter_bytes(loras: list[LoraFactors]) -> int:
 
 
 def _of_few_rows(s: Shapes, name: str, rows: tuple[int, ...], k: int) -> Iterator[Case]:
-    sources = [NF4Tensors(*_nf4(s, n, k)) for n in rows]
-    packed = sum(part.nbytes for source in sources for part in source)
+    sources = [_nf4(s, n, k) for n in rows]
+    packed = _packed_bytes(sources)
     adapters = [_lora(s, n, k) for n in rows]
     for m, loras in ((1, []), (8, []), (8, adapters), (64, [])):
         x, y = s.random(m, k), s.random(m, sum(rows))
@@ -244,13 +264,13 @@ def _of_layers(s: Shapes) -> Iterator[Case]:
         ((s.intermediate,) * 2, s.hidden),
         ((s.hidden,), s.intermediate),
     ] * s.num_layers
-    matrices = [([NF4Tensors(*_nf4(s, n, k)) for n in rows], k) for rows, k in shapes]
-    packed = sum(part.nbytes for sources, _ in matrices for source in sources for part in source)
+    matrices = [([_nf4(s, n, k) for n in rows], k) for rows, k in shapes]
+    packed = sum(_packed_bytes(sources) for sources, _ in matrices)
     weights = sum(sum(rows) * k for rows, k in shapes)
     for m, has_adapter in ((1, False), (1, True), (8, False), (16, False)):
         work = []
         for sources, k in matrices:
-            rows = [len(source.packed) * 2 // k for source in sources]
+            rows = [source.shape[0] for source in sources]
             loras = [_lora(s, n, k) for n in rows] if has_adapter else []
             work.append((s.random(m, k), sources, s.random(m, sum(rows)), loras))
 

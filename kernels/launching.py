@@ -15,7 +15,7 @@ one has ended (`await_previous`): on an H100 it then begins within 1 to 1.5 us.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any, Final
@@ -160,3 +160,8 @@ def capability_of(device: torch.device) -> int:
 def cdiv(a: int, b: int) -> int:
     """Return a / b, rounded up; `triton.cdiv` takes the host 5 us."""
     return -(-a // b)
+
+
+def starts(sizes: Sequence[int]) -> tuple[int, ...]:
+    """Give where each begins when they lie one behind the other; of none, where the first one would."""
+    return tuple(sum(sizes[:place]) for place in range(len(sizes) or 1))

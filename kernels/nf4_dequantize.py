@@ -9,8 +9,17 @@ Every product and sum is rounded to float32 on its own (a fused multiply-add wou
 the last rounding goes to the output dtype. This is what bitsandbytes computes, bit for bit. Any
 shape: blocks straddle rows where K % 64 != 0.
 
-In: uint8 pairs of indices and the two levels of scales. Out: the matrix, into scratch memory when
-given. Memory traffic: 0.5 byte in and one value out per weight. A byte is looked up whole: a table
+Of a merged matrix (q, k, v; gate, up) all sources are written, one below the other. A training step
+multiplies by a matrix and its adapters at once, so it has them written along (`training.augmented`):
+
+    [W sB]   going forward: scaling * B of each source beside it, in columns of its own, else zeros
+    [W; A]   going back: what is given, below
+
+Dimensions: N rows of all sources, K columns, R rank of an adapter, C columns beside, all ranks.
+Dtypes: uint8 pairs of indices and the two levels of scales in; bf16, fp16, fp32 or fp64 (which holds
+the fp32 values) out. scaling * B is multiplied in B's dtype and rounded once.
+
+Memory traffic: 0.5 byte in and one value out per weight. A byte is looked up whole: a table
 of 256 pairs, each pair read as one 64-bit word, is 2.5 to 5 times faster than fancy indexing.
 Chunks keep the float32 values before scaling in the cache: 0.55 ns a value on one core (AVX-512),
 against 0.78 (to fp32) and 4.4 (to bf16) in one piece; bitsandbytes' C++ takes 0.2.
@@ -21,8 +30,8 @@ a detour through chunks of rows in float32: here they are a reference more than 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
 
@@ -55,6 +64,38 @@ NF4_CODE: Final = (
 
 
 @dataclass(frozen=True, kw_only=True)
+class NF4Weight:
+    """A matrix of shape (N, K) in NF4 with double quantization.
+
+    Attributes:
+        packed: uint8[ceil(N * K / 2)], two indices a byte, the first in the high half.
+        absmax: uint8[ceil(N * K / 64)], indices into `code2`, one a block.
+        absmax2: float32[ceil(num_blocks / 256)], scales of `absmax`.
+        offset: float32[] (no dimension), the mean taken off the absmaxes.
+        code2: float32[256], the table behind `absmax`.
+        shape: (N, K) = (out_features, in_features).
+    """
+
+    packed: torch.Tensor
+    absmax: torch.Tensor
+    absmax2: torch.Tensor
+    offset: torch.Tensor
+    code2: torch.Tensor
+    shape: tuple[int, int]
+
+    def to(self, device: torch.device) -> NF4Weight:
+        """Give the same weight on a device."""
+        return replace(
+            self,
+            packed=self.packed.to(device),
+            absmax=self.absmax.to(device),
+            absmax2=self.absmax2.to(device),
+            offset=self.offset.to(device),
+            code2=self.code2.to(device),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class LoraFactors:
     """What an adapter adds to a matrix of shape (N, K): scaling * lora_B @ lora_A.
 
@@ -70,55 +111,101 @@ class LoraFactors:
 
 
 def nf4_dequantize(
-    packed: torch.Tensor,
-    absmax: torch.Tensor,
-    absmax2: torch.Tensor,
-    offset: torch.Tensor,
-    code2: torch.Tensor,
+    sources: Sequence[NF4Weight],
     *,
-    shape: tuple[int, int],
-    dtype: torch.dtype,
-    out: torch.Tensor | None = None,
-    lora: LoraFactors | None = None,
+    out: torch.Tensor,
+    loras: Sequence[LoraFactors | None] = (),
+    beside: Sequence[LoraFactors | None] = (),
+    below: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Dequantize one NF4 matrix of shape (N, K), with an adapter merged if one is given.
+    """Write NF4 matrices one below the other, adapters merged, or what goes beside or below them.
 
     Args:
-        packed: uint8[ceil(N * K / 2)], the first value of a pair in the high half of the byte.
-        absmax: uint8[ceil(N * K / 64)], indices into `code2`.
-        absmax2: float32[ceil(num_blocks / 256)].
-        offset: float32[].
-        code2: float32[256].
-        shape: (N, K).
-        dtype: Dtype of the result: bf16, fp16, fp32, or fp64 (which holds the fp32 values).
-        out: [N, K] of that dtype on the same device, rows contiguous, any row stride: where to
-            write. A new tensor by default.
-        lora: An adapter to add, in float32 or wider, before the only rounding.
+        sources: Matrices of K columns, N rows together.
+        out: [N, K] of bf16, fp16, fp32 or fp64, rows contiguous, any row stride: where to write.
+            With `beside` [N, K + C], with `below` [N + R, K].
+        loras: The adapter of each source, or nothing for all, to add in float32 or wider, before the
+            only rounding. At most one of `loras`, `beside` and `below` is given.
+        beside: The adapter of each source whose scaling * B is written into the last C columns, see
+            `write_scaled_B`.
+        below: [R, K] of out's dtype, contiguous: to copy into the last R rows.
 
     Returns:
-        [N, K] in `dtype`; `out` itself when given.
+        `out`.
     """
-    num_rows, num_columns = shape
+    num_rows, num_columns = check_places(sources, out, loras=loras, beside=beside, below=below)
+    start, blocks = 0, []
+    for source, lora in zip(sources, loras or beside or [None] * len(sources), strict=True):
+        stop = start + source.shape[0]
+        _write_source(source, out[start:stop, :num_columns], lora if loras else None)
+        if beside and lora is not None:
+            blocks.append((start, lora.lora_B, lora.scaling))
+        start = stop
+    if beside:
+        write_scaled_B(out[:, num_columns:], blocks)
+    if below is not None:
+        out[num_rows:] = below
+    return out
+
+
+def write_scaled_B(out: torch.Tensor, blocks: Sequence[tuple[int, torch.Tensor, float]]) -> None:
+    """Write scaling * B of each adapter, multiplied in B's dtype, into columns of its own; else zeros.
+
+    Args:
+        out: [N, C], C at least all ranks: where to write.
+        blocks: The first row, B [rows, R] and scaling of each adapter.
+    """
+    if sum(lora_B.numel() for _, lora_B, _ in blocks) < out.numel():
+        out.zero_()
+    column = 0
+    for row, lora_B, scaling in blocks:
+        num_rows, rank = lora_B.shape
+        torch.mul(lora_B, scaling, out=out[row : row + num_rows, column : column + rank])
+        column += rank
+
+
+def check_places(
+    sources: Sequence[NF4Weight],
+    out: torch.Tensor,
+    *,
+    loras: Sequence[LoraFactors | None],
+    beside: Sequence[LoraFactors | None],
+    below: torch.Tensor | None,
+) -> tuple[int, int]:
+    """Check what `nf4_dequantize` is given, and give (N, K)."""
+    num_rows = sum(source.shape[0] for source in sources)
+    num_columns = sources[0].shape[1]
+    assert all(source.shape[1] == num_columns for source in sources)
+    assert bool(loras) + bool(beside) + (below is not None) <= 1
+    num_below, num_beside = out.shape[0] - num_rows, out.shape[1] - num_columns
+    assert num_below == (0 if below is None else len(below))
+    assert below is None or (below.shape[1], below.dtype) == (num_columns, out.dtype)
+    assert num_beside >= sum(lora.lora_B.shape[1] for lora in beside if lora)
+    assert beside or num_beside == 0
+    for source, lora in zip(sources, loras or beside or [None] * len(sources), strict=True):
+        assert lora is None or lora.lora_A.shape[1] == num_columns
+        assert lora is None or lora.lora_B.shape == (source.shape[0], len(lora.lora_A))
+    assert out.stride(1) == 1 or out.shape[1] == 1
+    return num_rows, num_columns
+
+
+def _write_source(source: NF4Weight, out: torch.Tensor, lora: LoraFactors | None) -> None:
+    num_rows, num_columns = source.shape
     num_values = num_rows * num_columns
-    if out is None:
-        out = torch.empty(shape, dtype=dtype, device=packed.device)
-    assert (out.shape, out.dtype) == (shape, dtype)
-    assert out.stride(1) == 1 or num_columns == 1
-    assert packed.numel() == -(-num_values // 2)
-    assert absmax.numel() == -(-num_values // BLOCK_SIZE)
-    packed, scale = packed.view(-1), nf4_scales(absmax, absmax2, offset, code2)
+    assert source.packed.numel() == -(-num_values // 2)
+    assert source.absmax.numel() == -(-num_values // BLOCK_SIZE)
+    packed, scale = source.packed.view(-1), nf4_scales(source)
     if lora is None and out.is_contiguous():
         _write_values(packed, scale, out.view(-1))
-        return out
+        return
     for rows in _row_chunks(num_rows, num_columns):
         first, last = rows.start * num_columns, rows.stop * num_columns
-        wide = out.new_empty((rows.stop - rows.start, num_columns), dtype=_wide(dtype))
+        wide = out.new_empty((rows.stop - rows.start, num_columns), dtype=_wide(out.dtype))
         pairs = packed[first // 2 : -(-last // 2)]
         _write_values(pairs, scale[first // BLOCK_SIZE : -(-last // BLOCK_SIZE)], wide.view(-1))
         if lora is not None:
             wide.addmm_(lora.lora_B[rows].to(wide) * lora.scaling, lora.lora_A.to(wide))
         out[rows] = wide
-    return out
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
@@ -150,13 +237,11 @@ def _write_values(packed: torch.Tensor, scale: torch.Tensor, values: torch.Tenso
         torch.mul(last_values, scale[num_full], out=values[num_full * BLOCK_SIZE :])
 
 
-def nf4_scales(
-    absmax: torch.Tensor, absmax2: torch.Tensor, offset: torch.Tensor, code2: torch.Tensor
-) -> torch.Tensor:
-    """Undo the double quantization: float32[num_blocks] from the arguments of `nf4_dequantize`."""
-    absmax = absmax.view(-1)
-    nested = absmax2.view(-1).repeat_interleave(NESTED_BLOCK_SIZE)[: absmax.numel()]
-    return torch.index_select(code2, 0, absmax.int()).mul_(nested).add_(offset)
+def nf4_scales(weight: NF4Weight) -> torch.Tensor:
+    """Undo the double quantization: float32[num_blocks]."""
+    absmax = weight.absmax.view(-1)
+    nested = weight.absmax2.view(-1).repeat_interleave(NESTED_BLOCK_SIZE)[: absmax.numel()]
+    return torch.index_select(weight.code2, 0, absmax.int()).mul_(nested).add_(weight.offset)
 
 
 def _look_up(table: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:

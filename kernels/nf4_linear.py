@@ -16,37 +16,19 @@ may change with M here, as those of torch's products do; there they do not.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 import torch
 
-from fam_engine.kernels.nf4_dequantize import BLOCK_SIZE, LoraFactors, nf4_dequantize
+from fam_engine.kernels.nf4_dequantize import BLOCK_SIZE, LoraFactors, NF4Weight, nf4_dequantize
 
 # Above, a matrix brought to the compute dtype once serves enough rows to pay for its way through memory.
 MAX_ROWS: Final = 64
 
 
-class NF4Tensors(NamedTuple):
-    """The tensors of an NF4 matrix [N, K], as `nf4_dequantize` takes them.
-
-    Attributes:
-        packed: uint8[N * K / 2].
-        absmax: uint8[N * K / 64].
-        absmax2: float32[ceil(num_blocks / 256)].
-        offset: float32[].
-        code2: float32[256].
-    """
-
-    packed: torch.Tensor
-    absmax: torch.Tensor
-    absmax2: torch.Tensor
-    offset: torch.Tensor
-    code2: torch.Tensor
-
-
 def nf4_linear(
     x: torch.Tensor,
-    sources: Sequence[NF4Tensors],
+    sources: Sequence[NF4Weight],
     *,
     out: torch.Tensor,
     bias: torch.Tensor | None = None,
@@ -70,9 +52,9 @@ def nf4_linear(
     wide = torch.promote_types(x.dtype, torch.float32)
     start = 0
     for source, lora in zip(sources, loras or [None] * len(sources), strict=True):
-        stop = start + num_features_of(source, x.shape[1])
-        shape = (stop - start, x.shape[1])
-        total = x.to(wide) @ nf4_dequantize(*source, shape=shape, dtype=wide).t()
+        stop = start + source.shape[0]
+        dense = nf4_dequantize([source], out=x.new_empty(source.shape, dtype=wide))
+        total = x.to(wide) @ dense.t()
         if lora is not None:
             inner = x.to(wide) @ lora.lora_A.to(wide).t()
             total.addmm_(inner, lora.lora_B.to(wide).t(), alpha=lora.scaling)
@@ -82,11 +64,6 @@ def nf4_linear(
             total += out[:, start:stop]
         out[:, start:stop] = total
         start = stop
-
-
-def num_features_of(source: NF4Tensors, num_columns: int) -> int:
-    """Give N of a source."""
-    return source.packed.numel() * 2 // num_columns
 
 
 def check_shape(x: torch.Tensor) -> None:

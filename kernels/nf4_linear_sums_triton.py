@@ -17,14 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cache
-from itertools import accumulate
 from typing import Final
 
 import torch
 import triton
 import triton.language as tl
 
-from fam_engine.kernels.launching import POINTER, Launch, Variant, await_previous, cdiv
+from fam_engine.kernels.launching import POINTER, Launch, Variant, await_previous, cdiv, starts
 from fam_engine.kernels.nf4_dequantize import LoraFactors
 
 # Ranks multiplied at a time.
@@ -145,11 +144,6 @@ def add_sums(
         out.stride(0),
         **launch.keywords,
     )
-
-
-def starts(sizes: Sequence[int]) -> tuple[int, ...]:
-    """Give where each begins when they lie one behind the other."""
-    return tuple(accumulate(sizes[:-1], initial=0))
 
 
 @cache

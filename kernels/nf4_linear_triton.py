@@ -70,13 +70,21 @@ import torch
 import triton
 import triton.language as tl
 
-from fam_engine.kernels.launching import INTERPRETED, POINTER, Launch, Variant, await_previous, cdiv
+from fam_engine.kernels.launching import (
+    INTERPRETED,
+    POINTER,
+    Launch,
+    Variant,
+    await_previous,
+    cdiv,
+    starts,
+)
 from fam_engine.kernels.nf4_dequantize import NF4_CODE, LoraFactors
-from fam_engine.kernels.nf4_linear import check_shape, num_features_of
-from fam_engine.kernels.nf4_linear_sums_triton import add_sums, starts
+from fam_engine.kernels.nf4_linear import check_shape
+from fam_engine.kernels.nf4_linear_sums_triton import add_sums
 
 if TYPE_CHECKING:
-    from fam_engine.kernels.nf4_linear import NF4Tensors
+    from fam_engine.kernels.nf4_dequantize import NF4Weight
 
 # Columns that share a scale, and that a warp multiplies with one accumulator.
 _BLOCK: Final = 64
@@ -462,7 +470,7 @@ def _nf4_partial(
 
 def nf4_linear(
     x: torch.Tensor,
-    sources: Sequence[NF4Tensors],
+    sources: Sequence[NF4Weight],
     *,
     out: torch.Tensor,
     bias: torch.Tensor | None = None,
@@ -484,7 +492,7 @@ def nf4_linear(
     """
     check_shape(x)
     (num_rows, num_columns), num_features = x.shape, out.shape[1]
-    features = tuple(num_features_of(source, num_columns) for source in sources)
+    features = tuple(source.shape[0] for source in sources)
     assert out.shape == (num_rows, sum(features))
     assert (out.dtype, x.stride(1), out.stride(1)) == (x.dtype, 1, 1)
     adapters = tuple(lora for lora in loras if lora is not None)

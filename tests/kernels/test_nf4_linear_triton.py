@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from fam_engine.kernels import nf4_linear_triton as kernel
-from fam_engine.kernels.nf4_dequantize import LoraFactors, nf4_dequantize
-from fam_engine.kernels.nf4_linear import NF4Tensors, num_features_of
+from fam_engine.kernels.nf4_dequantize import LoraFactors, NF4Weight, nf4_dequantize
 from fam_engine.kernels.nf4_linear import nf4_linear as reference
 from fam_engine.kernels.nf4_linear_triton import nf4_linear
 from tests.kernels.on import DEVICE, DTYPES, rounding
@@ -23,15 +22,21 @@ ROWS = [1, 8, 9, 16, 17, 33, 64]
 CODE_ERROR = {torch.bfloat16: 1.93e-3, torch.float16: 2.86e-4, torch.float32: 1e-7}
 
 
-def random_nf4(num_features: int, num_columns: int) -> NF4Tensors:
+def random_nf4(num_features: int, num_columns: int) -> NF4Weight:
     """Give the tensors of a matrix, any bytes."""
     num_blocks = num_features * num_columns // 64
     packed = torch.randint(256, (num_blocks * 32,), dtype=torch.uint8)
     absmax = torch.randint(256, (num_blocks,), dtype=torch.uint8)
     absmax2 = torch.rand(-(-num_blocks // 256)) * 0.1
     code2 = torch.rand(256).sort().values * 2 - 1
-    parts = (packed, absmax, absmax2, torch.tensor(0.2), code2)
-    return NF4Tensors(*(part.to(DEVICE) for part in parts))
+    return NF4Weight(
+        packed=packed,
+        absmax=absmax,
+        absmax2=absmax2,
+        offset=torch.tensor(0.2),
+        code2=code2,
+        shape=(num_features, num_columns),
+    ).to(DEVICE)
 
 
 def random_lora(num_features: int, num_columns: int, rank: int) -> LoraFactors:
@@ -40,28 +45,27 @@ def random_lora(num_features: int, num_columns: int, rank: int) -> LoraFactors:
     return LoraFactors(lora_A=lora_A, lora_B=lora_B, scaling=0.7)
 
 
-def run(x: torch.Tensor, *sources: NF4Tensors, **options: object) -> torch.Tensor:
-    num_features = sum(num_features_of(source, x.shape[1]) for source in sources)
+def run(x: torch.Tensor, *sources: NF4Weight, **options: object) -> torch.Tensor:
+    num_features = sum(source.shape[0] for source in sources)
     out = torch.empty(x.shape[0], num_features, dtype=x.dtype, device=DEVICE)
     nf4_linear(x, sources, out=out, **options)
     return out
 
 
-def dense(source: NF4Tensors, num_columns: int) -> torch.Tensor:
+def dense(source: NF4Weight) -> torch.Tensor:
     """Give W in float32."""
-    shape = (num_features_of(source, num_columns), num_columns)
-    return nf4_dequantize(*source, shape=shape, dtype=torch.float32)
+    return nf4_dequantize([source], out=torch.empty(source.shape, device=DEVICE))
 
 
 def assert_near_truth(
     got: torch.Tensor,
     x: torch.Tensor,
-    source: NF4Tensors,
+    source: NF4Weight,
     *,
     bias: torch.Tensor | None = None,
     lora: LoraFactors | None = None,
 ) -> None:
-    rows, weight = x.double(), dense(source, x.shape[1]).double()
+    rows, weight = x.double(), dense(source).double()
     truth, size = rows @ weight.t(), rows.abs() @ weight.t().abs()
     # Rounded values of the table: their errors add up as those of random signs do.
     of_codes = CODE_ERROR[x.dtype] * (rows.square() @ weight.t().square()).sqrt()
@@ -95,7 +99,7 @@ def test_a_weight_is_its_code_rounded_once_and_its_scale(
     torch.manual_seed(0)
     # Blocks of 32 rows and more than 256 blocks.
     weight = random_nf4(70, num_columns)
-    truth = dense(weight, num_columns)
+    truth = dense(weight)
     for rows in torch.eye(num_columns, dtype=dtype, device=DEVICE).split(64):
         wanted = truth[:, rows.argmax(dim=1)].t()
         error = (run(rows, weight).float() - wanted).abs()
@@ -158,11 +162,13 @@ def test_reads_and_writes_its_own_places_only(num_rows: int, num_columns: int) -
         inner = room[tuple(slice(size) for size in part.shape)]
         return inner.copy_(part)
 
+    names = ("packed", "absmax", "absmax2", "code2")
+    parts = {name: among_nan(getattr(weight, name)) for name in names}
     out = among_nan(torch.zeros(num_rows, 37, device=DEVICE))
     room_of_out = out.as_strided((num_rows + 100, 137), out.stride())
     nf4_linear(
         among_nan(x),
-        [NF4Tensors(*(among_nan(part) if part.dim() else part for part in weight))],
+        [replace(weight, **parts)],
         out=out,
         bias=among_nan(bias),
         loras=[lora],

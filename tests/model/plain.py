@@ -19,7 +19,8 @@ from fam_engine.measure.results import TokenFacts
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.logprobs import token_facts
-from fam_engine.model.nf4 import NF4Weight, bitsandbytes_functional
+from fam_engine.model.nf4 import bitsandbytes_functional
+from fam_engine.model.ops import NF4Weight
 from fam_engine.model.rope import inverse_frequencies
 from fam_engine.model.weights import LayerWeights, Linear, Weights
 from tests.model.packing_reference import Entry, pack_reference

@@ -16,7 +16,8 @@ from fam_engine.errors import ModelRefusedError
 from fam_engine.model import safetensors_files
 from fam_engine.model.checkpoint import expected_shapes, load_weights
 from fam_engine.model.config import ModelConfig
-from fam_engine.model.nf4 import NF4Weight, bitsandbytes_functional, quantize
+from fam_engine.model.nf4 import bitsandbytes_functional, quantize
+from fam_engine.model.ops import NF4Weight
 from fam_engine.model.safetensors_files import list_tensors
 from tests.model.peak_bytes import PeakBytes
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from fam_engine.errors import ModelRefusedError
-from fam_engine.kernels.nf4_dequantize import NF4_CODE, LoraFactors, nf4_dequantize
+from fam_engine.kernels.nf4_dequantize import NF4_CODE, LoraFactors, NF4Weight, nf4_dequantize
 from fam_engine.model import nf4
-from fam_engine.model.nf4 import NF4Weight, bitsandbytes_functional, from_checkpoint, quantize
+from fam_engine.model.nf4 import bitsandbytes_functional, from_checkpoint, quantize
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,17 +55,15 @@ def dequantize_with_bitsandbytes(
     return bitsandbytes_functional().dequantize_4bit(packed.view(-1, 1), state).view(shape)
 
 
-def dequantize(weight: NF4Weight, dtype: torch.dtype, **kwargs: object) -> torch.Tensor:
-    return nf4_dequantize(
-        weight.packed,
-        weight.absmax,
-        weight.absmax2,
-        weight.offset,
-        weight.code2,
-        shape=weight.shape,
-        dtype=dtype,
-        **kwargs,
-    )
+def dequantize(
+    weight: NF4Weight,
+    dtype: torch.dtype,
+    *,
+    out: torch.Tensor | None = None,
+    lora: LoraFactors | None = None,
+) -> torch.Tensor:
+    out = torch.empty(weight.shape, dtype=dtype) if out is None else out
+    return nf4_dequantize([weight], out=out, loras=[lora] if lora else ())
 
 
 @pytest.mark.parametrize("dtype", FORMATS, ids=str)
@@ -89,16 +87,15 @@ def test_every_byte_with_every_scale_equals_bitsandbytes(dtype: torch.dtype) -> 
     state.absmax = torch.arange(256, dtype=torch.uint8)
     state.dtype = dtype
     expected = dequantize_with_bitsandbytes(packed, state, (256, 64))
-    got = nf4_dequantize(
-        packed,
-        state.absmax,
-        state.state2.absmax,
-        state.offset,
-        state.state2.code,
+    weight = NF4Weight(
+        packed=packed,
+        absmax=state.absmax,
+        absmax2=state.state2.absmax,
+        offset=state.offset,
+        code2=state.state2.code,
         shape=(256, 64),
-        dtype=dtype,
     )
-    assert torch.equal(got, expected)
+    assert torch.equal(dequantize(weight, dtype), expected)
 
 
 def test_dequantize_writes_into_rows_of_scratch() -> None:

@@ -24,7 +24,8 @@ import torch
 
 from fam_engine.errors import ModelRefusedError
 from fam_engine.model.fingerprint import fingerprint
-from fam_engine.model.nf4 import PART_NAMES, NF4Weight, from_checkpoint, quantize
+from fam_engine.model.nf4 import PART_NAMES, from_checkpoint, quantize
+from fam_engine.model.ops import NF4Weight
 from fam_engine.model.safetensors_files import TensorInfo, list_tensors, read_tensor
 from fam_engine.model.staging import Stage
 from fam_engine.model.weights import LayerWeights, Linear, Weights

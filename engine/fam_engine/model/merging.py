@@ -162,7 +162,8 @@ class _Merger:
         if not is_quantized and found is None:
             return self.reader.read(name, None)
         if is_quantized:
-            matrix = ops.dequantize(self.reader.nf4(module), dtype=torch.float32)
+            weight = self.reader.nf4(module)
+            matrix = ops.dequantize([weight], out=torch.empty(weight.shape))
         else:
             matrix = self.reader.read(name, torch.float32)
         if found is not None:

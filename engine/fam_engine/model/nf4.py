@@ -17,7 +17,6 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from dataclasses import dataclass, replace
 from functools import cache
 from types import ModuleType
 from typing import Final, NoReturn
@@ -28,6 +27,7 @@ from fam_engine.data.plain_files import parse_json_object
 from fam_engine.errors import ModelRefusedError
 from fam_engine.model import ops
 from fam_engine.model.fields import Json
+from fam_engine.model.ops import NF4Weight
 
 BLOCK_SIZE: Final = 64
 NESTED_BLOCK_SIZE: Final = 256
@@ -36,38 +36,6 @@ CODE: Final = "E_MODEL_NF4"
 # and so on.
 STATE_NAME: Final = "quant_state.bitsandbytes__nf4"
 PART_NAMES: Final = ("absmax", "quant_map", "nested_absmax", "nested_quant_map", STATE_NAME)
-
-
-@dataclass(frozen=True, kw_only=True)
-class NF4Weight:
-    """A matrix of shape (N, K) in NF4 with double quantization.
-
-    Attributes:
-        packed: uint8[ceil(N * K / 2)], two indices a byte, the first in the high half.
-        absmax: uint8[ceil(N * K / 64)], indices into `code2`, one a block.
-        absmax2: float32[ceil(num_blocks / 256)], scales of `absmax`.
-        offset: float32[] (no dimension), the mean taken off the absmaxes.
-        code2: float32[256], the table behind `absmax`.
-        shape: (N, K) = (out_features, in_features).
-    """
-
-    packed: torch.Tensor
-    absmax: torch.Tensor
-    absmax2: torch.Tensor
-    offset: torch.Tensor
-    code2: torch.Tensor
-    shape: tuple[int, int]
-
-    def to(self, device: torch.device) -> NF4Weight:
-        """Give the same weight on a device."""
-        return replace(
-            self,
-            packed=self.packed.to(device),
-            absmax=self.absmax.to(device),
-            absmax2=self.absmax2.to(device),
-            offset=self.offset.to(device),
-            code2=self.code2.to(device),
-        )
 
 
 def quantize(weight: torch.Tensor) -> NF4Weight:

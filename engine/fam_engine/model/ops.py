@@ -21,8 +21,8 @@ from fam_engine.kernels.cached_attention import Prompts
 from fam_engine.kernels.flat_adamw import step_scalars
 from fam_engine.kernels.linear_logprob import LinearLogprobs
 from fam_engine.kernels.mm_fp32 import mm_fp32
-from fam_engine.kernels.nf4_dequantize import BLOCK_SIZE, LoraFactors
-from fam_engine.kernels.nf4_linear import MAX_ROWS, NF4Tensors
+from fam_engine.kernels.nf4_dequantize import BLOCK_SIZE, LoraFactors, NF4Weight, write_scaled_B
+from fam_engine.kernels.nf4_linear import MAX_ROWS
 from fam_engine.kernels.qk_norm_rope import HeadNorms
 from fam_engine.kernels.rope import rope_
 from fam_engine.kernels.varlen_attention import is_supported as has_varlen_attention
@@ -31,14 +31,13 @@ from fam_engine.kernels.varlen_attention import varlen_attention, varlen_attenti
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fam_engine.model.nf4 import NF4Weight
-
 __all__ = [
     "BLOCK_SIZE",
     "MAX_ROWS",
     "HeadNorms",
     "LinearLogprobs",
     "LoraFactors",
+    "NF4Weight",
     "Prompts",
     "add_rmsnorm",
     "add_rmsnorm_backward",
@@ -69,6 +68,7 @@ __all__ = [
     "varlen_attention",
     "varlen_attention_backward",
     "visibility_mask",
+    "write_scaled_B",
 ]
 
 
@@ -263,28 +263,18 @@ def sample(
 
 
 def dequantize(
-    weight: NF4Weight,
+    weights: Sequence[NF4Weight],
     *,
-    dtype: torch.dtype,
-    out: torch.Tensor | None = None,
-    lora: LoraFactors | None = None,
+    out: torch.Tensor,
+    loras: Sequence[LoraFactors | None] = (),
+    beside: Sequence[LoraFactors | None] = (),
+    below: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Give an NF4 matrix, with its adapter or without, as [N, K] in `dtype`; `out` itself when given."""
-    out = (
-        torch.empty(weight.shape, dtype=dtype, device=weight.packed.device) if out is None else out
-    )
+    """Write NF4 matrices one below the other and give `out`; see `fam_engine.kernels.nf4_dequantize`."""
     # Triton's kernel takes whole blocks a row; torch's takes any, with the same bits.
-    is_triton = takes_triton(out) and weight.shape[1] % BLOCK_SIZE == 0
+    is_triton = takes_triton(out) and weights[0].shape[1] % BLOCK_SIZE == 0
     dense: torch.Tensor = _find_kernel("nf4_dequantize", is_triton=is_triton)(
-        weight.packed,
-        weight.absmax,
-        weight.absmax2,
-        weight.offset,
-        weight.code2,
-        shape=weight.shape,
-        dtype=dtype,
-        out=out,
-        lora=lora,
+        weights, out=out, loras=loras, beside=beside, below=below
     )
     return dense
 
@@ -299,11 +289,7 @@ def nf4_linear(
     adds: bool,
 ) -> None:
     """Multiply few rows by NF4 matrices one below the other; see `fam_engine.kernels.nf4_linear`."""
-    sources = [
-        NF4Tensors(part.packed, part.absmax, part.absmax2, part.offset, part.code2)
-        for part in weights
-    ]
-    _kernel("nf4_linear", x)(x, sources, out=out, bias=bias, loras=loras, adds=adds)
+    _kernel("nf4_linear", x)(x, weights, out=out, bias=bias, loras=loras, adds=adds)
 
 
 def nf4_quantize(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

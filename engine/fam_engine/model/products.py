@@ -19,16 +19,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
 
 from fam_engine.model import ops
 from fam_engine.model.weights import Linear, LoraPart, Weights
-
-if TYPE_CHECKING:
-    from fam_engine.model.nf4 import NF4Weight
 
 # A GPU's library may else add the parts of a sum over K up in bf16.
 torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
@@ -142,35 +138,59 @@ def _write_dense(linear: Linear, out: torch.Tensor) -> None:
     has_blocks = isinstance(linear.weight, tuple) and linear.in_features % ops.BLOCK_SIZE == 0
     if ops.takes_triton(out) and has_blocks:
         # One launch writes both, and the sum is made before anything is rounded.
-        for part, rows, factors in _sources(linear):
-            ops.dequantize(part, dtype=out.dtype, out=out[rows], lora=factors)
+        weights, loras = _sources(linear)
+        ops.dequantize(weights, out=out, loras=loras)
         return
     write_matrix(linear, out)
     for lora in linear.lora.parts if linear.lora else ():
         _add_lora_(out[lora.row_start : lora.row_stop], lora)
 
 
-def write_matrix(linear: Linear, out: torch.Tensor) -> None:
-    """Write W, without its adapter, to `out` [N, K], whose rows may be longer than they are wide."""
-    if isinstance(linear.weight, torch.Tensor):
-        out.copy_(linear.weight)
+def write_matrix(
+    linear: Linear,
+    out: torch.Tensor,
+    *,
+    with_B: bool = False,
+    below: torch.Tensor | None = None,
+) -> None:
+    """Write W without its adapter, or with what a training step multiplies at once; of NF4 in one launch.
+
+    Args:
+        linear: W, [N, K], and its adapter.
+        out: [N, K] in the compute dtype, whose rows may be longer than they are wide: where to write. With B
+            [N, K + C], C at least all ranks and for Triton a multiple of 16; with `below` [N + R, K].
+        with_B: Write scaling * B of each source into columns of its own beside W, zeros into the rest of them.
+        below: [R, K] in the compute dtype, contiguous: to copy below W.
+    """
+    if isinstance(linear.weight, tuple):
+        weights, loras = _sources(linear)
+        ops.dequantize(weights, out=out, beside=loras if with_B else (), below=below)
         return
-    for part, rows, _ in _sources(linear):
-        ops.dequantize(part, dtype=out.dtype, out=out[rows])
+    num_rows, num_columns = linear.weight.shape
+    out[:num_rows, :num_columns] = linear.weight
+    if with_B:
+        parts = linear.lora.parts if linear.lora else ()
+        blocks = [(part.row_start, part.lora_B, part.scaling) for part in parts]
+        ops.write_scaled_B(out[:, num_columns:], blocks)
+    if below is not None:
+        out[num_rows:] = below
 
 
-def _sources(linear: Linear) -> Iterator[tuple[NF4Weight, slice, ops.LoraFactors | None]]:
-    """Yield the NF4 matrices of a merged one, the rows they fill, and their adapters."""
+def _sources(
+    linear: Linear,
+) -> tuple[tuple[ops.NF4Weight, ...], tuple[ops.LoraFactors | None, ...]]:
+    """Give the NF4 matrices of a merged one and the adapter of each."""
     assert isinstance(linear.weight, tuple)
     adapters = {part.row_start: part for part in (linear.lora.parts if linear.lora else ())}
-    start = 0
-    for part in linear.weight:
+    start, loras = 0, []
+    for weight in linear.weight:
         lora = adapters.get(start)
         factors = None
         if lora is not None:
             factors = ops.LoraFactors(lora_A=lora.lora_A, lora_B=lora.lora_B, scaling=lora.scaling)
-        yield part, slice(start, start + part.shape[0]), factors
-        start += part.shape[0]
+        loras.append(factors)
+        start += weight.shape[0]
+    return linear.weight, tuple(loras)
 
 
 def _add_lora_(rows: torch.Tensor, part: LoraPart) -> None:
@@ -270,7 +290,7 @@ def _few_rows_linear(
 ) -> torch.Tensor:
     """Return x @ (W + scaling * B @ A)^T + bias without W in memory, added to the residual in place if given."""
     out = x.new_empty((x.shape[0], weight.out_features)) if residual is None else residual
-    parts, _, loras = zip(*_sources(weight), strict=True)
+    parts, loras = _sources(weight)
     ops.nf4_linear(x, parts, out=out, bias=weight.bias, loras=loras, adds=residual is not None)
     return out
 

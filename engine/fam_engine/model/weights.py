@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from fam_engine.model.nf4 import NF4Weight
+    from fam_engine.model.ops import NF4Weight
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,8 @@ pass over [M, N]; dS and dB take one reading of dY together. Sources of a merged
 ranks of their own: sB is block-diagonal, with zeros for a source without an adapter. The columns of S
 are filled up to a multiple of `RANK_ALIGNMENT` by zeros. One scratch memory holds the matrix of the
 moment: [N, K + R] going forward, [N + R, K] going back, so that each is contiguous where it is
-multiplied. A and B are brought to the compute dtype once a micro-batch (`take_leaves`).
+multiplied; of NF4 one launch writes it. A and B are brought to the compute dtype once a micro-batch
+(`take_leaves`).
 
 With dropout every source has a mask of its own (`functions.Dropout`), so A cannot ride in dX: then
 dX = dY W + sum over the sources of dropout(dS A), the mask being its own transpose.
@@ -26,14 +27,14 @@ Letters: M rows, N output features, K input features, R ranks of all sources, fi
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
 
 from fam_engine.model import ops, products
 from fam_engine.model.training.functions import Dropout
-from fam_engine.model.weights import Linear, LoraPart
+from fam_engine.model.weights import Linear, LoraDelta, LoraPart
 
 # Values: 32 bytes of bf16, so that rows of every operand keep the alignment tensor cores want.
 RANK_ALIGNMENT: Final = 16
@@ -69,15 +70,12 @@ class AugmentedLinear:
         self, linear: Linear, features: slice = slice(None), *, dtype: torch.dtype
     ) -> None:
         first, stop, _ = features.indices(linear.out_features)
-        self._frozen = _rows_of(linear, first, stop)
+        self._linear = _rows_of(linear, first, stop)
         self.out_features = stop - first
         self.in_features = linear.in_features
         self._sources = tuple(_sources(linear, first, stop, dtype))
         self._num_ranks = self._sources[-1].ranks.stop if self._sources else 0
         self.rank = -(-self._num_ranks // RANK_ALIGNMENT) * RANK_ALIGNMENT
-        # Whether B of the only source is all of sB.
-        whole = (slice(0, self.out_features), slice(0, self.rank))
-        self._is_filled = [(source.rows, source.ranks) for source in self._sources] == [whole]
         # A of all sources, with zeros below.
         self._stacked_A = torch.zeros(
             (self.rank, self.in_features), dtype=dtype, device=next(linear.tensors()).device
@@ -138,7 +136,7 @@ class AugmentedLinear:
             out: Where to write; by default new memory.
         """
         matrix_t = self._forward_matrix(scratch).t()
-        bias = self._frozen.bias
+        bias = self._linear.bias
         start = bias if residual is None else residual
         if out is None:
             out = xs.new_empty((xs.shape[0], self.out_features))
@@ -218,22 +216,14 @@ class AugmentedLinear:
         """Give [W sB], [N, K + R], valid until the scratch memory is used again."""
         n, k, r = self.out_features, self.in_features, self.rank
         matrix = scratch[: n * (k + r)].view(n, k + r)
-        products.write_matrix(self._frozen, matrix[:, :k])
-        scaled_B = matrix[:, k:]
-        if not self._is_filled:
-            scaled_B.zero_()
-        for source in self._sources:
-            # Multiplied in B's dtype, rounded once.
-            part, block = source.part, scaled_B[source.rows, source.ranks]
-            torch.mul(part.lora_B, part.scaling, out=block)
+        products.write_matrix(self._linear, matrix, with_B=True)
         return matrix
 
     def _backward_matrix(self, scratch: torch.Tensor) -> torch.Tensor:
         """Give [W; A], [N + R, K], valid until the scratch memory is used again."""
         n, k, r = self.out_features, self.in_features, self.rank
         matrix = scratch[: (n + r) * k].view(n + r, k)
-        products.write_matrix(self._frozen, matrix[:n])
-        matrix[n:] = self._stacked_A
+        products.write_matrix(self._linear, matrix, below=self._stacked_A)
         return matrix
 
 
@@ -252,16 +242,22 @@ def gradient(leaf: torch.Tensor) -> torch.Tensor:
 
 
 def _rows_of(linear: Linear, first: int, stop: int) -> Linear:
-    """Give some output features of a matrix, without the adapter; of NF4 whole sources."""
+    """Give some output features of a matrix with their adapter; whole sources."""
     bias = None if linear.bias is None else linear.bias[first:stop]
+    parts = tuple(
+        replace(part, row_start=part.row_start - first, row_stop=part.row_stop - first)
+        for part in (linear.lora.parts if linear.lora else ())
+        if first <= part.row_start < stop
+    )
+    lora = LoraDelta(parts=parts)
     if isinstance(linear.weight, torch.Tensor):
-        return Linear(weight=linear.weight[first:stop], bias=bias)
+        return Linear(weight=linear.weight[first:stop], bias=bias, lora=lora)
     row, chosen = 0, []
     for weight in linear.weight:
         if first <= row < stop:
             chosen.append(weight)
         row += weight.shape[0]
-    rows = Linear(weight=tuple(chosen), bias=bias)
+    rows = Linear(weight=tuple(chosen), bias=bias, lora=lora)
     assert rows.out_features == stop - first, "features must be whole sources"
     return rows
 
