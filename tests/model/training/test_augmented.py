@@ -135,3 +135,40 @@ def test_rows_with_room_equal_rows_without(
     products.write_matrix(weight, roomy[:, :num_columns])
     assert torch.equal(roomy[:, :num_columns], plain)
     assert not roomy[:, num_columns:].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("is_nf4", [False, True])
+@pytest.mark.parametrize("num_columns", [64, 96])
+def test_what_goes_with_a_matrix(dtype: torch.dtype, is_nf4: bool, num_columns: int) -> None:
+    """Each source's own B, rounded once, in its own columns; then zeros. A below as it is."""
+    rows, ranks = (7, 5, 6), (3, 0, 16)
+    weights = tuple(quantize(torch.randn(count, num_columns)) for count in rows)
+    parts = tuple(
+        LoraPart(
+            row_start=start,
+            row_stop=start + count,
+            lora_A=torch.randn(rank, num_columns),
+            lora_B=torch.randn(count, rank),
+            scaling=0.3,
+        )
+        for start, count, rank in zip((0, 7, 12), rows, ranks, strict=True)
+        if rank
+    )
+    stored = dense(Linear(weight=weights)).to(dtype)
+    weight = Linear(weight=weights if is_nf4 else stored, lora=LoraDelta(parts=parts))
+    room = torch.full((20, num_columns + 40), 7.0, dtype=dtype)
+    products.write_matrix(weight, room[1:-1, : num_columns + 32], with_B=True)
+    expected = torch.zeros(18, 32, dtype=dtype)
+    expected[0:7, 0:3] = (parts[0].lora_B * 0.3).to(dtype)
+    expected[12:18, 3:19] = (parts[1].lora_B * 0.3).to(dtype)
+    assert torch.equal(room[1:-1, :num_columns], stored)
+    assert torch.equal(room[1:-1, num_columns : num_columns + 32], expected)
+    assert (room[:, num_columns + 32 :] == 7).all()
+    assert (room[[0, -1]] == 7).all()
+
+    stacked_A = torch.randn(16, num_columns).to(dtype)
+    room = torch.full((36, num_columns), 7.0, dtype=dtype)
+    products.write_matrix(weight, room[1:-1], below=stacked_A)
+    assert torch.equal(room[1:-1], torch.cat([stored, stacked_A]))
+    assert (room[[0, -1]] == 7).all()
