@@ -25,7 +25,7 @@ beside the neighbour's. A program beside writes 128 rows of all C columns, one b
 values as the others make. Rows and ranks are compiled in, a kernel a shape: a handful a model.
 
 The 16 values lie in shared memory, in 16 different banks: a warp looks up 32 weights at once. That
-is 6.4 to 8 instructions a weight of one matrix and 6.9 to 8.6 of a merged one, for all K and GPUs
+is 6.4 to 8 instructions a weight of one matrix and 6.8 to 8.6 of a merged one, for all K and GPUs
 compiled for, 4.5 of them the least this way (shift, mask, look-up, product, half a conversion).
 Rejected, by the same count for sm_90 and K = 4096, where the kernel has 6.6, and 76 registers:
 
@@ -36,7 +36,7 @@ Rejected, by the same count for sm_90 and K = 4096, where the kernel has 6.6, an
 - half the weights a thread: 9.5, with 32 registers; twice: 6.0, with 151;
 - a table of all 256 pairs in shared memory: 5.3, but 16 threads that read 8 bytes each at random
   meet 2.9 deep in the same bank: 5.8 cycles for 64 weights, where all instructions take 3.4 here;
-- of merged ones, the source's first row added to each row instead of to the address: up to 19 registers more.
+- of merged ones, the source's first row added to each row instead of to the address: up to 23 registers more.
 
 With an adapter of rank 16 it is 16.8 to 19, and would be 29 by multiply-adds of float32.
 Measured on an H100, one matrix a launch: 93 to 96 % of the rate of a copy, with an adapter merged 34 to 38 %.
@@ -247,8 +247,8 @@ def _nf4_dequantize(
     if MOST_RANK > 0:
         weight += tl.reshape(delta, (NUM_BLOCKS, 64))
     # ---- store
-    out += tl.cast(begin, tl.int64) * out_stride
-    place = (row * out_stride + column)[:, None] + tl.arange(0, 64)[None, :]
+    out += tl.cast(begin, tl.int64) * out_stride + first_column
+    place = (row * out_stride + (column - first_column))[:, None] + tl.arange(0, 64)[None, :]
     tl.store(out + place, weight.to(out.dtype.element_ty), mask=inside[:, None])
 
 
