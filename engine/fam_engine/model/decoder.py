@@ -12,16 +12,16 @@ those who ask (`keep_kv`); `hidden_next` continues from what they kept. Between 
 to a GPU and the hidden states nothing waits for the GPU.
 
 Why no CUDA graphs, and so no grid of shapes for them. A layer is 7 launches, 2 for each 2048 tokens of its MLP, and
-with NF4 7 of the dequantizer (counted); at 8 us each, Triton's rather twice that, 130 us of the host up to 2048 tokens.
+with NF4 4 of the dequantizer (counted); at 8 us each, Triton's rather twice that, 105 us of the host up to 2048 tokens.
 Its products and the dequantizer take an H200 (790 TFLOP/s, 4.3 TB/s)
 
-    1B    36 us + 0.154 us a token    2.6 ms at the default budget of 16,384 tokens (30 launches, 240 us)
+    1B    36 us + 0.154 us a token    2.6 ms at the default budget of 16,384 tokens (27 launches, 215 us)
     8B   128 us + 0.552 us a token    9.2 ms (the same)
 
 so the host is ahead by a factor of 10 and more, and a graph would save the gaps between kernels alone, about 1 us each:
-1.2 % of a 1B model's time, less of larger ones. A batch waits for the host below 600 tokens of a 1B model and 280 of a
+1.2 % of a 1B model's time, less of larger ones. A batch waits for the host below 440 tokens of a 1B model and 180 of a
 3B model, never of an 8B model, nor on a GPU with a fifth of these rates. There a graph would pay: one record of 200
-tokens to a 1B model, as `serve` may be asked, is 270 launches, 2.2 ms, of which the GPU works half. It would need
+tokens to a 1B model, as `serve` may be asked, is 220 launches, 1.8 ms, of which the GPU works 60 %. It would need
 attention whose longest sequence is no argument of the host. All derived. Measured on an H100, eight layers of 8B at
 16,384 tokens a batch: kernels run for 98 % of the time with one answer a question (G1), for 93 % with eight to prompts
 of 600 tokens (L8).
