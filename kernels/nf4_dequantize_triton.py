@@ -8,8 +8,8 @@ and is added before the only rounding.
 
 All sources of a merged matrix are written in one launch, and so is what a training step has beside
 or below it, by programs after those of the weights: a layer takes 4 launches forward and 4 back,
-where one a source and torch's own for adapters (of all seven matrices) took 16 and 11. The new launches
-were not measured on a GPU yet.
+where one a source and torch's own for adapters (of all seven matrices) took 16 and 11. A whole step with
+them was measured on an H100, not yet the launches themselves.
 
 Dimensions: N rows of all sources, K columns, R rank of an adapter, C columns beside.
 Dtypes: uint8 in, scales and adapters in fp32; bf16, fp16 or fp32 out, and what is copied below.
