@@ -44,8 +44,8 @@ import triton.language as tl
 from fam_engine.kernels.launching import POINTER, Launch, Variant, cdiv
 from fam_engine.kernels.mm_fp32 import mm_fp32
 
-# The largest rank that is worth it, see above.
-_MAX_RANK = 64
+# The largest rank that is worth it, see above, or of which numbers fit in registers, by their bytes.
+_MAX_RANK = {2: 64, 4: 32}
 # Output features of sources of Llama-3.1 8B and Llama-3.2: k, v; q, o, down; gate, up. Those of 512, 2048 and 3072 are
 # compiled to the same registers as 1024 and 4096.
 _SHIPPED = (1024, 4096, 8192, 14336)
@@ -171,7 +171,7 @@ def lora_backward(
     assert lora_B_NR.is_contiguous()
     assert grad_B_NR.is_contiguous()
     given = (scaling, grad_inner_TR, grad_B_NR)
-    if rank > _MAX_RANK:
+    if rank > _MAX_RANK[grad_TN.dtype.itemsize]:
         _by_products(grad_TN, inner_TR, lora_B_NR, *given)
     else:
         _by_shares(grad_TN, inner_TR, lora_B_NR, *given)
@@ -240,11 +240,11 @@ def _making(width: int, rank: int, dtype: torch.dtype) -> Launch:
     padded = _padded(rank)
     # Large matrices have programs enough for blocks that write fewer shares; above rank 16 memory is too small.
     columns = 512 if width >= 8192 and padded == 16 else 256
-    columns = columns * 2 // dtype.itemsize
-    split = 512 if padded == 64 else 256
-    sizes = {"BN": columns, "BT": 32, "SPLIT": split}
+    sizes = {"BN": columns, "BT": 32, "SPLIT": 512 if padded == 64 else 256}
+    if dtype.itemsize == 4:  # no matrix instructions, whose operands take few registers
+        sizes = {"BN": 64, "BT": 16, "SPLIT": 256}
     constants = {"N": width, "R": rank, "RANK": padded, **sizes}
-    return Launch(constants, num_warps=8 if columns * padded > 4096 else 4, num_stages=3)
+    return Launch(constants, num_warps=8 if sizes["BN"] * padded > 4096 else 4, num_stages=3)
 
 
 @cache
@@ -257,6 +257,18 @@ def variants(capability: int) -> Iterator[Variant]:
     """Yield what is shipped for a capability."""
     bf16, fp32 = POINTER[torch.bfloat16], POINTER[torch.float32]
     shares = dict.fromkeys(("inner_shares", "B_shares"), fp32)
+    for rank in (16, 32):
+        yield Variant(
+            name=f"lora_backward shares fp32 N=4096 r={rank}",
+            kernel=_make_shares,
+            arguments={
+                **dict.fromkeys(("grad", "inner", "lora_B"), fp32),
+                **shares,
+                **dict.fromkeys(("num_rows", "grad_stride", "inner_stride"), "i32"),
+            },
+            launch=_making(4096, rank, torch.float32),
+            divisible=frozenset({"grad_stride", "inner_stride"}),
+        )
     for rank, width in product((16, 32, 64), _SHIPPED):
         yield Variant(
             name=f"lora_backward shares bf16 N={width} r={rank}",

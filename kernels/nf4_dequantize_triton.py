@@ -22,10 +22,10 @@ One program makes 128 blocks of 64 weights, `TILE_ROWS` by `TILE_BLOCKS`, of one
 each of its 128 threads, handed on to where the block's weights are made. Packed bytes are loaded as
 32-bit words, 16 bytes a thread, and change hands in shared memory, so that every store is of 16 bytes
 beside the neighbour's. A program beside writes 128 rows of all C columns, one below copies as many
-values as the others make. Rows and ranks are compiled in, a kernel a shape: a handful a model.
+values as the others make. Rows and ranks are compiled in, a kernel a shape: some ten a model.
 
 The 16 values lie in shared memory, in 16 different banks: a warp looks up 32 weights at once. That
-is 6.4 to 8 instructions a weight of one matrix and 6.8 to 8.6 of a merged one, for all K and GPUs
+is 6.4 to 8.1 instructions a weight of one matrix and 6.8 to 8.6 of a merged one, for all K and GPUs
 compiled for, 4.5 of them the least this way (shift, mask, look-up, product, half a conversion).
 Rejected, by the same count for sm_90 and K = 4096, where the kernel has 6.6, and 76 registers:
 
@@ -38,7 +38,7 @@ Rejected, by the same count for sm_90 and K = 4096, where the kernel has 6.6, an
   meet 2.9 deep in the same bank: 5.8 cycles for 64 weights, where all instructions take 3.4 here;
 - of merged ones, the source's first row added to each row instead of to the address: up to 23 registers more.
 
-With an adapter of rank 16 it is 16.8 to 19, and would be 29 by multiply-adds of float32.
+With an adapter of rank 16 it is 16.9 to 19.9, and would be 29 by multiply-adds of float32.
 Measured on an H100, one matrix a launch: 93 to 96 % of the rate of a copy, with an adapter merged 34 to 38 %.
 """
 
@@ -209,8 +209,8 @@ def _nf4_dequantize(
     block = row * (K // 64) + column // 64
     inside = row < num_rows
     # ---- the adapter's product, first: it needs most registers
-    # Negative zeros leave all bits of what they are added to, where a source has no adapter.
-    delta = tl.full((TILE_ROWS, TILE_BLOCKS * 64), -0.0, tl.float32)
+    # Negative zeros leave all bits of what they are added to, where a source has no adapter; of -0.0 Triton 3.6 makes 0
+    delta = tl.full((TILE_ROWS, TILE_BLOCKS * 64), -(2**31), tl.int32).to(tl.float32, bitcast=True)
     if MOST_RANK > 0:
         source_A, source_B, factor, rank = lora_A[0], lora_B[0], scaling[0], RANKS[0]
         for source in tl.static_range(1, len(ROWS)):
@@ -267,7 +267,8 @@ def nf4_dequantize(
         out: [N, K] of bf16, fp16 or fp32, rows contiguous, any row stride: where to write. With
             `beside` [N, K + C], with `below` [N + R, K].
         loras: The adapter of each source, or nothing for all, to add in float32, before the only
-            rounding; both factors contiguous. At most one of `loras`, `beside` and `below` is given.
+            rounding; both factors contiguous, of one dtype for all. At most one of `loras`, `beside`
+            and `below` is given.
         beside: The adapter of each source whose scaling * B, multiplied in float32, is written into
             the last C columns, each in columns of its own, with zeros elsewhere; C a multiple of 16.
         below: [R, K] of out's dtype, contiguous: to copy into the last R rows.
@@ -296,6 +297,9 @@ def nf4_dequantize(
         assert lora is None or (lora.lora_A.is_contiguous() and lora.lora_B.is_contiguous())
     assert below is None or below.is_contiguous()
     code = _code(out.device)
+    # A source without an adapter has another's in its place, none of whose ranks is read.
+    some = next((lora for lora in adapters if lora), None)
+    lora_A, lora_B = (some.lora_A, some.lora_B) if some else (code, code)
     num_beside, num_below = out.shape[1] - num_columns, out.shape[0] - num_rows
     launch, num_programs = _launch(
         tuple(source.shape[0] for source in sources),
@@ -311,8 +315,8 @@ def nf4_dequantize(
         tuple(source.offset for source in sources),
         tuple(source.code2 for source in sources),
         code,
-        tuple(lora.lora_A if lora else code for lora in adapters),
-        tuple(lora.lora_B if lora else code for lora in adapters),
+        tuple(lora.lora_A if lora else lora_A for lora in adapters),
+        tuple(lora.lora_B if lora else lora_B for lora in adapters),
         tuple(lora.scaling if lora else 0.0 for lora in adapters),
         below if num_below else code,
         out,

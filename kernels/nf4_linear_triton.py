@@ -53,10 +53,10 @@ This is the last but two with 1024 programs: in two other runs 91 to 92, 98 to 9
 115 there. Asking the L2 cache for the next 256 columns cost 5 us more with 1 row, 7 with 8, nothing with 16.
 
 Tried beside it: programs whose eight warps share the columns of 16 rows, so that no second kernel adds sums, with two
-steps of 256 columns ahead: 84 and 89 us, but 129 with 16 rows, for which two programs do not fit an SM's registers.
-Without look-ups, with one scale and the same x for all, 68 and 70 of these remained, 4 warps took 99 and 115, 16 took
-131 and 135, and programs that go from tile to tile instead of beginning anew 96, 95 and 152. So what fills the time
-beside reading is neither look-ups alone nor the beginning of programs; the GPU's own counters were not asked yet.
+steps of 256 columns ahead: 84 and 89 us, but with 16 rows, for which one program fits an SM's registers, 156, and 129
+held to half of them. Without look-ups, with one scale and the same x for all, 68 and 70 remained; 4 warps took 99 and
+115, 16 took 131 and 135; programs that go from tile to tile instead of beginning anew 96, 95 and 152. So what fills the
+time beside reading is neither look-ups nor the beginning of programs alone; the GPU's counters were not asked yet.
 """
 
 from __future__ import annotations

@@ -89,9 +89,9 @@ def test_shares_of_rows_are_added_in_order(count: int) -> None:
 
 @pytest.mark.parametrize("count", [1, 3, 9, 17])
 def test_shares_of_columns_are_added_in_order(count: int) -> None:
-    given = make(45, 128 * count - 7, 5, torch.float32)
+    given = make(45, 64 * count - 7, 5, torch.float32)
     whole, _ = gradients(given)
-    columns = split(128, given[0].t(), given[2])
+    columns = split(64, given[0].t(), given[2])
     parts = (gradients((grad.t().contiguous(), given[1], B))[0] for grad, B in columns)
     assert torch.equal(whole, in_order(parts))
 

@@ -18,6 +18,8 @@ from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.scoring import ingest
 from fam_engine.jobs.scoring.ingest import IngestPlan, ingest_records, spool_folder
 from fam_engine.jobs.training.budget import StepPlan
+from fam_engine.jobs.training.examples import Examples
+from fam_engine.jobs.training.order import Entries
 from fam_engine.jobs.training.peers import ALONE
 from fam_engine.jobs.training.steps import micro_batches, shared_out
 from tests.jobs.training.peer import CASES, open_examples, run_cases
@@ -28,12 +30,12 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(scope="module")
 def spool(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_spool(tmp_path_factory.mktemp("spool"), tiny_model, 10)
+    return write_spool(tmp_path_factory.mktemp("spool"), tiny_model, make_records(10))
 
 
-def write_spool(folder: Path, model: Path, num_records: int) -> Path:
-    """Write a job's spool of so many records; give its folder."""
-    files = [DataFile("data", write_records(folder / "data.jsonl", make_records(num_records)))]
+def write_spool(folder: Path, model: Path, records: list[dict[str, Any]]) -> Path:
+    """Write a job's spool; give its folder."""
+    files = [DataFile("data", write_records(folder / "data.jsonl", records))]
     with Journal(folder, {}, ingest.SCHEMA) as journal:
         ingest_records(
             journal, TextEncoder(model), IngestPlan(256, "quarantine"), files, lambda _: None
@@ -128,13 +130,26 @@ def test_micro_batches_are_as_small_as_the_number_of_rounds_allows(spool: Path) 
 
 
 def test_one_process_has_micro_batches_of_nearly_one_size(tiny_model: Path, tmp_path: Path) -> None:
-    examples = open_examples(write_spool(tmp_path, tiny_model, 60), 60)
-    whole, shared = (
-        [len(pack_batch(examples.spool, batch)["input_ids"]) for batch in batches]
-        for batches in (
-            micro_batches(examples, examples.entries, 1024),
-            shared_out(examples, examples.entries, 1024, 1),
-        )
-    )
+    examples = open_examples(write_spool(tmp_path, tiny_model, make_records(60)), 60)
+    whole = packed_tokens(examples, micro_batches(examples, examples.entries, 1024))
+    shared = packed_tokens(examples, shared_out(examples, examples.entries, 1024, 1))
     assert len(whole) == len(shared)
     assert max(shared) - min(shared) <= 128 < max(whole) - min(whole)
+
+
+def test_one_process_computes_no_prompt_anew_for_that(tiny_model: Path, tmp_path: Path) -> None:
+    prompt = {"prompt": "one two three " * 10}
+    records = [{**prompt, "response": f"four {number} " * 3} for number in range(10)]
+    records.append({"prompt": "five", "response": "six " * 16})
+    examples = open_examples(write_spool(tmp_path, tiny_model, records), 11)
+    whole = packed_tokens(examples, micro_batches(examples, examples.entries, 384))
+    assert packed_tokens(examples, shared_out(examples, examples.entries, 384, 1)) == whole
+    # Two wait for the larger one alone.
+    shared = packed_tokens(examples, shared_out(examples, examples.entries, 384, 2))
+    assert len(shared) == len(whole) == 2
+    assert max(shared) < max(whole)
+    assert sum(shared) > sum(whole)
+
+
+def packed_tokens(examples: Examples, batches: list[Entries]) -> list[int]:
+    return [len(pack_batch(examples.spool, batch)["input_ids"]) for batch in batches]

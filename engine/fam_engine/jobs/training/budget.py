@@ -116,7 +116,7 @@ class MemoryPlan:
         scratch: As there.
         adapter: As there.
         optimizer: As there.
-        activations: Of the largest micro-batch.
+        activations: Of the largest micro-batch there may be; those of a step are of one size, and may all be smaller.
         num_tokens: The tokens of that: the budget, or a longer record.
         max_tokens: Token budget of a micro-batch.
         num_layers: The model's layers.

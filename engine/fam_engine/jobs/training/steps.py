@@ -12,6 +12,7 @@ with smaller ones, which rounds otherwise.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -26,6 +27,8 @@ from fam_engine.jobs.training.order import Entries, dropout_seed
 from fam_engine.jobs.training.peers import ALONE, Peers
 from fam_engine.model.trainable import HostMemoryError, Policy, TrainableModel
 
+# So many times the tokens may be computed for micro-batches of one size.
+_MORE_TOKENS = 1.01
 # Of what a micro-batch was to take and could not, the room there is then.
 _LESS = 0.75
 
@@ -188,16 +191,18 @@ def shared_out(
 
     The processes need as many rounds as micro-batches of `max_tokens` fill. In so many rounds more micro-batches can
     be had, so these are made as small as they can be: the largest is what everybody waits for, and what memory is
-    taken for; sizes that differ less leave fewer gaps in it.
+    taken for; sizes that differ less leave fewer gaps in it. A process alone waits for all of them, so there a prompt
+    that several answers share is not computed anew for it.
     """
-    batches = micro_batches(examples, entries, max_tokens)
-    most = -(-len(batches) // num_processes) * num_processes
+    plan = plan_batches(examples.spool, entries, max_tokens=max_tokens)
+    most = -(-plan.num_batches // num_processes) * num_processes
+    most_tokens = _MORE_TOKENS * plan.total_tokens if num_processes == 1 else math.inf
     low, high = 1, max_tokens // ROW_GRID
     while low < high:
         middle = (low + high) // 2
-        smaller = micro_batches(examples, entries, middle * ROW_GRID)
-        if len(smaller) <= most:
-            batches, high = smaller, middle
+        smaller = plan_batches(examples.spool, entries, max_tokens=middle * ROW_GRID)
+        if smaller.num_batches <= most and smaller.total_tokens <= most_tokens:
+            plan, high = smaller, middle
         else:
             low = middle + 1
-    return batches
+    return [plan.batch_entries(number) for number in range(plan.num_batches)]
