@@ -15,6 +15,7 @@ from fam_engine.kernels.nf4_dequantize_triton import nf4_dequantize
 from fam_engine.model.nf4 import bitsandbytes_functional, quantize
 from tests.kernels.compiling import printed_by_compiled
 from tests.kernels.on import DEVICE, DTYPES, rounding
+from tests.kernels.weights import from_state
 
 # Rows of one block, of an odd number, of two, of four, of more than a program has; rows odd and more than a program's.
 SHAPES = [(1, 64), (3, 192), (129, 64), (65, 128), (5, 256), (2, 16384)]
@@ -65,14 +66,7 @@ def test_every_byte_with_every_scale_equals_bitsandbytes(dtype: torch.dtype) -> 
     state.dtype = dtype
     assert state.state2.absmax.unique().numel() == 8
     expected = bitsandbytes_functional().dequantize_4bit(packed.view(-1, 1), state)
-    weight = NF4Weight(
-        packed=packed,
-        absmax=state.absmax,
-        absmax2=state.state2.absmax,
-        offset=state.offset,
-        code2=state.state2.code,
-        shape=shape,
-    ).to(DEVICE)
+    weight = from_state(packed, state, shape).to(DEVICE)
     got = dense(weight, dtype)
     assert torch.equal(got.cpu(), expected.view(shape))
     assert torch.equal(got, dense(weight, dtype, by=reference))

@@ -15,6 +15,7 @@ from fam_engine.errors import ModelRefusedError
 from fam_engine.kernels.nf4_dequantize import NF4_CODE, LoraFactors, NF4Weight, nf4_dequantize
 from fam_engine.model import nf4
 from fam_engine.model.nf4 import bitsandbytes_functional, from_checkpoint, quantize
+from tests.kernels.weights import from_state
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,15 +88,7 @@ def test_every_byte_with_every_scale_equals_bitsandbytes(dtype: torch.dtype) -> 
     state.absmax = torch.arange(256, dtype=torch.uint8)
     state.dtype = dtype
     expected = dequantize_with_bitsandbytes(packed, state, (256, 64))
-    weight = NF4Weight(
-        packed=packed,
-        absmax=state.absmax,
-        absmax2=state.state2.absmax,
-        offset=state.offset,
-        code2=state.state2.code,
-        shape=(256, 64),
-    )
-    assert torch.equal(dequantize(weight, dtype), expected)
+    assert torch.equal(dequantize(from_state(packed, state, (256, 64)), dtype), expected)
 
 
 def test_dequantize_writes_into_rows_of_scratch() -> None:

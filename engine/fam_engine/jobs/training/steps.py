@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from fam_engine._rust_tokenize import pack_batch, plan_batches
+from fam_engine._rust_tokenize import Plan, pack_batch, plan_batches
 from fam_engine.data.packing import ROW_GRID, PackedBatch
 from fam_engine.errors import DeviceError
 from fam_engine.jobs.training.budget import StepPlan
@@ -180,8 +180,7 @@ def _gradient(parameter: torch.Tensor) -> torch.Tensor:
 
 def micro_batches(examples: Examples, entries: Entries, max_tokens: int) -> list[Entries]:
     """Cut entries into batches of at most so many tokens; the same set gives the same batches."""
-    plan = plan_batches(examples.spool, entries, max_tokens=max_tokens)
-    return [plan.batch_entries(number) for number in range(plan.num_batches)]
+    return _entries_of(plan_batches(examples.spool, entries, max_tokens=max_tokens))
 
 
 def shared_out(
@@ -197,7 +196,8 @@ def shared_out(
     plan = plan_batches(examples.spool, entries, max_tokens=max_tokens)
     most = -(-plan.num_batches // num_processes) * num_processes
     most_tokens = _MORE_TOKENS * plan.total_tokens if num_processes == 1 else math.inf
-    low, high = 1, max_tokens // ROW_GRID
+    # One micro-batch has all entries, whatever its budget.
+    low, high = 1, max_tokens // ROW_GRID if most > 1 else 1
     while low < high:
         middle = (low + high) // 2
         smaller = plan_batches(examples.spool, entries, max_tokens=middle * ROW_GRID)
@@ -205,4 +205,8 @@ def shared_out(
             plan, high = smaller, middle
         else:
             low = middle + 1
+    return _entries_of(plan)
+
+
+def _entries_of(plan: Plan) -> list[Entries]:
     return [plan.batch_entries(number) for number in range(plan.num_batches)]
