@@ -51,7 +51,7 @@ def run_job(data: Path, out: Path) -> dict[str, float]:
     import torch
 
     from fam_engine.config import ScoreConfig
-    from fam_engine.jobs.running import Nobody
+    from fam_engine.jobs.progress import Nobody
     from fam_engine.jobs.scoring.job import run_score
     from fam_engine.model.decoder import Decoder
 

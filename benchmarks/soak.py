@@ -33,7 +33,7 @@ import fam_engine.model  # noqa: F401 - says how matrices are multiplied, before
 from fam_engine.cli import main as program
 from fam_engine.config import ScoreConfig
 from fam_engine.jobs.bench.machine import describe_machine
-from fam_engine.jobs.running import Nobody
+from fam_engine.jobs.progress import Nobody
 from fam_engine.jobs.scoring.job import run_score
 from fam_engine.model.decoder import Decoder
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fam_engine.config import TrainConfig
-from fam_engine.jobs.running import Nobody
+from fam_engine.jobs.progress import Nobody
 from fam_engine.jobs.training.job import run_train
 from tests.jobs.training.small_job import make_records, read_lines, write_records
 

@@ -19,8 +19,8 @@ from fam_engine.jobs.evaluation import prepare as evaluation
 from fam_engine.jobs.generation import prepare as generation
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import STATE_FOLDER
+from fam_engine.jobs.progress import Nobody
 from fam_engine.jobs.rewriting import prepare as rewriting
-from fam_engine.jobs.running import Nobody
 from fam_engine.jobs.scoring import prepare as scoring
 from fam_engine.jobs.status.job import read_status
 from fam_engine.jobs.training import prepare as training

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from fam_engine.config import TrainConfig, check_threshold, read_config
-from fam_engine.jobs.running import Nobody
+from fam_engine.jobs.progress import Nobody
 from fam_engine.jobs.training.job import run_train
 
 _REPORTED = ("steps", "tokens", "nll_first", "nll_last")

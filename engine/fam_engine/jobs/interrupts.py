@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 GRACE_SECONDS = 3.0
@@ -66,6 +66,15 @@ class Interrupts:
         """Raise `Interrupted` if a signal has come."""
         if self._caught is not None:
             raise Interrupted(self._caught)
+
+    def after(self, tell: Callable[[int], None]) -> Callable[[int], None]:
+        """Give what tells of progress and then raises `Interrupted` if a signal has come."""
+
+        def advance(count: int) -> None:
+            tell(count)
+            self.check()
+
+        return advance
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:

@@ -208,6 +208,15 @@ class Journal:
             parties.setdefault(party, []).append(entry)
         return [parties[party] for party in sorted(parties)]
 
+    @contextlib.contextmanager
+    def flights(self) -> Iterator[None]:
+        """Compute batches: whatever ends this but the death of the process, nobody in flight is to blame."""
+        try:
+            yield
+        except BaseException:
+            self.clear_flight()
+            raise
+
     def clear_flight(self) -> None:
         """Forget the note: the process ends in good order, nobody is to blame."""
         with self.commit() as db:

@@ -9,31 +9,23 @@ import resource
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from fam_engine.config import BaseModelSettings, SamplingSettings
 from fam_engine.jobs.journal import Journal
+from fam_engine.jobs.progress import Progress
 from fam_engine.jobs.scoring.sources import Sources, open_model
 from fam_engine.jobs.scoring.stopwatch import Stopwatch
+from fam_engine.jobs.spending import spent_so_far
 from fam_engine.measure.answers.unit_tests import confines_files
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.generation.requests import Sampling
 
 
-class _Told(Protocol):
-    """Whoever is told what a job is at."""
-
-    def start(self, label: str, total: int | None, unit: str) -> None:
-        """Begin a phase."""
-
-    def note(self, text: str) -> None:
-        """Pass on a line of news."""
-
-
 def finished_summary(
-    journal: Journal, out: Path, outputs: Sequence[str], told: _Told
+    journal: Journal, out: Path, outputs: Sequence[str], told: Progress
 ) -> dict[str, Any] | None:
     """Give the summary of a job that is finished and whose files are still there; else None."""
     summary: dict[str, Any] | None = journal.finished(out / name for name in outputs)
@@ -42,7 +34,7 @@ def finished_summary(
     return summary
 
 
-def load_told(config: BaseModelSettings, sources: Sources, told: _Told) -> Decoder:
+def load_told(config: BaseModelSettings, sources: Sources, told: Progress) -> Decoder:
     """Load the model of a job and say what it is."""
     told.start("loading the model", None, "")
     decoder = open_model(config, sources)
@@ -78,20 +70,13 @@ def judging_settings(*, has_code: bool) -> dict[str, Any]:
 
 def writing_performance(journal: Journal, watch: Stopwatch) -> dict[str, float]:
     """Give the figures of a job that writes texts, its earlier runs included."""
-    tokens, seconds = journal.get("spent") or (0, 0.0)
+    tokens, seconds = spent_so_far(journal)
     return {
         "seconds_total": watch.seconds(),
         "seconds_generating": seconds,
         "tokens_per_second": tokens / max(seconds, 1e-9),
         **peak_memory(),
     }
-
-
-def add_spent(journal: Journal, tokens: int, seconds: float) -> None:
-    """Keep that so many more tokens took so much more time, earlier runs included."""
-    before = journal.get("spent") or (0, 0.0)
-    with journal.commit():
-        journal.put("spent", (before[0] + tokens, before[1] + seconds))
 
 
 def dtype_name(decoder: Decoder) -> str:
@@ -115,16 +100,3 @@ def peak_memory() -> dict[str, int]:
     if torch.cuda.is_available():
         peak["peak_device_memory_bytes"] = torch.cuda.max_memory_allocated()
     return peak
-
-
-class Nobody:
-    """Nobody to tell about progress."""
-
-    def start(self, label: str, total: int | None, unit: str) -> None:
-        """Say nothing."""
-
-    def advance(self, count: int, detail: str = "") -> None:
-        """Say nothing."""
-
-    def note(self, text: str) -> None:
-        """Say nothing."""

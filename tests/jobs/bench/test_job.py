@@ -12,7 +12,7 @@ from fam_engine.jobs.bench import job
 from fam_engine.jobs.bench.compare import compare, read_result
 from fam_engine.jobs.bench.job import run_bench
 from fam_engine.jobs.bench.workloads import WORKLOADS, demo_records
-from fam_engine.jobs.running import Nobody
+from fam_engine.jobs.progress import Nobody
 
 
 @pytest.fixture(scope="module")

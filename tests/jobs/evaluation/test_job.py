@@ -10,8 +10,8 @@ import pytest
 from fam_engine.errors import InputError, ModelRefusedError, UsageError
 from fam_engine.jobs import running
 from fam_engine.jobs.evaluation import job as evaluation_job
-from fam_engine.jobs.evaluation import texts
 from fam_engine.jobs.evaluation.evaluator import Evaluator
+from fam_engine.jobs.generation.texts import TextMaker
 from fam_engine.jobs.interrupts import Interrupted, Interrupts
 from fam_engine.jobs.journal import STATE_FOLDER
 from fam_engine.jobs.scoring.scorer import Scorer
@@ -156,13 +156,13 @@ def test_an_adapter_that_joins_later_is_computed_alone(
     evaluate(tiny_model, data, tmp_path / "whole", adapter=adapters)
     evaluate(tiny_model, data, tmp_path / "parts", adapter=adapters[:1])
     computed = []
-    real = texts.make_texts
+    real = TextMaker.run
 
-    def make_texts(*arguments: Any, **named: Any) -> None:  # noqa: ANN401
+    def run(*arguments: Any, **named: Any) -> None:  # noqa: ANN401
         computed.append(1)
         real(*arguments, **named)
 
-    monkeypatch.setattr(texts, "make_texts", make_texts)
+    monkeypatch.setattr(TextMaker, "run", run)
     evaluate(tiny_model, data, tmp_path / "parts", adapter=adapters)
     assert len(computed) == 1
     assert samples(tmp_path / "parts") == samples(tmp_path / "whole")

@@ -14,9 +14,10 @@ from fam_engine.errors import InputError
 from fam_engine.jobs.experiment import model_steps
 from fam_engine.jobs.experiment.config import ExperimentConfig
 from fam_engine.jobs.experiment.plan import plan_study
-from fam_engine.jobs.experiment.progress import Silence, StudyProgress
+from fam_engine.jobs.experiment.progress import StudyProgress
 from fam_engine.jobs.experiment.questions import load_rows, write_rows
 from fam_engine.jobs.experiment.steps import run_steps
+from fam_engine.jobs.progress import Nobody
 
 QUESTIONS = [f"What is {n} + 1?" for n in range(14)]
 
@@ -65,7 +66,7 @@ def made(study: dict[str, Any], out: Path) -> dict[str, list[dict[str, Any]]]:
     """Make the variants and give their records."""
     plan = plan_study(ExperimentConfig.model_validate(study), out)
     needed = [step for step in plan.steps if step.kind in ("questions", "answers", "rewrite")]
-    run_steps(needed, StudyProgress(Silence()), lambda: None)
+    run_steps(needed, StudyProgress(Nobody()), lambda: None)
     (cell,) = plan.cells
     return {name: load_rows(step.folder / "records.jsonl") for name, step in cell.answers.items()}
 

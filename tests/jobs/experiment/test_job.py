@@ -15,9 +15,9 @@ from fam_engine.jobs.experiment.config import ExperimentConfig
 from fam_engine.jobs.experiment.forecast import forecast_experiment
 from fam_engine.jobs.experiment.job import OUTPUTS, run_experiment
 from fam_engine.jobs.experiment.plan import plan_study
-from fam_engine.jobs.experiment.progress import Silence
 from fam_engine.jobs.experiment.questions import load_rows, write_rows
 from fam_engine.jobs.interrupts import Interrupted
+from fam_engine.jobs.progress import Nobody
 
 STUDY: dict[str, Any] = {
     "title": "miniature",
@@ -47,7 +47,7 @@ def study(**changes: object) -> ExperimentConfig:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("study")
-    run_experiment(study(), out, Silence())
+    run_experiment(study(), out, Nobody())
     return out
 
 
@@ -82,14 +82,14 @@ def test_what_is_found(finished: Path) -> None:
 
 def test_a_second_run_computes_nothing(finished: Path) -> None:
     before = {file: file.stat().st_mtime_ns for file in finished.glob("steps/*/*/*")}
-    forecast = forecast_experiment(study(), finished, Silence())
+    forecast = forecast_experiment(study(), finished, Nobody())
     assert all(step["done"] for step in forecast["steps"])
-    run_experiment(study(), finished, Silence())
+    run_experiment(study(), finished, Nobody())
     assert before == {file: file.stat().st_mtime_ns for file in finished.glob("steps/*/*/*")}
 
 
 def test_the_same_study_finds_the_same(finished: Path, tmp_path: Path) -> None:
-    run_experiment(study(), tmp_path, Silence())
+    run_experiment(study(), tmp_path, Nobody())
     first, second = results(finished), results(tmp_path)
     first.pop("performance")
     second.pop("performance")
@@ -97,7 +97,7 @@ def test_the_same_study_finds_the_same(finished: Path, tmp_path: Path) -> None:
 
 
 def test_an_interrupted_study_goes_on_and_finds_the_same(finished: Path, tmp_path: Path) -> None:
-    class Impatient(Silence):
+    class Impatient(Nobody):
         def start(self, label: str, total: int | None, unit: str) -> None:
             if label.endswith("plain, seed 0: training"):
                 raise Interrupted(2)
@@ -105,7 +105,7 @@ def test_an_interrupted_study_goes_on_and_finds_the_same(finished: Path, tmp_pat
     with pytest.raises(Interrupted):
         run_experiment(study(), tmp_path, Impatient())
     assert not (tmp_path / "results.json").exists()
-    run_experiment(study(), tmp_path, Silence())
+    run_experiment(study(), tmp_path, Nobody())
     assert results(tmp_path)["cells"] == results(finished)["cells"]
 
 
@@ -151,7 +151,7 @@ def test_a_training_that_diverges_does_not_end_the_study(tmp_path: Path) -> None
         "formal": {"style": "formal"},
         "wild": {"of": "formal", "train": {"learning_rate": 1e30, "steps": 9}},
     }
-    found = run_experiment(study(answers=answers), tmp_path, Silence())
+    found = run_experiment(study(answers=answers), tmp_path, Nobody())
     (cell,) = found["cells"]
     (lost,) = cell["diverged"]
     assert (lost["variant"], lost["seed"]) == ("wild", 0)
@@ -189,7 +189,7 @@ def with_long(tmp_path: Path) -> dict[str, Any]:
 def test_a_variant_that_does_not_fit_the_model_is_left_out(
     with_long: dict[str, Any], tmp_path: Path
 ) -> None:
-    class Impatient(Silence):
+    class Impatient(Nobody):
         def start(self, label: str, total: int | None, unit: str) -> None:
             if label.endswith("short, seed 0: training"):
                 raise Interrupted(2)
@@ -197,7 +197,7 @@ def test_a_variant_that_does_not_fit_the_model_is_left_out(
     config, out = study(**with_long), tmp_path / "out"
     with pytest.raises(Interrupted):
         run_experiment(config, out, Impatient())
-    found = run_experiment(config, out, Silence())
+    found = run_experiment(config, out, Nobody())
     (cell,) = found["cells"]
     assert cell["variants"].keys() == {"short", "plain"}
     assert cell["seeds"] == [0, 1]
@@ -211,7 +211,7 @@ def test_a_variant_that_does_not_fit_the_model_is_left_out(
     for name in OUTPUTS[1:]:
         assert "long is left out: not one record is usable" in (out / name).read_text()
     before = {file: file.stat().st_mtime_ns for file in out.glob("steps/*/*/*")}
-    assert run_experiment(config, out, Silence())["cells"] == found["cells"]
+    assert run_experiment(config, out, Nobody())["cells"] == found["cells"]
     assert before == {file: file.stat().st_mtime_ns for file in out.glob("steps/*/*/*")}
 
 
@@ -228,7 +228,7 @@ def test_a_variant_that_could_not_be_scored_is_back_once_it_can(
     dropped = []
     for length in (60, 1024):
         config = study(**{**with_long, "answers": kept, "score": {"max_length": length}})
-        (cell,) = run_experiment(config, tmp_path / "out", Silence())["cells"]
+        (cell,) = run_experiment(config, tmp_path / "out", Nobody())["cells"]
         dropped.append(list(cell["dropped"]))
     assert dropped == [["chatty"], []]
     assert cell["variants"].keys() == {"short", "chatty"}
@@ -243,7 +243,7 @@ def test_a_reference_that_does_not_fit_the_model_ends_the_study(
         with pytest.raises(
             InputError, match=f"`{reference}` has no answers .*E_TOO_LONG"
         ) as caught:
-            run_experiment(config, tmp_path / "out", Silence())
+            run_experiment(config, tmp_path / "out", Nobody())
         assert (caught.value.code, caught.value.where) == ("E_STUDY_REFERENCE", "embedded")
     adapters = (tmp_path / "out").glob("steps/train/*/adapter")
     assert [one.parent.name.split("--")[2].split("-")[0] for one in adapters] == trained
@@ -254,7 +254,7 @@ def test_a_reference_without_an_answer_is_refused_before_anything_is_scored(tmp_
     answers = {"plain": {"style": "plain"}, "own": {"make": "self", "of": "plain"}}
     for _ in range(2):
         with pytest.raises(InputError, match="the reference `own` has no answers to `new`"):
-            run_experiment(study(answers=answers, reference="own"), tmp_path, Silence())
+            run_experiment(study(answers=answers, reference="own"), tmp_path, Nobody())
         kinds = {path.name for path in (tmp_path / "steps").iterdir()}
         assert not kinds & {"score", "train", "eval"}
 
@@ -264,7 +264,7 @@ def test_missing_files_are_named_one_by_one(tmp_path: Path) -> None:
     answers = {"a": {"file": "no/{task}-a.jsonl"}, "b": {"file": "no/{task}-b.jsonl"}}
     config = study(tasks={"far": task}, answers=answers, reference="a")
     notes: list[str] = []
-    listener = Silence()
+    listener = Nobody()
     listener.note = notes.append  # type: ignore[method-assign]
     with pytest.raises(InputError, match="3 data files are missing"):
         run_experiment(config, tmp_path, listener)

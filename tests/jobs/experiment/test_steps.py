@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from fam_engine.errors import DivergedError, InputError, UsageError
-from fam_engine.jobs.experiment.progress import Silence, StudyProgress
+from fam_engine.jobs.experiment.progress import StudyProgress
 from fam_engine.jobs.experiment.steps import EMPTY, UNUSABLE, Step, StepMaker, run_steps
+from fam_engine.jobs.progress import Nobody
 
 
 class Counter:
@@ -26,7 +27,7 @@ class Counter:
 
 
 def run(*steps: Step, budget: float | None = None) -> None:
-    run_steps(steps, StudyProgress(Silence()), lambda: None, budget_seconds=budget)
+    run_steps(steps, StudyProgress(Nobody()), lambda: None, budget_seconds=budget)
 
 
 def test_a_finished_step_never_runs_again(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from fam_engine.config import ScoreConfig
 from fam_engine.data import rendering
 from fam_engine.data.children import JsonChild
 from fam_engine.data.rendering import Renderer
-from fam_engine.jobs.running import Nobody
+from fam_engine.jobs.progress import Nobody
 from fam_engine.jobs.scoring.job import run_score
 
 # Endless in C, where no signal of Python's is heard: two lists of two lists of two lists ... are compared. More memory

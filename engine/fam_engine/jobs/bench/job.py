@@ -17,7 +17,7 @@ from fam_engine.jobs.bench.machine import describe_machine
 from fam_engine.jobs.bench.workers import Run, Worker
 from fam_engine.jobs.bench.workloads import WORKLOADS, Measured
 from fam_engine.jobs.journal import storage_errors
-from fam_engine.jobs.scoring.prepare import Progress
+from fam_engine.jobs.progress import Progress
 from fam_engine.measure.timing import Change, Timing
 from fam_engine.model.loading import choose_device, hash_model, resolve_model
 

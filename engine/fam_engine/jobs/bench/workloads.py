@@ -127,7 +127,7 @@ class TrainStep:
     def __init__(self, config: BenchConfig) -> None:
         from fam_engine.config import TrainConfig
         from fam_engine.jobs.interrupts import Interrupts
-        from fam_engine.jobs.running import Nobody
+        from fam_engine.jobs.progress import Nobody
         from fam_engine.jobs.scoring.sources import open_model
         from fam_engine.jobs.training.given import Given
         from fam_engine.jobs.training.job import lora_spec, memory_plan

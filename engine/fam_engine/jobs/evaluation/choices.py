@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fam_engine._rust_tokenize import Spool
 from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.scoring import entries
-from fam_engine.jobs.scoring.entries import EntryScorer
-from fam_engine.model.decoder import Decoder
 
 
 @dataclass(frozen=True)
@@ -66,30 +63,6 @@ def _options(questions: sqlite3.Connection) -> Iterator[tuple[int, str, str, int
     ):
         for number, choice in enumerate(json.loads(choices)):
             yield first + number, name, file, line, len(choice.encode())
-
-
-def score_choices(
-    journal: Journal,
-    spool: Spool,
-    decoder: Decoder,
-    max_tokens: int,
-    advance: Callable[[int], None],
-) -> None:
-    """Score what has no score yet.
-
-    Args:
-        journal: From `open_choices`.
-        spool: The options.
-        decoder: The model.
-        max_tokens: Token budget of a batch.
-        advance: Called with the number of option tokens done, after each batch; may raise.
-    """
-    scorer = EntryScorer(decoder, journal, spool)
-    try:
-        scorer.run(max_tokens, advance)
-    except BaseException:
-        journal.clear_flight()
-        raise
 
 
 def scored(journal: Journal, questions: sqlite3.Connection) -> Iterator[Scored]:

@@ -16,7 +16,7 @@ from fam_engine.jobs.evaluation.job import OUTPUTS, run_eval
 from fam_engine.jobs.given_records import check_settings, kept_records
 from fam_engine.jobs.journal import check_unclaimed
 from fam_engine.jobs.outcome import JobOutcome
-from fam_engine.jobs.running import Nobody
+from fam_engine.jobs.progress import Nobody
 from fam_engine.model.loading import load_model, resolve_model
 
 _OF_A_CALL = "give the records and the folder to `evaluate`"

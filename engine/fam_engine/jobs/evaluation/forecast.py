@@ -21,9 +21,9 @@ from fam_engine.data.tokenizer import Ids
 from fam_engine.jobs.data_files import find_files
 from fam_engine.jobs.evaluation.overlap import overlap_with_training
 from fam_engine.jobs.evaluation.prepare import prepared
-from fam_engine.jobs.generation.prepare import Progress
 from fam_engine.jobs.generation.trial import NUM_PROMPTS, try_writing
 from fam_engine.jobs.interrupts import Interrupts
+from fam_engine.jobs.progress import Progress
 from fam_engine.jobs.running import quarantined_by_code
 from fam_engine.jobs.scoring.forecast import predict_seconds
 from fam_engine.model.generation.generator import MAX_SLOTS

@@ -23,12 +23,14 @@ from fam_engine.jobs.evaluation.prepare import Prepared, prepared
 from fam_engine.jobs.evaluation.report import write_eval_report
 from fam_engine.jobs.evaluation.samples import Sample, keep_samples, read_samples, spent
 from fam_engine.jobs.evaluation.summary import summarize
-from fam_engine.jobs.generation.prepare import Progress
+from fam_engine.jobs.generation.texts import TextMaker, make_told
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, check_unclaimed, storage_errors
 from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.outputs import OUTPUTS as ALL_OUTPUTS
+from fam_engine.jobs.progress import Progress
 from fam_engine.jobs.running import judging_settings, load_told, peak_memory
+from fam_engine.jobs.scoring.entries import EntryScorer
 from fam_engine.jobs.scoring.stopwatch import Stopwatch
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.generation.generator import Generator
@@ -86,6 +88,7 @@ class _Evaluation:
         self._candidate = candidate
         self._progress = progress
         self._interrupts = interrupts
+        self._advance = interrupts.after(progress.advance)
         journal = parts.journal
         self._folder: Path = journal.folder / "models" / candidate.key[:16]
         self._key = {**journal.get("key"), "adapter": candidate.key}
@@ -122,27 +125,19 @@ class _Evaluation:
             decoder.config, decoder.device, decoder.compute_dtype
         )
         self._progress.start(f"{self._candidate.name}: scoring choices", None, "tokens")
-        choices.score_choices(journal, spool, decoder, budget, self._advance)
+        EntryScorer(decoder, journal, spool).run(budget, self._advance)
 
     def _generate(self, journal: Journal, decoder: Decoder) -> None:
         label = f"{self._candidate.name}: answering"
         self._progress.start(label, texts.num_missing(journal), "questions")
-        texts.make_texts(
-            journal,
-            Generator(decoder, self._parts.encoder),
-            self._parts.sampling,
-            on_question=self._progress.advance,
-            on_step=lambda _: self._interrupts.check(),
-        )
+        generator = Generator(decoder, self._parts.encoder)
+        maker = TextMaker(generator, journal, self._parts.sampling, num_samples=1)
+        make_told(maker, journal, self._progress, self._interrupts)
 
     def _judge(self, journal: Journal) -> None:
         if count := texts.num_unjudged(journal):
             self._progress.start(f"{self._candidate.name}: judging", count, "answers")
             texts.judge_texts(journal, self._parts.journal.db, self._advance)
-
-    def _advance(self, count: int) -> None:
-        self._progress.advance(count)
-        self._interrupts.check()
 
 
 def _write_outputs(config: EvalConfig, parts: Prepared, watch: Stopwatch) -> dict[str, Any]:

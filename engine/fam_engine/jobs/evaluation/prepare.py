@@ -21,9 +21,9 @@ from fam_engine.jobs.evaluation import ingest, samples
 from fam_engine.jobs.evaluation.candidates import Candidate, find_candidates
 from fam_engine.jobs.evaluation.few_shot import NO_EXAMPLES, Examples, read_examples
 from fam_engine.jobs.evaluation.ingest import IngestPlan, ingest_tasks
-from fam_engine.jobs.generation.prepare import Progress
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, storage_errors
+from fam_engine.jobs.progress import Progress
 from fam_engine.jobs.running import sampling_of
 from fam_engine.jobs.scoring.prepare import note_about_model
 from fam_engine.jobs.scoring.sources import Sources, find_sources, input_key
@@ -93,17 +93,15 @@ def prepared(
         parse_special=config.parse_special,
     )
 
-    def advance(count: int) -> None:
-        progress.advance(count)
-        interrupts.check()
-
     with contextlib.closing(encoder):
         key = _run_key(config, sources, encoder)
         with Journal(out, key, _SCHEMA) as journal:
             progress.start("reading", None, "records")
             with storage_errors(out), journal.beginning():
                 note_unseen_columns(sources.files, config.map, progress.note)
-                spool = ingest_tasks(journal, encoder, plan, sources.files, advance)
+                spool = ingest_tasks(
+                    journal, encoder, plan, sources.files, interrupts.after(progress.advance)
+                )
             for note in shown_tasks(journal):
                 progress.note(note)
             note_about_model(encoder, progress)

@@ -16,11 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from fam_engine.jobs.generation import texts
-from fam_engine.jobs.generation.texts import TextMaker
 from fam_engine.jobs.journal import Journal
 from fam_engine.measure.answers import Verdict, judge
-from fam_engine.model.generation.generator import Generator
-from fam_engine.model.generation.requests import Sampling
 
 _SCHEMA = f"""
 {texts.SCHEMA}
@@ -84,31 +81,6 @@ def open_texts(folder: Path, key: dict[str, Any], questions: sqlite3.Connection)
             )
             journal.put("filled", True)
     return journal
-
-
-def make_texts(
-    journal: Journal,
-    generator: Generator,
-    sampling: Sampling,
-    *,
-    on_question: Callable[[int], None],
-    on_step: Callable[[int], None],
-) -> None:
-    """Generate what is missing.
-
-    Args:
-        journal: From `open_texts`.
-        generator: The model.
-        sampling: How tokens are chosen.
-        on_question: Called with 1 for each question that is done.
-        on_step: Called with the number of tokens made, after each step; may raise.
-    """
-    maker = TextMaker(generator, journal, sampling, 1)
-    try:
-        maker.run(on_question, on_step)
-    except BaseException:
-        journal.clear_flight()
-        raise
 
 
 def num_missing(journal: Journal) -> int:

@@ -18,9 +18,9 @@ from fam_engine.errors import InputError
 from fam_engine.jobs.experiment.answer_steps import QUESTIONS, RECORDS
 from fam_engine.jobs.experiment.config import ExperimentConfig
 from fam_engine.jobs.experiment.plan import Cell, Plan
-from fam_engine.jobs.experiment.progress import Silence
 from fam_engine.jobs.experiment.questions import load_rows
 from fam_engine.jobs.experiment.steps import UNUSABLE, Step
+from fam_engine.jobs.progress import Nobody
 from fam_engine.jobs.training.forecast import forecast_train
 from fam_engine.jobs.training.order import DEFAULT_EPOCHS
 from fam_engine.model.loading import resolve_model
@@ -157,7 +157,7 @@ def _seconds_a_token(config: ExperimentConfig, cell: Cell) -> float | None:
             given = {**config.model_settings(cell.model), **config.train, "data": (str(data),)}
             train = TrainConfig.model_validate({**given, "out": step.folder})
             try:
-                found = forecast_train(train, Silence())
+                found = forecast_train(train, Nobody())
             except InputError as error:
                 if error.code != UNUSABLE:
                     raise

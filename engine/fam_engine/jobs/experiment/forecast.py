@@ -14,9 +14,10 @@ from typing import Any
 from fam_engine.jobs.experiment.config import ExperimentConfig
 from fam_engine.jobs.experiment.costs import predict_steps
 from fam_engine.jobs.experiment.plan import Plan, check_files, plan_study
-from fam_engine.jobs.experiment.progress import Progress, StudyProgress
+from fam_engine.jobs.experiment.progress import StudyProgress
 from fam_engine.jobs.experiment.steps import run_steps
 from fam_engine.jobs.interrupts import Interrupts
+from fam_engine.jobs.progress import Progress
 
 
 def forecast_experiment(config: ExperimentConfig, out: Path, progress: Progress) -> dict[str, Any]:

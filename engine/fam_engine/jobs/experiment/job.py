@@ -22,10 +22,11 @@ from fam_engine.jobs.experiment.analysis import analyse
 from fam_engine.jobs.experiment.config import ExperimentConfig
 from fam_engine.jobs.experiment.costs import predict_steps
 from fam_engine.jobs.experiment.plan import Plan, check_files, plan_study
-from fam_engine.jobs.experiment.progress import Progress, StudyProgress
+from fam_engine.jobs.experiment.progress import StudyProgress
 from fam_engine.jobs.experiment.steps import run_steps
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, check_unclaimed, storage_errors
+from fam_engine.jobs.progress import Progress
 from fam_engine.report.experiment import plot_files, render_html, render_markdown
 from fam_engine.report.forecast import duration
 

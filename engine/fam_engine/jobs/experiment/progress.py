@@ -8,25 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
+from fam_engine.jobs.progress import Progress
 from fam_engine.report.forecast import duration
 
 if TYPE_CHECKING:
     from fam_engine.jobs.experiment.steps import Step
-
-
-class Progress(Protocol):
-    """Whoever wants to know how far a job is."""
-
-    def start(self, label: str, total: int | None, unit: str) -> None:
-        """Begin a phase of `total` units."""
-
-    def advance(self, count: int, detail: str = "") -> None:
-        """Note that so many more units are done; `detail` is shown beside the count."""
-
-    def note(self, text: str) -> None:
-        """Pass on a line of news."""
 
 
 class StudyProgress:
@@ -79,16 +67,3 @@ class StudyProgress:
     def tell(self, text: str) -> None:
         """Pass on news of the experiment itself."""
         self._shown.note(text)
-
-
-class Silence:
-    """Nobody to tell."""
-
-    def start(self, label: str, total: int | None, unit: str) -> None:
-        """Say nothing."""
-
-    def advance(self, count: int, detail: str = "") -> None:
-        """Say nothing."""
-
-    def note(self, text: str) -> None:
-        """Say nothing."""

@@ -26,7 +26,7 @@ from fam_engine.jobs.selection.records import iterate_records
 if TYPE_CHECKING:
     # Importing it for real would load torch, which an export does without.
     from fam_engine.jobs.data_files import DataFile
-    from fam_engine.jobs.scoring.prepare import Progress
+    from fam_engine.jobs.progress import Progress
 
 # So many records left out are named; the others are counted.
 _NAMED = 5

@@ -16,10 +16,11 @@ import torch
 
 from fam_engine.config import GenerateConfig
 from fam_engine.data.tokenizer import Ids
-from fam_engine.jobs.generation.prepare import Progress, prepared
+from fam_engine.jobs.generation.prepare import prepared
 from fam_engine.jobs.generation.trial import NUM_PROMPTS, try_writing
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal
+from fam_engine.jobs.progress import Progress
 from fam_engine.jobs.running import quarantined_by_code
 from fam_engine.model.checkpoint import linear_shapes
 from fam_engine.model.config import ModelConfig

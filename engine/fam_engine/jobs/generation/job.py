@@ -14,12 +14,13 @@ from fam_engine.config import GenerateConfig
 from fam_engine.data.files import write_text_whole
 from fam_engine.jobs.generation.files import Origin, count_texts, write_generated
 from fam_engine.jobs.generation.judging import has_code, judge_texts, num_unjudged
-from fam_engine.jobs.generation.prepare import Prepared, Progress, prepared
-from fam_engine.jobs.generation.texts import TextMaker
+from fam_engine.jobs.generation.prepare import Prepared, prepared
+from fam_engine.jobs.generation.texts import TextMaker, make_told
 from fam_engine.jobs.interrupts import Interrupts
-from fam_engine.jobs.journal import Journal, check_unclaimed, storage_errors
+from fam_engine.jobs.journal import check_unclaimed, storage_errors
 from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.outputs import OUTPUTS as ALL_OUTPUTS
+from fam_engine.jobs.progress import Progress
 from fam_engine.jobs.running import (
     dtype_name,
     finished_summary,
@@ -33,8 +34,6 @@ from fam_engine.model.decoder import Decoder
 from fam_engine.model.generation.generator import Generator
 
 OUTPUTS = ALL_OUTPUTS["generate"]
-# Figures of time are kept with this many seconds between; a crash costs no more of them.
-_SECONDS_A_NOTE = 1.0
 
 
 def run_generate(config: GenerateConfig, progress: Progress) -> JobOutcome:
@@ -73,59 +72,12 @@ def _generate(
     generator = Generator(decoder, parts.encoder, max_slots=config.max_slots)
     maker = TextMaker(generator, journal, parts.sampling, config.samples)
     progress.start("generating", len(maker.remaining()), "records")
-    clock = _Clock(journal)
-
-    def on_step(num_tokens: int) -> None:
-        clock.add(num_tokens)
-        progress.advance(0, clock.rate())
-        interrupts.check()
-
-    try:
-        maker.run(lambda count: progress.advance(count, clock.rate()), on_step)
-    except BaseException:
-        journal.clear_flight()
-        raise
-    finally:
-        clock.note()
-
-
-class _Clock:
-    """Tokens made and seconds taken, over all runs of a job."""
-
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
-        self._watch = Stopwatch()
-        spent: tuple[int, float] = journal.get("spent") or (0, 0.0)
-        self._tokens, self._seconds = spent
-        self._made = 0
-        self._noted = 0.0
-
-    def add(self, num_tokens: int) -> None:
-        """Count tokens, and keep the count now and then."""
-        self._made += num_tokens
-        if self._watch.seconds() - self._noted > _SECONDS_A_NOTE:
-            self._noted = self._watch.seconds()
-            self.note()
-
-    def note(self) -> None:
-        """Keep the count."""
-        spent = (self._tokens + self._made, self._seconds + self._watch.seconds())
-        with self._journal.commit():
-            self._journal.put("spent", spent)
-
-    def rate(self) -> str:
-        """Give the speed of this run in words."""
-        return f"{self._made / max(self._watch.seconds(), 1e-9):,.0f} tokens a second"
+    make_told(maker, journal, progress, interrupts)
 
 
 def _judge(parts: Prepared, progress: Progress, interrupts: Interrupts) -> None:
     progress.start("judging", num_unjudged(parts.journal), "answers")
-
-    def advance(count: int) -> None:
-        progress.advance(count)
-        interrupts.check()
-
-    judge_texts(parts.journal, advance)
+    judge_texts(parts.journal, interrupts.after(progress.advance))
 
 
 def _write_outputs(

@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from fam_engine.config import GenerateConfig
 from fam_engine.data.tokenizer import TextEncoder
@@ -19,6 +19,7 @@ from fam_engine.jobs.generation.ingest import IngestPlan, ingest_questions
 from fam_engine.jobs.generation.texts import SCHEMA
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, storage_errors
+from fam_engine.jobs.progress import Progress
 from fam_engine.jobs.running import sampling_of
 from fam_engine.jobs.scoring.prepare import note_about_model
 from fam_engine.jobs.scoring.sources import Sources, find_sources, input_key
@@ -27,19 +28,6 @@ from fam_engine.model.generation.requests import Sampling
 
 # What cannot change a text, or is in the key as a hash.
 _NOT_IN_KEY = {"model", "data", "out", "adapter", "download", "max_slots"}
-
-
-class Progress(Protocol):
-    """Whoever wants to know how far the job is."""
-
-    def start(self, label: str, total: int | None, unit: str) -> None:
-        """Begin a phase of `total` units."""
-
-    def advance(self, count: int, detail: str = "") -> None:
-        """Note that so many more units are done; `detail` is shown beside the count."""
-
-    def note(self, text: str) -> None:
-        """Pass on a line of news."""
 
 
 @dataclass(frozen=True)
@@ -81,17 +69,15 @@ def prepared(
         parse_special=config.parse_special,
     )
 
-    def advance(count: int) -> None:
-        progress.advance(count)
-        interrupts.check()
-
     with contextlib.closing(encoder):
         key = _run_key(config, sources, encoder)
         with Journal(out, key, SCHEMA) as journal:
             progress.start("reading", None, "records")
             with storage_errors(out), journal.beginning():
                 note_unseen_columns(sources.files, config.map, progress.note)
-                ingest_questions(journal, encoder, plan, sources.files, advance)
+                ingest_questions(
+                    journal, encoder, plan, sources.files, interrupts.after(progress.advance)
+                )
             progress.note(f"the first prompt: {_clipped(journal.get('example'))}")
             note_about_model(encoder, progress)
             yield Prepared(journal, encoder, sources, model, sampling)

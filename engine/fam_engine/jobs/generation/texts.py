@@ -13,7 +13,10 @@ import numpy as np
 import torch
 
 from fam_engine.jobs.generation import ingest
+from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal
+from fam_engine.jobs.progress import Progress
+from fam_engine.jobs.spending import Spending
 from fam_engine.model.generation.generator import Generator
 from fam_engine.model.generation.requests import Completion, Request, Sampling
 
@@ -57,12 +60,13 @@ class TextMaker:
             on_question: Called with 1 for each question that is done.
             on_step: Called with the number of tokens made, after each step; may raise.
         """
-        for position in self._journal.examine_crash():
-            reason = "the process died each time this record was computed"
-            self._leave_out(position, "E_CRASH", reason)
-        for party in self._journal.suspect_parties():
-            self._make(party, on_question, on_step)
-        self._make(self.remaining(), on_question, on_step)
+        with self._journal.flights():
+            for position in self._journal.examine_crash():
+                reason = "the process died each time this record was computed"
+                self._leave_out(position, "E_CRASH", reason)
+            for party in self._journal.suspect_parties():
+                self._make(party, on_question, on_step)
+            self._make(self.remaining(), on_question, on_step)
 
     def remaining(self) -> list[int]:
         """Give the positions without texts, the longest prompts first."""
@@ -160,6 +164,27 @@ class TextMaker:
             "SELECT file, line FROM questions WHERE position = ?", (position,)
         ).fetchone()
         self._journal.quarantine([(file, line, None, code, reason)])
+
+
+def make_told(
+    maker: TextMaker, journal: Journal, progress: Progress, interrupts: Interrupts
+) -> None:
+    """Make what is missing, and tell how far that is and how fast.
+
+    Args:
+        maker: Of the texts.
+        journal: Where what this takes is added up.
+        progress: Who is told.
+        interrupts: Asked after every step.
+    """
+    with Spending(journal) as spending:
+
+        def on_step(num_tokens: int) -> None:
+            spending.add(num_tokens)
+            progress.advance(0, spending.rate())
+            interrupts.check()
+
+        maker.run(lambda count: progress.advance(count, spending.rate()), on_step)
 
 
 def _nothing_usable(completions: list[Completion]) -> tuple[str, str] | None:

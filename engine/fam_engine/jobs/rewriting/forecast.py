@@ -16,9 +16,9 @@ from pathlib import Path
 from fam_engine.config import RewriteConfig
 from fam_engine.data.tokenizer import Ids
 from fam_engine.errors import RecordError
-from fam_engine.jobs.generation.prepare import Progress
 from fam_engine.jobs.generation.trial import NUM_PROMPTS, try_writing
 from fam_engine.jobs.interrupts import Interrupts
+from fam_engine.jobs.progress import Progress
 from fam_engine.jobs.rewriting.asking import prompt_ids
 from fam_engine.jobs.rewriting.ingest import read_source
 from fam_engine.jobs.rewriting.prepare import Prepared, prepared

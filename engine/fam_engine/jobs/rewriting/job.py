@@ -11,12 +11,12 @@ from typing import Any
 
 from fam_engine.config import RewriteConfig
 from fam_engine.data.files import write_text_whole
-from fam_engine.jobs.generation.prepare import Progress
-from fam_engine.jobs.generation.texts import TextMaker
+from fam_engine.jobs.generation.texts import TextMaker, make_told
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, check_unclaimed, storage_errors
 from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.outputs import OUTPUTS as ALL_OUTPUTS
+from fam_engine.jobs.progress import Progress
 from fam_engine.jobs.rewriting.asking import Attempt
 from fam_engine.jobs.rewriting.attempts import Attempts
 from fam_engine.jobs.rewriting.files import Writer, write_candidates, write_rewritten
@@ -93,28 +93,11 @@ class _Run:
             self._attempts.finish(attempt)
 
     def _write_texts(self, attempt: Attempt, own: Journal) -> None:
-        journal = self._parts.journal
         maker = TextMaker(self._generator, own, attempt.sampling, 1)
         last = self._parts.attempts[-1].number
         label = f"attempt {attempt.number} of 0 to {last}"
         self._progress.start(label, len(maker.remaining()), "records")
-        tokens, seconds = journal.get("spent") or (0, 0.0)
-        watch = Stopwatch()
-
-        def on_step(num_tokens: int) -> None:
-            nonlocal tokens
-            tokens += num_tokens
-            self._progress.advance(0)
-            self._interrupts.check()
-
-        try:
-            maker.run(self._progress.advance, on_step)
-        except BaseException:
-            own.clear_flight()
-            raise
-        finally:
-            with journal.commit():
-                journal.put("spent", (tokens, seconds + watch.seconds()))
+        make_told(maker, self._parts.journal, self._progress, self._interrupts)
 
     def _judge_texts(self, attempt: Attempt, own: Journal) -> None:
         positions = self._attempts.unjudged(attempt, own)

@@ -16,9 +16,9 @@ from fam_engine.config import RewriteConfig
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.errors import RecordError
 from fam_engine.jobs.data_files import note_unseen_columns
-from fam_engine.jobs.generation.prepare import Progress
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, storage_errors
+from fam_engine.jobs.progress import Progress
 from fam_engine.jobs.rewriting.asking import Attempt, plan_attempts, prompt_ids
 from fam_engine.jobs.rewriting.attempts import SCHEMA
 from fam_engine.jobs.rewriting.ingest import ingest_records, read_source
@@ -86,10 +86,6 @@ def prepared(
         parse_special=config.parse_special,
     )
 
-    def advance(count: int) -> None:
-        progress.advance(count)
-        interrupts.check()
-
     with contextlib.closing(encoder):
         asked = template.text if template else ""
         key = _run_key(config, sources, encoder, asked)
@@ -103,7 +99,7 @@ def prepared(
                     sources.files,
                     columns=config.map,
                     limit=config.limit,
-                    advance=advance,
+                    advance=interrupts.after(progress.advance),
                 )
             for form in journal.get("forms"):
                 progress.note(shown_form(form))

@@ -193,10 +193,15 @@ class EntryScorer:
             advance: Called with the number of target tokens done, after each commit; may raise.
             within: Of these entries only; None: of all.
         """
-        for entry in self.journal.examine_crash():
-            self._leave_out(entry, "E_CRASH", "the process died each time this record was computed")
-        self._budget = _Budget(max_tokens)
-        work = self._plan(max_tokens, within)
+        with self.journal.flights():
+            for entry in self.journal.examine_crash():
+                reason = "the process died each time this record was computed"
+                self._leave_out(entry, "E_CRASH", reason)
+            self._budget = _Budget(max_tokens)
+            self._compute(self._plan(max_tokens, within), advance)
+
+    def _compute(self, work: deque[Entries], advance: Callable[[int], None]) -> None:
+        """Launch batch after batch, each while the one ahead of it is read and kept."""
         ahead: _Flight | None = None
         while work or ahead:
             entries = self._next(work, ahead)

@@ -20,8 +20,9 @@ from fam_engine.config import ScoreConfig
 from fam_engine.data.packing import ROW_GRID
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal
+from fam_engine.jobs.progress import Progress
 from fam_engine.jobs.running import quarantined_by_code
-from fam_engine.jobs.scoring.prepare import Progress, prepared
+from fam_engine.jobs.scoring.prepare import prepared
 from fam_engine.jobs.scoring.sharing.local import count_workers
 from fam_engine.jobs.scoring.sharing.parts import divide
 from fam_engine.jobs.scoring.stopwatch import Stopwatch

@@ -20,8 +20,8 @@ from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, check_unclaimed, storage_errors
 from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.outputs import OUTPUTS as ALL_OUTPUTS
+from fam_engine.jobs.progress import Progress
 from fam_engine.jobs.running import (
-    add_spent,
     describe,
     dtype_name,
     finished_summary,
@@ -34,11 +34,12 @@ from fam_engine.jobs.scoring.files import (
     write_scores,
     write_tokens,
 )
-from fam_engine.jobs.scoring.prepare import Progress, prepared
+from fam_engine.jobs.scoring.prepare import prepared
 from fam_engine.jobs.scoring.report import write_score_report
 from fam_engine.jobs.scoring.sharing.gathering import gather
 from fam_engine.jobs.scoring.sources import Sources, open_model, tokens_per_batch
 from fam_engine.jobs.scoring.stopwatch import Stopwatch
+from fam_engine.jobs.spending import Spending, spent_so_far
 from fam_engine.measure.summary import summarize
 
 # What a finished job leaves; the tokens come on top where asked for.
@@ -93,18 +94,14 @@ def _score_entries(
     progress.note(f"{describe(decoder)}, {budget} tokens a batch")
     scorer = EntryScorer(decoder, journal, spool, keep_tokens=config.tokens)
     progress.start("scoring", scorer.remaining_tokens(), "tokens")
-    watch = Stopwatch()
+    with Spending(journal) as spending:
 
-    def advance(count: int) -> None:
-        add_spent(journal, count, watch.lap())
-        progress.advance(count)
-        interrupts.check()
+        def advance(count: int) -> None:
+            spending.add(count)
+            progress.advance(count)
+            interrupts.check()
 
-    try:
         scorer.run(budget, advance)
-    except BaseException:
-        journal.clear_flight()
-        raise
     return scorer
 
 
@@ -152,7 +149,7 @@ def _columns(table: pa.Table) -> dict[str, Any]:
 
 
 def _performance(journal: Journal, watch: Stopwatch) -> dict[str, float]:
-    tokens, seconds = journal.get("spent") or (0, 0.0)
+    tokens, seconds = spent_so_far(journal)
     return {
         "seconds_total": watch.seconds(),
         "seconds_scoring": seconds,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 from fam_engine._rust_tokenize import Spool
 from fam_engine.config import ScoreConfig
@@ -17,24 +16,12 @@ from fam_engine.errors import RecordError
 from fam_engine.jobs.data_files import note_unseen_columns
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, storage_errors
+from fam_engine.jobs.progress import Progress
 from fam_engine.jobs.scoring.entries import SCHEMA
 from fam_engine.jobs.scoring.in_context import missing_in_context
 from fam_engine.jobs.scoring.ingest import ingest_records
 from fam_engine.jobs.scoring.sources import Sources, find_sources, ingest_plan, run_key
 from fam_engine.model.config import ModelConfig
-
-
-class Progress(Protocol):
-    """Whoever wants to know how far the job is."""
-
-    def start(self, label: str, total: int | None, unit: str) -> None:
-        """Begin a phase of `total` units."""
-
-    def advance(self, count: int) -> None:
-        """Note that so many more units are done."""
-
-    def note(self, text: str) -> None:
-        """Pass on a line of news."""
 
 
 @contextlib.contextmanager
@@ -52,10 +39,6 @@ def prepared(
         parse_special=config.parse_special,
     )
 
-    def advance(count: int) -> None:
-        progress.advance(count)
-        interrupts.check()
-
     with contextlib.closing(encoder):
         key = run_key(config, sources, encoder)
         with Journal(out, key, SCHEMA) as journal:
@@ -63,7 +46,9 @@ def prepared(
             plan = ingest_plan(config, model)
             with storage_errors(out), journal.beginning():
                 note_unseen_columns(sources.files, config.map, progress.note)
-                spool = ingest_records(journal, encoder, plan, sources.files, advance)
+                spool = ingest_records(
+                    journal, encoder, plan, sources.files, interrupts.after(progress.advance)
+                )
             for form in journal.get("forms"):
                 progress.note(shown_form(form))
             note_about_model(encoder, progress)

@@ -39,7 +39,7 @@ from fam_engine.version import __version__
 
 if TYPE_CHECKING:
     # Importing it for real would load torch, which a selection does without.
-    from fam_engine.jobs.scoring.prepare import Progress
+    from fam_engine.jobs.progress import Progress
 
 OUTPUTS = ("selected.jsonl", "dropped.parquet", "quarantine.jsonl", "summary.json")
 
@@ -67,11 +67,7 @@ def run_select(
         check_unclaimed(config.out, OUTPUTS)
     scores = read_scores(config.scores, metric)
     with Interrupts() as interrupts:
-
-        def advance(count: int) -> None:
-            progress.advance(count)
-            interrupts.check()
-
+        advance = interrupts.after(progress.advance)
         records, joined = _read(config, scores, progress, advance)
         test = find_distinct_files(config.test)
         overlap, tested = overlap_with_test(

@@ -34,7 +34,7 @@ from fam_engine.version import __version__
 
 if TYPE_CHECKING:
     # Importing it for real would load torch, which this job does without.
-    from fam_engine.jobs.scoring.prepare import Progress
+    from fam_engine.jobs.progress import Progress
 
 # Of a folder that names no limit.
 _NO_LIMIT = 2**31 - 1
@@ -112,17 +112,14 @@ def _pass_1(
         Interrupts() as interrupts,
         Journal(Path(name), {}, ingest.SCHEMA) as journal,
     ):
-
-        def advance(count: int) -> None:
-            progress.advance(count)
-            interrupts.check()
-
         progress.start("tokenizing", None, "records")
         note_unseen_columns(files, config.map, progress.note)
         if encoder.read_otherwise:
             progress.note(encoder.read_otherwise)
         with storage_errors(Path(name)):
-            spool = ingest_records(journal, encoder, plan, files, advance)
+            spool = ingest_records(
+                journal, encoder, plan, files, interrupts.after(progress.advance)
+            )
         yield journal, spool
 
 

@@ -17,13 +17,14 @@ import torch
 from fam_engine.config import TrainConfig
 from fam_engine.data.packing import on_grid
 from fam_engine.jobs.interrupts import Interrupts
+from fam_engine.jobs.progress import Progress
 from fam_engine.jobs.running import quarantined_by_code
 from fam_engine.jobs.scoring.report import token_texts
 from fam_engine.jobs.training.budget import MemoryNeeds, StepPlan, num_trainable, process_share
 from fam_engine.jobs.training.cards import plan_cards
 from fam_engine.jobs.training.given import Given
 from fam_engine.jobs.training.job import lora_spec, memory_plan, needs_here
-from fam_engine.jobs.training.loop import TrainProgress, loss_settings, planned_steps
+from fam_engine.jobs.training.loop import loss_settings, planned_steps
 from fam_engine.jobs.training.order import Entries, StepOrder
 from fam_engine.jobs.training.prepare import Prepared, prepared
 from fam_engine.jobs.training.steps import micro_batches, shared_out
@@ -81,7 +82,7 @@ class TrainForecast:
     seconds: float
 
 
-def forecast_train(config: TrainConfig, progress: TrainProgress) -> TrainForecast:
+def forecast_train(config: TrainConfig, progress: Progress) -> TrainForecast:
     """Read the records, plan the steps, and say what training on them would take.
 
     Raises:

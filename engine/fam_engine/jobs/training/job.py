@@ -17,7 +17,8 @@ from fam_engine.data.files import write_folder_whole, write_text_whole
 from fam_engine.jobs.interrupts import Interrupted, Interrupts
 from fam_engine.jobs.journal import Journal, check_unclaimed, storage_errors
 from fam_engine.jobs.outputs import OUTPUTS as ALL_OUTPUTS
-from fam_engine.jobs.running import Nobody, describe, finished_summary
+from fam_engine.jobs.progress import Nobody, Progress
+from fam_engine.jobs.running import describe, finished_summary
 from fam_engine.jobs.scoring.files import write_quarantine
 from fam_engine.jobs.scoring.sources import Sources, open_model
 from fam_engine.jobs.scoring.stopwatch import Stopwatch
@@ -37,7 +38,7 @@ from fam_engine.jobs.training.card import CARD, METADATA, metadata, model_card
 from fam_engine.jobs.training.checkpoints import Checkpoints, RunState
 from fam_engine.jobs.training.crashes import CrashWatch
 from fam_engine.jobs.training.given import Given
-from fam_engine.jobs.training.loop import LoopParts, TrainingLoop, TrainProgress, planned_steps
+from fam_engine.jobs.training.loop import LoopParts, TrainingLoop, planned_steps
 from fam_engine.jobs.training.peers import Peers, joined
 from fam_engine.jobs.training.prepare import Prepared, prepared
 from fam_engine.jobs.training.processes import run_processes
@@ -70,7 +71,7 @@ class TrainOutcome:
     adapter: Path
 
 
-def run_train(config: TrainConfig, progress: TrainProgress) -> TrainOutcome:
+def run_train(config: TrainConfig, progress: Progress) -> TrainOutcome:
     """Train an adapter, or go on where an earlier run of the same job stopped.
 
     Called in each process of a torch process group, or of torchrun, these train it together, and all come to the same.
@@ -106,7 +107,7 @@ class _Together:
             raise Interrupted(int(number))
 
 
-def _lead(config: TrainConfig, progress: TrainProgress, together: _Together) -> dict[str, Any]:
+def _lead(config: TrainConfig, progress: Progress, together: _Together) -> dict[str, Any]:
     """Be the first process: read the input, run the loop, write the output."""
     watch, peers = Stopwatch(), together.peers
     check_unclaimed(config.out, WRITTEN)
@@ -163,7 +164,7 @@ def lora_spec(config: TrainConfig) -> LoraSpec:
 def _open_parts(
     config: TrainConfig,
     given: Given,
-    progress: TrainProgress,
+    progress: Progress,
     together: _Together,
     journal: Journal | None,
 ) -> LoopParts:

@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
 from fam_engine.config import TrainConfig
 from fam_engine.errors import DivergedError
 from fam_engine.jobs.interrupts import Interrupted
+from fam_engine.jobs.progress import Progress
 from fam_engine.jobs.scoring.stopwatch import Stopwatch
 from fam_engine.jobs.training.budget import MemoryPlan
 from fam_engine.jobs.training.checkpoints import Checkpoints, RunState
@@ -35,19 +35,6 @@ from fam_engine.jobs.training.validation import validation_loss
 from fam_engine.model.adapter_files import save_adapter
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.trainable import TrainableModel
-
-
-class TrainProgress(Protocol):
-    """Whoever wants to know how far the run is."""
-
-    def start(self, label: str, total: int | None, unit: str) -> None:
-        """Begin a phase of `total` units."""
-
-    def advance(self, count: int, detail: str = "") -> None:
-        """Note that so many more units are done, and how it looks."""
-
-    def note(self, text: str) -> None:
-        """Pass on a line of news."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +63,7 @@ class LoopParts:
     memory: MemoryPlan
     checkpoints: Checkpoints
     crashes: CrashWatch
-    progress: TrainProgress
+    progress: Progress
     peers: Peers
     check: Callable[[], None]
 

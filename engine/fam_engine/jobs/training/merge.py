@@ -16,8 +16,8 @@ from fam_engine.config import MergeConfig, Precision, ScoreConfig
 from fam_engine.data.tokenizer_loading import load_tokenizer
 from fam_engine.jobs.data_files import find_files
 from fam_engine.jobs.outcome import JobOutcome
+from fam_engine.jobs.progress import Progress
 from fam_engine.jobs.scoring.job import run_score
-from fam_engine.jobs.scoring.prepare import Progress
 from fam_engine.jobs.scoring.sources import check_adapter
 from fam_engine.model.loading import resolve_model
 from fam_engine.model.merging import merge, served_precision

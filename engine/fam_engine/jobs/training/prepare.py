@@ -21,9 +21,10 @@ from fam_engine.errors import InputError
 from fam_engine.jobs.data_files import DataFile, find_files, note_unseen_columns
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, storage_errors
+from fam_engine.jobs.progress import Progress
 from fam_engine.jobs.scoring import ingest
 from fam_engine.jobs.scoring.ingest import IngestPlan, ingest_records
-from fam_engine.jobs.scoring.prepare import Progress, note_about_model, shown_form
+from fam_engine.jobs.scoring.prepare import note_about_model, shown_form
 from fam_engine.jobs.scoring.sources import Sources, find_sources, input_key
 from fam_engine.jobs.training.crashes import open_validation
 from fam_engine.jobs.training.examples import (
@@ -124,7 +125,7 @@ class _Reader:
         self._sources = sources
         self._encoder = encoder
         self._progress = progress
-        self._interrupts = interrupts
+        self._advance = interrupts.after(progress.advance)
         self._longest = ModelConfig.from_folder(sources.model).max_position_embeddings
 
     def examples(self, journal: Journal) -> tuple[Examples, Examples | None]:
@@ -186,10 +187,6 @@ class _Reader:
             self._progress.note(
                 f"{len(common)} of {len(asked)} validation questions are also trained on"
             )
-
-    def _advance(self, count: int) -> None:
-        self._progress.advance(count)
-        self._interrupts.check()
 
 
 def _digest(key: dict[str, Any]) -> str:

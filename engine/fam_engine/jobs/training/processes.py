@@ -26,7 +26,7 @@ from fam_engine.config import TrainConfig
 from fam_engine.data.children import how_it_ended, start_child, stop_children
 from fam_engine.errors import DeviceError, UsageError
 from fam_engine.jobs.interrupts import Interrupts
-from fam_engine.jobs.training.loop import TrainProgress
+from fam_engine.jobs.progress import Progress
 from fam_engine.model.loading import choose_device
 
 # How a process ends that found others gone.
@@ -40,7 +40,7 @@ _OUR_STDERR = 2
 Child = subprocess.Popen[bytes]
 
 
-def run_processes(config: TrainConfig, progress: TrainProgress) -> None:
+def run_processes(config: TrainConfig, progress: Progress) -> None:
     """Train by `config.nproc` processes, or go on where an earlier run of the same job stopped.
 
     Raises:
@@ -74,7 +74,7 @@ def run_processes(config: TrainConfig, progress: TrainProgress) -> None:
             raise _died(0, config, f"it lost the others: {lost}")
 
 
-def _check_room(config: TrainConfig, progress: TrainProgress) -> None:
+def _check_room(config: TrainConfig, progress: Progress) -> None:
     """Refuse more processes than GPUs; on a CPU, say where threads get in each other's way."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         raise UsageError(
@@ -124,7 +124,7 @@ def _listen(rank: int, child: Child, told: queue.SimpleQueue[tuple[int, bytes]])
     told.put((rank, b""))
 
 
-def _pass_on(message: Sequence[Any], rank: int, progress: TrainProgress) -> str | None:
+def _pass_on(message: Sequence[Any], rank: int, progress: Progress) -> str | None:
     """Pass on news of the first process; raise what any of them died of; give why one has lost the others."""
     match message:
         case "lost", reason:

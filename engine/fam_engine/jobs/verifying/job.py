@@ -16,7 +16,7 @@ from fam_engine.config import VerifyConfig
 from fam_engine.jobs.data_files import find_distinct_files
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.outcome import JobOutcome
-from fam_engine.jobs.scoring.prepare import Progress
+from fam_engine.jobs.progress import Progress
 from fam_engine.jobs.scoring.sources import check_adapter
 from fam_engine.jobs.verifying.over_http import Server
 from fam_engine.jobs.verifying.probe import Probe, opened_probe
@@ -58,7 +58,7 @@ def run_verify(config: VerifyConfig, progress: Progress) -> JobOutcome:
             config, folder, files, progress, interrupts.check, max_ids=_max_ids(server, folder)
         ) as probe,
     ):
-        engine = OwnEngine(config, folder, probe, progress, interrupts.check)
+        engine = OwnEngine(config, folder, probe, progress, interrupts)
         answers = dict(engine.ways())
         reference = next(iter(answers))
         served = None
@@ -119,12 +119,7 @@ def _ask(
 ) -> dict[str, Any]:
     """Ask a server, and say which of our own ways it is closest to; what it says joins `answers`."""
     progress.start(f"asking {server.url}", len(probe.ids), "answers")
-
-    def advance(count: int) -> None:
-        progress.advance(count)
-        interrupts.check()
-
-    served = server.answers(probe, advance)
+    served = server.answers(probe, interrupts.after(progress.advance))
     apart = {way: agreement(own, served) for way, own in answers.items()}
     closest = _closest(apart)
     answers[Way("over HTTP", None, config.precision, closest.has_adapter)] = served

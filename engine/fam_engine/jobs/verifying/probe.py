@@ -23,11 +23,12 @@ from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.errors import InputError
 from fam_engine.jobs.data_files import DataFile
 from fam_engine.jobs.journal import Journal, storage_errors
+from fam_engine.jobs.progress import Progress
 from fam_engine.jobs.running import quarantined_by_code
 from fam_engine.jobs.scoring import ingest
 from fam_engine.jobs.scoring.continuations import entry_continuations
 from fam_engine.jobs.scoring.ingest import IngestPlan, ingest_records
-from fam_engine.jobs.scoring.prepare import Progress, shown_form
+from fam_engine.jobs.scoring.prepare import shown_form
 from fam_engine.measure.agreement import TokenLogprobs
 from fam_engine.measure.statistics import Floats, Ints
 from fam_engine.model.config import ModelConfig

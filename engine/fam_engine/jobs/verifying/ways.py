@@ -10,12 +10,13 @@ Merged checkpoints are really written, to a temporary folder, and read again. On
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from fam_engine.config import Precision, VerifyConfig
-from fam_engine.jobs.scoring.prepare import Progress
+from fam_engine.jobs.interrupts import Interrupts
+from fam_engine.jobs.progress import Progress
 from fam_engine.jobs.verifying.probe import Probe
 from fam_engine.measure.agreement import TokenLogprobs
 from fam_engine.model.config import ModelConfig
@@ -60,7 +61,7 @@ class OwnEngine:
     folder: Path
     probe: Probe
     progress: Progress
-    check: Callable[[], None]
+    interrupts: Interrupts
 
     def ways(self) -> Iterator[Answered]:
         """Compute the answers in every way there is.
@@ -107,9 +108,4 @@ class OwnEngine:
 
     def _asked(self, name: str, decoder: Decoder) -> TokenLogprobs:
         self.progress.start(name, len(self.probe.ids), "answers")
-
-        def advance(count: int) -> None:
-            self.progress.advance(count)
-            self.check()
-
-        return self.probe.answers(decoder, advance)
+        return self.probe.answers(decoder, self.interrupts.after(self.progress.advance))

@@ -7,7 +7,7 @@ import torch
 
 from fam_engine.config import ScoreConfig
 from fam_engine.errors import InputError, UsageError
-from fam_engine.jobs.running import Nobody
+from fam_engine.jobs.progress import Nobody
 from fam_engine.jobs.scoring.job import run_score
 from fam_engine.jobs.scoring.sharing import local
 from fam_engine.jobs.scoring.sharing.local import count_workers, run_local

@@ -18,7 +18,7 @@ import torch
 from fam_engine.config import ScoreConfig
 from fam_engine.errors import InputError, UsageError
 from fam_engine.jobs.journal import STATE_FOLDER
-from fam_engine.jobs.running import Nobody
+from fam_engine.jobs.progress import Nobody
 from fam_engine.jobs.scoring.job import run_score
 from fam_engine.jobs.scoring.sharing import parts
 from fam_engine.jobs.scoring.sharing.claims import living_workers

@@ -23,7 +23,7 @@ from fam_engine.errors import InputError, LockedError, StorageError, UsageError
 from fam_engine.jobs.interrupts import Interrupted, Interrupts
 from fam_engine.jobs.journal import DEATHS_TO_BLAME, STATE_FOLDER, Journal
 from fam_engine.jobs.outcome import JobOutcome
-from fam_engine.jobs.running import Nobody
+from fam_engine.jobs.progress import Nobody
 from fam_engine.jobs.scoring import entries as pass_two
 from fam_engine.jobs.scoring import forecast
 from fam_engine.jobs.scoring.entries import SCHEMA, EntryScorer

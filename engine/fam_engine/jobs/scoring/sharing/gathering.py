@@ -17,10 +17,11 @@ from typing import Any
 from fam_engine.data.files import remove_at_once
 from fam_engine.errors import InputError, LockedError
 from fam_engine.jobs.journal import Journal, storage_errors
+from fam_engine.jobs.progress import Progress
 from fam_engine.jobs.scoring.entries import AFTER_PASS_ONE
-from fam_engine.jobs.scoring.prepare import Progress
 from fam_engine.jobs.scoring.sharing.claims import claimants, file_clock, living_workers
 from fam_engine.jobs.scoring.sharing.parts import FOLDER
+from fam_engine.jobs.spending import spent_so_far
 from fam_engine.jobs.status.peek import kept, peek
 
 # Two workers may have computed the same entry. Of a result and none, after a crash that only one of them had, the
@@ -80,8 +81,8 @@ def _gather_one(journal: Journal, worker: Path, progress: Progress) -> None:
         db.execute(_ACQUIT)
         with _reading():
             their_spent = kept(theirs, "spent") or (0, 0.0)
-        spent = (journal.get("spent") or (0, 0.0), their_spent)
-        journal.put("spent", [sum(numbers) for numbers in zip(*spent, strict=True)])
+        both = zip(spent_so_far(journal), their_spent, strict=True)
+        journal.put("spent", [sum(numbers) for numbers in both])
         journal.put("gathered", [*(journal.get("gathered") or []), worker.name])
         # What the job's own process died of before is done: nobody is to blame for it any more.
         for table in ("in_flight", "suspects"):

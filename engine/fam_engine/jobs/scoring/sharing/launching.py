@@ -12,7 +12,7 @@ from pathlib import Path
 from fam_engine.config import ScoreConfig
 from fam_engine.errors import DeviceError, FamEngineError
 from fam_engine.jobs.journal import STATE_FOLDER
-from fam_engine.jobs.scoring.prepare import Progress
+from fam_engine.jobs.progress import Progress
 from fam_engine.jobs.scoring.sharing.claims import undone_parts
 from fam_engine.jobs.scoring.sharing.parts import FOLDER, PartPlan, read_plan
 

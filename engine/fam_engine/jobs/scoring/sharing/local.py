@@ -21,8 +21,8 @@ from fam_engine.data.children import how_it_ended, start_child, stop_children
 from fam_engine.errors import FamEngineError, UsageError
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.outcome import JobOutcome
+from fam_engine.jobs.progress import Progress
 from fam_engine.jobs.scoring.job import run_score
-from fam_engine.jobs.scoring.prepare import Progress
 from fam_engine.jobs.scoring.sharing import local_worker
 from fam_engine.jobs.scoring.sharing.launching import (
     Launch,

@@ -17,7 +17,7 @@ from fam_engine.config import ScoreConfig
 from fam_engine.data.children import end_with_parent
 from fam_engine.errors import FamEngineError
 from fam_engine.jobs.interrupts import Interrupted
-from fam_engine.jobs.running import Nobody
+from fam_engine.jobs.progress import Nobody
 from fam_engine.jobs.scoring.sharing.worker import run_shard
 
 

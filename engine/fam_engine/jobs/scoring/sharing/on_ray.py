@@ -23,9 +23,8 @@ from fam_engine.errors import FamEngineError, UsageError
 from fam_engine.jobs.interrupts import Interrupted, Interrupts
 from fam_engine.jobs.journal import STATE_FOLDER, storage_errors
 from fam_engine.jobs.outcome import JobOutcome
-from fam_engine.jobs.running import Nobody
+from fam_engine.jobs.progress import Nobody, Progress
 from fam_engine.jobs.scoring.job import run_score
-from fam_engine.jobs.scoring.prepare import Progress
 from fam_engine.jobs.scoring.sharing.launching import (
     Launch,
     of_a_worker,

@@ -18,10 +18,11 @@ from fam_engine.errors import LockedError, StorageError
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import STATE_FOLDER, check_same_job, storage_errors
 from fam_engine.jobs.outcome import JobOutcome
-from fam_engine.jobs.running import add_spent, load_told
+from fam_engine.jobs.progress import Progress
+from fam_engine.jobs.running import load_told
 from fam_engine.jobs.scoring.entries import SCHEMA, Entries, EntryScorer, remaining_entries
 from fam_engine.jobs.scoring.job import check_folder
-from fam_engine.jobs.scoring.prepare import Progress, prepared
+from fam_engine.jobs.scoring.prepare import prepared
 from fam_engine.jobs.scoring.sharing.claims import Claim, Worker, has_left, undone_parts
 from fam_engine.jobs.scoring.sharing.gathering import inherit
 from fam_engine.jobs.scoring.sharing.parts import FOLDER, PartPlan, read_plan, write_plan
@@ -31,7 +32,7 @@ from fam_engine.jobs.scoring.sources import (
     tokens_per_batch,
     worker_key,
 )
-from fam_engine.jobs.scoring.stopwatch import Stopwatch
+from fam_engine.jobs.spending import Spending
 from fam_engine.jobs.status.peek import peek
 
 READING = "reading"
@@ -154,7 +155,6 @@ class _Work:
         spool = Spool.open(str(config.out / STATE_FOLDER / "spool"))
         self._scorer = EntryScorer(decoder, worker.journal, spool, keep_tokens=config.tokens)
         self._record = spool.index()["record"]
-        self._watch = Stopwatch()
 
     def run(self, names: list[str]) -> None:
         """Do parts until all are done, by whomever."""
@@ -174,12 +174,13 @@ class _Work:
         self._copy_records(entries)
         if claim.left_by is not None:
             inherit(self._worker.journal, claim.left_by, entries.tolist(), self._progress)
-        self._watch = Stopwatch()
-        try:
-            self._scorer.run(self._budget, self._advance, entries)
-        except BaseException:
-            self._worker.journal.clear_flight()
-            raise
+        with Spending(self._worker.journal) as spending:
+
+            def advance(num_tokens: int) -> None:
+                spending.add(num_tokens)
+                self._interrupts.check()
+
+            self._scorer.run(self._budget, advance, entries)
         self._worker.mark_done(claim.name)
 
     def _copy_records(self, entries: Entries) -> None:
@@ -192,7 +193,3 @@ class _Work:
         with peek(self._out) as job, self._worker.journal.commit() as db:
             rows = (job.execute(select, (position,)).fetchone() for position in positions)
             db.executemany(insert, rows)
-
-    def _advance(self, num_tokens: int) -> None:
-        add_spent(self._worker.journal, num_tokens, self._watch.lap())
-        self._interrupts.check()
