@@ -7,6 +7,7 @@ none.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -71,6 +72,11 @@ def write_folder_whole(path: Path, write: Callable[[Path], None]) -> None:
 def write_text_whole(path: Path, text: str) -> None:
     """Write a text file through a temporary one."""
     write_whole(path, lambda temporary: _write_text(temporary, text))
+
+
+def write_json_whole(path: Path, value: object) -> None:
+    """Write a value as a file of indented JSON, in ASCII: names of files may hold what UTF-8 cannot."""
+    write_text_whole(path, json.dumps(value, indent=2) + "\n")
 
 
 def remove_at_once(folder: Path) -> None:

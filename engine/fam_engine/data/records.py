@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
+from fam_engine.data.reading import Row
 from fam_engine.data.turns import (
     NOTHING,
     Message,
@@ -154,6 +155,17 @@ def map_columns(row: Mapping[str, Any], columns: Mapping[str, str]) -> Mapping[s
     mapped = {name: value for name, value in row.items() if name not in taken}
     mapped.update({name: row.get(column) for name, column in columns.items()})
     return mapped
+
+
+def mapped_row(row: Row, columns: Mapping[str, str]) -> Mapping[str, Any]:
+    """Give the columns of a row that was read, renamed as `--map` asks.
+
+    Raises:
+        RecordError: It could not be read.
+    """
+    if row.columns is None:
+        raise RecordError(row.code or "E_JSON", row.reason or "")
+    return map_columns(row.columns, columns)
 
 
 def column_of(field: str, columns: Mapping[str, str]) -> str | None:

@@ -12,13 +12,13 @@ from itertools import islice
 from typing import Any, Final, Generic, TypeVar, get_args
 
 from fam_engine.data.reading import Row, read_rows
-from fam_engine.data.records import map_columns
+from fam_engine.data.records import mapped_row
 from fam_engine.data.tokenizer import Encoded
-from fam_engine.errors import InputError, RecordError
+from fam_engine.errors import RecordError
 from fam_engine.jobs.data_files import DataFile
 from fam_engine.jobs.generation.rows import find_kind
 from fam_engine.jobs.journal import Journal
-from fam_engine.jobs.scoring.ingest import Quarantined
+from fam_engine.jobs.quarantine import Quarantined, nothing_usable, read_quarantine
 from fam_engine.measure.answers import TaskKind
 
 T = TypeVar("T")
@@ -71,9 +71,7 @@ def read_items(
         kind: str | None = None
         for place in islice(read_rows(file.path), limit_a_file):
             try:
-                if place.columns is None:
-                    raise RecordError(place.code or "E_JSON", place.reason or "")
-                row = map_columns(place.columns, columns)
+                row = mapped_row(place, columns)
                 kind = kind or find_kind(row)
                 yield Item(file, place, read(file, place, row, kind))
             except RecordError as error:
@@ -112,7 +110,7 @@ def ingest_items(
         count += take(chunk)
         advance(len(chunk))
     if not count:
-        raise _nothing_usable(files, journal)
+        raise nothing_usable(files, next(read_quarantine(journal.db), None))
     return count
 
 
@@ -181,20 +179,3 @@ def kind_of(row: Mapping[str, Any]) -> TaskKind | None:
     if named not in _KINDS:
         raise RecordError("E_KIND", f"field `kind` is {named!r}, expected {', '.join(_KINDS)}")
     return _KINDS[_KINDS.index(named)]
-
-
-def _nothing_usable(files: Sequence[DataFile], journal: Journal) -> InputError:
-    first = journal.db.execute(
-        "SELECT file, line, code, reason FROM quarantine ORDER BY number LIMIT 1"
-    ).fetchone()
-    if first is None:
-        where = ", ".join(file.name for file in files)
-        return InputError(
-            "holds no records, expected at least one", code="E_INPUT_EMPTY", where=where
-        )
-    file, line, code, reason = first
-    return InputError(
-        f"not one record is usable; the first fault is {code}: {reason}",
-        code="E_INPUT_UNUSABLE",
-        where=f"{file}:{line}",
-    )

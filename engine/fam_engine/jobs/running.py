@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from fam_engine.config import BaseModelSettings, SamplingSettings
+from fam_engine.config import HOW_IT_RUNS, BaseModelSettings, SamplingSettings
 from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.progress import Progress
 from fam_engine.jobs.scoring.sources import Sources, open_model
@@ -57,12 +57,6 @@ def sampling_of(config: SamplingSettings, stop: tuple[str, ...]) -> Sampling:
     )
 
 
-def quarantined_by_code(journal: Journal) -> dict[str, int]:
-    """Count the records pass 1 left out."""
-    query = "SELECT code, COUNT(*) FROM quarantine GROUP BY code"
-    return dict(journal.db.execute(query))
-
-
 def judging_settings(*, has_code: bool) -> dict[str, Any]:
     """Say in a summary how code was held while it was judged; nothing where there was none."""
     return {"file_access_confined": confines_files()} if has_code else {}
@@ -76,6 +70,16 @@ def writing_performance(journal: Journal, watch: Stopwatch) -> dict[str, float]:
         "seconds_generating": seconds,
         "tokens_per_second": tokens / max(seconds, 1e-9),
         **peak_memory(),
+    }
+
+
+def settings_told(config: BaseModelSettings, sources: Sources, decoder: Decoder) -> dict[str, Any]:
+    """Give a job's settings for its summary, with what was decided for its user."""
+    return {
+        **config.model_dump(mode="json", exclude=HOW_IT_RUNS),
+        "revision": sources.revision,
+        "compute_dtype": dtype_name(decoder),
+        "device": str(decoder.device),
     }
 
 

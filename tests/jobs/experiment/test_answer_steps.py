@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from fam_engine.config import RewriteConfig
+from fam_engine.data.json_lines import write_json_lines
 from fam_engine.errors import InputError
 from fam_engine.jobs.experiment import model_steps
 from fam_engine.jobs.experiment.config import ExperimentConfig
 from fam_engine.jobs.experiment.plan import plan_study
 from fam_engine.jobs.experiment.progress import StudyProgress
-from fam_engine.jobs.experiment.questions import load_rows, write_rows
+from fam_engine.jobs.experiment.questions import load_rows
 from fam_engine.jobs.experiment.steps import run_steps
 from fam_engine.jobs.progress import Nobody
 
@@ -28,7 +29,7 @@ def human(path: Path) -> None:
         | {"answer": str(n + 1)}
         for n, question in enumerate(QUESTIONS)
     ]
-    write_rows(path, rows)
+    write_json_lines(path, rows)
 
 
 def model(path: Path) -> None:
@@ -39,14 +40,14 @@ def model(path: Path) -> None:
     ]
     rows[2]["response"] = "The answer is 99."
     rows.append({"messages": [{"role": "user", "content": "Who?"}], "response": "Me."})
-    write_rows(path, rows[::-1])
+    write_json_lines(path, rows[::-1])
 
 
 @pytest.fixture
 def study(tmp_path: Path) -> dict[str, Any]:
     human(tmp_path / "sums-human.jsonl")
     model(tmp_path / "sums-gpt.jsonl")
-    write_rows(tmp_path / "test.jsonl", [{"prompt": QUESTIONS[0], "answer": "1"}])
+    write_json_lines(tmp_path / "test.jsonl", [{"prompt": QUESTIONS[0], "answer": "1"}])
     return {
         "title": "t",
         "models": ["embedded"],
@@ -83,7 +84,7 @@ def test_variants_answer_the_same_questions(study: dict[str, Any], tmp_path: Pat
 
 
 def test_a_file_that_answers_none_of_the_questions(study: dict[str, Any], tmp_path: Path) -> None:
-    write_rows(tmp_path / "sums-gpt.jsonl", [{"prompt": "Who?", "response": "Me."}])
+    write_json_lines(tmp_path / "sums-gpt.jsonl", [{"prompt": "Who?", "response": "Me."}])
     with pytest.raises(InputError, match="answers none of the 12 training questions"):
         made(study, tmp_path / "out")
 
@@ -107,7 +108,7 @@ def test_a_question_is_known_again_in_any_form(
         file = tmp_path / f"{name}.jsonl"
         rows = load_rows(file)
         asked = [row.pop("prompt", None) or row.pop("messages")[0]["content"] for row in rows]
-        write_rows(
+        write_json_lines(
             file, ({**row, column: form(text)} for row, text in zip(rows, asked, strict=True))
         )
     found = made(study, tmp_path / "out")
@@ -122,7 +123,7 @@ def test_an_answer_is_joined_to_the_very_question(study: dict[str, Any], tmp_pat
     other = ["What is arcsin 1?", "What  is 3 times 4?\n", "Add 1; 5"]
     for name, questions in (("human", asked), ("gpt", other)):
         rows = [{"prompt": question, "response": f"{name}: 12."} for question in questions]
-        write_rows(tmp_path / f"sums-{name}.jsonl", rows)
+        write_json_lines(tmp_path / f"sums-{name}.jsonl", rows)
     study["answers"] = {name: study["answers"][name] for name in ("human", "gpt")}
     found = made(study, tmp_path / "out")
     assert [row["prompt"] for row in found["human"]] == asked
@@ -140,7 +141,7 @@ def test_of_its_own_answers_only_verified_ones_stay(
             {**row, "response": "It is.", "provenance": {"fell_back": place % 2 == 1}}
             for place, row in enumerate(load_rows(Path(config.data[0])))
         ]
-        write_rows(config.out / "rewritten.jsonl", rows)
+        write_json_lines(config.out / "rewritten.jsonl", rows)
 
     monkeypatch.setattr(model_steps, "run_rewrite", rewrite)
     study["answers"] |= {

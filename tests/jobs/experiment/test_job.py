@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
+from fam_engine.data.json_lines import write_json_lines
 from fam_engine.embedded import MODEL
 from fam_engine.errors import InputError
 from fam_engine.jobs.experiment.config import ExperimentConfig
 from fam_engine.jobs.experiment.forecast import forecast_experiment
 from fam_engine.jobs.experiment.job import OUTPUTS, run_experiment
 from fam_engine.jobs.experiment.plan import plan_study
-from fam_engine.jobs.experiment.questions import load_rows, write_rows
+from fam_engine.jobs.experiment.questions import load_rows
 from fam_engine.jobs.interrupts import Interrupted
 from fam_engine.jobs.progress import Nobody
 
@@ -170,8 +171,8 @@ def with_long(tmp_path: Path) -> dict[str, Any]:
     sums = [f"What is {n} + 1?" for n in range(6)]
     for name, reasoning in (("long", "so " * 3000), ("short", "")):
         rows = [{"prompt": q, "response": f"{reasoning}It is {n + 1}."} for n, q in enumerate(sums)]
-        write_rows(tmp_path / f"{name}.jsonl", rows)
-    write_rows(tmp_path / "test.jsonl", [{"prompt": "What is 7 + 1?", "answer": "8"}])
+        write_json_lines(tmp_path / f"{name}.jsonl", rows)
+    write_json_lines(tmp_path / "test.jsonl", [{"prompt": "What is 7 + 1?", "answer": "8"}])
     return {
         "tasks": {"sums": {"test": str(tmp_path / "test.jsonl"), "kind": "math"}},
         # First, so that it is the first that a trial would train on.
@@ -223,7 +224,7 @@ def test_a_variant_that_could_not_be_scored_is_back_once_it_can(
         {**row, "response": "so " * 100 + row["response"]}
         for row in load_rows(tmp_path / "short.jsonl")
     ]
-    write_rows(tmp_path / "chatty.jsonl", chatty)
+    write_json_lines(tmp_path / "chatty.jsonl", chatty)
     kept = {"short": answers["short"], "chatty": {"file": str(tmp_path / "chatty.jsonl")}}
     dropped = []
     for length in (60, 1024):

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fam_engine.data.reading import read_rows
-from fam_engine.data.records import Record, detect_form, map_columns, read_record
+from fam_engine.data.records import Record, detect_form, mapped_row, read_record
 from fam_engine.data.turns import Message
 from fam_engine.errors import InputError, RecordError
 from fam_engine.jobs.data_files import DataFile
@@ -76,9 +76,7 @@ def _records(file: DataFile, columns: Mapping[str, str]) -> Sequence[Record]:
     records = []
     for row in read_rows(file.path):
         try:
-            if row.columns is None:
-                raise RecordError(row.code or "E_JSON", row.reason or "")
-            mapped = map_columns(row.columns, columns)
+            mapped = mapped_row(row, columns)
             record = read_record(
                 mapped, detect_form(mapped), file=file.name, line=row.line, stem=file.stem
             )

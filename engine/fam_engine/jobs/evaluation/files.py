@@ -6,17 +6,15 @@ questions in the order of the files; `quarantine.jsonl`. Each is whole or absent
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
-from fam_engine.data.files import write_text_whole
 from fam_engine.jobs.evaluation.samples import Sample
+from fam_engine.jobs.quarantine import Quarantined, read_quarantine, write_quarantine
 from fam_engine.jobs.scoring.files import write_table
 
 SAMPLES_SCHEMA = pa.schema(
@@ -54,7 +52,7 @@ def write_samples(path: Path, models: Mapping[str, Sequence[Sample]]) -> None:
     write_table(path, SAMPLES_SCHEMA, rows)
 
 
-def write_quarantine(
+def write_left_out(
     path: Path, db: sqlite3.Connection, models: Mapping[str, Sequence[Sample]]
 ) -> dict[str, int]:
     """Write what was left out: rows that cannot be asked, and questions a model has no verdict on.
@@ -62,19 +60,17 @@ def write_quarantine(
     Returns:
         Number of records by code; a record that failed for several models counts once.
     """
-    names = ("file", "line", "offset", "code", "reason")
-    query = f"SELECT {', '.join(names)} FROM quarantine ORDER BY number"
-    rows: list[dict[str, Any]] = [dict(zip(names, row, strict=True)) for row in db.execute(query)]
-    codes = Counter(row["code"] for row in rows)
+    unread = list(read_quarantine(db))
+    codes = Counter(row[3] for row in unread)
     failed: dict[int, str] = {}
+    unjudged: list[Quarantined] = []
     for name, samples in models.items():
         for sample in samples:
             if sample.code is None:
                 continue
             failed.setdefault(sample.position, sample.code)
-            place = {"file": sample.file, "line": sample.line, "offset": None}
-            rows.append({**place, "code": sample.code, "reason": f"{name}: {sample.reason}"})
+            why = f"{name}: {sample.reason}"
+            unjudged.append((sample.file, sample.line, None, sample.code, why))
     codes.update(failed.values())
-    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    write_text_whole(path, "".join(lines))
+    write_quarantine(path, [*unread, *unjudged])
     return dict(codes)

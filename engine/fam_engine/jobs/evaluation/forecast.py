@@ -24,7 +24,7 @@ from fam_engine.jobs.evaluation.prepare import prepared
 from fam_engine.jobs.generation.trial import NUM_PROMPTS, try_writing
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.progress import Progress
-from fam_engine.jobs.running import quarantined_by_code
+from fam_engine.jobs.quarantine import quarantined_by_code
 from fam_engine.jobs.scoring.forecast import predict_seconds
 from fam_engine.model.generation.generator import MAX_SLOTS
 from fam_engine.model.loading import choose_compute_dtype, choose_device
@@ -99,7 +99,7 @@ def forecast_eval(config: EvalConfig, progress: Progress) -> EvalForecast:
         return EvalForecast(
             models=[one.name for one in parts.candidates],
             tasks=_tasks(db),
-            quarantined=quarantined_by_code(parts.journal),
+            quarantined=quarantined_by_code(parts.journal.db),
             overlap=overlap_with_training(db, find_files(config.train), config.map),
             prompt_tokens=prompt_tokens,
             choice_tokens=choice_tokens,

@@ -25,8 +25,8 @@ from fam_engine.jobs.evaluation.few_shot import Examples
 from fam_engine.jobs.evaluation.questions import Question, read_question
 from fam_engine.jobs.generation.ingest import record_seed
 from fam_engine.jobs.journal import Journal
+from fam_engine.jobs.quarantine import Quarantined
 from fam_engine.jobs.question_files import Item, check_prompt, ingest_items, read_items
-from fam_engine.jobs.scoring.ingest import Quarantined
 from fam_engine.jobs.scoring.spooling import MAIN, EntryWriter
 from fam_engine.jobs.selection.overlap import asked
 

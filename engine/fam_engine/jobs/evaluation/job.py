@@ -7,17 +7,16 @@ there; given with more adapters it computes those alone.
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 from fam_engine.config import EvalConfig
-from fam_engine.data.files import write_text_whole
+from fam_engine.data.files import write_json_whole
 from fam_engine.jobs.data_files import find_files
 from fam_engine.jobs.evaluation import choices, texts
 from fam_engine.jobs.evaluation.candidates import Candidate
-from fam_engine.jobs.evaluation.files import write_quarantine, write_samples
+from fam_engine.jobs.evaluation.files import write_left_out, write_samples
 from fam_engine.jobs.evaluation.overlap import overlap_with_training
 from fam_engine.jobs.evaluation.prepare import Prepared, prepared
 from fam_engine.jobs.evaluation.report import write_eval_report
@@ -29,6 +28,7 @@ from fam_engine.jobs.journal import Journal, check_unclaimed, storage_errors
 from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.outputs import OUTPUTS as ALL_OUTPUTS
 from fam_engine.jobs.progress import Progress
+from fam_engine.jobs.quarantine import left_out
 from fam_engine.jobs.running import judging_settings, load_told, peak_memory
 from fam_engine.jobs.scoring.entries import EntryScorer
 from fam_engine.jobs.scoring.stopwatch import Stopwatch
@@ -148,7 +148,7 @@ def _write_outputs(config: EvalConfig, parts: Prepared, watch: Stopwatch) -> dic
     }
     with storage_errors(out):
         write_samples(out / "samples.parquet", models)
-        quarantined = write_quarantine(out / "quarantine.jsonl", journal.db, models)
+        quarantined = write_left_out(out / "quarantine.jsonl", journal.db, models)
         summary = {
             "records": _records(parts, models, quarantined),
             "models": [_model(parts, one) for one in parts.candidates],
@@ -163,7 +163,7 @@ def _write_outputs(config: EvalConfig, parts: Prepared, watch: Stopwatch) -> dic
             "key": journal.get("key"),
         }
         write_eval_report(out / "report.html", summary, models)
-        write_text_whole(out / "summary.json", json.dumps(summary, indent=2) + "\n")
+        write_json_whole(out / "summary.json", summary)
     return summary
 
 
@@ -180,9 +180,7 @@ def _records(
     return {
         "read": asked - len(failed) + sum(quarantined.values()),
         "evaluated": asked - len(failed),
-        "quarantined": sum(quarantined.values()),
-        "quarantined_by_code": quarantined,
-        "skipped": 0,
+        **left_out(quarantined),
     }
 
 

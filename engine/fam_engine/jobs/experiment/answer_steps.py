@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fam_engine.data.files import write_text_whole
+from fam_engine.data.json_lines import write_json_lines
 from fam_engine.data.reading import check_file, hash_file
 from fam_engine.embedded import problems
 from fam_engine.errors import InputError
@@ -26,7 +27,6 @@ from fam_engine.jobs.experiment.questions import (
     read_answers,
     test_questions,
     training_questions,
-    write_rows,
 )
 from fam_engine.jobs.experiment.steps import EMPTY, Step, StepMaker
 from fam_engine.jobs.experiment.variants import Answer, as_record, by_rule, judged, own_only
@@ -71,7 +71,7 @@ class AnswerSteps:
         }
 
         def work(folder: Path, _: StudyProgress) -> None:
-            write_rows(folder / QUESTIONS, test_questions(name, settings, limit))
+            write_json_lines(folder / QUESTIONS, test_questions(name, settings, limit))
 
         label = f"{name}, test" if limit is None else f"{name}, first {limit} for tests"
         return self._make("questions", label, {**spec, "for": "test"}, [], work)
@@ -96,7 +96,7 @@ class AnswerSteps:
             rows = load_rows(test.folder / QUESTIONS)
             taken = {fingerprint(asked_text(row)) for row in rows}
             kept, counts = training_questions(settings, file, taken, limit)
-            write_rows(folder / QUESTIONS, kept)
+            write_json_lines(folder / QUESTIONS, kept)
             write_text_whole(folder / COUNTS, json.dumps(counts))
 
         return self._make("questions", f"{task}, training", spec, [test], work)
@@ -140,7 +140,7 @@ class AnswerSteps:
                 made = by_rule(variant, loaded[0], to, seed=self._config.seed)
             else:
                 made = self._found(task, variant, file, load_rows(questions.folder / QUESTIONS))
-            write_rows(folder / RECORDS, (as_record(answer, name) for answer in made))
+            write_json_lines(folder / RECORDS, (as_record(answer, name) for answer in made))
 
         return self._make("answers", f"{task}: {name}", spec, [questions, *sources], work)
 
@@ -182,7 +182,7 @@ class AnswerSteps:
             kept = own_only(records) if variant.make == "self" else records
             if not kept:
                 raise InputError("the model gave not one right answer of its own", code=EMPTY)
-            write_rows(folder / RECORDS, ({**record, "source": name} for record in kept))
+            write_json_lines(folder / RECORDS, ({**record, "source": name} for record in kept))
             counts = {"read": len(records), "own": len(own_only(records))}
             write_text_whole(folder / COUNTS, json.dumps(counts))
 

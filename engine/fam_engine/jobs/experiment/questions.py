@@ -8,12 +8,11 @@ task can leak into its own test.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fam_engine.data.files import write_text_whole
 from fam_engine.data.reading import check_file, data_stem, read_rows
 from fam_engine.data.records import Record, detect_form, read_record
 from fam_engine.embedded.problems import Problem, generate
@@ -191,13 +190,7 @@ def _response(columns: Mapping[str, Any], file: Path, line: int) -> str | None:
     return record.response
 
 
-def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows as JSON Lines, whole or not at all."""
-    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    write_text_whole(path, "".join(lines))
-
-
 def load_rows(path: Path) -> list[Row]:
-    """Read JSON Lines that `write_rows` wrote."""
+    """Read JSON Lines of a step."""
     with path.open(encoding="utf-8") as file:
         return [json.loads(line) for line in file]

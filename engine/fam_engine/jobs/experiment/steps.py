@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fam_engine.data.files import write_text_whole
+from fam_engine.data.files import write_json_whole
 from fam_engine.errors import DivergedError, InputError, UsageError
 from fam_engine.jobs.experiment.progress import StudyProgress
 from fam_engine.jobs.journal import storage_errors
@@ -177,7 +177,7 @@ def _run(step: Step, progress: StudyProgress) -> float:
         failure = _inherited(step) or _work(step, progress)
         seconds = watch.seconds()
         note = {"kind": step.kind, "label": step.label, "key": step.key, "seconds": seconds}
-        write_text_whole(step.folder / _DONE, json.dumps(note | failure, indent=2) + "\n")
+        write_json_whole(step.folder / _DONE, note | failure)
     return seconds
 
 

@@ -6,7 +6,6 @@ which names the records left out and holds what goes into the tool's own setting
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fam_engine.config import ExportConfig
 from fam_engine.data.files import write_whole
+from fam_engine.data.json_lines import json_line
 from fam_engine.errors import InputError, RecordError, UsageError
 from fam_engine.jobs.data_files import find_distinct_files, note_unseen_columns
 from fam_engine.jobs.exporting.formats import FORMATS
@@ -49,13 +49,13 @@ def run_export(config: ExportConfig, progress: Progress) -> JobOutcome:
     note_unseen_columns(files, config.map, progress.note)
     export = _Export(config, files)
     with Interrupts() as interrupts, storage_errors(out):
+        advance = interrupts.after(progress.advance)
 
         def write(temporary: Path) -> None:
-            with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            with temporary.open("wb") as file:
                 for line in export.lines():
                     file.write(line)
-                    progress.advance(1)
-                    interrupts.check()
+                    advance(1)
             export.check_some()
 
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ class _Export:
         self.num_read = 0
         self.num_exported = 0
 
-    def lines(self) -> Iterator[str]:
+    def lines(self) -> Iterator[bytes]:
         """Give a line of JSON a record; count and name those that cannot be exported."""
         records = iterate_records(self._files, self._config.map, self._config.limit)
         for index, row, record in records:
@@ -83,12 +83,12 @@ class _Export:
             try:
                 if isinstance(record, RecordError):
                     raise record
-                exported = self._format.row(record)
+                line = json_line(self._format.row(record))
             except RecordError as error:
                 self._leave_out(self._files[index].name, row.line, error)
                 continue
             self.num_exported += 1
-            yield json.dumps(exported, ensure_ascii=False) + "\n"
+            yield line
 
     def _leave_out(self, file: str, line: int, error: RecordError) -> None:
         self._codes[error.code] += 1

@@ -1,7 +1,7 @@
 """What a finished generating job leaves: the records, and what is said of them in figures.
 
-In: the journal of a job whose texts are all there. Out: `generated.jsonl`, whole or absent, and the counts of
-`summary.json`. Records come in the order of the input, the samples of one after another.
+In: the journal of a job whose texts are all there. Out: the rows of `generated.jsonl` and the counts
+of `summary.json`. Records come in the order of the input, the samples of one after another.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from fam_engine.data.files import write_whole
 from fam_engine.jobs.generation.rows import with_answer
 from fam_engine.jobs.journal import Journal
+from fam_engine.jobs.quarantine import left_out
 from fam_engine.measure.metrics import perplexity
 
 _TEXTS = """
@@ -40,25 +39,6 @@ class Origin:
     model: str
     adapter: str | None
     seed: int
-
-
-def write_generated(path: Path, journal: Journal, origin: Origin) -> int:
-    """Write the records.
-
-    Returns:
-        How many.
-    """
-    count = 0
-
-    def write(temporary: Path) -> None:
-        nonlocal count
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            for record in generated_records(journal, origin):
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
-                count += 1
-
-    write_whole(path, write)
-    return count
 
 
 def generated_records(journal: Journal, origin: Origin) -> Iterator[dict[str, Any]]:
@@ -95,17 +75,13 @@ def count_texts(journal: Journal, quarantined: dict[str, int]) -> dict[str, Any]
     def one(query: str) -> int:
         return int(journal.db.execute(query).fetchone()[0] or 0)
 
-    questions = one("SELECT COUNT(*) FROM questions")
     generated = one("SELECT COUNT(DISTINCT position) FROM texts WHERE text != ''")
-    read = questions + sum(quarantined.values()) - (questions - generated)
     judged = "SELECT COUNT(*) FROM texts WHERE correct IS NOT NULL"
     return {
         "records": {
-            "read": read,
+            "read": generated + sum(quarantined.values()),
             "generated": generated,
-            "quarantined": sum(quarantined.values()),
-            "quarantined_by_code": quarantined,
-            "skipped": 0,
+            **left_out(quarantined),
         },
         "samples": {
             "written": one("SELECT COUNT(*) FROM texts WHERE text != ''"),

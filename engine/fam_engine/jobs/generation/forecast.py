@@ -21,7 +21,7 @@ from fam_engine.jobs.generation.trial import NUM_PROMPTS, try_writing
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.progress import Progress
-from fam_engine.jobs.running import quarantined_by_code
+from fam_engine.jobs.quarantine import quarantined_by_code
 from fam_engine.model.checkpoint import linear_shapes
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.generation.cache import bytes_per_position
@@ -90,7 +90,7 @@ def forecast_generate(config: GenerateConfig, progress: Progress) -> GenerateFor
         return GenerateForecast(
             num_records=len(counts),
             num_samples=config.samples,
-            quarantined=quarantined_by_code(journal),
+            quarantined=quarantined_by_code(journal.db),
             prompt=journal.get("example"),
             prompt_tokens=int(counts.sum()),
             lengths=_lengths(counts),

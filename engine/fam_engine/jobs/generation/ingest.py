@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fam_engine.data.json_lines import dump_row
 from fam_engine.data.reading import Row
 from fam_engine.data.records import Record, detect_form, gold_answer, read_record
 from fam_engine.data.tokenizer import Encoded, Ids, TextEncoder
@@ -22,6 +23,7 @@ from fam_engine.errors import RecordError
 from fam_engine.jobs.data_files import DataFile
 from fam_engine.jobs.generation.rows import RESPONSE_COLUMNS, as_question
 from fam_engine.jobs.journal import Journal
+from fam_engine.jobs.quarantine import Quarantined
 from fam_engine.jobs.question_files import (
     Item,
     check_prompt,
@@ -32,7 +34,6 @@ from fam_engine.jobs.question_files import (
     texts_of,
 )
 from fam_engine.jobs.references import Reference, find_reference
-from fam_engine.jobs.scoring.ingest import Quarantined
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS questions (
@@ -181,7 +182,7 @@ class _Ingest:
             record.id,
             record.file,
             record.line,
-            json.dumps(row, ensure_ascii=False),
+            dump_row(row),
             context.tobytes(),
             len(context),
             record_seed(self._plan.seed, name, context),

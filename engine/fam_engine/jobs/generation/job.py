@@ -6,13 +6,13 @@ Whatever stops the job, the same command goes on from there, and the same texts 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from fam_engine.config import GenerateConfig
-from fam_engine.data.files import write_text_whole
-from fam_engine.jobs.generation.files import Origin, count_texts, write_generated
+from fam_engine.data.files import write_json_whole
+from fam_engine.data.json_lines import write_json_lines
+from fam_engine.jobs.generation.files import Origin, count_texts, generated_records
 from fam_engine.jobs.generation.judging import has_code, judge_texts, num_unjudged
 from fam_engine.jobs.generation.prepare import Prepared, prepared
 from fam_engine.jobs.generation.texts import TextMaker, make_told
@@ -21,14 +21,14 @@ from fam_engine.jobs.journal import check_unclaimed, storage_errors
 from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.outputs import OUTPUTS as ALL_OUTPUTS
 from fam_engine.jobs.progress import Progress
+from fam_engine.jobs.quarantine import read_quarantine, write_quarantine
 from fam_engine.jobs.running import (
-    dtype_name,
     finished_summary,
     judging_settings,
     load_told,
+    settings_told,
     writing_performance,
 )
-from fam_engine.jobs.scoring.files import write_quarantine
 from fam_engine.jobs.scoring.stopwatch import Stopwatch
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.generation.generator import Generator
@@ -91,22 +91,19 @@ def _write_outputs(
         seed=config.seed,
     )
     with storage_errors(out):
-        write_generated(out / "generated.jsonl", journal, origin)
-        quarantined = write_quarantine(out / "quarantine.jsonl", journal.db)
+        write_json_lines(out / "generated.jsonl", generated_records(journal, origin))
+        quarantined = write_quarantine(out / "quarantine.jsonl", read_quarantine(journal.db))
         summary = {
             **count_texts(journal, quarantined),
             "judging": judging_settings(has_code=has_code(journal)),
             "performance": writing_performance(journal, watch),
             "settings": {
-                **config.model_dump(mode="json"),
+                **settings_told(config, parts.sources, decoder),
                 "source": origin.source,
-                "revision": parts.sources.revision,
-                "compute_dtype": dtype_name(decoder),
-                "device": str(decoder.device),
             },
             "key": journal.get("key"),
         }
-        write_text_whole(out / "summary.json", json.dumps(summary, indent=2) + "\n")
+        write_json_whole(out / "summary.json", summary)
     return summary
 
 

@@ -1,6 +1,6 @@
 """What a finished rewriting job leaves: the records with their new answers, and every candidate there was.
 
-In: the journal of a job whose attempts are done. Out: `rewritten.jsonl` and `candidates.parquet`, each whole or absent.
+In: the journal of a job whose attempts are done. Out: the rows of `rewritten.jsonl` and `candidates.parquet`.
 `rewritten.jsonl` holds every readable record, in the order of the input and in its own form: with its first verified
 candidate, or with the answer it came with. Both say in `provenance` what they are.
 """
@@ -10,17 +10,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from fam_engine.data.files import write_whole
 from fam_engine.jobs.generation.rows import with_answer
 from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.references import Reference
 from fam_engine.jobs.rewriting.verification import NO_REFERENCE, VERIFIED
-from fam_engine.jobs.scoring.files import write_table
 
 CANDIDATES_SCHEMA = pa.schema(
     [
@@ -69,17 +66,6 @@ class Writer:
     seed: int
 
 
-def write_rewritten(path: Path, journal: Journal, writer: Writer) -> None:
-    """Write the records."""
-
-    def write(temporary: Path) -> None:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            for record in rewritten_records(journal, writer):
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
-
-    write_whole(path, write)
-
-
 def rewritten_records(journal: Journal, writer: Writer) -> Iterator[dict[str, Any]]:
     """Give the records in order."""
     names = (
@@ -124,16 +110,8 @@ def _came_about(found: Mapping[str, Any], is_verified: bool) -> dict[str, Any]:
     return made | {"verified": True, "fell_back": False}
 
 
-def write_candidates(path: Path, journal: Journal) -> int:
-    """Write every candidate with its verdict.
-
-    Returns:
-        How many.
-    """
-    return write_table(path, CANDIDATES_SCHEMA, _candidate_rows(journal))
-
-
-def _candidate_rows(journal: Journal) -> Iterator[dict[str, Any]]:
+def candidate_rows(journal: Journal) -> Iterator[dict[str, Any]]:
+    """Give every candidate with its verdict."""
     columns = [name for name in CANDIDATES_SCHEMA.names if name != "verified"]
     query = f"""SELECT {", ".join(columns)} FROM candidates JOIN records USING (position)
                 ORDER BY position, attempt"""

@@ -19,10 +19,10 @@ from fam_engine.errors import RecordError
 from fam_engine.jobs.generation.trial import NUM_PROMPTS, try_writing
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.progress import Progress
+from fam_engine.jobs.quarantine import quarantined_by_code
 from fam_engine.jobs.rewriting.asking import prompt_ids
 from fam_engine.jobs.rewriting.ingest import read_source
 from fam_engine.jobs.rewriting.prepare import Prepared, prepared
-from fam_engine.jobs.running import quarantined_by_code
 from fam_engine.model.loading import choose_compute_dtype, choose_device
 
 
@@ -77,7 +77,7 @@ def forecast_rewrite(config: RewriteConfig, progress: Progress) -> RewriteForeca
         candidates = (verifiable, verifiable * len(parts.attempts))
         return RewriteForecast(
             num_records=num_records,
-            quarantined=quarantined_by_code(parts.journal),
+            quarantined=quarantined_by_code(parts.journal.db),
             unverifiable=num_records - verifiable,
             gold=gold,
             prompt=parts.example(),

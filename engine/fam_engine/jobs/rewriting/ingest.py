@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from fam_engine.data.json_lines import dump_row
 from fam_engine.data.reading import Row
 from fam_engine.data.records import Record, detect_form, read_record
 from fam_engine.data.tokenizer import TextEncoder
@@ -21,6 +22,7 @@ from fam_engine.errors import InputError, RecordError
 from fam_engine.jobs.data_files import DataFile
 from fam_engine.jobs.generation.rows import as_question
 from fam_engine.jobs.journal import Journal
+from fam_engine.jobs.quarantine import Quarantined
 from fam_engine.jobs.question_files import (
     Item,
     check_prompt,
@@ -31,7 +33,6 @@ from fam_engine.jobs.question_files import (
     texts_of,
 )
 from fam_engine.jobs.references import Reference, find_reference
-from fam_engine.jobs.scoring.ingest import Quarantined
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS records (
@@ -197,7 +198,7 @@ def _values(read: _Read) -> tuple[Any, ...]:
         record.file,
         record.line,
         record.source,
-        json.dumps(read.question, default=str),
+        dump_row(read.question),
         turns_to_json(record.context),
         record.verbatim,
         json.dumps(record.told.kwargs),

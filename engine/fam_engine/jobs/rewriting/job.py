@@ -6,30 +6,36 @@ Whatever stops the job, the same command goes on from there, and the same candid
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from fam_engine.config import RewriteConfig
-from fam_engine.data.files import write_text_whole
+from fam_engine.data.files import write_json_whole
+from fam_engine.data.json_lines import write_json_lines
 from fam_engine.jobs.generation.texts import TextMaker, make_told
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, check_unclaimed, storage_errors
 from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.outputs import OUTPUTS as ALL_OUTPUTS
 from fam_engine.jobs.progress import Progress
+from fam_engine.jobs.quarantine import read_quarantine, write_quarantine
 from fam_engine.jobs.rewriting.asking import Attempt
 from fam_engine.jobs.rewriting.attempts import Attempts
-from fam_engine.jobs.rewriting.files import Writer, write_candidates, write_rewritten
+from fam_engine.jobs.rewriting.files import (
+    CANDIDATES_SCHEMA,
+    Writer,
+    candidate_rows,
+    rewritten_records,
+)
 from fam_engine.jobs.rewriting.prepare import Prepared, prepared
 from fam_engine.jobs.rewriting.summary import has_code, summarize_rewriting
 from fam_engine.jobs.running import (
-    dtype_name,
     finished_summary,
     judging_settings,
     load_told,
+    settings_told,
     writing_performance,
 )
-from fam_engine.jobs.scoring.files import write_quarantine
+from fam_engine.jobs.scoring.files import write_table
 from fam_engine.jobs.scoring.stopwatch import Stopwatch
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.generation.generator import Generator
@@ -116,20 +122,15 @@ def _write_outputs(
     adapter = None if config.adapter is None else str(config.adapter)
     writer = Writer(config.method, config.model, adapter, config.seed)
     with storage_errors(out):
-        write_rewritten(out / "rewritten.jsonl", journal, writer)
-        write_candidates(out / "candidates.parquet", journal)
-        quarantined = write_quarantine(out / "quarantine.jsonl", journal.db)
+        write_json_lines(out / "rewritten.jsonl", rewritten_records(journal, writer))
+        write_table(out / "candidates.parquet", CANDIDATES_SCHEMA, candidate_rows(journal))
+        quarantined = write_quarantine(out / "quarantine.jsonl", read_quarantine(journal.db))
         summary = {
             **summarize_rewriting(journal, quarantined),
             "judging": judging_settings(has_code=has_code(journal)),
             "performance": writing_performance(journal, watch),
-            "settings": {
-                **config.model_dump(mode="json"),
-                "revision": parts.sources.revision,
-                "compute_dtype": dtype_name(decoder),
-                "device": str(decoder.device),
-            },
+            "settings": settings_told(config, parts.sources, decoder),
             "key": journal.get("key"),
         }
-        write_text_whole(out / "summary.json", json.dumps(summary, indent=2) + "\n")
+        write_json_whole(out / "summary.json", summary)
     return summary

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from fam_engine.jobs.journal import Journal
+from fam_engine.jobs.quarantine import left_out
 from fam_engine.jobs.rewriting.verification import NO_REFERENCE, VERIFIED
 from fam_engine.measure.accuracy import wilson
 
@@ -42,9 +43,7 @@ def summarize_rewriting(journal: Journal, quarantined: Mapping[str, int]) -> dic
             "read": num_records + num_bad,
             "rewritten": num_rewritten,
             "fell_back": num_records - num_rewritten,
-            "quarantined": num_bad,
-            "quarantined_by_code": dict(quarantined),
-            "skipped": 0,
+            **left_out(quarantined),
         },
         "yield": asdict(wilson(num_rewritten, num_records)),
         "sources": sources,

@@ -1,8 +1,8 @@
-"""What a finished scoring job leaves for its user: the tables, the quarantine, the summary.
+"""What a finished scoring job leaves for its user: the tables.
 
-In: the journal of a finished job. Out: `scores.parquet`, `tokens.parquet`, `quarantine.jsonl`, `summary.json`, each
-whole or absent. Rows come out of SQLite in input order, so the table never has to fit in memory, and the same results
-always give the same bytes: fixed schema, fixed row groups, no timestamps inside.
+In: the journal of a finished job. Out: `scores.parquet` and `tokens.parquet`, each whole or absent. Rows come out of
+SQLite in input order, so the table never has to fit in memory, and the same results always give the same bytes: fixed
+schema, fixed row groups, no timestamps inside.
 """
 
 from __future__ import annotations
@@ -162,24 +162,3 @@ def write_table(path: Path, schema: pa.Schema, rows: Iterator[dict[str, Any]]) -
 
     write_whole(path, write)
     return count
-
-
-def write_quarantine(path: Path, db: sqlite3.Connection) -> dict[str, int]:
-    """Write what was left out, and why.
-
-    Returns:
-        Number of records by code.
-    """
-    counts: dict[str, int] = {}
-
-    def write(temporary: Path) -> None:
-        names = ("file", "line", "offset", "code", "reason")
-        query = f"SELECT {', '.join(names)} FROM quarantine ORDER BY number"
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            for row in db.execute(query):
-                file.write(json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False))
-                file.write("\n")
-                counts[row[3]] = counts.get(row[3], 0) + 1
-
-    write_whole(path, write)
-    return counts

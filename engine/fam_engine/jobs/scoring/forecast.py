@@ -21,7 +21,7 @@ from fam_engine.data.packing import ROW_GRID
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.progress import Progress
-from fam_engine.jobs.running import quarantined_by_code
+from fam_engine.jobs.quarantine import quarantined_by_code
 from fam_engine.jobs.scoring.prepare import prepared
 from fam_engine.jobs.scoring.sharing.local import count_workers
 from fam_engine.jobs.scoring.sharing.parts import divide
@@ -111,7 +111,7 @@ def forecast_score(config: ScoreConfig, progress: Progress) -> ScoreForecast:
         lengths = {"prompt": index["context_len"][own], "response": index["target_len"][own]}
         return ScoreForecast(
             num_records=journal.get("ingested")["records"],
-            quarantined=quarantined_by_code(journal),
+            quarantined=quarantined_by_code(journal.db),
             tokens={
                 **{name: int(counts.sum()) for name, counts in lengths.items()},
                 "computed": plan.total_tokens,

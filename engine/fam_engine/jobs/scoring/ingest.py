@@ -44,14 +44,15 @@ from fam_engine.data.records import (
     Record,
     RecordForm,
     detect_form,
-    map_columns,
+    mapped_row,
     read_record,
 )
 from fam_engine.data.tokenizer import Encoded, Ids, TextEncoder
 from fam_engine.data.turns import turns_to_json
-from fam_engine.errors import InputError, RecordError
+from fam_engine.errors import RecordError
 from fam_engine.jobs.data_files import DataFile
 from fam_engine.jobs.journal import Journal
+from fam_engine.jobs.quarantine import Quarantined, nothing_usable, read_quarantine
 from fam_engine.jobs.scoring.in_context import add_in_context
 from fam_engine.jobs.scoring.spooling import ALONE, MAIN, EntryWriter
 
@@ -86,8 +87,6 @@ _FAST_CHUNK = 4096
 _FLAG_TEXTS = tuple(json.dumps(flag_names(bits)) for bits in range(1 << len(FLAGS)))
 
 T = TypeVar("T")
-
-Quarantined = tuple[str, int, int | None, str, str]
 
 
 @dataclass(frozen=True)
@@ -137,10 +136,8 @@ class _File:
 
     def read(self, row: Row) -> Sequence[Record | RecordError]:
         """Give the examples a row makes, or what is wrong with it."""
-        if row.columns is None:
-            return [RecordError(row.code or "E_JSON", row.reason or "")]
         try:
-            record = self._read(map_columns(row.columns, self.columns), row.line)
+            record = self._read(mapped_row(row, self.columns), row.line)
         except RecordError as error:
             return [error]
         return self._expand(record) if self._expand else [record]
@@ -189,7 +186,6 @@ class Ingest:
         self.folder = spool_folder(journal)
         self.forms: list[FileForm] = []
         self._position = 0
-        self._first_fault: Quarantined | None = None
         self._fast: FastRecords | None = None
         if not (plan.ifd or plan.in_context or plan.expand or encoder.is_in_child):
             self._fast = FastRecords(encoder, max_length=plan.max_length, num_threads=num_threads)
@@ -214,7 +210,7 @@ class Ingest:
             if room == 0:
                 break
         if self._position == 0:
-            raise _nothing_usable(files, self._first_fault)
+            raise nothing_usable(files, next(read_quarantine(self.journal.db), None))
         if self.plan.in_context:
             add_in_context(
                 self.journal,
@@ -312,7 +308,6 @@ class Ingest:
                 bulk.keep_until(db, len(batch))
             self.journal.quarantine(bad)
         writer.flush()
-        self._first_fault = self._first_fault or (bad[0] if bad else None)
 
     def _fit(self, encoded: Encoded | RecordError) -> Encoded | RecordError:
         """Apply the rule for records longer than the model."""
@@ -463,17 +458,3 @@ def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
     while chunk := list(islice(iterator, size)):
         yield chunk
-
-
-def _nothing_usable(files: Sequence[DataFile], first: Quarantined | None) -> InputError:
-    where = ", ".join(file.name for file in files)
-    if first is None:
-        return InputError(
-            "holds no records, expected at least one", code="E_INPUT_EMPTY", where=where
-        )
-    file, line, _, code, reason = first
-    return InputError(
-        f"not one record is usable; the first fault is {code}: {reason}",
-        code="E_INPUT_UNUSABLE",
-        where=f"{file}:{line}",
-    )

@@ -6,31 +6,30 @@ Whatever stops the job, the same command goes on from there, and the table comes
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fam_engine._rust_tokenize import Spool
-from fam_engine.config import HOW_IT_RUNS, ScoreConfig
-from fam_engine.data.files import write_text_whole
+from fam_engine.config import ScoreConfig
+from fam_engine.data.files import write_json_whole
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, check_unclaimed, storage_errors
 from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.outputs import OUTPUTS as ALL_OUTPUTS
 from fam_engine.jobs.progress import Progress
+from fam_engine.jobs.quarantine import left_out, read_quarantine, write_quarantine
 from fam_engine.jobs.running import (
     describe,
-    dtype_name,
     finished_summary,
     peak_memory,
+    settings_told,
 )
 from fam_engine.jobs.scoring.entries import EntryScorer
 from fam_engine.jobs.scoring.files import (
     scores_schema,
-    write_quarantine,
     write_scores,
     write_tokens,
 )
@@ -118,23 +117,21 @@ def _write_outputs(
         num_scored = write_scores(out / "scores.parquet", journal.db, schema)
         if config.tokens:
             write_tokens(out / _TOKENS, journal.db, scorer.spool)
-        quarantined = write_quarantine(out / "quarantine.jsonl", journal.db)
+        quarantined = write_quarantine(out / "quarantine.jsonl", read_quarantine(journal.db))
         table = pq.read_table(out / "scores.parquet")
         summary = {
             "records": {
                 "read": num_scored + sum(quarantined.values()),
                 "scored": num_scored,
-                "quarantined": sum(quarantined.values()),
-                "quarantined_by_code": quarantined,
-                "skipped": 0,
+                **left_out(quarantined),
             },
             **summarize(_columns(table), seed=config.seed),
             "performance": _performance(journal, watch),
-            "settings": _settings(config, scorer, sources),
+            "settings": settings_told(config, sources, scorer.decoder),
             "key": journal.get("key"),
         }
         write_score_report(out / "report.html", table, summary, scorer, encoder.tokenizer)
-        write_text_whole(out / "summary.json", json.dumps(summary, indent=2) + "\n")
+        write_json_whole(out / "summary.json", summary)
     return summary
 
 
@@ -155,13 +152,4 @@ def _performance(journal: Journal, watch: Stopwatch) -> dict[str, float]:
         "seconds_scoring": seconds,
         "response_tokens_per_second": tokens / max(seconds, 1e-9),
         **peak_memory(),
-    }
-
-
-def _settings(config: ScoreConfig, scorer: EntryScorer, sources: Sources) -> dict[str, Any]:
-    return {
-        **config.model_dump(mode="json", exclude=HOW_IT_RUNS),
-        "revision": sources.revision,
-        "compute_dtype": dtype_name(scorer.decoder),
-        "device": str(scorer.decoder.device),
     }

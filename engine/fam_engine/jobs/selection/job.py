@@ -8,7 +8,6 @@ any other, so that two selections never mix.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,14 +16,15 @@ import numpy as np
 import pyarrow as pa
 
 from fam_engine.config import SelectConfig, nearest
-from fam_engine.data.files import write_text_whole
+from fam_engine.data.files import write_json_whole
 from fam_engine.data.reading import hash_file
 from fam_engine.errors import UsageError
 from fam_engine.jobs.data_files import find_distinct_files, note_unseen_columns
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import check_unclaimed, claimed
+from fam_engine.jobs.quarantine import write_quarantine
 from fam_engine.jobs.selection.choice import SELECTED
-from fam_engine.jobs.selection.files import write_dropped, write_quarantine, write_selected
+from fam_engine.jobs.selection.files import write_dropped, write_selected
 from fam_engine.jobs.selection.join import Joined, join_scores
 from fam_engine.jobs.selection.overlap import overlap_with_test
 from fam_engine.jobs.selection.records import (
@@ -84,7 +84,7 @@ def run_select(
                     progress.note(f"{config.out} is complete already")
                     return summary
                 _write(config, records, joined, scores, selection, advance)
-                write_text_whole(config.out / "summary.json", _dumped(summary))
+                write_json_whole(config.out / "summary.json", summary)
                 with journal.commit():
                     journal.put("finished", True)
     return summary
@@ -186,7 +186,3 @@ def _labels(table: pa.Table, selection: Selection) -> Callable[[int], Mapping[st
         }
 
     return label
-
-
-def _dumped(summary: Mapping[str, Any]) -> str:
-    return json.dumps(summary, indent=2, ensure_ascii=False) + "\n"

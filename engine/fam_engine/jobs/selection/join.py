@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fam_engine.errors import InputError
-from fam_engine.jobs.scoring.ingest import Quarantined
+from fam_engine.jobs.quarantine import Quarantined
 from fam_engine.jobs.selection.records import RecordColumns
 from fam_engine.jobs.selection.scores import Scores, place_of
 from fam_engine.measure.statistics import Ints

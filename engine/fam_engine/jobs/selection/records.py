@@ -20,10 +20,17 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from fam_engine.data.reading import Row, read_rows
-from fam_engine.data.records import Record, RecordForm, detect_form, map_columns, read_record
+from fam_engine.data.records import (
+    Record,
+    RecordForm,
+    detect_form,
+    map_columns,
+    mapped_row,
+    read_record,
+)
 from fam_engine.errors import InputError, RecordError
 from fam_engine.jobs.data_files import DataFile
-from fam_engine.jobs.scoring.ingest import Quarantined
+from fam_engine.jobs.quarantine import Quarantined, nothing_usable
 from fam_engine.measure.statistics import Ints
 
 _IDS_A_CHUNK = 65536
@@ -95,7 +102,7 @@ def read_columns(
     advance(gathered.num_read % 1024)
     _check_forms(forms)
     if not gathered.line:
-        raise _nothing_usable(files, gathered.quarantined)
+        raise nothing_usable(files, next(iter(gathered.quarantined), None))
     return gathered.finish(files, {name: form.name for name, form in forms.items()})
 
 
@@ -153,9 +160,7 @@ def iterate_records(
 def _record(
     file: DataFile, row: Row, columns: Mapping[str, str], forms: dict[str, RecordForm]
 ) -> Record:
-    if row.columns is None:
-        raise RecordError(row.code or "E_JSON", row.reason or "")
-    mapped = map_columns(row.columns, columns)
+    mapped = mapped_row(row, columns)
     if file.name not in forms:
         forms[file.name] = detect_form(mapped)
     return read_record(mapped, forms[file.name], file=file.name, line=row.line, stem=file.stem)
@@ -241,17 +246,3 @@ def _check_forms(forms: Mapping[str, RecordForm]) -> None:
                 where=name,
                 hint="write both with the same columns",
             )
-
-
-def _nothing_usable(files: Sequence[DataFile], quarantined: list[Quarantined]) -> InputError:
-    if not quarantined:
-        names = ", ".join(file.name for file in files)
-        return InputError(
-            "holds no records, expected at least one", code="E_INPUT_EMPTY", where=names
-        )
-    file, line, _, code, reason = quarantined[0]
-    return InputError(
-        f"not one record is usable; the first fault is {code}: {reason}",
-        code="E_INPUT_UNUSABLE",
-        where=f"{file}:{line}",
-    )

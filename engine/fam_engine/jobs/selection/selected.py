@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from fam_engine.config import SelectConfig, nearest
 from fam_engine.errors import UsageError
-from fam_engine.jobs.scoring.ingest import Quarantined
+from fam_engine.jobs.quarantine import Quarantined
 from fam_engine.jobs.selection.cautions import Signs, find_cautions
 from fam_engine.jobs.selection.choice import REASONS, SELECTED, Codes, Columns, Plan, admit, choose
 from fam_engine.jobs.selection.join import Joined

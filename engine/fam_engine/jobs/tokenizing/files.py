@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from fam_engine._rust_tokenize import Spool
-from fam_engine.data.files import write_whole
+from fam_engine.data.json_lines import write_json_lines
 from fam_engine.jobs.scoring.files import write_table
 
 _IDS = pa.list_(pa.int32())
@@ -40,7 +40,7 @@ def write_ids(path: Path, db: sqlite3.Connection, spool: Spool) -> None:
     if path.suffix == ".parquet":
         write_table(path, SCHEMA, rows)
     else:
-        write_whole(path, lambda temporary: _write_json_lines(temporary, rows))
+        write_json_lines(path, map(_plain, rows))
 
 
 def _rows(db: sqlite3.Connection, spool: Spool) -> Iterator[dict[str, Any]]:
@@ -60,8 +60,5 @@ def _rows(db: sqlite3.Connection, spool: Spool) -> Iterator[dict[str, Any]]:
         }
 
 
-def _write_json_lines(path: Path, rows: Iterator[dict[str, Any]]) -> None:
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        for row in rows:
-            plain = {n: v.tolist() if isinstance(v, np.ndarray) else v for n, v in row.items()}
-            file.write(json.dumps(plain, ensure_ascii=False) + "\n")
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    return {n: v.tolist() if isinstance(v, np.ndarray) else v for n, v in row.items()}

@@ -8,7 +8,6 @@ same settings; its spool lies in a temporary folder, for the job is too short to
 from __future__ import annotations
 
 import contextlib
-import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from fam_engine._rust_tokenize import Spool
 from fam_engine.config import TokenizeConfig
-from fam_engine.data.files import write_text_whole
+from fam_engine.data.files import write_json_whole
 from fam_engine.data.plain_files import plain_file, read_json_object
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.embedded import MODEL
 from fam_engine.jobs.data_files import find_distinct_files, note_unseen_columns
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, check_unclaimed, claimed, storage_errors
+from fam_engine.jobs.quarantine import read_quarantine, write_quarantine
 from fam_engine.jobs.scoring import ingest
-from fam_engine.jobs.scoring.files import write_quarantine
 from fam_engine.jobs.scoring.ingest import IngestPlan, ingest_records
 from fam_engine.jobs.scoring.stopwatch import Stopwatch
 from fam_engine.jobs.tokenizing.checking import TextCheck
@@ -151,5 +150,5 @@ def _write(
     with claimed(out, {"command": "tokenize"}, _outputs(config)):
         if config.ids is not None:
             write_ids(out / f"ids.{config.ids}", journal.db, spool)
-        write_quarantine(out / "quarantine.jsonl", journal.db)
-        write_text_whole(out / "summary.json", json.dumps(summary, indent=2) + "\n")
+        write_quarantine(out / "quarantine.jsonl", read_quarantine(journal.db))
+        write_json_whole(out / "summary.json", summary)

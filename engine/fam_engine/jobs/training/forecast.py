@@ -18,7 +18,7 @@ from fam_engine.config import TrainConfig
 from fam_engine.data.packing import on_grid
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.progress import Progress
-from fam_engine.jobs.running import quarantined_by_code
+from fam_engine.jobs.quarantine import quarantined_by_code
 from fam_engine.jobs.scoring.report import token_texts
 from fam_engine.jobs.training.budget import MemoryNeeds, StepPlan, num_trainable, process_share
 from fam_engine.jobs.training.cards import plan_cards
@@ -109,7 +109,7 @@ def forecast_train(config: TrainConfig, progress: Progress) -> TrainForecast:
         ]
         tokens = _tokens(data, plans)
         num_again = _layers_again(data, plans, needs_here(config, model, spec), memory.step)
-        quarantined = quarantined_by_code(data.journal)
+        quarantined = quarantined_by_code(data.journal.db)
         progress.start("timing layers of this shape", None, "")
         return TrainForecast(
             examples=count_examples(data, quarantined),

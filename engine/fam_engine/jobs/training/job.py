@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from fam_engine.config import TrainConfig
-from fam_engine.data.files import write_folder_whole, write_text_whole
+from fam_engine.data.files import write_folder_whole, write_json_whole
 from fam_engine.jobs.interrupts import Interrupted, Interrupts
 from fam_engine.jobs.journal import Journal, check_unclaimed, storage_errors
 from fam_engine.jobs.outputs import OUTPUTS as ALL_OUTPUTS
 from fam_engine.jobs.progress import Nobody, Progress
+from fam_engine.jobs.quarantine import read_quarantine, write_quarantine
 from fam_engine.jobs.running import describe, finished_summary
-from fam_engine.jobs.scoring.files import write_quarantine
 from fam_engine.jobs.scoring.sources import Sources, open_model
 from fam_engine.jobs.scoring.stopwatch import Stopwatch
 from fam_engine.jobs.training.budget import (
@@ -253,7 +253,7 @@ def _write_outputs(
     parts: LoopParts, data: Prepared, state: RunState, watch: Stopwatch
 ) -> dict[str, Any]:
     config, out = parts.config, parts.config.out
-    quarantined = write_quarantine(out / "quarantine.jsonl", data.journal.db)
+    quarantined = write_quarantine(out / "quarantine.jsonl", read_quarantine(data.journal.db))
     summary = summarize_run(parts, data, state, quarantined, watch.seconds())
     parameters = parts.model.parameters
     if state.best_step is not None:
@@ -271,5 +271,5 @@ def _write_outputs(
         (folder / METADATA).write_text(metadata(summary), encoding="utf-8")
 
     write_folder_whole(out / ADAPTER, write)
-    write_text_whole(out / "summary.json", json.dumps(summary, indent=2) + "\n")
+    write_json_whole(out / "summary.json", summary)
     return summary

@@ -24,7 +24,7 @@ from fam_engine.errors import InputError
 from fam_engine.jobs.data_files import DataFile
 from fam_engine.jobs.journal import Journal, storage_errors
 from fam_engine.jobs.progress import Progress
-from fam_engine.jobs.running import quarantined_by_code
+from fam_engine.jobs.quarantine import quarantined_by_code
 from fam_engine.jobs.scoring import ingest
 from fam_engine.jobs.scoring.continuations import entry_continuations
 from fam_engine.jobs.scoring.ingest import IngestPlan, ingest_records
@@ -153,7 +153,7 @@ def _probe(journal: Journal, spool: Spool, max_ids: int | None) -> Probe:
         room = "" if max_ids is None else f" and at most {max_ids} in all, which the server takes"
         message = f"no answer has a token with something before it{room}, expected at least one"
         raise InputError(message, code="E_INPUT_UNUSABLE")
-    left_out = Counter(quarantined_by_code(journal))
+    left_out = Counter(quarantined_by_code(journal.db))
     left_out["E_NOTHING_SCORED"] += len(rows) - len(some)
     left_out["E_TOO_LONG"] += len(some) - len(short)
     ids, groups, entries, lengths, _ = zip(*short, strict=True)
