@@ -103,6 +103,11 @@ def ranking_values(metric: Metric, columns: Mapping[str, Floats]) -> Floats:
     return columns[metric.log_of or metric.name]
 
 
+def signed(values: Floats, pick: Direction) -> Floats:
+    """Turn values so that the lowest is the one to pick."""
+    return values if pick == "lowest" else -values
+
+
 def averaged(metric: Metric, columns: Mapping[str, Floats]) -> Averaged:
     """Say how a set's average is made.
 

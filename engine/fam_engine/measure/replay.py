@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from fam_engine.measure.familiarity import Direction
+from fam_engine.measure.familiarity import Direction, signed
 from fam_engine.measure.statistics import (
     Estimate,
     Floats,
@@ -66,9 +66,7 @@ def judge_metrics(
     resamples = resample_groups(factorize([cell.task for cell in cells])[0], seed=seed)
     by_chance = np.array([regret_of_random(cell.accuracies) for cell in cells])
     regrets = {
-        name: np.array(
-            [regret_of_pick(c.accuracies, _signed(c.metrics[name], pick)) for c in cells]
-        )
+        name: np.array([regret_of_pick(c.accuracies, signed(c.metrics[name], pick)) for c in cells])
         for name, pick in directions.items()
     }
     best = min(regrets, key=lambda name: float(regrets[name].mean()))
@@ -120,12 +118,8 @@ def _ranks(values: Floats) -> Floats:
     return ranks
 
 
-def _signed(values: Floats, pick: Direction) -> Floats:
-    return values if pick == "lowest" else -values
-
-
 def _mean_spearman(cells: Sequence[Cell], name: str, pick: Direction) -> float | None:
-    found = [spearman(-_signed(c.metrics[name], pick), c.accuracies) for c in cells]
+    found = [spearman(-signed(c.metrics[name], pick), c.accuracies) for c in cells]
     known = [value for value in found if value is not None]
     return float(np.mean(known)) if known else None
 

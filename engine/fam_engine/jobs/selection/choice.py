@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fam_engine.errors import UsageError
-from fam_engine.measure.familiarity import Direction
+from fam_engine.measure.familiarity import Direction, signed
 from fam_engine.measure.statistics import Floats, Ints
 
 Per = Literal["question", "source", "all"]
@@ -165,7 +165,7 @@ def _sources_picked(averages: Floats, plan: Plan) -> Ints:
     if plan.band is not None:
         quantiles = mid_quantiles(averages[known], np.zeros(len(known), np.int64))
         return known[_within(quantiles, plan.band)]
-    order = np.argsort(_signed(averages[known], plan.pick), kind="stable")
+    order = np.argsort(signed(averages[known], plan.pick), kind="stable")
     return known[order[:1]]
 
 
@@ -197,11 +197,7 @@ def _ordered(columns: Columns, plan: Plan, pool: Ints) -> Ints:
     """Give the pool in the order it is taken in."""
     if plan.band is not None or plan.per == "source":
         return pool[np.random.default_rng(plan.seed).permutation(len(pool))]
-    return pool[np.argsort(_signed(columns.values[pool], plan.pick), kind="stable")]
-
-
-def _signed(values: Floats, pick: Direction) -> Floats:
-    return values if pick == "lowest" else -values
+    return pool[np.argsort(signed(columns.values[pool], plan.pick), kind="stable")]
 
 
 def _take(sources: Ints, groups: Ints | None, plan: Plan) -> Codes:
