@@ -22,6 +22,7 @@ from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.progress import Progress
 from fam_engine.jobs.quarantine import quarantined_by_code
+from fam_engine.measure.lengths import typical_lengths
 from fam_engine.model.checkpoint import linear_shapes
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.generation.cache import bytes_per_position
@@ -93,7 +94,7 @@ def forecast_generate(config: GenerateConfig, progress: Progress) -> GenerateFor
             quarantined=quarantined_by_code(journal.db),
             prompt=journal.get("example"),
             prompt_tokens=int(counts.sum()),
-            lengths=_lengths(counts),
+            lengths=typical_lengths(counts),
             most_tokens=num_texts * config.max_new_tokens,
             memory_bytes=weight_bytes(model, config.precision, dtype)
             + _ready_bytes(config, model, dtype, device)
@@ -127,13 +128,3 @@ def _ready_bytes(
 def _prompt_lengths(journal: Journal) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     rows = journal.db.execute("SELECT num_prompt_tokens FROM questions")
     return np.fromiter((row[0] for row in rows), np.int64)
-
-
-def _lengths(counts: np.ndarray[tuple[int], np.dtype[np.int64]]) -> dict[str, float]:
-    median, p95 = np.quantile(counts, [0.5, 0.95])
-    return {
-        "mean": float(counts.mean()),
-        "median": float(median),
-        "p95": float(p95),
-        "max": float(counts.max()),
-    }

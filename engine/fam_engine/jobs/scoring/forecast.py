@@ -26,6 +26,7 @@ from fam_engine.jobs.scoring.prepare import prepared
 from fam_engine.jobs.scoring.sharing.local import count_workers
 from fam_engine.jobs.scoring.sharing.parts import divide
 from fam_engine.jobs.scoring.stopwatch import Stopwatch
+from fam_engine.measure.lengths import typical_lengths
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.loading import card_compute_dtype, choose_compute_dtype, choose_device
 from fam_engine.model.memory import (
@@ -117,7 +118,7 @@ def forecast_score(config: ScoreConfig, progress: Progress) -> ScoreForecast:
                 "computed": plan.total_tokens,
                 "without_sharing": plan.tokens_without_sharing,
             },
-            lengths={name: _lengths(counts) for name, counts in lengths.items()},
+            lengths={name: typical_lengths(counts) for name, counts in lengths.items()},
             longest=_longest(journal),
             max_tokens_per_batch=budget,
             memory_bytes=memory.weight_bytes + batch_bytes(model, budget, dtype, device.type),
@@ -154,16 +155,6 @@ def _entries(journal: Journal) -> npt.NDArray[np.int64]:
     """Give the records' own entries: `ifd` and `in_context` have more, the same responses after other prompts."""
     rows = journal.db.execute("SELECT entry FROM records ORDER BY position")
     return np.fromiter((entry for (entry,) in rows), np.int64)
-
-
-def _lengths(counts: npt.NDArray[np.uint32]) -> dict[str, float]:
-    median, p95 = np.quantile(counts, [0.5, 0.95])
-    return {
-        "mean": float(counts.mean()),
-        "median": float(median),
-        "p95": float(p95),
-        "max": float(counts.max()),
-    }
 
 
 def _longest(journal: Journal) -> list[tuple[str, int]]:
