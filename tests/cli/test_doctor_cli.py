@@ -99,8 +99,10 @@ def test_what_is_missing_is_named_with_how_to_get_it(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     versions = {"uvicorn": None, "safetensors": "0.1"}
-    known = installation._version
-    monkeypatch.setattr(installation, "_version", lambda name: versions.get(name, known(name)))
+    known = installation.installed_version
+    monkeypatch.setattr(
+        installation, "installed_version", lambda name: versions.get(name, known(name))
+    )
     code, checks = examined(run)
     assert code == 2
     assert checks["extras/serve"]["level"] == "warn"

@@ -11,9 +11,10 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from fam_engine.version import installed_version
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "bitsandbytes", "triton", "fam-engine")
 
@@ -35,7 +36,7 @@ def describe_machine(
         "cores": os.cpu_count(),
         "threads": threads,
         "load": os.getloadavg(),
-        "versions": {name: _version(name) for name in (*_PACKAGES, *packages)},
+        "versions": {name: installed_version(name) for name in (*_PACKAGES, *packages)},
         "python": platform.python_version(),
         "system": platform.platform(),
     }
@@ -67,10 +68,3 @@ def device_name(device: str) -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

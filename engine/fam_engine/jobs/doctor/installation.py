@@ -16,7 +16,7 @@ from typing import Final
 from packaging.requirements import Requirement
 
 from fam_engine.jobs.doctor.checks import Check
-from fam_engine.version import __version__
+from fam_engine.version import __version__, installed_version
 
 _PACKAGE: Final = "fam-engine"
 # What each extra is for; `dev` is for those who work on the package.
@@ -49,7 +49,7 @@ def check_extras() -> Iterator[Check]:
         missing = [
             requirement.name
             for requirement in _requirements(extra=extra)
-            if not _fits(requirement, _version(requirement.name))
+            if not _fits(requirement, installed_version(requirement.name))
         ]
         if missing:
             found = f"{', '.join(missing)} missing or too old, needed for: {purpose}"
@@ -69,7 +69,7 @@ def _extension() -> Check:
 
 
 def _package(requirement: Requirement) -> Check:
-    version = _version(requirement.name)
+    version = installed_version(requirement.name)
     if _fits(requirement, version):
         return Check(_SECTION, requirement.name, "ok", version or "")
     found = "not installed" if version is None else f"{version}, needs {requirement.specifier}"
@@ -79,7 +79,7 @@ def _package(requirement: Requirement) -> Check:
 
 def _peft() -> Check:
     """Look for the one package nothing here needs, but that others read our adapters with."""
-    version = _version("peft")
+    version = installed_version("peft")
     return Check(_SECTION, "peft", "ok", version or "not installed; no command needs it")
 
 
@@ -105,10 +105,3 @@ def _requirements(*, extra: str | None) -> list[Requirement]:
 
 def _fits(requirement: Requirement, version: str | None) -> bool:
     return version is not None and requirement.specifier.contains(version, prereleases=True)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
