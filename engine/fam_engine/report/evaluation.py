@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fam_engine.report.evaluation_words import BASE, cautions, findings, names, overlap, points
+from fam_engine.report.evaluation_words import BASE, cautions, findings, names, overlap
 from fam_engine.report.forecast import duration
-from fam_engine.report.wording import percent, unread_rows, visible
+from fam_engine.report.terminal import print_lines
+from fam_engine.report.wording import percent, points, unread_rows, visible
 
 _TASK_WIDTH: Final = 20
 _ADAPTERS_A_TABLE: Final = 3
@@ -105,8 +106,7 @@ def print_eval_forecast(forecast: Mapping[str, Any], console: Console) -> None:
         *map(overlap, forecast["overlap"]),
         *unread_rows(forecast["overlap"]),
     ]
-    for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    print_lines(lines, console)
 
 
 def _task_line(task: str, entry: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from fam_engine.report import evaluation_words as words
 from fam_engine.report.evaluation_plot import Mark, interval_panel
 from fam_engine.report.html import page_environment
 from fam_engine.report.plots import colour_of
-from fam_engine.report.wording import percent
+from fam_engine.report.wording import percent, points
 
 MAX_DRAWN_TASKS: Final = 30
 MAX_TEXT: Final = 1200
@@ -60,7 +60,7 @@ class EvalReport:
 def render_evaluation(data: EvalReport) -> str:
     """Make the page; its text is valid UTF-8 whatever the records hold."""
     environment = page_environment()
-    environment.filters |= {"points": words.points, "limits": words.limits, "clipped": _clipped}
+    environment.filters |= {"points": points, "limits": words.limits, "clipped": _clipped}
     summary = data.summary
     names = words.names(summary)
     is_compared = len(names) > 1 and words.BASE in names
@@ -102,7 +102,7 @@ def _mark(name: str, position: int, entry: Mapping[str, Any], *, is_compared: bo
     value, (low, high) = one["difference" if is_compared else "accuracy"], one["interval"]
     if value is None:
         return None
-    written = f"{words.points(value)} points" if is_compared else percent(value)
+    written = f"{points(value)} points" if is_compared else percent(value)
     title = f"{name}: {written} ({words.limits(one, as_points=is_compared)})"
     return Mark(colour_of(position), title, value, low, high)
 

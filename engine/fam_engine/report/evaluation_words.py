@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from fam_engine.report.wording import MISSING, confinement, percent, unread_rows, visible
+from fam_engine.report.wording import confinement, listed, percent, points, unread_rows, visible
 
 BASE: Final = "base"
 # Fewer questions can show only very large differences.
@@ -24,11 +24,6 @@ _MANY_CUT: Final = 0.02
 def names(summary: Mapping[str, Any]) -> list[str]:
     """Give the models' names in order."""
     return [model["name"] for model in summary["models"]]
-
-
-def points(value: float | None) -> str:
-    """Write a difference of accuracies in percentage points, with its sign."""
-    return MISSING if value is None else f"{100 * value:+.1f}"
 
 
 def limits(entry: Mapping[str, Any], *, as_points: bool = False) -> str:
@@ -98,12 +93,12 @@ def _compared(summary: Mapping[str, Any], name: str) -> str:
     for task, verdict in _verdicts(summary, name):
         of_verdict.setdefault(verdict, []).append(visible(task))
     said = [
-        f"{verdict} on {_listed(of_verdict[verdict])}"
+        f"{verdict} on {listed(of_verdict[verdict], _MAX_NAMES)}"
         for verdict in ("better", "worse")
         if verdict in of_verdict
     ]
     if noise := of_verdict.get("within noise"):
-        said.append(f"within noise on {_listed(noise)}")
+        said.append(f"within noise on {listed(noise, _MAX_NAMES)}")
     text = f"{visible(name)} against the base model: {'; '.join(said)}."
     if summary["overall"]:
         versus = summary["overall"][name]["versus_base"]
@@ -151,7 +146,7 @@ def _overlaps(summary: Mapping[str, Any]) -> list[str]:
     ]
     if summary["overlap"] and not found:
         files = dict.fromkeys(visible(one["file"]) for one in summary["overlap"])
-        found.append(f"No question is also in {_listed(list(files))}.")
+        found.append(f"No question is also in {listed(list(files), _MAX_NAMES)}.")
     return found
 
 
@@ -194,11 +189,5 @@ def _few(summary: Mapping[str, Any]) -> list[str]:
     if not few:
         return []
     return [
-        f"{_listed(few)}: fewer than {FEW_QUESTIONS} questions, which can show only large differences."
+        f"{listed(few, _MAX_NAMES)}: fewer than {FEW_QUESTIONS} questions, which can show only large differences."
     ]
-
-
-def _listed(items: list[str]) -> str:
-    if len(items) > _MAX_NAMES:
-        items = [*items[: _MAX_NAMES - 1], f"{len(items) - _MAX_NAMES + 1} more"]
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"

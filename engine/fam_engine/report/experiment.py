@@ -106,7 +106,7 @@ def _panels(cell: Mapping[str, Any]) -> dict[str, str]:
 
 def _filters() -> dict[str, Any]:
     return {
-        "points": words.points,
+        "points": wording.points,
         "points_interval": words.points_interval,
         "origin": words.describe_origin,
         "number": wording.number,

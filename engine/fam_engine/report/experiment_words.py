@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from fam_engine.report.wording import MISSING, number, percent
+from fam_engine.report.wording import number, percent, points
 
 _HEADLINES: Final = {
     "helps": "Training on the more familiar answers helped",
@@ -92,11 +92,6 @@ def headline(results: Mapping[str, Any]) -> str:
             f"{_KEPT_AS_LONG[as_long['retention']]}."
         )
     return said
-
-
-def points(value: float | None) -> str:
-    """Write a difference of shares in percentage points, with its sign."""
-    return MISSING if value is None else f"{100 * value:+.1f}"
 
 
 def points_interval(estimate: Mapping[str, float | None]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from fam_engine.report.terminal import print_lines
 from fam_engine.report.wording import visible
 
 _WHERE = {
@@ -27,8 +28,7 @@ def print_export(summary: Mapping[str, Any], console: Console) -> None:
         summary: From `jobs.exporting.job.run_export`.
         console: Where to print.
     """
-    for line in _lines(summary):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    print_lines(_lines(summary), console)
 
 
 def _lines(summary: Mapping[str, Any]) -> Iterator[str]:

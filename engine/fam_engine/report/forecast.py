@@ -10,7 +10,8 @@ from typing import Any
 
 from rich.console import Console
 
-from fam_engine.report.wording import visible
+from fam_engine.report.terminal import print_lines
+from fam_engine.report.wording import gib, visible
 
 
 def print_forecast(forecast: Mapping[str, Any], console: Console) -> None:
@@ -35,8 +36,7 @@ def print_forecast(forecast: Mapping[str, Any], console: Console) -> None:
         "longest records: "
         + ", ".join(f"{visible(name)} ({count:,} tokens)" for name, count in forecast["longest"]),
     ]
-    for line in lines + _cards(forecast):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    print_lines(lines + _cards(forecast), console)
 
 
 def _shared(forecast: Mapping[str, Any]) -> str:
@@ -50,10 +50,10 @@ def _memory(forecast: Mapping[str, Any]) -> str:
     free = plan["weight_bytes"] + plan["left_bytes"]
     if not plan["max_tokens_per_batch"]:
         return (
-            f"does not fit in memory: about {_gib(plan['least_bytes'])} GiB at least (estimate), "
-            f"{_gib(free)} are free"
+            f"does not fit in memory: about {gib(plan['least_bytes'])} GiB at least (estimate), "
+            f"{gib(free)} are free"
         )
-    return f"about {_gib(forecast['memory_bytes'])} GiB of memory (estimate), {_gib(free)} are free"
+    return f"about {gib(forecast['memory_bytes'])} GiB of memory (estimate), {gib(free)} are free"
 
 
 def _cards(forecast: Mapping[str, Any]) -> list[str]:
@@ -68,17 +68,13 @@ def _cards(forecast: Mapping[str, Any]) -> list[str]:
 
 
 def _card(plan: Mapping[str, Any], least_with_nf4: int) -> str:
-    weights, left = _gib(plan["weight_bytes"]), _gib(plan["left_bytes"])
+    weights, left = gib(plan["weight_bytes"]), gib(plan["left_bytes"])
     if plan["max_tokens_per_batch"]:
         tokens = plan["max_tokens_per_batch"]
         return f"{weights} GiB of weights, {left} left, {tokens:,} tokens a batch"
     usable = plan["weight_bytes"] + plan["left_bytes"]
-    refusal = f"does not fit, {_gib(plan['least_bytes'])} GiB at least of {_gib(usable)} usable"
+    refusal = f"does not fit, {gib(plan['least_bytes'])} GiB at least of {gib(usable)} usable"
     return f"{refusal}; use --precision nf4" if least_with_nf4 <= usable else refusal
-
-
-def _gib(num_bytes: int) -> str:
-    return f"{num_bytes / 2**30:.2f}"
 
 
 def _lengths(name: str, values: Mapping[str, float]) -> str:

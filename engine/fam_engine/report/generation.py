@@ -11,7 +11,8 @@ from typing import Any
 from rich.console import Console
 
 from fam_engine.report.forecast import duration
-from fam_engine.report.wording import confinement, percent, visible
+from fam_engine.report.terminal import print_lines
+from fam_engine.report.wording import confinement, gib, percent, visible
 
 _REASONS = {
     "eos": "ended by the model",
@@ -35,11 +36,11 @@ def print_generation_forecast(forecast: Mapping[str, Any], console: Console) -> 
         f"{lengths['p95']:.0f}, at most {lengths['max']:.0f}",
         f"{forecast['prompt_tokens']:,} prompt tokens, at most {forecast['most_tokens']:,} to "
         "write",
-        f"about {forecast['memory_bytes'] / 2**30:.2f} GiB of memory (estimate)",
+        f"about {gib(forecast['memory_bytes'])} GiB of memory (estimate)",
         f"about {duration(forecast['seconds'])} if every answer is as long as allowed (from a trial "
         "of this machine)",
     ]
-    _print_lines(lines, console)
+    print_lines(lines, console)
 
 
 def print_generation_summary(summary: Mapping[str, Any], console: Console) -> None:
@@ -72,9 +73,4 @@ def print_generation_summary(summary: Mapping[str, Any], console: Console) -> No
     ]
     lines += [f"{count:,} records flagged {flag}" for flag, count in summary["flags"].items()]
     lines += confinement(summary)
-    _print_lines(lines, console)
-
-
-def _print_lines(lines: list[str], console: Console) -> None:
-    for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    print_lines(lines, console)

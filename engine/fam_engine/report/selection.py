@@ -19,6 +19,7 @@ from fam_engine.report.wording import (
     MAX_ROWS,
     MISSING,
     interval,
+    listed,
     number,
     percent,
     short_names,
@@ -182,14 +183,14 @@ def _compared(summary: Mapping[str, Any], comparison: Mapping[str, Any]) -> list
     found = []
     if alike := named.get("not distinguishable"):
         found.append(
-            f"Not distinguishable: on the questions they share, {first} and {_listed(alike)} do "
+            f"Not distinguishable: on the questions they share, {first} and {listed(alike)} do "
             "not differ by more than chance."
         )
     if ahead := named.get("ahead"):
-        found.append(f"On the questions they share, {_listed(ahead)} comes before {first}.")
+        found.append(f"On the questions they share, {listed(ahead)} comes before {first}.")
     if apart := named.get("no shared questions"):
         found.append(
-            f"{_listed(apart)} and {first} share no questions, so a difference may come from the "
+            f"{listed(apart)} and {first} share no questions, so a difference may come from the "
             "questions."
         )
     if set(named) == {"behind"}:
@@ -198,12 +199,6 @@ def _compared(summary: Mapping[str, Any], comparison: Mapping[str, Any]) -> list
     if min(count for count in counts if count) < FEW_GROUPS:
         found.append(f"Fewer than {FEW_GROUPS} questions are too few to lean on an interval.")
     return found
-
-
-def _listed(names: list[str]) -> str:
-    if len(names) > _MAX_NAMES:
-        names = [*names[: _MAX_NAMES - 1], f"{len(names) - _MAX_NAMES + 1} others"]
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _count_table(title: str, counts: Mapping[str, int], meanings: Mapping[str, str]) -> Table:

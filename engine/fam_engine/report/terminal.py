@@ -39,6 +39,17 @@ _AVERAGE_LABELS = [
 ]
 
 
+def print_lines(lines: Iterable[str], console: Console) -> None:
+    """Print lines as they are, however long: no markup, no colours, no breaks.
+
+    Args:
+        lines: Without line breaks.
+        console: Where to print.
+    """
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 def print_summary(
     summary: Mapping[str, Any], quarantined: Mapping[str, int], console: Console
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from fam_engine.report.terminal import print_lines
 from fam_engine.report.wording import FLAG_MEANINGS, percent, visible
 
 _BAR_WIDTH = 40
@@ -30,8 +31,7 @@ def print_tokenized(summary: Mapping[str, Any], console: Console) -> None:
         console: Where to print.
     """
     for part in (_forms, _counts, _lengths, _histogram, _packs, _check):
-        for line in part(summary):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_lines(part(summary), console)
 
 
 def _forms(summary: Mapping[str, Any]) -> Iterator[str]:

@@ -16,7 +16,8 @@ from rich.text import Text
 
 from fam_engine.measure.metrics import perplexity
 from fam_engine.report.forecast import duration
-from fam_engine.report.wording import number, visible
+from fam_engine.report.terminal import print_lines
+from fam_engine.report.wording import gib, number, visible
 
 _COLOURS = ("black on green", "black on cyan")
 
@@ -48,7 +49,7 @@ def print_training_forecast(forecast: Mapping[str, Any], console: Console) -> No
         f"about {duration(forecast['seconds'])} (from a trial on this machine"
         + (", by one process)" if forecast["num_processes"] > 1 else ")"),
     ]
-    _print_lines(lines, console)
+    print_lines(lines, console)
 
 
 def _memory(forecast: Mapping[str, Any]) -> str:
@@ -115,11 +116,6 @@ def _on_host(plan: Mapping[str, Any]) -> str:
     return f", inputs of the others in {gib(host)} GiB of the host's memory" if host else ""
 
 
-def gib(num_bytes: int) -> str:
-    """Give bytes in GiB."""
-    return f"{num_bytes / 2**30:.2f}"
-
-
 def example_text(example: Mapping[str, Any], *, coloured: bool) -> Text:
     """Give an example with its supervised tokens marked.
 
@@ -163,7 +159,7 @@ def print_training_summary(summary: Mapping[str, Any], console: Console) -> None
         )
     lines += summary["remarks"]
     lines += [f"{n:,} left out: {code}" for code, n in examples["quarantined_by_code"].items()]
-    _print_lines(lines, console)
+    print_lines(lines, console)
 
 
 def print_merge_scores(scores: Sequence[Mapping[str, Any]], console: Console) -> None:
@@ -190,8 +186,3 @@ def _estimate(estimate: Mapping[str, float | None]) -> str:
 
 def _perplexity(nll: float) -> str:
     return number(perplexity(nll))
-
-
-def _print_lines(lines: Sequence[str], console: Console) -> None:
-    for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)

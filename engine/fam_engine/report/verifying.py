@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fam_engine.report.terminal import print_lines
 from fam_engine.report.wording import MISSING, percent, visible
 
 _NAME_WIDTH = 24
@@ -38,14 +39,14 @@ def print_verification(summary: Mapping[str, Any], console: Console) -> None:
     records = summary["records"]
     head = [f"{records['compared']:,} answers, {records['tokens']:,} tokens"]
     head += [f"{count:,} left out: {code}" for code, count in records["left_out_by_code"].items()]
-    _print(head, console)
+    print_lines(head, console)
     console.print(_table(summary))
     judged = [row for row in summary["ways"][1:] if row["tolerance"] is not None]
-    _print(_tolerances(judged), console)
+    print_lines(_tolerances(judged), console)
     for row in judged:
-        _print(_order(row), console)
+        print_lines(_order(row), console)
     if summary["server"] is not None:
-        _print(_server(summary["server"]), console)
+        print_lines(_server(summary["server"]), console)
 
 
 def _table(summary: Mapping[str, Any]) -> Table:
@@ -113,8 +114,3 @@ def _server(server: Mapping[str, Any]) -> Iterator[str]:
     else:
         verdict = _VERDICTS[server["is_within"]]
         yield visible(f"{server['url']} is {closest}; tolerated: {_limits(server)}: {verdict}")
-
-
-def _print(lines: Iterable[str], console: Console) -> None:
-    for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -59,6 +59,16 @@ def percent(value: float | None) -> str:
     return MISSING if value is None else f"{100 * value:.1f} %"
 
 
+def points(value: float | None) -> str:
+    """Write a difference of shares in percentage points, with its sign."""
+    return MISSING if value is None else f"{100 * value:+.1f}"
+
+
+def gib(num_bytes: int) -> str:
+    """Write bytes in GiB."""
+    return f"{num_bytes / 2**30:.2f}"
+
+
 def interval(estimate: Mapping[str, float | None], *, as_percent: bool = False) -> str:
     """Write an interval as `low to high`, or nothing where there is none."""
     low, high = estimate["low"], estimate["high"]
@@ -166,9 +176,9 @@ def _compared(summary: Mapping[str, Any], comparison: Mapping[str, Any]) -> str:
         for verdict in {pair["verdict"] for pair in pairs}
     }
     if opposite := of_verdict.get("more familiar"):
-        return f"{lead}, yet question by question {_listed(opposite)} is more familiar."
+        return f"{lead}, yet question by question {listed(opposite)} is more familiar."
     if alike := of_verdict.get("not distinguishable"):
-        others = _listed(alike)
+        others = listed(alike)
         return f"{lead}, but on the questions they share it cannot be told apart from {others}."
     if set(of_verdict) == {"less familiar"}:
         return f"{lead}; on the questions they share, every other source is less familiar."
@@ -180,7 +190,8 @@ def _sure(estimate: Mapping[str, float | None]) -> str:
     return number(estimate["value"]) + (f" (95 % interval {limits})" if limits else "")
 
 
-def _listed(names: Sequence[str], most: int = 4) -> str:
+def listed(names: Sequence[str], most: int = 4) -> str:
+    """Write names as `a, b and c`, at most so many: `a, b and 3 others`."""
     if len(names) > most:
         names = [*names[: most - 1], f"{len(names) - most + 1} others"]
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
@@ -229,7 +240,7 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
     apart = [pair["source"] for pair in pairs if pair["verdict"] == "no shared questions"]
     if apart:
         found.append(
-            f"{_listed(apart)} and {summary['comparison']['reference']} share no questions, "
+            f"{listed(apart)} and {summary['comparison']['reference']} share no questions, "
             "so a difference may come from the questions."
         )
     return found
@@ -251,7 +262,7 @@ def too_few(sources: Mapping[str, Any]) -> list[str]:
     few = [name for name, entry in sources.items() if entry["num_groups"] < FEW_GROUPS]
     if not few:
         return []
-    return [f"{_listed(few)}: fewer than {FEW_GROUPS} questions, too few to lean on an interval."]
+    return [f"{listed(few)}: fewer than {FEW_GROUPS} questions, too few to lean on an interval."]
 
 
 def _uneven(sources: Mapping[str, Any]) -> list[str]:
@@ -266,7 +277,7 @@ def _uneven(sources: Mapping[str, Any]) -> list[str]:
         return []
     counts = [f"{name} {fewer[name]:,}" for name in sorted(fewer, key=lambda name: fewer[name])]
     return [
-        f"Not every source answers the same questions (at most {most:,}; {_listed(counts)}), so their averages are "
+        f"Not every source answers the same questions (at most {most:,}; {listed(counts)}), so their averages are "
         "over different ones. The comparison question by question is not affected."
     ]
 
@@ -282,6 +293,6 @@ def _other_averages(summary: Mapping[str, Any], sources: Mapping[str, Any]) -> l
         if values[first] is not None and values[best] < values[first]:
             dissent.setdefault(best, []).append(label)
     return [
-        f"By the {_listed(labels)} perplexity {name} comes first."
+        f"By the {listed(labels)} perplexity {name} comes first."
         for name, labels in dissent.items()
     ]

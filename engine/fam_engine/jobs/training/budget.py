@@ -39,7 +39,8 @@ from fam_engine.model.training.recomputation import (
     scratch_bytes,
     token_bytes,
 )
-from fam_engine.report.training import gib, layers_kept, memory_parts
+from fam_engine.report.training import layers_kept, memory_parts
+from fam_engine.report.wording import gib
 
 # By device. Beyond the first a larger micro-batch no longer makes the matrix products faster; from the second on it
 # makes them faster by less than keeping activations saves.
