@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 
 from tests.kernels.bf16 import mend_interpreter
+from tests.kernels.hastened import hasten_interpreter
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 if DEVICE.type == "cpu":
     mend_interpreter()
+    hasten_interpreter()
 
 
 def rounding(dtype: torch.dtype) -> float:

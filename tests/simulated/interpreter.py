@@ -11,6 +11,7 @@ from triton.runtime import interpreter
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from tests.kernels.bf16 import mend_interpreter
+from tests.kernels.hastened import hasten_interpreter
 from tests.simulated import graphs
 from tests.simulated.tensors import CudaTensor
 
@@ -18,6 +19,7 @@ from tests.simulated.tensors import CudaTensor
 def install() -> None:
     """Let kernels be launched so from now on."""
     mend_interpreter()
+    hasten_interpreter()
     interpreter.GridExecutor.__call__ = _launch(interpreter.GridExecutor.__call__)
 
 
