@@ -201,8 +201,6 @@ class JsonLinesReader:
     @property
     def bytes_read(self) -> int:
         """Bytes consumed so far."""
-    def sha256(self) -> str:
-        """Give the SHA-256 of the bytes consumed so far; at the end, of the file."""
 
 @final
 class LineChunk:

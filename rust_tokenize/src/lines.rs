@@ -1,16 +1,15 @@
 //! A JSON Lines file as a stream of checked lines.
 //!
 //! In: a path, or whatever else gives bytes. Out: batches of [`Line`], each the text of one JSON object or the reason why it is
-//! none; or a [`Chunk`] of lines yet to be checked, for who can do it on several threads. Lines end at byte 0x0A alone, so that U+2028 inside a string splits nothing. Memory is
-//! bounded by the longest line allowed: a longer one is skipped as it is read, and reported. Every
-//! byte consumed goes through SHA-256, so that the end of the file is also its identity.
+//! none; or a [`Chunk`] of lines yet to be checked, for who can do it on several threads. Lines end at byte 0x0A alone, so
+//! that U+2028 inside a string splits nothing. Memory is bounded by the longest line allowed: a longer one is skipped as it
+//! is read, and reported.
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memchr::memchr;
-use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 use crate::json::{self, Node, Problem};
@@ -112,7 +111,6 @@ pub struct LineReader {
     max_line_bytes: usize,
     number: u64,
     bytes_read: u64,
-    hash: Sha256,
 }
 
 impl LineReader {
@@ -131,25 +129,13 @@ impl LineReader {
     }
 
     fn new(path: &Path, file: Box<dyn BufRead + Send + Sync>, max_line_bytes: usize) -> Self {
-        let (number, bytes_read, hash) = (0, 0, Sha256::new());
-        Self { path: path.to_path_buf(), file, max_line_bytes, number, bytes_read, hash }
+        Self { path: path.to_path_buf(), file, max_line_bytes, number: 0, bytes_read: 0 }
     }
 
     /// Bytes consumed so far.
     #[must_use]
     pub fn bytes_read(&self) -> u64 {
         self.bytes_read
-    }
-
-    /// SHA-256 of the bytes consumed so far, in hexadecimal.
-    #[must_use]
-    pub fn sha256(&self) -> String {
-        use std::fmt::Write as _;
-        let digest = self.hash.clone().finalize();
-        digest.iter().fold(String::new(), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}"); // writing to a String cannot fail
-            text
-        })
     }
 
     /// Gives up to `max_lines` lines; none at the end of the file, and only there.
@@ -211,7 +197,6 @@ impl LineReader {
                 bytes.truncate(start);
             }
             let consumed = body.len() + usize::from(ended);
-            self.hash.update(&chunk[..consumed]);
             self.bytes_read += consumed as u64;
             self.file.consume(consumed);
         }

@@ -336,10 +336,6 @@ impl JsonLinesReader {
     fn bytes_read(&self) -> u64 {
         self.reader.bytes_read()
     }
-
-    fn sha256(&self) -> String {
-        self.reader.sha256()
-    }
 }
 
 #[pyclass(module = "fam_engine._rust_tokenize")]
