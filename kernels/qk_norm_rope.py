@@ -11,7 +11,7 @@ YaRN's tables also stretch. Both in fp32, with one rounding.
 
 Dimensions: T tokens, N heads, queries first, then keys; d head width. Values are not among them.
 Dtypes: bf16, fp32 or fp64; arithmetic and tables in fp32 (fp64 for fp64).
-Saved for backward: what was normed, [T, N, d]: the forward pass then writes elsewhere (`out_THd`), for
+Saved for backward: what was normed, [T, N, d]: the forward pass then writes elsewhere (`out_TNd`), for
 the same traffic. Without norms nothing. Rejected: dividing the norm's weight out of the result, which
 a weight of 0 forbids; computing the product that made x once more.
 Memory traffic: forward x read, out written once; backward grad read and written, x read with norms.

@@ -1,7 +1,7 @@
 """Scoring by many workers: one job cut in parts, processes that claim them, and the way back to one process.
 
 `parts` cuts and counts, `claims` says who does what, `worker` is the job of one of them, `gathering` brings their
-results together, `local` and `ray` start them. What comes in here: nothing that changes a score.
+results together, `local` and `on_ray` start them (`launching`). What comes in here: nothing that changes a score.
 
 The design, on one page. The input is read once, into the spool every job has, by whichever worker is first; the parts
 of that spool are fixed then, by its tokens and never by how many workers there are. A worker claims a part, computes
