@@ -395,8 +395,6 @@ class Plan:
         """Tokens it would be if every entry brought its own prompt."""
     def batch_entries(self, batch: int) -> NDArray[np.int64]:
         """Give the entries of a batch, those that share a prompt side by side."""
-    def num_tokens(self, batch: int) -> int:
-        """Give the tokens of a batch before padding."""
 
 def plan_batches(spool: Spool, entries: NDArray[np.int64], *, max_tokens: int) -> Plan:
     """Plan batches of at most `max_tokens` tokens, longest units first.

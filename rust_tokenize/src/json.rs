@@ -67,13 +67,9 @@ pub struct Problem {
 
 type Checked<T> = std::result::Result<T, Problem>;
 
-/// Checks that `line` holds exactly one JSON object, blanks around it allowed.
-pub fn check_object(line: &[u8]) -> Checked<&str> {
-    scan_object(line, &mut Vec::new(), 0)
-}
-
-/// Does the same and notes the object, `nodes[0]`, and all in it; `nodes` is full, and of no use,
-/// when the line has more than `most_nodes` values and keys.
+/// Checks that `line` holds exactly one JSON object, blanks around it allowed, and notes the object,
+/// `nodes[0]`, and all in it; `nodes` is full, and of no use, when the line has more than `most_nodes`
+/// values and keys.
 pub fn scan_object<'a>(
     line: &'a [u8],
     nodes: &mut Vec<Node>,

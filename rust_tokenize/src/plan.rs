@@ -17,7 +17,7 @@ pub struct Plan {
     entries: Vec<usize>,
     /// Where each batch begins in `entries`; the last is the end.
     offsets: Vec<usize>,
-    tokens: Vec<usize>,
+    total_tokens: usize,
     tokens_without_sharing: usize,
 }
 
@@ -25,7 +25,7 @@ impl Plan {
     /// Number of batches.
     #[must_use]
     pub fn num_batches(&self) -> usize {
-        self.tokens.len()
+        self.offsets.len() - 1
     }
 
     /// Entries of a batch: unit after unit, units and entries in rising order.
@@ -34,16 +34,10 @@ impl Plan {
         Ok(&self.entries[self.offsets[batch]..self.offsets[batch + 1]])
     }
 
-    /// Tokens of a batch before padding.
-    pub fn num_tokens(&self, batch: usize) -> Result<usize> {
-        self.check(batch)?;
-        Ok(self.tokens[batch])
-    }
-
     /// Tokens of all batches before padding.
     #[must_use]
     pub fn total_tokens(&self) -> usize {
-        self.tokens.iter().sum()
+        self.total_tokens
     }
 
     /// Tokens it would be if every entry brought its own prompt.
@@ -172,10 +166,8 @@ fn cut_units(
 /// Gathers the units of each bin, in rising order of their first entry.
 fn assemble(units: &[Unit], bins: &[u32], tokens_without_sharing: usize) -> Plan {
     let num_batches = bins.iter().max().map_or(0, |&last| last as usize + 1);
-    let mut tokens = vec![0; num_batches];
     let mut offsets = vec![0; num_batches + 1];
     for (unit, &bin) in units.iter().zip(bins) {
-        tokens[bin as usize] += unit.tokens;
         offsets[bin as usize + 1] += unit.entries.len();
     }
     for batch in 0..num_batches {
@@ -188,5 +180,6 @@ fn assemble(units: &[Unit], bins: &[u32], tokens_without_sharing: usize) -> Plan
         next[bin as usize] += unit.entries.len();
         entries[start..next[bin as usize]].copy_from_slice(&unit.entries);
     }
-    Plan { entries, offsets, tokens, tokens_without_sharing }
+    let total_tokens = units.iter().map(|unit| unit.tokens).sum();
+    Plan { entries, offsets, total_tokens, tokens_without_sharing }
 }

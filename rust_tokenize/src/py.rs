@@ -474,10 +474,6 @@ impl Plan {
     fn batch_entries<'py>(&self, py: Python<'py>, batch: usize) -> PyResult<Numbers<'py>> {
         Ok(to_i64(self.plan.batch_entries(batch)?).into_pyarray(py))
     }
-
-    fn num_tokens(&self, batch: usize) -> PyResult<usize> {
-        Ok(self.plan.num_tokens(batch)?)
-    }
 }
 
 #[pyfunction]

@@ -201,10 +201,10 @@ def test_sizes(tiny_checkpoint: TinyCheckpoint) -> None:
     decoder = load_model(folder, precision="fp32", compute_dtype="fp32")
     qkv, o, mlp, norms = 128 * 64 + 128, 64 * 64, 3 * 96 * 64, 3 * 64
     assert decoder.num_parameters == qkv + o + mlp + norms + 160 * 64
-    assert decoder.memory_bytes == 4 * decoder.num_parameters
+    assert decoder.weights.memory_bytes == 4 * decoder.num_parameters
     nf4 = load_model(folder, precision="nf4", compute_dtype="fp32")
     assert nf4.num_parameters == decoder.num_parameters
-    assert nf4.memory_bytes < decoder.memory_bytes
+    assert nf4.weights.memory_bytes < decoder.weights.memory_bytes
 
 
 def test_an_adapter_is_part_of_the_result(tiny_checkpoint: TinyCheckpoint) -> None:

@@ -19,8 +19,6 @@ from fam_engine.measure.replay import Cell, judge_metrics, regret_of_pick, spear
 
 # All orders of so many variants are counted; of more a metric's p would need sampling.
 _MAX_ORDERS = 7
-# Fewer variants than this in a cell, and no correlation is worth a name.
-FEW_VARIANTS = 6
 
 
 def foretelling(cells: Sequence[Cell], *, seed: int) -> dict[str, Any] | None:

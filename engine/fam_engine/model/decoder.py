@@ -119,11 +119,6 @@ class Decoder:
             + self.weights.final_norm_D.numel()
         )
 
-    @property
-    def memory_bytes(self) -> int:
-        """Return the bytes the weights take."""
-        return self.weights.memory_bytes
-
     def made_ready(self) -> Decoder:
         """Give the same model with each matrix kept as it is multiplied, adapter merged.
 

@@ -148,17 +148,6 @@ class TrainableModel:
         num_layers = self._decoder.config.num_layers
         return activation_bytes(self._token_bytes, _shape(batch), policy, num_layers=num_layers)
 
-    def decoder_with_adapter(self) -> Decoder:
-        """Give the decoder with the adapter as it is now; training goes on without changing it."""
-        snapshot = {name: leaf.detach().clone() for name, leaf in self.parameters.items()}
-        return Decoder(
-            self._decoder.config,
-            self._attach(snapshot),
-            precision=self._decoder.precision,
-            compute_dtype=self._decoder.compute_dtype,
-            device=self.device,
-        )
-
     @cached_property
     def _token_bytes(self) -> TokenBytes:
         decoder = self._decoder

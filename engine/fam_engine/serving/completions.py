@@ -16,9 +16,8 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -172,18 +171,6 @@ def written_ids(text: Completion) -> Int32:
     if text.end_token_id is None:
         return text.token_ids
     return np.append(text.token_ids, np.int32(text.end_token_id))
-
-
-class Computes(Protocol):
-    """The worker, for those who wait for it."""
-
-    def score(self, pairs: Sequence[Pair], *, num_top: int = 0) -> Future[list[Continuation]]:
-        """Score pairs."""
-
-    def generate(
-        self, requests: Sequence[Request], sampling: Sampling
-    ) -> Future[list[list[Completion]]]:
-        """Continue contexts."""
 
 
 @dataclass(frozen=True, eq=False)

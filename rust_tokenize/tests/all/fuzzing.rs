@@ -9,12 +9,12 @@ use std::path::Path;
 use rust_tokenize::encoder::{EncodeOptions, Encoder};
 use rust_tokenize::error::{Error, Result, guard};
 use rust_tokenize::hugging_face::HuggingFaceEncoder;
-use rust_tokenize::json::check_object;
 use rust_tokenize::lines::LineReader;
 use rust_tokenize::native::NativeEncoder;
 use rust_tokenize::native::model::byte_level_char;
 use serde_json::Value;
 
+use crate::json_lines::check;
 use crate::random::{Folder, Random};
 
 const LINES: [&str; 8] = [
@@ -69,7 +69,7 @@ fn mutated_lines_are_judged_without_a_panic() {
     let count = executions(200_000);
     for _ in 0..count {
         let line = mutated(&mut random, 6, &seeds, &PIECES);
-        match check_object(&line) {
+        match check(&line) {
             Ok(text) => {
                 assert_eq!(text.as_bytes(), line);
                 let value = serde_json::from_slice::<Value>(&line);
@@ -122,7 +122,7 @@ fn plainly(bytes: &[u8], limit: usize) -> Vec<(u64, bool)> {
         let blank = body.iter().all(|byte| b" \t\r".contains(byte));
         (line.len() > limit)
             .then_some((number, false))
-            .or_else(|| (!blank).then(|| (number, check_object(body).is_ok())))
+            .or_else(|| (!blank).then(|| (number, check(body).is_ok())))
     };
     lines.iter().enumerate().filter_map(judge).collect()
 }
