@@ -162,10 +162,9 @@ def test_what_a_step_must_read_is_what_the_model_holds(folder: str) -> None:
 
     decoder = load_model(folder, compute_dtype="bf16", device="cpu")
     held = decoder.weights.head_VD.nbytes
-    for layer in decoder.weights.layers:
-        for linear in (layer.qkv, layer.o, layer.gate_up, layer.down):
-            for part in linear.weight:
-                held += part.packed.nbytes + part.absmax.nbytes + part.absmax2.nbytes
+    for linear in decoder.weights.linears():
+        for part in linear.weight:
+            held += part.packed.nbytes + part.absmax.nbytes + part.absmax2.nbytes
     config = random_models.SHAPES["tiny"]
     nothing = decode_engines.Asked([np.empty(0, np.int32)], 1, 0, 1, 0.0)
     assert bench_decode.step_bytes(config, nothing) == pytest.approx(held, rel=1e-3)

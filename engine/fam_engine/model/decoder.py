@@ -106,14 +106,9 @@ class Decoder:
     @property
     def num_parameters(self) -> int:
         """Return the number of the model's parameters, adapter aside; a tied head counts once."""
-        linears = (
-            linear
-            for layer in self.weights.layers
-            for linear in (layer.qkv, layer.o, layer.gate_up, layer.down)
-        )
         tables = {id(table): table for table in (self.weights.embed_VD, self.weights.head_VD)}
         return (
-            sum(map(_num_parameters, linears))
+            sum(map(_num_parameters, self.weights.linears()))
             + sum(table.numel() for table in tables.values())
             + sum(map(_num_norm_parameters, self.weights.layers))
             + self.weights.final_norm_D.numel()
@@ -125,9 +120,13 @@ class Decoder:
         The bits of its results are those of this decoder; it saves the making ready, batch after
         batch, and takes `ready_bytes` more memory.
         """
+        return self.with_weights(products.made_ready(self.weights, dtype=self.compute_dtype))
+
+    def with_weights(self, weights: Weights) -> Decoder:
+        """Give the same model with weights of other values."""
         return Decoder(
             self.config,
-            products.made_ready(self.weights, dtype=self.compute_dtype),
+            weights,
             precision=self.precision,
             compute_dtype=self.compute_dtype,
             device=self.device,

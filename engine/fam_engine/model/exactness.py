@@ -63,10 +63,10 @@ def _products(decoder: Decoder) -> Iterator[tuple[str, Linear, slice]]:
     """Yield the matrices of a layer, and the parts of one that the last layer multiplies apart."""
     layer, config = decoder.weights.layers[-1], decoder.config
     cut = config.num_attention_heads * config.head_dim
-    for part in (slice(None), slice(0, cut), slice(cut, None)):
+    for name, linear in layer.linears().items():
+        yield name, linear, slice(None)
+    for part in (slice(0, cut), slice(cut, None)):
         yield "qkv", layer.qkv, part
-    for name in ("o", "gate_up", "down"):
-        yield name, getattr(layer, name), slice(None)
 
 
 def _rows_are_independent(decoder: Decoder, linear: Linear, features: slice) -> bool:

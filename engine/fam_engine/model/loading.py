@@ -181,13 +181,8 @@ def with_adapter(decoder: Decoder, adapter: str | Path | None) -> Decoder:
     nothing = Adapter(rank=1, scaling=1.0, matrices={})
     base = decoder.weights.fingerprint
     loaded = nothing if adapter is None else load_adapter(Path(adapter), config, base=base)
-    return Decoder(
-        config,
-        attach_adapter(decoder.weights, loaded, config, device=decoder.device),
-        precision=decoder.precision,
-        compute_dtype=decoder.compute_dtype,
-        device=decoder.device,
-        exact=decoder.exact,
+    return decoder.with_weights(
+        attach_adapter(decoder.weights, loaded, config, device=decoder.device)
     )
 
 

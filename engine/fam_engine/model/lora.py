@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import torch
@@ -25,7 +26,7 @@ from fam_engine.model.checkpoint import linear_shapes
 from fam_engine.model.fields import Fields
 from fam_engine.model.fingerprint import check_base
 from fam_engine.model.safetensors_files import read_header, read_tensor
-from fam_engine.model.weights import LayerWeights, Linear, LoraDelta, LoraPart, Weights
+from fam_engine.model.weights import Linear, LoraDelta, LoraPart, Weights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -236,9 +237,9 @@ def attach_adapter(
     """Give the same weights with the adapter's matrices in `Linear.lora`, on the device."""
     shapes = linear_shapes(config)
 
-    def with_lora(linear: Linear, index: int, sources: Sequence[str]) -> Linear:
+    def with_lora(index: int, name: str, linear: Linear) -> Linear:
         parts, row = [], 0
-        for source in sources:
+        for source in SOURCES[name]:
             stop = row + shapes[source][0]
             found = adapter.matrices.get(f"model.layers.{index}.{source}")
             if found is not None:
@@ -255,16 +256,9 @@ def attach_adapter(
             row = stop
         return replace(linear, lora=LoraDelta(parts=tuple(parts)) if parts else None)
 
-    def layer_with_lora(layer: LayerWeights, index: int) -> LayerWeights:
-        return replace(
-            layer,
-            qkv=with_lora(layer.qkv, index, SOURCES["qkv"]),
-            o=with_lora(layer.o, index, SOURCES["o"]),
-            gate_up=with_lora(layer.gate_up, index, SOURCES["gate_up"]),
-            down=with_lora(layer.down, index, SOURCES["down"]),
-        )
-
-    layers = (layer_with_lora(layer, index) for index, layer in enumerate(weights.layers))
+    layers = (
+        layer.with_linears(partial(with_lora, index)) for index, layer in enumerate(weights.layers)
+    )
     return replace(weights, layers=tuple(layers))
 
 

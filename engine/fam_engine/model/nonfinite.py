@@ -89,8 +89,7 @@ def _say(name: str, which: str, *, are_finite: bool) -> str:
 
 def _bad_parts(decoder: Decoder, layer: LayerWeights) -> Iterator[str]:
     """Yield names of a layer's matrices and norms with a value that is not finite, adapter merged."""
-    for name in ("qkv", "o", "gate_up", "down"):
-        linear = getattr(layer, name)
+    for name, linear in layer.linears().items():
         if not (_is_finite(decoder.dense(linear)) and _is_finite(linear.bias)):
             yield name
     for name in ("input_norm_D", "post_norm_D", "q_norm", "k_norm"):

@@ -99,7 +99,7 @@ def made_ready(weights: Weights, *, dtype: torch.dtype) -> Weights:
         dtype: The compute dtype.
     """
 
-    def ready(linear: Linear) -> Linear:
+    def ready(_: str, linear: Linear) -> Linear:
         if _is_ready(linear, dtype):
             return linear
         device = next(linear.tensors()).device
@@ -107,24 +107,11 @@ def made_ready(weights: Weights, *, dtype: torch.dtype) -> Weights:
         _write_dense(linear, out)
         return Linear(weight=out, bias=linear.bias)
 
-    layers = (
-        replace(
-            layer,
-            qkv=ready(layer.qkv),
-            o=ready(layer.o),
-            gate_up=ready(layer.gate_up),
-            down=ready(layer.down),
-        )
-        for layer in weights.layers
-    )
-    return replace(weights, layers=tuple(layers))
+    return replace(weights, layers=tuple(layer.with_linears(ready) for layer in weights.layers))
 
 
 def _unready(weights: Weights, dtype: torch.dtype) -> Iterator[Linear]:
-    for layer in weights.layers:
-        for linear in (layer.qkv, layer.o, layer.gate_up, layer.down):
-            if not _is_ready(linear, dtype):
-                yield linear
+    return (linear for linear in weights.linears() if not _is_ready(linear, dtype))
 
 
 def _is_ready(linear: Linear, dtype: torch.dtype) -> bool:
@@ -280,8 +267,7 @@ def takes_few_rows(weights: Weights, like: torch.Tensor) -> bool:
     """Whether layers take any number of rows up to 64, each with the same bits whatever the number."""
     return all(
         isinstance(linear.weight, tuple) and linear.in_features % ops.BLOCK_SIZE == 0
-        for layer in weights.layers
-        for linear in (layer.qkv, layer.o, layer.gate_up, layer.down)
+        for linear in weights.linears()
     ) and ops.takes_triton(like)
 
 

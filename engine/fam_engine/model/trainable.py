@@ -57,11 +57,8 @@ class TrainableModel:
     """
 
     def __init__(self, decoder: Decoder, spec: LoraSpec, *, seed: int) -> None:
-        assert all(
-            linear.lora is None
-            for layer in decoder.weights.layers
-            for linear in (layer.qkv, layer.o, layer.gate_up, layer.down)
-        ), "the base model must have no adapter"
+        linears = decoder.weights.linears()
+        assert all(linear.lora is None for linear in linears), "the base must have no adapter"
         self.spec = spec
         self.device = decoder.device
         wide = torch.promote_types(decoder.compute_dtype, torch.float32)

@@ -13,11 +13,11 @@ an adapter.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import torch
 
@@ -113,10 +113,24 @@ class LayerWeights:
     q_norm: torch.Tensor | None = None
     k_norm: torch.Tensor | None = None
 
+    def linears(self) -> dict[str, Linear]:
+        """Give its matrices by name, in the order of the pass."""
+        return {"qkv": self.qkv, "o": self.o, "gate_up": self.gate_up, "down": self.down}
+
+    def with_linears(self, change: Callable[[str, Linear], Linear]) -> LayerWeights:
+        """Give the layer with what `change` makes of the name and the value of each matrix."""
+        return replace(
+            self,
+            qkv=change("qkv", self.qkv),
+            o=change("o", self.o),
+            gate_up=change("gate_up", self.gate_up),
+            down=change("down", self.down),
+        )
+
     def tensors(self) -> Iterator[torch.Tensor]:
         """Yield every tensor held, in a fixed order."""
         yield from (self.input_norm_D, self.post_norm_D)
-        for linear in (self.qkv, self.o, self.gate_up, self.down):
+        for linear in self.linears().values():
             yield from linear.tensors()
         yield from (norm for norm in (self.q_norm, self.k_norm) if norm is not None)
 
@@ -144,6 +158,11 @@ class Weights:
         """Return the bytes all tensors take; a tied head counts once."""
         unique = {id(tensor): tensor for tensor in self.tensors()}
         return sum(tensor.numel() * tensor.element_size() for tensor in unique.values())
+
+    def linears(self) -> Iterator[Linear]:
+        """Yield the matrices of all layers, layer after layer."""
+        for layer in self.layers:
+            yield from layer.linears().values()
 
     def tensors(self) -> Iterator[torch.Tensor]:
         """Yield every tensor held, in a fixed order; a tied head comes twice."""
