@@ -1,7 +1,7 @@
 """A batch of records as flat arrays: what the packer in Rust makes and the decoder reads.
 
-In: the arrays. Out: `PackedBatch`, one type instead of eight loose arrays; or, for trainers that want whole sequences
-side by side and share no prompts, `PackedSequences`.
+In: entries of a spool, or the arrays. Out: `PackedBatch`, one type instead of eight loose arrays; or, for trainers that
+want whole sequences side by side and share no prompts, `PackedSequences`.
 
 There is no batch dimension and no padding inside: segments lie one after another. A record is a
 *prompt segment* and a *response segment*, split at its own prompt length even when it is alone, and
@@ -20,7 +20,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from fam_engine._rust_tokenize import Spool
+from fam_engine._rust_tokenize import Plan, Spool, pack_batch
 from fam_engine._rust_tokenize import pack_sequences as pack_in_rust
 
 # T and R are multiples of this: matrix products then give each row the same bits whatever their
@@ -30,11 +30,18 @@ NO_PARENT: Final = -1
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
+# Indices of entries in their spool.
+Entries = Int64
 
 
-def on_grid(count: int) -> int:
-    """Give the least multiple of `ROW_GRID` that is no less."""
-    return -(-count // ROW_GRID) * ROW_GRID
+def on_grid(count: int, grid: int = ROW_GRID) -> int:
+    """Give the least multiple of `grid` that is no less."""
+    return -(-count // grid) * grid
+
+
+def batches_of(plan: Plan) -> list[Entries]:
+    """Give the entries of each batch of a plan."""
+    return [plan.batch_entries(number) for number in range(plan.num_batches)]
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,16 @@ class PackedBatch:
     targets: Int32
     num_rows: int
     entry_rows: Int64
-    entries: Int64
+    entries: Entries
+
+    @classmethod
+    def of(cls, spool: Spool, entries: Entries) -> PackedBatch:
+        """Pack entries of a spool.
+
+        Raises:
+            SpoolError: They are damaged.
+        """
+        return cls(**pack_batch(spool, entries))
 
     @property
     def num_positions(self) -> int:
@@ -97,7 +113,7 @@ class PackedSequences:
     response_mask: npt.NDArray[np.uint8]
     cu_seqlens: Int64
     pack_starts: Int64
-    entries: Int64
+    entries: Entries
 
     def labels(self) -> Int32:
         """Give int32[T]: the ids to be learnt, -100 where there is nothing to learn."""

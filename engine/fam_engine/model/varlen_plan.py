@@ -40,7 +40,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fam_engine.data.packing import NO_PARENT, Int32, Int64, PackedBatch
+from fam_engine.data.packing import NO_PARENT, Int32, Int64, PackedBatch, on_grid
 from fam_engine.model import ops
 from fam_engine.model.segments import AttentionPlan
 
@@ -178,7 +178,7 @@ def on_device(batch: PackedBatch, device: torch.device) -> DeviceBatch:
 
 def send(arrays: Sequence[Int32], device: torch.device) -> list[torch.Tensor]:
     """Send arrays to a device in one copy, which a GPU makes while the host goes on."""
-    room = [-(-len(array) // _ALIGNMENT) * _ALIGNMENT for array in arrays]
+    room = [on_grid(len(array), _ALIGNMENT) for array in arrays]
     starts = np.cumsum([0, *room]).tolist()
     host = torch.zeros(starts[-1], dtype=torch.int32, pin_memory=device.type == "cuda")
     for start, array in zip(starts, arrays, strict=False):

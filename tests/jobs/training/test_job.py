@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fam_engine.data.packing import Entries
 from fam_engine.errors import (
     CorruptStateError,
     DeviceError,
@@ -23,7 +24,6 @@ from fam_engine.jobs.training import budget, loop, steps
 from fam_engine.jobs.training.budget import StepPlan
 from fam_engine.jobs.training.checkpoints import Checkpoints
 from fam_engine.jobs.training.loop import TrainingLoop
-from fam_engine.jobs.training.order import Entries
 from fam_engine.jobs.training.steps import GradientMaker, StepLoss
 from fam_engine.model.training.recomputation import CONSTANT_BYTES
 from tests.jobs.training.conftest import Train

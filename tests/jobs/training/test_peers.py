@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from fam_engine._rust_tokenize import pack_batch
+from fam_engine.data.packing import Entries
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.jobs.data_files import DataFile
 from fam_engine.jobs.journal import Journal
@@ -19,7 +20,6 @@ from fam_engine.jobs.scoring import ingest
 from fam_engine.jobs.scoring.ingest import IngestPlan, ingest_records, spool_folder
 from fam_engine.jobs.training.budget import StepPlan
 from fam_engine.jobs.training.examples import Examples
-from fam_engine.jobs.training.order import Entries
 from fam_engine.jobs.training.peers import ALONE
 from fam_engine.jobs.training.steps import micro_batches, shared_out
 from tests.jobs.training.peer import CASES, open_examples, run_cases

@@ -144,7 +144,7 @@ def test_the_layers_that_keep_their_activations_change_no_bit(
 
 def room_for(trainable: TrainableModel, examples: Examples, policy: Policy) -> int:
     """Give the room that a micro-batch of all examples takes with a policy."""
-    batch = PackedBatch(**pack_batch(examples.spool, examples.entries))
+    batch = PackedBatch.of(examples.spool, examples.entries)
     return trainable.activation_bytes(batch, policy)
 
 

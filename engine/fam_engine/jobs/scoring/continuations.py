@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from fam_engine._rust_tokenize import Spool, plan_batches
-from fam_engine.data.packing import Int32
-from fam_engine.jobs.scoring.entries import Entries, entry_facts
+from fam_engine.data.packing import Entries, Int32, batches_of
+from fam_engine.jobs.scoring.entries import entry_facts
 from fam_engine.jobs.scoring.spooling import MAIN, EntryWriter
 from fam_engine.measure.results import TokenFacts, TopTokens
 from fam_engine.model.decoder import Decoder
@@ -72,9 +72,7 @@ def entry_continuations(
     decoder: Decoder, spool: Spool, entries: Entries, *, max_tokens: int, num_top: int = 0
 ) -> Iterator[Continuation]:
     """Compute entries of a spool, otherwise like `continuations`."""
-    plan = plan_batches(spool, entries, max_tokens=max_tokens)
-    for number in range(plan.num_batches):
-        batch = plan.batch_entries(number)
+    for batch in batches_of(plan_batches(spool, entries, max_tokens=max_tokens)):
         results = _batch(decoder, spool, batch, num_top)
         for entry, (facts, top) in zip(batch.tolist(), results, strict=True):
             yield Continuation(entry, facts, top)

@@ -13,11 +13,10 @@ from dataclasses import dataclass, fields
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from fam_engine._rust_tokenize import Spool, pack_batch, plan_batches
-from fam_engine.data.packing import ROW_GRID, PackedBatch
+from fam_engine._rust_tokenize import Spool, plan_batches
+from fam_engine.data.packing import ROW_GRID, Entries, PackedBatch, batches_of
 from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.scoring import ingest
 from fam_engine.jobs.scoring.spooling import MAIN
@@ -45,8 +44,6 @@ _INSERT_RESULT = f"INSERT OR REPLACE INTO results VALUES (?, ?{', ?' * len(METRI
 AFTER_PASS_ONE = 1 << 40
 _LEAVE_OUT = "INSERT OR IGNORE INTO quarantine VALUES (?, ?, ?, NULL, ?, ?)"
 
-Entries = npt.NDArray[np.int64]
-
 # Batches in a row that must fit before larger ones are tried again: of those at most one in so many fails.
 _FITTING_TO_GROW = 32
 
@@ -70,7 +67,7 @@ def entry_facts(
         The facts of each entry's targets, and the most probable tokens in their places, in the
         order given.
     """
-    batch = PackedBatch(**pack_batch(spool, entries))
+    batch = PackedBatch.of(spool, entries)
     facts, top = _NO_FACTS, _NO_TOP
     if batch.num_rows:
         hidden_RD, head_VD = decoder.hidden_rows(batch), decoder.weights.head_VD
@@ -89,7 +86,7 @@ def launch_entries(
     Returns:
         What waits for the facts of each entry's targets and gives them, in the order given.
     """
-    batch = PackedBatch(**pack_batch(spool, entries))
+    batch = PackedBatch.of(spool, entries)
     if not batch.num_rows:
         return lambda: [_NO_FACTS] * len(entries)
     pending = launch_token_facts(
@@ -254,8 +251,7 @@ class EntryScorer:
     def _batches(self, entries: Entries, max_tokens: int) -> list[Entries]:
         if len(entries) == 0:
             return []
-        plan = plan_batches(self.spool, entries, max_tokens=max_tokens)
-        return [plan.batch_entries(number) for number in range(plan.num_batches)]
+        return batches_of(plan_batches(self.spool, entries, max_tokens=max_tokens))
 
     def facts(self, entries: Entries) -> list[TokenFacts]:
         """Compute entries as one batch.
@@ -315,7 +311,7 @@ class EntryScorer:
         is_bad = [not np.isfinite(one.logprobs).all() for one in facts]
         if not any(is_bad):
             return {}
-        places = first_nonfinite(self.decoder, PackedBatch(**pack_batch(self.spool, entries)))
+        places = first_nonfinite(self.decoder, PackedBatch.of(self.spool, entries))
         return {
             entry: f"the model gives no finite log-prob: {place}"
             for entry, place, bad in zip(entries.tolist(), places, is_bad, strict=True)

@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fam_engine._rust_tokenize import Spool
+from fam_engine.data.packing import Entries
 from fam_engine.data.records import Record
 from fam_engine.data.turns import Message, joined_turns
 from fam_engine.errors import InputError
 from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.scoring.ingest import spool_folder
-from fam_engine.jobs.training.order import Entries
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from fam_engine.config import TrainConfig
-from fam_engine.data.packing import on_grid
+from fam_engine.data.packing import Entries, on_grid
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.progress import Progress
 from fam_engine.jobs.quarantine import quarantined_by_code
@@ -26,6 +26,8 @@ from fam_engine.jobs.training.given import Given
 from fam_engine.jobs.training.job import lora_spec, memory_plan, needs_here
 from fam_engine.jobs.training.loop import loss_settings, planned_steps
 from fam_engine.jobs.training.order import Entries, StepOrder
+from fam_engine.jobs.training.loop import TrainProgress, loss_settings, planned_steps
+from fam_engine.jobs.training.order import StepOrder
 from fam_engine.jobs.training.prepare import Prepared, prepared
 from fam_engine.jobs.training.steps import micro_batches, shared_out
 from fam_engine.jobs.training.summary import count_examples, count_flags

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from fam_engine.config import TrainConfig
+from fam_engine.data.packing import Entries
 from fam_engine.errors import DivergedError
 from fam_engine.jobs.interrupts import Interrupted
 from fam_engine.jobs.progress import Progress
@@ -27,7 +28,7 @@ from fam_engine.jobs.training.examples import Examples
 from fam_engine.jobs.training.log import SilentLog, StepReport, TrainingLog
 from fam_engine.jobs.training.losses import LossSettings
 from fam_engine.jobs.training.optim import AdamW
-from fam_engine.jobs.training.order import Entries, StepOrder, count_steps
+from fam_engine.jobs.training.order import StepOrder, count_steps
 from fam_engine.jobs.training.peers import Peers
 from fam_engine.jobs.training.schedule import Schedule, warmup_steps
 from fam_engine.jobs.training.steps import GradientMaker

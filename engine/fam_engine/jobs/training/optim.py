@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 
+from fam_engine.data.packing import on_grid
 from fam_engine.errors import CorruptStateError, DeviceError
 from fam_engine.model import ops
 
@@ -132,7 +133,7 @@ class FlatLeaves:
         size = 0
         for name, leaf in self.leaves.items():
             self.places[name] = slice(size, size + leaf.numel())
-            size += -(-leaf.numel() // _ALIGNMENT) * _ALIGNMENT
+            size += on_grid(leaf.numel(), _ALIGNMENT)
         self.values, self.gradients = next(iter(self.leaves.values())).new_zeros((2, size))
         for name, leaf in self.leaves.items():
             view = self.view(self.values, name)

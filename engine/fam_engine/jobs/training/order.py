@@ -10,11 +10,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
+
+from fam_engine.data.packing import Entries
 
 DEFAULT_EPOCHS = 3.0
-
-Entries = npt.NDArray[np.int64]
 
 # Keeps the words of the shuffle and of dropout apart.
 _SHUFFLE, _DROPOUT = 1, 2

@@ -17,13 +17,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from fam_engine._rust_tokenize import Plan, pack_batch, plan_batches
-from fam_engine.data.packing import ROW_GRID, PackedBatch
+from fam_engine._rust_tokenize import plan_batches
+from fam_engine.data.packing import ROW_GRID, Entries, PackedBatch, batches_of
 from fam_engine.errors import DeviceError
 from fam_engine.jobs.training.budget import StepPlan
 from fam_engine.jobs.training.examples import Examples
 from fam_engine.jobs.training.losses import NEEDS_BASE, LossSettings, token_weights
-from fam_engine.jobs.training.order import Entries, dropout_seed
+from fam_engine.jobs.training.order import dropout_seed
 from fam_engine.jobs.training.peers import ALONE, Peers
 from fam_engine.model.trainable import HostMemoryError, Policy, TrainableModel
 
@@ -133,7 +133,7 @@ class GradientMaker:
         sums, short = self._sums.zero_(), [0, 0, 0]
         try:
             for number, batch in self._peers.own(list(enumerate(batches))):
-                packed = PackedBatch(**pack_batch(self._examples.spool, batch))
+                packed = PackedBatch.of(self._examples.spool, batch)
                 policy = self._model.choose_policy(packed, free=plan.room, host_free=plan.host_room)
                 sums += self._micro_batch(step, number, packed, num_targets, policy)
         except torch.OutOfMemoryError as error:
@@ -180,7 +180,7 @@ def _gradient(parameter: torch.Tensor) -> torch.Tensor:
 
 def micro_batches(examples: Examples, entries: Entries, max_tokens: int) -> list[Entries]:
     """Cut entries into batches of at most so many tokens; the same set gives the same batches."""
-    return _entries_of(plan_batches(examples.spool, entries, max_tokens=max_tokens))
+    return batches_of(plan_batches(examples.spool, entries, max_tokens=max_tokens))
 
 
 def shared_out(
@@ -205,8 +205,4 @@ def shared_out(
             plan, high = smaller, middle
         else:
             low = middle + 1
-    return _entries_of(plan)
-
-
-def _entries_of(plan: Plan) -> list[Entries]:
-    return [plan.batch_entries(number) for number in range(plan.num_batches)]
+    return batches_of(plan)

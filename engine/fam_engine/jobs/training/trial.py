@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import torch
 
-from fam_engine._rust_tokenize import pack_batch
 from fam_engine.config import TrainConfig
-from fam_engine.data.packing import PackedBatch
+from fam_engine.data.packing import Entries, PackedBatch
 from fam_engine.jobs.random_model import random_decoder
 from fam_engine.jobs.scoring.stopwatch import Stopwatch
 from fam_engine.jobs.training.budget import StepPlan
 from fam_engine.jobs.training.examples import Examples
 from fam_engine.jobs.training.losses import LossSettings
-from fam_engine.jobs.training.order import Entries
 from fam_engine.jobs.training.steps import GradientMaker
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.lora import LoraSpec
@@ -54,7 +52,7 @@ def seconds_a_token(
     Returns:
         Seconds a token (prompts counted for every entry) through all layers and the head.
     """
-    batch = PackedBatch(**pack_batch(examples.spool, entries))
+    batch = PackedBatch.of(examples.spool, entries)
 
     def seconds(num_layers: int, num_whole: int) -> float:
         decoder = random_decoder(model, num_layers, config.precision, dtype, device)

@@ -6,7 +6,6 @@ perplexity. No dropout, no gradient, always the plain loss: it must mean the sam
 
 from __future__ import annotations
 
-from fam_engine._rust_tokenize import pack_batch
 from fam_engine.data.packing import PackedBatch
 from fam_engine.jobs.training.examples import Examples
 from fam_engine.jobs.training.peers import ALONE, Peers
@@ -30,7 +29,7 @@ def validation_loss(
     """
     total = 0.0
     for entries in peers.own(micro_batches(examples, examples.entries, max_tokens)):
-        batch = PackedBatch(**pack_batch(examples.spool, entries))
+        batch = PackedBatch.of(examples.spool, entries)
         total += float(model.token_nll(batch).sum())
     total = sum(row[0] for row in peers.gather([total]))
     return total / examples.num_targets(examples.entries)

@@ -32,6 +32,7 @@ from typing import Final
 
 import torch
 
+from fam_engine.data.packing import on_grid
 from fam_engine.model import ops, products
 from fam_engine.model.training.functions import Dropout
 from fam_engine.model.weights import Linear, LoraDelta, LoraPart
@@ -75,7 +76,7 @@ class AugmentedLinear:
         self.in_features = linear.in_features
         self._sources = tuple(_sources(linear, first, stop, dtype))
         self._num_ranks = self._sources[-1].ranks.stop if self._sources else 0
-        self.rank = -(-self._num_ranks // RANK_ALIGNMENT) * RANK_ALIGNMENT
+        self.rank = on_grid(self._num_ranks, RANK_ALIGNMENT)
         # A of all sources, with zeros below.
         self._stacked_A = torch.zeros(
             (self.rank, self.in_features), dtype=dtype, device=next(linear.tensors()).device

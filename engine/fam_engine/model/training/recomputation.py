@@ -37,6 +37,7 @@ from typing import Final
 
 import torch
 
+from fam_engine.data.packing import on_grid
 from fam_engine.model.checkpoint import linear_shapes
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.lora import SOURCES, LoraSpec
@@ -259,13 +260,9 @@ def scratch_bytes(config: ModelConfig, spec: LoraSpec, *, dtype: torch.dtype) ->
 def _ranks(spec: LoraSpec, sources: tuple[str, ...]) -> int:
     """Give the columns of S of a merged matrix."""
     ranks = spec.rank * sum(source.split(".")[1] in spec.target_modules for source in sources)
-    return _on_grid(ranks, RANK_ALIGNMENT)
+    return on_grid(ranks, RANK_ALIGNMENT)
 
 
 def _copied_head_dim(head_dim: int) -> int:
     small, large, limit = _HEAD_DIM_GRIDS
-    return _on_grid(head_dim, small if head_dim <= limit else large)
-
-
-def _on_grid(count: int, grid: int) -> int:
-    return -(-count // grid) * grid
+    return on_grid(head_dim, small if head_dim <= limit else large)

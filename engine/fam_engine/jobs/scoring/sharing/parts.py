@@ -10,16 +10,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fam_engine._rust_tokenize import Spool
 from fam_engine.data.files import write_text_whole, write_whole
-
-if TYPE_CHECKING:
-    # It imports torch, and who only counts parts does without.
-    from fam_engine.jobs.scoring.entries import Entries
+from fam_engine.data.packing import Entries
 
 FOLDER = "parts"
 _ENTRIES, _PLAN = "entries.npy", "plan.json"

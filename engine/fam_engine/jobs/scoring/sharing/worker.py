@@ -14,6 +14,7 @@ import numpy as np
 
 from fam_engine._rust_tokenize import Spool
 from fam_engine.config import ScoreConfig
+from fam_engine.data.packing import Entries
 from fam_engine.errors import LockedError, StorageError
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import STATE_FOLDER, check_same_job, storage_errors
@@ -21,6 +22,8 @@ from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.progress import Progress
 from fam_engine.jobs.running import load_told
 from fam_engine.jobs.scoring.entries import SCHEMA, Entries, EntryScorer, remaining_entries
+from fam_engine.jobs.running import add_spent, load_told
+from fam_engine.jobs.scoring.entries import SCHEMA, EntryScorer, remaining_entries
 from fam_engine.jobs.scoring.job import check_folder
 from fam_engine.jobs.scoring.prepare import prepared
 from fam_engine.jobs.scoring.sharing.claims import Claim, Worker, has_left, undone_parts
