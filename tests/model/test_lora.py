@@ -14,11 +14,10 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from fam_engine.errors import ModelRefusedError
-from fam_engine.model.checkpoint import load_weights
+from fam_engine.model.checkpoint import SOURCES, load_weights
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.lora import (
     HARMLESS,
-    SOURCES,
     Adapter,
     attach_adapter,
     find_config,

@@ -10,10 +10,9 @@ from dataclasses import replace
 import torch
 
 from fam_engine.config import Precision
-from fam_engine.model.checkpoint import linear_shapes
+from fam_engine.model.checkpoint import SOURCES, linear_shapes
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.decoder import Decoder
-from fam_engine.model.lora import SOURCES
 from fam_engine.model.nf4 import BLOCK_SIZE, NESTED_BLOCK_SIZE
 from fam_engine.model.ops import NF4Weight
 from fam_engine.model.weights import LayerWeights, Linear, Weights

@@ -41,6 +41,13 @@ CODE: Final = "E_MODEL_TENSOR"
 EMBED: Final = "model.embed_tokens.weight"
 HEAD: Final = "lm_head.weight"
 FINAL_NORM: Final = "model.norm.weight"
+# The merged matrices of a layer and the sources that fill their rows.
+SOURCES: Final[dict[str, tuple[str, ...]]] = {
+    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "o": ("self_attn.o_proj",),
+    "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
+    "down": ("mlp.down_proj",),
+}
 _FLOATS: Final = (torch.bfloat16, torch.float16, torch.float32)
 _STORAGE: Final = {"nf4": torch.bfloat16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -157,6 +164,24 @@ def linear_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
     }
 
 
+def merged_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
+    """Give the shapes (N, K) of a layer's merged matrices by the names of `SOURCES`."""
+    shapes = linear_shapes(config)
+    return {
+        name: (sum(shapes[source][0] for source in sources), shapes[sources[0]][1])
+        for name, sources in SOURCES.items()
+    }
+
+
+def module_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
+    """Give the shapes (N, K) of all layers' matrices by names like `model.layers.0.self_attn.q_proj`."""
+    return {
+        f"model.layers.{index}.{module}": shape
+        for index in range(config.num_layers)
+        for module, shape in linear_shapes(config).items()
+    }
+
+
 def has_bias(config: ModelConfig, module: str) -> bool:
     """Whether one of the seven matrices has a bias."""
     if module == "self_attn.o_proj":
@@ -222,10 +247,7 @@ class CheckpointReader:
         return LayerWeights(
             input_norm_D=self.vector(f"{prefix}input_layernorm.weight"),
             post_norm_D=self.vector(f"{prefix}post_attention_layernorm.weight"),
-            qkv=self.linear(prefix, [f"self_attn.{name}_proj" for name in "qkv"]),
-            o=self.linear(prefix, ["self_attn.o_proj"]),
-            gate_up=self.linear(prefix, ["mlp.gate_proj", "mlp.up_proj"]),
-            down=self.linear(prefix, ["mlp.down_proj"]),
+            **{name: self.linear(prefix, sources) for name, sources in SOURCES.items()},
             q_norm=self.vector(f"{attention}q_norm.weight") if qk_norm else None,
             k_norm=self.vector(f"{attention}k_norm.weight") if qk_norm else None,
         )
@@ -258,7 +280,7 @@ class CheckpointReader:
         name = f"{module}.weight"
         if not _is_quantized(name, self.config):
             return quantize(self.read(name, None))
-        shape = linear_shapes(self.config)[module.split(".", 3)[3]]
+        shape = module_shapes(self.config)[module]
         parts = {end: read_tensor(self.tensors[f"{name}.{end}"]) for end in PART_NAMES}
         parts["weight"] = self._fetch(name)
         return from_checkpoint(name, parts, shape).to(self.device)

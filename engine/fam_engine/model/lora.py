@@ -22,7 +22,7 @@ import torch
 from fam_engine.data.plain_files import plain_file, read_json_object
 from fam_engine.errors import ModelRefusedError, UsageError
 from fam_engine.model.adapter_files import CONFIG_FILE, TENSORS_FILE
-from fam_engine.model.checkpoint import linear_shapes
+from fam_engine.model.checkpoint import SOURCES, linear_shapes, module_shapes
 from fam_engine.model.fields import Fields
 from fam_engine.model.fingerprint import check_base
 from fam_engine.model.safetensors_files import read_header, read_tensor
@@ -38,13 +38,6 @@ if TYPE_CHECKING:
 CODE: Final = "E_ADAPTER"
 MAX_RANK: Final = 4096
 _FLOATS: Final = (torch.bfloat16, torch.float16, torch.float32)
-# The merged matrices of a layer and the sources that fill their rows.
-SOURCES: Final[dict[str, tuple[str, ...]]] = {
-    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "o": ("self_attn.o_proj",),
-    "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
-    "down": ("mlp.down_proj",),
-}
 
 # Name -> why leaving it aside cannot change a score.
 HARMLESS: Final[dict[str, str]] = {
@@ -144,14 +137,13 @@ class LoraSpec:
         """Return the factor of B @ A."""
         return scaling_of(rank=self.rank, alpha=self.alpha, use_rslora=self.use_rslora)
 
-    def modules(self, config: ModelConfig) -> list[str]:
-        """Give the full names of the matrices it changes, layer after layer."""
-        return [
-            f"model.layers.{index}.{module}"
-            for index in range(config.num_layers)
-            for module in linear_shapes(config)
-            if module.split(".")[1] in self.target_modules
-        ]
+    def modules(self, config: ModelConfig) -> dict[str, tuple[int, int]]:
+        """Give the shapes (N, K) of the matrices it changes by their full names, layer after layer."""
+        return {
+            module: shape
+            for module, shape in module_shapes(config).items()
+            if module.rpartition(".")[2] in self.target_modules
+        }
 
 
 def scaling_of(*, rank: int, alpha: float, use_rslora: bool) -> float:
@@ -265,11 +257,7 @@ def attach_adapter(
 def _read_targets(fields: Fields, config: ModelConfig) -> dict[str, tuple[int, int]]:
     """Give the full names and shapes (N, K) of the modules `target_modules` means."""
     targets = fields.get("target_modules")
-    shapes = {
-        f"model.layers.{index}.{module}": shape
-        for index in range(config.num_layers)
-        for module, shape in linear_shapes(config).items()
-    }
+    shapes = module_shapes(config)
     if targets == "all-linear":
         return shapes
     if not isinstance(targets, list) or not targets:

@@ -10,6 +10,7 @@ workspaces of libraries: for these a share of what is free is left over.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from typing import Final
 import torch
 
 from fam_engine.data.packing import ROW_GRID, on_grid
+from fam_engine.model.checkpoint import linear_shapes, merged_shapes
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.products import mlp_rows
 from fam_engine.model.varlen_plan import KEYS_PER_TOKEN
@@ -43,7 +45,11 @@ _HEAD_COLUMNS = 8192
 
 def weight_bytes(config: ModelConfig, precision: str, compute_dtype: torch.dtype) -> int:
     """Give the bytes the loaded weights take, with memory for one matrix in the compute dtype where they need it."""
-    scratch = max(_matrix_sizes(config)) * compute_dtype.itemsize if precision == "nf4" else 0
+    scratch = (
+        max(map(math.prod, merged_shapes(config).values())) * compute_dtype.itemsize
+        if precision == "nf4"
+        else 0
+    )
     return stored_bytes(config, precision) + scratch
 
 
@@ -53,20 +59,8 @@ def stored_bytes(config: ModelConfig, precision: str) -> int:
     tables = c.vocab_size * c.hidden_size * (1 if c.tie_word_embeddings else 2)
     dense = 4 if precision == "fp32" else 2
     a_weight = _NF4_BYTES if precision == "nf4" else dense
-    return int(c.num_layers * sum(_matrix_sizes(c)) * a_weight + tables * dense)
-
-
-def _matrix_sizes(config: ModelConfig) -> tuple[int, ...]:
-    """Give the weights in each merged matrix of a layer."""
-    c = config
-    width = c.num_attention_heads * c.head_dim
-    kv_width = c.num_key_value_heads * c.head_dim
-    return (
-        c.hidden_size * (width + 2 * kv_width),
-        c.hidden_size * width,
-        2 * c.hidden_size * c.intermediate_size,
-        c.hidden_size * c.intermediate_size,
-    )
+    layer = sum(map(math.prod, linear_shapes(c).values()))
+    return int(c.num_layers * layer * a_weight + tables * dense)
 
 
 def batch_bytes(

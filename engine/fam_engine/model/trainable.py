@@ -19,7 +19,6 @@ from functools import cached_property
 import torch
 
 from fam_engine.data.packing import PackedBatch
-from fam_engine.model.checkpoint import linear_shapes
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.lora import Adapter, LoraSpec, attach_adapter, tensor_name
@@ -208,10 +207,8 @@ def _first_values(spec: LoraSpec, config: ModelConfig, seed: int) -> dict[str, t
     on the CPU, so that they are the same for every device.
     """
     generator = torch.Generator().manual_seed(seed)
-    shapes = linear_shapes(config)
     values = {}
-    for module in spec.modules(config):
-        num_rows, num_columns = shapes[module.split(".", 3)[3]]
+    for module, (num_rows, num_columns) in spec.modules(config).items():
         bound = 1 / math.sqrt(num_columns)
         lora_A = torch.empty((spec.rank, num_columns)).uniform_(-bound, bound, generator=generator)
         values[tensor_name(module, "A")] = lora_A

@@ -23,7 +23,6 @@ import torch
 from fam_engine.data.packing import ROW_GRID, on_grid
 from fam_engine.errors import DeviceError
 from fam_engine.jobs.training.optim import OptimizerName
-from fam_engine.model.checkpoint import linear_shapes
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.lora import LoraSpec
 from fam_engine.model.memory import free_bytes, stored_bytes
@@ -278,9 +277,7 @@ def host_share(device: torch.device, num_processes: int) -> int:
 
 def num_trainable(config: ModelConfig, spec: LoraSpec) -> int:
     """Give the number of trained parameters."""
-    shapes = linear_shapes(config)
-    sizes = (sum(shapes[module.split(".", 3)[3]]) for module in spec.modules(config))
-    return spec.rank * sum(sizes)
+    return spec.rank * sum(map(sum, spec.modules(config).values()))
 
 
 def _plan(needs: MemoryNeeds, batch: BatchShape, policy: Policy, step: StepPlan) -> MemoryPlan:

@@ -38,9 +38,9 @@ from typing import Final
 import torch
 
 from fam_engine.data.packing import on_grid
-from fam_engine.model.checkpoint import linear_shapes
+from fam_engine.model.checkpoint import SOURCES, merged_shapes
 from fam_engine.model.config import ModelConfig
-from fam_engine.model.lora import SOURCES, LoraSpec
+from fam_engine.model.lora import LoraSpec
 from fam_engine.model.training.augmented import RANK_ALIGNMENT
 from fam_engine.model.training.forward import attention_dtype
 
@@ -248,11 +248,9 @@ def scratch_bytes(config: ModelConfig, spec: LoraSpec, *, dtype: torch.dtype) ->
         spec: The adapter's form.
         dtype: The compute dtype.
     """
-    shapes = linear_shapes(config)
     sizes = []
-    for sources in SOURCES.values():
-        n, k = sum(shapes[source][0] for source in sources), shapes[sources[0]][1]
-        r = _ranks(spec, sources)
+    for name, (n, k) in merged_shapes(config).items():
+        r = _ranks(spec, SOURCES[name])
         sizes.append(max(n * (k + r), (n + r) * k))
     return max(sizes) * dtype.itemsize
 
