@@ -1,6 +1,6 @@
 """What the walk through the layers needs to know of a batch, on the device, where it gets in one copy.
 
-In: a `PackedBatch`. Out: `DeviceBatch`: ids, positions, targets, the rows that predict, each layer's
+In: a `PackedBatch`. Out: `TrainingBatch`: ids, positions, targets, the rows that predict, each layer's
 attention. On a GPU nothing that follows waits for the device.
 
 Letters: T tokens, R rows that predict, S rows that were taken.
@@ -36,7 +36,7 @@ class ChosenRows:
 
 
 @dataclass(frozen=True)
-class DeviceBatch:
+class TrainingBatch:
     """A batch on the device.
 
     Attributes:
@@ -55,9 +55,9 @@ class DeviceBatch:
     attention: Callable[[int | None, bool], Attention]
 
 
-def on_device(
+def send_batch(
     batch: PackedBatch, device: torch.device, *, head_dim: int, attention_dtype: torch.dtype
-) -> DeviceBatch:
+) -> TrainingBatch:
     """Plan a batch and send it.
 
     Args:
@@ -77,7 +77,7 @@ def on_device(
     else:
         attention = _in_one_call(steps, iter(rest))
     chosen = ChosenRows(rows_R, RowSums(places, starts))
-    return DeviceBatch(ids, positions, targets, chosen, attention)
+    return TrainingBatch(ids, positions, targets, chosen, attention)
 
 
 def _takes_one_call(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:

@@ -26,7 +26,7 @@ from fam_engine.model.config import ModelConfig
 from fam_engine.model.decoder import check_ids
 from fam_engine.model.rope import RopeTables
 from fam_engine.model.training.augmented import take_leaves
-from fam_engine.model.training.batch import DeviceBatch, on_device
+from fam_engine.model.training.batch import TrainingBatch, send_batch
 from fam_engine.model.training.forward import attention_dtype
 from fam_engine.model.training.functions import Dropout
 from fam_engine.model.training.heads import LayerBatch, normed_into
@@ -131,10 +131,10 @@ class PlannedTraining:
 
     def _begin(
         self, batch: PackedBatch, dropout: Dropout
-    ) -> tuple[DeviceBatch, torch.Tensor, list[LayerBatch], torch.Tensor]:
+    ) -> tuple[TrainingBatch, torch.Tensor, list[LayerBatch], torch.Tensor]:
         """Give the batch on the device, the first layer's input [T, D], the call of every layer, scratch memory."""
         check_ids(batch, self._config)
-        given = on_device(
+        given = send_batch(
             batch,
             self._device,
             head_dim=self._config.head_dim,
@@ -146,7 +146,9 @@ class PlannedTraining:
         calls = self._calls(given, batch.num_positions, dropout)
         return given, x_TD, calls, self._scratch.reserve(self._scratch_values)
 
-    def _calls(self, given: DeviceBatch, num_positions: int, dropout: Dropout) -> list[LayerBatch]:
+    def _calls(
+        self, given: TrainingBatch, num_positions: int, dropout: Dropout
+    ) -> list[LayerBatch]:
         """Give the call of every layer: the last has queries for the rows that predict only."""
         of_layers = self._rope.look_up(given.position_ids, num_positions=num_positions)
         tables = [[of_tokens] for of_tokens in of_layers]
@@ -164,7 +166,7 @@ class PlannedTraining:
         ]
 
     def _head(
-        self, x_RD: torch.Tensor, given: DeviceBatch, weigh: Weigh
+        self, x_RD: torch.Tensor, given: TrainingBatch, weigh: Weigh
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Give the tokens' losses, and the gradient of the last layer's output [R, D]."""
         normed_RD, rstd_R = self._final_norm(x_RD)
@@ -183,7 +185,7 @@ class PlannedTraining:
         return normed_RD, normed_into(x_RD, norm_D, eps=eps, out=normed_RD)
 
     def _losses(
-        self, normed_RD: torch.Tensor, given: DeviceBatch, *, with_gradient: bool
+        self, normed_RD: torch.Tensor, given: TrainingBatch, *, with_gradient: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         targets_R = given.targets.to(torch.int64)
         return ops.linear_cross_entropy(
