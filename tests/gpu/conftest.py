@@ -8,8 +8,7 @@ import shutil
 import pytest
 from safetensors.torch import load_file, save_file
 
-from fam_engine.embedded import DEMO_RECORDS
-from fam_engine.model.loading import EMBEDDED_FOLDER
+from fam_engine.embedded import DEMO_RECORDS, MODEL
 from tests.simulated.gpu import is_simulated
 
 
@@ -19,7 +18,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     if not is_simulated():
         return "embedded"
     folder = tmp_path_factory.mktemp("one-layer")
-    shutil.copytree(EMBEDDED_FOLDER, folder, dirs_exist_ok=True)
+    shutil.copytree(MODEL, folder, dirs_exist_ok=True)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
     tensors = load_file(folder / "model.safetensors")

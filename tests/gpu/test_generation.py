@@ -8,18 +8,20 @@ import numpy as np
 import pytest
 import torch
 
+from fam_engine.config import Precision
 from fam_engine.data.records import Message
 from fam_engine.data.tokenizer import TextEncoder
-from fam_engine.embedded import DEMO_RECORDS
+from fam_engine.embedded import DEMO_RECORDS, MODEL
 from fam_engine.kernels import launching
 from fam_engine.kernels.cached_attention import cached_attention
 from fam_engine.kernels.cached_attention_triton import cached_attention as cached_attention_triton
 from fam_engine.model.decoder import Decoder
+from fam_engine.model.devices import ComputeDtype
 from fam_engine.model.generation import batching, stepping
 from fam_engine.model.generation.generator import Generator
 from fam_engine.model.generation.requests import Request, Sampling
 from fam_engine.model.generation.stepping import Stepper
-from fam_engine.model.loading import EMBEDDED_FOLDER, ComputeDtype, Precision, load_model
+from fam_engine.model.loading import load_model
 from tests.kernels.newest import take_newest
 from tests.simulated.gpu import is_simulated
 
@@ -33,7 +35,7 @@ REAL = pytest.mark.real_gpu
 
 @pytest.fixture(scope="module")
 def encoder() -> TextEncoder:
-    return TextEncoder(EMBEDDED_FOLDER)
+    return TextEncoder(MODEL)
 
 
 @pytest.fixture(scope="module")

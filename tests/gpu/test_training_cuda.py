@@ -8,11 +8,12 @@ from typing import TypeAlias
 import pytest
 import torch
 
+from fam_engine.config import Precision
 from fam_engine.data.packing import PackedBatch
 from fam_engine.jobs.training.loop import load_parameters
 from fam_engine.jobs.training.optim import AdamW
-from fam_engine.model.checkpoint import Precision
-from fam_engine.model.loading import ComputeDtype, load_model
+from fam_engine.model.devices import ComputeDtype
+from fam_engine.model.loading import load_model
 from fam_engine.model.trainable import LoraSpec, Policy, TrainableModel
 from fam_engine.model.training import layer_inputs
 from tests.model.conftest import TinyCheckpoint, tiny_checkpoint

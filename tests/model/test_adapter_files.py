@@ -12,10 +12,11 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
+from fam_engine.config import Precision
 from fam_engine.model.adapter_files import save_adapter
-from fam_engine.model.checkpoint import Precision
 from fam_engine.model.config import ModelConfig
-from fam_engine.model.loading import ComputeDtype, load_model
+from fam_engine.model.devices import ComputeDtype
+from fam_engine.model.loading import load_model
 from fam_engine.model.lora import LoraSpec, load_adapter
 from tests.model.conftest import TinyCheckpoint
 from tests.model.packing_reference import pack_reference

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from fam_engine.model.checkpoint import Precision
+from fam_engine.config import Precision
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.loading import load_model

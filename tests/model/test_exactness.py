@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 
+from fam_engine.config import Precision
 from fam_engine.measure.results import TokenFacts
-from fam_engine.model.checkpoint import Precision
 from fam_engine.model.decoder import Decoder
-from fam_engine.model.loading import ComputeDtype, load_model
+from fam_engine.model.devices import ComputeDtype
+from fam_engine.model.loading import load_model
 from fam_engine.model.logprobs import token_facts
 from tests.model.conftest import TinyCheckpoint
 from tests.model.packing_reference import Entry, pack_reference

@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fam_engine.config import Precision
 from fam_engine.errors import DeviceError
 from fam_engine.model import ops, products
-from fam_engine.model.checkpoint import Precision
 from fam_engine.model.decoder import Decoder
+from fam_engine.model.devices import ComputeDtype
 from fam_engine.model.exactness import check_exact
-from fam_engine.model.loading import ComputeDtype, load_model
+from fam_engine.model.loading import load_model
 from tests.model.conftest import TinyCheckpoint
 from tests.model.packing_reference import pack_reference
 from tests.model.plain import facts_of, random_entries

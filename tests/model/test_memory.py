@@ -14,7 +14,8 @@ import torch
 from fam_engine.model import memory, ops
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.decoder import Decoder
-from fam_engine.model.loading import ComputeDtype, load_model
+from fam_engine.model.devices import ComputeDtype
+from fam_engine.model.loading import load_model
 from fam_engine.model.logprobs import token_facts
 from fam_engine.model.memory import (
     CONTEXT_BYTES,

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from fam_engine.model.checkpoint import Precision
-from fam_engine.model.loading import ComputeDtype, load_model
+from fam_engine.config import Precision
+from fam_engine.model.devices import ComputeDtype
+from fam_engine.model.loading import load_model
 from tests.model.conftest import TinyCheckpoint
 from tests.model.packing_reference import pack_reference
 from tests.model.plain import random_entries

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fam_engine.config import Precision
 from fam_engine.data.packing import NO_PARENT, PackedBatch
 from fam_engine.model import ops, varlen_plan
-from fam_engine.model.checkpoint import Precision
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.loading import load_model
 from fam_engine.model.varlen_plan import Sequences, VarlenPlan, on_device, send

@@ -23,9 +23,10 @@ from fam_engine.data.tokenizer_files import read_config, token_text
 from fam_engine.errors import UsageError
 from fam_engine.jobs.scoring.continuations import Continuation, Pair, continuations
 from fam_engine.jobs.scoring.sources import check_adapter
+from fam_engine.model.folders import resolve_model
 from fam_engine.model.generation.generator import Generator
 from fam_engine.model.generation.requests import Completion, Request, Sampling
-from fam_engine.model.loading import load_model, resolve_model
+from fam_engine.model.loading import load_model
 from fam_engine.model.memory import default_tokens_per_batch
 
 

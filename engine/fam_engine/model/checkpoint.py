@@ -18,10 +18,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Final, Literal, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import torch
 
+from fam_engine.config import Precision
 from fam_engine.errors import ModelRefusedError
 from fam_engine.model.fingerprint import fingerprint
 from fam_engine.model.nf4 import PART_NAMES, from_checkpoint, quantize
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
     from fam_engine.model.config import ModelConfig
 
-Precision = Literal["nf4", "bf16", "fp32"]
 CODE: Final = "E_MODEL_TENSOR"
 EMBED: Final = "model.embed_tokens.weight"
 HEAD: Final = "lm_head.weight"

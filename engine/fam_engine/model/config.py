@@ -172,8 +172,8 @@ class ModelConfig:
             sliding_windows=read_windows(fields, model_type, uses_rope),
             max_position_embeddings=max_positions,
             quantization=_read_quantization(fields),
-            bos_token_id=next(iter(_read_token_ids(fields, "bos_token_id", vocab_size)), None),
-            eos_token_ids=_read_token_ids(fields, "eos_token_id", vocab_size),
+            bos_token_id=next(iter(read_token_ids(fields, "bos_token_id", vocab_size)), None),
+            eos_token_ids=read_token_ids(fields, "eos_token_id", vocab_size),
         )
         fields.finish(HARMLESS)
         return config
@@ -291,7 +291,7 @@ def _read_quantization(fields: Fields) -> Literal["bnb-nf4"] | None:
     return "bnb-nf4"
 
 
-def _read_token_ids(fields: Fields, name: str, vocab_size: int) -> tuple[int, ...]:
+def read_token_ids(fields: Fields, name: str, vocab_size: int) -> tuple[int, ...]:
     """Read a token id or a list of them; null is none."""
     value = fields.get(name, None)
     ids = value if isinstance(value, list) else [] if value is None else [value]

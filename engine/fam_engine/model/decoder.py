@@ -38,10 +38,10 @@ from functools import partial
 
 import torch
 
+from fam_engine.config import Precision
 from fam_engine.data.packing import PackedBatch
 from fam_engine.errors import ModelRefusedError
 from fam_engine.model import ops, products
-from fam_engine.model.checkpoint import Precision
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.rope import RopeTables, Tables
 from fam_engine.model.segments import AttentionPlan

@@ -1,46 +1,34 @@
-"""From a name to a model ready to score: finds the folder, chooses device and dtype, loads.
+"""From a model's folder to a model ready to score, or to what is wrong with it.
 
-In: a folder, `embedded`, or (only with `download`) a Hugging Face id. Out: a `Decoder`.
-
-Offline by default: a name that is no folder is refused, never looked up, so a run cannot depend on
-what a server says today. With `download` the id is resolved to a commit, which the caller records.
-What the machine cannot do is refused, never replaced: `cuda` without a GPU is an error; only `auto`
-chooses, bf16 where the device multiplies it natively and fp32 elsewhere.
+In: a folder or `embedded` (`folders`), the choice of precision, dtype and device (`devices`). Out: a `Decoder`, on its
+device. What it needs of a GPU is compared with what is free there before minutes of reading.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import get_args
 
 import torch
 
-from fam_engine.config import nearest
-from fam_engine.data.plain_files import may_open, plain_file, read_json_object
-from fam_engine.errors import DeviceError, ModelRefusedError, StorageError, UsageError
-from fam_engine.model.checkpoint import Precision, check_tensors, load_weights
-from fam_engine.model.config import ModelConfig
+from fam_engine.config import Device, Precision
+from fam_engine.data.plain_files import plain_file, read_json_object
+from fam_engine.errors import DeviceError, UsageError
+from fam_engine.model.checkpoint import check_tensors, load_weights
+from fam_engine.model.config import CODE, ModelConfig, read_token_ids
 from fam_engine.model.decoder import Decoder
+from fam_engine.model.devices import ComputeDtype, choose_compute_dtype, choose_device
 from fam_engine.model.exactness import check_exact
+from fam_engine.model.fields import Fields
 from fam_engine.model.fingerprint import fingerprint
+from fam_engine.model.folders import resolve_model
 from fam_engine.model.lora import Adapter, attach_adapter, load_adapter
 from fam_engine.model.memory import free_bytes, weight_bytes
 
-ComputeDtype = Literal["auto", "bf16", "fp32", "fp64"]
-Device = Literal["auto", "cpu", "cuda"]
-EMBEDDED: Final = "embedded"
-EMBEDDED_FOLDER: Final = Path(__file__).parents[1] / "embedded" / "model"
-# Everything a model's folder may give us to read; the rest is neither fetched nor hashed.
-SUFFIXES: Final = (".safetensors", ".json", ".txt", ".model", ".jinja")
-_DTYPES: Final = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp64": torch.float64}
 # Processes that have loaded a model: threads of torch and of the tokenizer do not survive a fork.
 _loaded_in: set[int] = set()
-_HUB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 
 
 def lacks_threads() -> bool:
@@ -154,15 +142,12 @@ def _check_memory(
 
 def _with_generation_ends(config: ModelConfig, folder: Path) -> ModelConfig:
     """Add the end tokens that generation_config.json names: chat models often have more there."""
-    code, name = "E_MODEL_CONFIG", "generation_config.json"
+    name = "generation_config.json"
     if not (folder / name).exists():
         return config
-    path = plain_file(folder, name, code=code)
-    value = read_json_object(path, code=code).get("eos_token_id")
-    ids = value if isinstance(value, list) else [] if value is None else [value]
-    if any(type(token) is not int or not 0 <= token < config.vocab_size for token in ids):
-        message = f"`eos_token_id` is {value!r}; supported: ids from 0 to {config.vocab_size - 1}"
-        raise ModelRefusedError(message, code=code, where=str(path))
+    path = plain_file(folder, name, code=CODE)
+    fields = Fields(read_json_object(path, code=CODE), where=str(path), code=CODE)
+    ids = read_token_ids(fields, "eos_token_id", config.vocab_size)
     return replace(config, eos_token_ids=tuple(dict.fromkeys((*config.eos_token_ids, *ids))))
 
 
@@ -184,129 +169,3 @@ def with_adapter(decoder: Decoder, adapter: str | Path | None) -> Decoder:
     return decoder.with_weights(
         attach_adapter(decoder.weights, loaded, config, device=decoder.device)
     )
-
-
-def resolve_model(model: str | Path, *, download: bool) -> tuple[Path, str | None]:
-    """Find a model's folder.
-
-    Args:
-        model: A folder, `embedded`, or with `download` the id of a repository on the hub.
-        download: Whether an id that is no folder may be fetched.
-
-    Returns:
-        The folder, and the commit it was fetched at if it was.
-
-    Raises:
-        ModelRefusedError: Neither a folder nor, with `download`, to be had from the hub.
-    """
-    if not isinstance(model, str | os.PathLike):  # as of other programs
-        message = (
-            f"a value of type {type(model).__name__} was given, expected a folder or `{EMBEDDED}`"
-        )
-        raise ModelRefusedError(message, code="E_MODEL_NOT_FOUND")
-    if str(model) == EMBEDDED:
-        return EMBEDDED_FOLDER, None
-    folder = Path(model)
-    if folder.is_dir():
-        return folder, None
-    is_hub_id = _HUB_ID.fullmatch(str(model)) is not None
-    if download and is_hub_id:
-        return _download(str(model))
-    message = f"`{model}` is not a folder{nearest(str(model), [EMBEDDED])}"
-    hint = "add --download to fetch it from the hub" if is_hub_id else "check the path"
-    raise ModelRefusedError(message, code="E_MODEL_NOT_FOUND", hint=hint)
-
-
-def _download(hub_id: str) -> tuple[Path, str]:
-    """Fetch the files we read of a repository, at the commit its main branch has now."""
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError
-
-    patterns = [f"*{suffix}" for suffix in SUFFIXES]
-    try:
-        folder = Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=patterns))
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        message = f"`{hub_id}` could not be downloaded: {error}"
-        hint = "check the id, the network, and whether the model asks for a login"
-        raise ModelRefusedError(message, code="E_MODEL_DOWNLOAD", hint=hint) from error
-    return folder, folder.name  # .../snapshots/<commit>
-
-
-def hash_model(folder: Path) -> str:
-    """Give one SHA-256 over the names and bytes of all files of a model or adapter we may read.
-
-    Args:
-        folder: Its folder.
-
-    Raises:
-        ModelRefusedError: No such folder.
-        StorageError: A file that cannot be read.
-    """
-    if not folder.is_dir():
-        raise ModelRefusedError(f"`{folder}` is not a folder", code="E_MODEL_NOT_FOUND")
-    try:
-        paths = sorted(folder.iterdir())
-        files = [path for path in paths if path.suffix in SUFFIXES and may_open(path)]
-        with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter's lock
-            digests = list(pool.map(_hash_file, files))
-    except OSError as error:
-        message = f"cannot be read: {error.strerror}"
-        raise StorageError(message, code="E_MODEL_READ", where=str(error.filename)) from error
-    total = hashlib.sha256()
-    for path, digest in zip(files, digests, strict=True):
-        total.update(f"{path.name}\n{digest}\n".encode())
-    return total.hexdigest()
-
-
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def choose_device(device: Device) -> torch.device:
-    """Give the device: `auto` is the GPU if there is one.
-
-    Raises:
-        DeviceError: `cuda` where torch sees no GPU.
-    """
-    has_gpu = torch.cuda.is_available()
-    if device == "cuda" and not has_gpu:
-        message = "no NVIDIA GPU that torch can use; `cuda` was asked for"
-        raise DeviceError(message, code="E_DEVICE", hint="use --device cpu, or check nvidia-smi")
-    return torch.device("cuda" if device == "cuda" or (device == "auto" and has_gpu) else "cpu")
-
-
-def choose_compute_dtype(
-    compute_dtype: ComputeDtype, *, precision: Precision, device: torch.device
-) -> torch.dtype:
-    """Give the dtype matrices are multiplied in.
-
-    Raises:
-        UsageError: bf16 with precision fp32, which would round what was asked to be exact.
-    """
-    if precision == "fp32":
-        if compute_dtype == "bf16":
-            message = "compute dtype bf16 would round the weights of precision fp32"
-            hint = "use --precision bf16, or --compute-dtype fp32"
-            raise UsageError(message, code="E_COMPUTE_DTYPE", hint=hint)
-        return torch.float64 if compute_dtype == "fp64" else torch.float32
-    if compute_dtype != "auto":
-        return _DTYPES[compute_dtype]
-    return torch.bfloat16 if has_native_bf16(device) else torch.float32
-
-
-def card_compute_dtype(compute_dtype: ComputeDtype, *, precision: Precision) -> torch.dtype:
-    """Give the same for a GPU that need not be here: all that are sold now multiply bf16."""
-    if compute_dtype == "auto" and precision != "fp32":
-        return torch.bfloat16
-    return choose_compute_dtype(compute_dtype, precision=precision, device=torch.device("cuda"))
-
-
-def has_native_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 in hardware (Ampere and later; AVX512-BF16, AMX)."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device)[0] >= 8
-    if not hasattr(torch.cpu, "get_capabilities"):  # an older torch tells of AVX512-BF16 only
-        return bool(torch.cpu._is_avx512_bf16_supported())
-    capabilities = torch.cpu.get_capabilities()
-    return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))

@@ -25,12 +25,13 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import torch
 
+from fam_engine.config import Precision
 from fam_engine.data.files import write_folder_whole
 from fam_engine.data.plain_files import plain_file, read_json_object
 from fam_engine.data.templates import MORE_TEMPLATES, TOOL_TEMPLATE, tool_template
 from fam_engine.errors import ModelRefusedError, StorageError, UsageError
 from fam_engine.model import ops
-from fam_engine.model.checkpoint import CheckpointReader, Precision, check_tensors, expected_shapes
+from fam_engine.model.checkpoint import CheckpointReader, check_tensors, expected_shapes
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.fingerprint import fingerprint
 from fam_engine.model.lora import Adapter, load_adapter

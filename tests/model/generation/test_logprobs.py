@@ -11,13 +11,13 @@ import torch
 
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.data.turns import Message
-from fam_engine.embedded import DEMO_RECORDS
+from fam_engine.embedded import DEMO_RECORDS, MODEL
 from fam_engine.jobs.scoring.continuations import continuations
 from fam_engine.jobs.scoring.scorer import Scorer
 from fam_engine.model.generation.generator import Generator
 from fam_engine.model.generation.requests import Request, Sampling
 from fam_engine.model.generation.sampling import chosen_logprobs
-from fam_engine.model.loading import EMBEDDED_FOLDER, load_model
+from fam_engine.model.loading import load_model
 from tests.model.generation.conftest import Load, random_requests
 
 # In fp32, nats: attention sums for one query in another order than for many, and so does the head.
@@ -51,7 +51,7 @@ def test_equal_a_scoring_pass_over_the_same_ids(
 
 
 def test_equal_the_score_of_the_same_text() -> None:
-    encoder = TextEncoder(EMBEDDED_FOLDER)
+    encoder = TextEncoder(MODEL)
     lines = DEMO_RECORDS.read_text(encoding="utf-8").splitlines()[:12]
     prompts = [json.loads(line)["prompt"] for line in lines]
     contexts = [encoder.encode_context([Message("user", text)], text) for text in prompts]

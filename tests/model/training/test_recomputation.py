@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fam_engine.kernels import chunking, linear_cross_entropy_triton, lora_backward, mm_fp32, swiglu
 from fam_engine.model.config import ModelConfig
-from fam_engine.model.loading import ComputeDtype, load_model
+from fam_engine.model.devices import ComputeDtype
+from fam_engine.model.loading import load_model
 from fam_engine.model.lora import LoraSpec
 from fam_engine.model.training import layer_inputs, recomputation
 from fam_engine.model.training.recomputation import (

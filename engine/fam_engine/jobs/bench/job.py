@@ -19,7 +19,8 @@ from fam_engine.jobs.bench.workloads import WORKLOADS, Measured
 from fam_engine.jobs.journal import storage_errors
 from fam_engine.jobs.progress import Progress
 from fam_engine.measure.timing import Change, Timing
-from fam_engine.model.loading import choose_device, hash_model, resolve_model
+from fam_engine.model.devices import choose_device
+from fam_engine.model.folders import hash_model, resolve_model
 
 
 @dataclass(frozen=True)

@@ -233,7 +233,7 @@ def demo_records(limit: int | None = None) -> list[dict[str, Any]]:
 
 
 def _model_folder(config: BenchConfig) -> Path:
-    from fam_engine.model.loading import resolve_model
+    from fam_engine.model.folders import resolve_model
 
     folder, _ = resolve_model(config.model, download=config.download)
     return folder

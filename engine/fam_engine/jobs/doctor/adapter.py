@@ -18,7 +18,7 @@ from fam_engine.model.adapter_consumers import CONSUMERS, Objection, objections,
 from fam_engine.model.adapter_files import CONFIG_FILE, TENSORS_FILE
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.fingerprint import fingerprint
-from fam_engine.model.loading import resolve_model
+from fam_engine.model.folders import resolve_model
 from fam_engine.model.lora import CODE, load_adapter
 from fam_engine.model.safetensors_files import TensorInfo, list_tensors, read_header
 

@@ -19,7 +19,7 @@ from fam_engine.config import Device
 from fam_engine.errors import DeviceError
 from fam_engine.jobs.bench.machine import device_name
 from fam_engine.jobs.doctor.checks import Check
-from fam_engine.model.loading import choose_device, has_native_bf16
+from fam_engine.model.devices import choose_device, has_native_bf16
 from fam_engine.model.memory import free_bytes
 
 _CPU: Final = torch.device("cpu")

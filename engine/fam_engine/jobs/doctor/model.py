@@ -20,7 +20,8 @@ from fam_engine.jobs.doctor.checks import Check, refused_check
 from fam_engine.model import ops
 from fam_engine.model.checkpoint import check_tensors
 from fam_engine.model.config import ModelConfig
-from fam_engine.model.loading import choose_compute_dtype, choose_device, resolve_model
+from fam_engine.model.devices import choose_compute_dtype, choose_device
+from fam_engine.model.folders import resolve_model
 from fam_engine.model.memory import free_bytes, weight_bytes
 
 _PRECISION: Final = "nf4"

@@ -15,7 +15,7 @@ from fam_engine.errors import UsageError
 from fam_engine.jobs.data_files import names_apart
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.fingerprint import fingerprint
-from fam_engine.model.loading import hash_model
+from fam_engine.model.folders import hash_model
 from fam_engine.model.lora import load_adapter
 from fam_engine.model.safetensors_files import list_tensors
 

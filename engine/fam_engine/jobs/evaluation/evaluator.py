@@ -18,6 +18,9 @@ from fam_engine.jobs.journal import check_unclaimed
 from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.progress import Nobody
 from fam_engine.model.loading import load_model, resolve_model
+from fam_engine.jobs.running import Nobody
+from fam_engine.model.folders import resolve_model
+from fam_engine.model.loading import load_model
 
 _OF_A_CALL = "give the records and the folder to `evaluate`"
 _OF_THE_MODEL = "give it to `Evaluator`, which loads the model"

@@ -26,8 +26,8 @@ from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.progress import Progress
 from fam_engine.jobs.quarantine import quarantined_by_code
 from fam_engine.jobs.scoring.forecast import predict_seconds
+from fam_engine.model.devices import choose_compute_dtype, choose_device
 from fam_engine.model.generation.generator import MAX_SLOTS
-from fam_engine.model.loading import choose_compute_dtype, choose_device
 from fam_engine.model.memory import default_tokens_per_batch
 
 

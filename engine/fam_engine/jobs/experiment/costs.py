@@ -23,7 +23,7 @@ from fam_engine.jobs.experiment.steps import UNUSABLE, Step
 from fam_engine.jobs.progress import Nobody
 from fam_engine.jobs.training.forecast import forecast_train
 from fam_engine.jobs.training.order import DEFAULT_EPOCHS
-from fam_engine.model.loading import resolve_model
+from fam_engine.model.folders import resolve_model
 
 # What a token costs beside one of training, which goes forward and back once where memory allows.
 _SHARES = {"score": 1 / 2, "train": 1.0, "eval": 1 / 2, "rewrite": 1 / 2}

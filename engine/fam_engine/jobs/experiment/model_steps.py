@@ -21,7 +21,9 @@ from fam_engine.jobs.rewriting.job import run_rewrite
 from fam_engine.jobs.scoring.job import run_score
 from fam_engine.jobs.training.job import ADAPTER, run_train
 from fam_engine.model.decoder import Decoder
-from fam_engine.model.loading import choose_device, hash_model, load_model, resolve_model
+from fam_engine.model.devices import choose_device
+from fam_engine.model.folders import hash_model, resolve_model
+from fam_engine.model.loading import load_model
 from fam_engine.version import __version__
 
 RECORDS, QUESTIONS = "records.jsonl", "questions.jsonl"

@@ -25,8 +25,8 @@ from fam_engine.jobs.quarantine import quarantined_by_code
 from fam_engine.measure.lengths import typical_lengths
 from fam_engine.model.checkpoint import linear_shapes
 from fam_engine.model.config import ModelConfig
+from fam_engine.model.devices import choose_compute_dtype, choose_device
 from fam_engine.model.generation.cache import bytes_per_position
-from fam_engine.model.loading import choose_compute_dtype, choose_device
 from fam_engine.model.memory import weight_bytes
 
 

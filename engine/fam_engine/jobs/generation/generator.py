@@ -23,9 +23,10 @@ from fam_engine.jobs.generation.judging import judge_texts
 from fam_engine.jobs.generation.texts import SCHEMA, TextMaker
 from fam_engine.jobs.given_records import record_lines
 from fam_engine.jobs.journal import Journal
+from fam_engine.model.folders import resolve_model
 from fam_engine.model.generation import generator
 from fam_engine.model.generation.requests import Sampling
-from fam_engine.model.loading import load_model, resolve_model
+from fam_engine.model.loading import load_model
 
 
 class Generator:

@@ -28,7 +28,7 @@ from fam_engine.jobs.scoring.sharing.parts import divide
 from fam_engine.jobs.scoring.stopwatch import Stopwatch
 from fam_engine.measure.lengths import typical_lengths
 from fam_engine.model.config import ModelConfig
-from fam_engine.model.loading import card_compute_dtype, choose_compute_dtype, choose_device
+from fam_engine.model.devices import card_compute_dtype, choose_compute_dtype, choose_device
 from fam_engine.model.memory import (
     CARDS,
     DevicePlan,

@@ -19,7 +19,8 @@ from fam_engine.config import ComputeDtype, Device, Precision
 from fam_engine.errors import UsageError
 from fam_engine.jobs.scoring.scorer import Scorer
 from fam_engine.jobs.scoring.sources import check_adapter
-from fam_engine.model.loading import hash_model, lacks_threads, resolve_model
+from fam_engine.model.folders import hash_model, resolve_model
+from fam_engine.model.loading import lacks_threads
 from fam_engine.version import __version__
 
 # Threads that share a scorer load it once. Not one each, which would have to stay out of what is pickled.

@@ -28,7 +28,8 @@ from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.scoring.entries import SCHEMA, EntryScorer
 from fam_engine.jobs.scoring.files import score_rows, scores_schema
 from fam_engine.jobs.scoring.ingest import IngestPlan, ingest_records
-from fam_engine.model.loading import load_model, resolve_model
+from fam_engine.model.folders import resolve_model
+from fam_engine.model.loading import load_model
 from fam_engine.model.memory import default_tokens_per_batch
 
 _COLUMNS = scores_schema(ifd=False, in_context=False)

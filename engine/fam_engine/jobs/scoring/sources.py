@@ -23,7 +23,8 @@ from fam_engine.jobs.data_files import DataFile, find_files
 from fam_engine.jobs.scoring.ingest import IngestPlan
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.decoder import Decoder
-from fam_engine.model.loading import check_model, hash_model, load_model, resolve_model
+from fam_engine.model.folders import hash_model, resolve_model
+from fam_engine.model.loading import check_model, load_model
 from fam_engine.model.lora import find_config
 from fam_engine.model.memory import default_tokens_per_batch
 from fam_engine.version import __version__

@@ -18,7 +18,6 @@ from fam_engine.config import TokenizeConfig
 from fam_engine.data.files import write_json_whole
 from fam_engine.data.plain_files import plain_file, read_json_object
 from fam_engine.data.tokenizer import TextEncoder
-from fam_engine.embedded import MODEL
 from fam_engine.jobs.data_files import find_distinct_files, note_unseen_columns
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, check_unclaimed, claimed, storage_errors
@@ -29,6 +28,7 @@ from fam_engine.jobs.scoring.stopwatch import Stopwatch
 from fam_engine.jobs.tokenizing.checking import TextCheck
 from fam_engine.jobs.tokenizing.counting import count_records
 from fam_engine.jobs.tokenizing.files import write_ids
+from fam_engine.model.folders import resolve_model
 from fam_engine.version import __version__
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def run_tokenize(config: TokenizeConfig, progress: Progress) -> dict[str, Any]:
     watch = Stopwatch()
     if config.out is not None:
         check_unclaimed(config.out, _outputs(config))
-    folder = _model_folder(config)
+    folder, _ = resolve_model(config.model, download=config.download)
     encoder = TextEncoder(
         folder,
         template=config.template,
@@ -120,17 +120,6 @@ def _pass_1(
                 journal, encoder, plan, files, interrupts.after(progress.advance)
             )
         yield journal, spool
-
-
-def _model_folder(config: TokenizeConfig) -> Path:
-    if config.model == "embedded":
-        return MODEL
-    folder = Path(config.model)
-    if folder.is_dir():
-        return folder
-    from fam_engine.model.loading import resolve_model  # brings torch: for hub ids and refusals
-
-    return resolve_model(config.model, download=config.download)[0]
 
 
 def _longest(folder: Path) -> int:

@@ -15,7 +15,7 @@ import torch
 from fam_engine.config import TrainConfig
 from fam_engine.jobs.training.budget import least_plan, memory_needs, plan_for
 from fam_engine.model.config import ModelConfig
-from fam_engine.model.loading import card_compute_dtype
+from fam_engine.model.devices import card_compute_dtype
 from fam_engine.model.lora import LoraSpec
 from fam_engine.model.memory import CARDS, CONTEXT_BYTES
 

@@ -33,7 +33,7 @@ from fam_engine.jobs.training.steps import micro_batches, shared_out
 from fam_engine.jobs.training.summary import count_examples, count_flags
 from fam_engine.jobs.training.trial import seconds_a_token
 from fam_engine.model.config import ModelConfig
-from fam_engine.model.loading import choose_compute_dtype, choose_device
+from fam_engine.model.devices import choose_compute_dtype, choose_device
 from fam_engine.model.training.recomputation import BatchShape
 
 _NUM_SHOWN = 3

@@ -45,7 +45,7 @@ from fam_engine.jobs.training.processes import run_processes
 from fam_engine.jobs.training.summary import summarize_run
 from fam_engine.model.adapter_files import save_adapter
 from fam_engine.model.config import ModelConfig
-from fam_engine.model.loading import choose_compute_dtype, choose_device
+from fam_engine.model.devices import choose_compute_dtype, choose_device
 from fam_engine.model.lora import LoraSpec
 from fam_engine.model.memory import num_multiprocessors
 from fam_engine.model.trainable import TrainableModel

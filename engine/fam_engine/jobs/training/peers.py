@@ -23,8 +23,9 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from fam_engine.config import Device
 from fam_engine.errors import DeviceError, UsageError
-from fam_engine.model.loading import Device, choose_device
+from fam_engine.model.devices import choose_device
 
 # Others wait while the first reads records. A process that dies is noticed by its connections, not by time.
 _PATIENCE = datetime.timedelta(days=1)

@@ -29,7 +29,7 @@ from fam_engine.measure.agreement import (
     most_changed,
 )
 from fam_engine.model.config import ModelConfig
-from fam_engine.model.loading import resolve_model
+from fam_engine.model.folders import resolve_model
 from fam_engine.model.merging import served_precision
 
 _Answers = Mapping[Way, TokenLogprobs]
