@@ -76,7 +76,8 @@ def run(
 
 
 def _run(settings: dict[str, Any], file: Path | None, *, as_json: bool, quiet: bool) -> None:
-    from fam_engine.config import BenchConfig, read_config
+    from fam_engine.config import BenchConfig
+    from fam_engine.settings_reading import read_config
 
     config = read_config(BenchConfig, settings, file)
 

@@ -34,7 +34,8 @@ def run(
 
     Ends with exit code 8 if --device cuda cannot be used, 10 if the model or the adapter is refused.
     """
-    from fam_engine.config import DoctorConfig, read_config
+    from fam_engine.config import DoctorConfig
+    from fam_engine.settings_reading import read_config
 
     given = {"model": model, "adapter": adapter, "device": device}
     config = read_config(DoctorConfig, given, None)

@@ -80,7 +80,8 @@ def run(
     if verify is not None:
         _verify(given, config, as_json=as_json, quiet=quiet)
 
-    from fam_engine.config import ExportConfig, read_config
+    from fam_engine.config import ExportConfig
+    from fam_engine.settings_reading import read_config
 
     options.check_flags(given, ExportConfig, "export without --verify")
     taken = {name: value for name, value in given.items() if name in ExportConfig.model_fields}
@@ -98,7 +99,8 @@ def _load() -> options.Job:
 def _verify(
     given: dict[str, Any], file: pathlib.Path | None, *, as_json: bool, quiet: bool
 ) -> None:
-    from fam_engine.config import VerifyConfig, read_config
+    from fam_engine.config import VerifyConfig
+    from fam_engine.settings_reading import read_config
 
     options.check_flags(given, VerifyConfig, "export --verify")
     taken = {name: value for name, value in given.items() if name in VerifyConfig.model_fields}

@@ -68,7 +68,8 @@ def run(
     """
     given = options.settings_given(locals())
 
-    from fam_engine.config import GenerateConfig, read_config
+    from fam_engine.config import GenerateConfig
+    from fam_engine.settings_reading import read_config
 
     settings = read_config(GenerateConfig, given, config, dry_run=dry_run)
     options.execute(settings, settings.out, _load, dry_run=dry_run, as_json=as_json, quiet=quiet)

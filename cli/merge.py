@@ -48,7 +48,8 @@ def run(
     """
     given = options.settings_given(locals())
 
-    from fam_engine.config import MergeConfig, read_config
+    from fam_engine.config import MergeConfig
+    from fam_engine.settings_reading import read_config
 
     settings = read_config(MergeConfig, given, config)
     options.execute(settings, settings.out, _load, as_json=as_json, quiet=quiet)

@@ -85,7 +85,8 @@ def run(
     """
     given = options.settings_given(locals())
 
-    from fam_engine.config import RewriteConfig, read_config
+    from fam_engine.config import RewriteConfig
+    from fam_engine.settings_reading import read_config
 
     settings = read_config(RewriteConfig, given, config, dry_run=dry_run)
     options.execute(settings, settings.out, _load, dry_run=dry_run, as_json=as_json, quiet=quiet)

@@ -86,7 +86,8 @@ def run(
     """
     given = options.settings_given(locals())
 
-    from fam_engine.config import ScoreConfig, read_config
+    from fam_engine.config import ScoreConfig
+    from fam_engine.settings_reading import read_config
 
     settings = read_config(ScoreConfig, given, config, dry_run=dry_run)
     options.execute(

@@ -116,7 +116,8 @@ def run(
     if quota:
         given["quota"] = _quotas(quota)
 
-    from fam_engine.config import SelectConfig, read_config
+    from fam_engine.config import SelectConfig
+    from fam_engine.settings_reading import read_config
 
     settings = read_config(SelectConfig, given, config, dry_run=dry_run)
     options.execute(settings, settings.out, _load, dry_run=dry_run, as_json=as_json, quiet=quiet)
@@ -145,7 +146,8 @@ def _load() -> options.Job:
 
 
 def _replay(settings: dict[str, Any], file: Path | None, *, as_json: bool) -> None:
-    from fam_engine.config import ReplayConfig, read_config
+    from fam_engine.config import ReplayConfig
+    from fam_engine.settings_reading import read_config
 
     options.check_flags(settings, ReplayConfig, "--replay judges a ledger and")
     config = read_config(ReplayConfig, settings, file)

@@ -57,7 +57,8 @@ def run(
     """
     given = options.settings_given(locals())
 
-    from fam_engine.config import ServeConfig, read_config
+    from fam_engine.config import ServeConfig
+    from fam_engine.settings_reading import read_config
 
     settings = read_config(ServeConfig, given, config)
     try:

@@ -78,7 +78,8 @@ def run(
 
 
 def _run(settings: dict[str, Any], file: Path | None, *, as_json: bool, quiet: bool) -> None:
-    from fam_engine.config import TokenizeConfig, read_config
+    from fam_engine.config import TokenizeConfig
+    from fam_engine.settings_reading import read_config
 
     config = read_config(TokenizeConfig, settings, file)
 

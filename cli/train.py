@@ -161,7 +161,8 @@ def run(
     """
     given = options.settings_given(locals())
 
-    from fam_engine.config import TrainConfig, check_threshold, read_config
+    from fam_engine.config import TrainConfig, check_threshold
+    from fam_engine.settings_reading import read_config
 
     settings = read_config(TrainConfig, given, config, dry_run=dry_run)
     check_threshold(settings)

@@ -12,9 +12,9 @@ from fam_engine.config import (
     ScoreConfig,
     Settings,
     TrainConfig,
-    read_config,
 )
 from fam_engine.errors import UsageError
+from fam_engine.settings_reading import read_config
 
 FLAGS = {"model": "m", "data": ["a.jsonl"], "out": "o"}
 

@@ -1,7 +1,7 @@
-"""Settings of every command: one pydantic model each, read from flags and from a YAML file of the same names.
+"""Settings of every command: one pydantic model each.
 
-In: what the user gave. Out: a checked, frozen settings object. Unknown names are refused with the nearest known one,
-so a typing error never silently becomes a default. Flags win over the file.
+In: values by name, as `settings_reading` takes them from flags and a file. Out: a checked, frozen settings object.
+Unknown names are refused with the nearest known one, so a typing error never silently becomes a default.
 """
 
 from __future__ import annotations
@@ -9,17 +9,14 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import reprlib
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_origin
+from typing import Annotated, Any, Literal, get_origin
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     JsonValue,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -516,119 +513,7 @@ def check_threshold(settings: TrainConfig) -> None:
             )
 
 
-ConfigT = TypeVar("ConfigT", bound=Settings)
-
-
 def nearest(name: str, known: tuple[str, ...] | list[str]) -> str:
     """Give `; did you mean ...?` for a mistyped name, or nothing when none is near."""
     close = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean `{close[0]}`?" if close else ""
-
-
-def read_config(
-    kind: type[ConfigT], flags: dict[str, Any], file: Path | None, *, dry_run: bool = False
-) -> ConfigT:
-    """Join a YAML file with the flags given, flags winning, and check the result.
-
-    Args:
-        kind: Which settings.
-        flags: Values by name, None where not given.
-        file: The YAML file, if there is one.
-        dry_run: Nothing will be written, so that no `out` is needed.
-
-    Raises:
-        UsageError: The file does not read, a name is unknown, or a value does not fit.
-    """
-    values = _read_yaml(file) if file else {}
-    values.update({name: value for name, value in flags.items() if value is not None})
-    if dry_run:
-        values.setdefault("out", NOWHERE)
-    known = list(kind.model_fields)
-    for name in values:
-        if name not in known:
-            raise UsageError(
-                f"unknown setting `{name}`{nearest(str(name), known)}",
-                code="E_CONFIG_NAME",
-                where=str(file) if file else None,
-            )
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        raise _first_problem(error, file) from None
-
-
-class _Loader(yaml.SafeLoader):
-    """The safe loader, for keys that come once and texts that the system takes as names of files."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        known = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in known:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"the key `{key.value}` comes a second time",
-                    problem_mark=key.start_mark,
-                )
-            known.add((key.tag, key.value))
-        return super().construct_mapping(node, deep)
-
-
-def _text(loader: _Loader, node: yaml.ScalarNode) -> str:
-    text = str(loader.construct_scalar(node))
-    if "\0" in text:
-        raise yaml.constructor.ConstructorError(
-            problem="a text holds a null character", problem_mark=node.start_mark
-        )
-    return text
-
-
-_Loader.add_constructor("tag:yaml.org,2002:str", _text)
-
-
-def _read_yaml(file: Path) -> dict[str, Any]:
-    try:
-        values = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
-    except OSError as error:
-        raise UsageError(
-            f"cannot be read: {error.strerror}", code="E_CONFIG_FILE", where=str(file)
-        ) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", None)
-        where = f"{file}:{line + 1}" if line is not None else str(file)
-        reason = getattr(error, "problem", None)
-        says_colon = reason == "mapping values are not allowed here"
-        raise UsageError(
-            f"is not YAML{f': {reason}' if reason else ''}",
-            code="E_CONFIG_FILE",
-            where=where,
-            hint="put a text that holds `: ` into quotes" if says_colon else None,
-        ) from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise UsageError(
-            "holds no settings, expected `name: value` lines",
-            code="E_CONFIG_FILE",
-            where=str(file),
-        )
-    # Flags are written with `-`, settings with `_`; a file may use either.
-    return {str(name).replace("-", "_"): value for name, value in values.items()}
-
-
-def _first_problem(error: ValidationError, file: Path | None) -> UsageError:
-    problem = error.errors(include_url=False)[0]
-    name = ".".join(str(part) for part in problem["loc"])
-    code, where = "E_CONFIG_VALUE", str(file) if file else None
-    if problem["type"] == "missing":
-        hint = "see --help" if file else f"give --{name.replace('_', '-')}"
-        return UsageError(f"setting `{name}` is missing", code=code, where=where, hint=hint)
-    message = problem["msg"].removeprefix("Value error, ")
-    # A whole section would hide what is wrong in it.
-    given = "" if isinstance(problem["input"], dict) else f", given {_shown(problem['input'])}"
-    lead = f"setting `{name}`: " if name else ""
-    return UsageError(f"{lead}{message}{given}", code=code, where=where, hint="see --help")
-
-
-def _shown(value: object) -> str:
-    """Show a value in part: aliases can make a few lines of YAML a billion values."""
-    text = reprlib.repr(str(value) if isinstance(value, Path) else value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from fam_engine.config import read_config
 from fam_engine.errors import UsageError
 from fam_engine.jobs.experiment.config import ExperimentConfig
 from fam_engine.jobs.experiment.job import STUDIES, read_study
+from fam_engine.settings_reading import read_config
 
 GOOD: dict[str, Any] = {
     "title": "t",

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fam_engine.config import BaseModelSettings, EvalConfig, read_config
+from fam_engine.config import BaseModelSettings, EvalConfig
 from fam_engine.jobs.evaluation.job import OUTPUTS, run_eval
 from fam_engine.jobs.given_records import check_settings, kept_records
 from fam_engine.jobs.journal import check_unclaimed
@@ -21,6 +21,7 @@ from fam_engine.model.loading import load_model, resolve_model
 from fam_engine.jobs.running import Nobody
 from fam_engine.model.folders import resolve_model
 from fam_engine.model.loading import load_model
+from fam_engine.settings_reading import read_config
 
 _OF_A_CALL = "give the records and the folder to `evaluate`"
 _OF_THE_MODEL = "give it to `Evaluator`, which loads the model"

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from fam_engine.config import nearest, read_config
+from fam_engine.config import nearest
 from fam_engine.data.files import write_text_whole
 from fam_engine.errors import InputError, UsageError
 from fam_engine.jobs.experiment.analysis import analyse
@@ -29,6 +29,7 @@ from fam_engine.jobs.journal import Journal, check_unclaimed, storage_errors
 from fam_engine.jobs.progress import Progress
 from fam_engine.report.experiment import plot_files, render_html, render_markdown
 from fam_engine.report.forecast import duration
+from fam_engine.settings_reading import read_config
 
 STUDIES = Path(__file__).parent / "studies"
 OUTPUTS = ("results.json", "report.html", "report.md")

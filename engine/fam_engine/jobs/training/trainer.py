@@ -10,11 +10,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fam_engine.config import TrainConfig, check_threshold, read_config
+from fam_engine.config import TrainConfig, check_threshold
 from fam_engine.jobs.given_records import check_settings, kept_records
 from fam_engine.jobs.journal import check_unclaimed
 from fam_engine.jobs.progress import Nobody
 from fam_engine.jobs.training.job import WRITTEN, TrainOutcome, run_train
+from fam_engine.settings_reading import read_config
 
 
 class Trainer:
