@@ -45,11 +45,8 @@ _HEAD_COLUMNS = 8192
 
 def weight_bytes(config: ModelConfig, precision: str, compute_dtype: torch.dtype) -> int:
     """Give the bytes the loaded weights take, with memory for one matrix in the compute dtype where they need it."""
-    scratch = (
-        max(map(math.prod, merged_shapes(config).values())) * compute_dtype.itemsize
-        if precision == "nf4"
-        else 0
-    )
+    largest = max(map(math.prod, merged_shapes(config).values()))
+    scratch = largest * compute_dtype.itemsize if precision == "nf4" else 0
     return stored_bytes(config, precision) + scratch
 
 
