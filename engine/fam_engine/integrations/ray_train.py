@@ -12,10 +12,8 @@ from typing import Any
 
 import torch
 
-from fam_engine.config import TrainConfig, check_threshold, read_config
-from fam_engine.jobs.progress import Nobody
 from fam_engine.config import TrainConfig, check_threshold
-from fam_engine.jobs.running import Nobody
+from fam_engine.jobs.progress import Nobody
 from fam_engine.jobs.training.job import run_train
 from fam_engine.settings_reading import read_config
 

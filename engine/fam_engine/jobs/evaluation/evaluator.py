@@ -17,8 +17,6 @@ from fam_engine.jobs.given_records import check_settings, kept_records
 from fam_engine.jobs.journal import check_unclaimed
 from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.progress import Nobody
-from fam_engine.model.loading import load_model, resolve_model
-from fam_engine.jobs.running import Nobody
 from fam_engine.model.folders import resolve_model
 from fam_engine.model.loading import load_model
 from fam_engine.settings_reading import read_config

@@ -23,7 +23,6 @@ from fam_engine.jobs.quarantine import quarantined_by_code
 from fam_engine.jobs.rewriting.asking import prompt_ids
 from fam_engine.jobs.rewriting.ingest import read_source
 from fam_engine.jobs.rewriting.prepare import Prepared, prepared
-from fam_engine.model.loading import choose_compute_dtype, choose_device
 from fam_engine.model.devices import choose_compute_dtype, choose_device
 
 

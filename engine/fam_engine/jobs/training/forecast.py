@@ -25,8 +25,6 @@ from fam_engine.jobs.training.cards import plan_cards
 from fam_engine.jobs.training.given import Given
 from fam_engine.jobs.training.job import lora_spec, memory_plan, needs_here
 from fam_engine.jobs.training.loop import loss_settings, planned_steps
-from fam_engine.jobs.training.order import Entries, StepOrder
-from fam_engine.jobs.training.loop import TrainProgress, loss_settings, planned_steps
 from fam_engine.jobs.training.order import StepOrder
 from fam_engine.jobs.training.prepare import Prepared, prepared
 from fam_engine.jobs.training.steps import micro_batches, shared_out

@@ -27,8 +27,6 @@ from fam_engine.data.children import how_it_ended, start_child, stop_children
 from fam_engine.errors import DeviceError, UsageError
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.progress import Progress
-from fam_engine.model.loading import choose_device
-from fam_engine.jobs.training.loop import TrainProgress
 from fam_engine.model.devices import choose_device
 
 # How a process ends that found others gone.

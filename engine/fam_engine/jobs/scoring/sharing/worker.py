@@ -21,8 +21,6 @@ from fam_engine.jobs.journal import STATE_FOLDER, check_same_job, storage_errors
 from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.progress import Progress
 from fam_engine.jobs.running import load_told
-from fam_engine.jobs.scoring.entries import SCHEMA, Entries, EntryScorer, remaining_entries
-from fam_engine.jobs.running import add_spent, load_told
 from fam_engine.jobs.scoring.entries import SCHEMA, EntryScorer, remaining_entries
 from fam_engine.jobs.scoring.job import check_folder
 from fam_engine.jobs.scoring.prepare import prepared
