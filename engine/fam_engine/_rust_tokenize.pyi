@@ -397,7 +397,7 @@ class Plan:
         """Give the entries of a batch, those that share a prompt side by side."""
 
 def plan_batches(spool: Spool, entries: NDArray[np.int64], *, max_tokens: int) -> Plan:
-    """Plan batches of at most `max_tokens` tokens, longest units first.
+    """Plan batches of at most `max_tokens` tokens and as many targets, longest units first.
 
     Padding to a multiple of 64 tokens is within `max_tokens` (at least 64). Entries with identical
     context ids form a unit: one prompt segment, a response segment each. A unit that is too large

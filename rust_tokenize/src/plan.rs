@@ -1,6 +1,7 @@
 //! Which entries are computed together.
 //!
-//! In: a spool and the entries to do. Out: batches of at most `max_tokens` tokens. Entries with the
+//! In: a spool and the entries to do. Out: batches of at most `max_tokens` tokens, and of at most as
+//! many targets: answers of one token cost no tokens beside their prompt, but a row each. Entries with the
 //! same context ids form a *unit*: one prompt segment and a response segment for each, so the
 //! prompt is computed once. Units are packed best-fit-decreasing (see [`crate::bins`]). The plan
 //! depends on the spool and the set of entries alone.
@@ -61,6 +62,18 @@ impl Plan {
 struct Unit {
     entries: Vec<usize>,
     tokens: usize,
+    targets: usize,
+}
+
+impl Unit {
+    fn with_prompt(tokens: usize) -> Self {
+        Self { entries: Vec::new(), tokens, targets: 0 }
+    }
+
+    /// What it takes of a batch's budget with more of both: memory goes with the larger.
+    fn size_with(&self, tokens: usize, targets: usize) -> usize {
+        (self.tokens + tokens).max(self.targets + targets)
+    }
 }
 
 /// One context in so many is read after a check: some milliseconds, if the file is in memory.
@@ -86,7 +99,7 @@ pub fn plan_batches(
         cut_units(spool, &siblings, max_tokens, &mut units)?;
     }
     units.sort_unstable_by_key(|unit| unit.entries[0]);
-    let lengths: Vec<usize> = units.iter().map(|unit| unit.tokens).collect();
+    let lengths: Vec<usize> = units.iter().map(|unit| unit.size_with(0, 0)).collect();
     let bins = bins::pack(&lengths, max_tokens, Mode::Global)?;
     let mut tokens_without_sharing = 0;
     for &number in entries {
@@ -150,14 +163,16 @@ fn cut_units(
     units: &mut Vec<Unit>,
 ) -> Result<()> {
     let prompt = spool.entry(siblings[0])?.context_len as usize;
-    let mut unit = Unit { entries: Vec::new(), tokens: prompt };
+    let mut unit = Unit::with_prompt(prompt);
     for &number in siblings {
-        let response = spool.entry(number)?.response_tokens();
-        if !unit.entries.is_empty() && unit.tokens + response > max_tokens {
-            units.push(std::mem::replace(&mut unit, Unit { entries: Vec::new(), tokens: prompt }));
+        let entry = spool.entry(number)?;
+        let (response, targets) = (entry.response_tokens(), entry.target_len as usize);
+        if !unit.entries.is_empty() && unit.size_with(response, targets) > max_tokens {
+            units.push(std::mem::replace(&mut unit, Unit::with_prompt(prompt)));
         }
         unit.entries.push(number);
         unit.tokens += response;
+        unit.targets += targets;
     }
     units.push(unit);
     Ok(())

@@ -623,3 +623,40 @@ def test_an_answer_of_nothing_is_still_refused() -> None:
     for content in ("", [], [{"type": "text", "text": ""}]):
         with pytest.raises(RecordError, match="response is empty"):
             record_of({"messages": [ASKED[1], {"role": "assistant", "content": content}]})
+
+
+def test_a_turn_that_the_template_leaves_out_puts_the_record_aside(shared: Path) -> None:
+    """Qwen2.5's template has no place for a developer."""
+    told = [{"role": "developer", "content": "Answer in French."}, ASKED[1], TEXT_ANSWER]
+    with contextlib.closing(TextEncoder(shared / "tokenizers" / "qwen2.5")) as ours:
+        reason = refused(ours, {"messages": told}, "E_TEMPLATE_TURN")
+        assert "leaves out turn 1, of role `developer`" in reason
+        encoded(ours, {"messages": told[1:]})
+
+
+@pytest.mark.parametrize(
+    "content", ["{{ m.content }}", "{{ m.content | upper }}", "{{ m.content | tojson }}"]
+)
+def test_a_turn_is_looked_for_whatever_the_template_makes_of_its_text(
+    make: Any,  # noqa: ANN401
+    content: str,
+) -> None:
+    source = (
+        "{% for m in messages %}{% if m.role != 'system' or SEEN %}<s>"
+        + content
+        + "</s>\n{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}<s>{% endif %}"
+    )
+    turns = [{"role": "system", "content": 'Be "brief".'}, ASKED[1], TEXT_ANSWER]
+    reason = refused(make(source.replace("SEEN", "false")), {"messages": turns}, "E_TEMPLATE_TURN")
+    assert "turn 1, of role `system`" in reason
+    encoded(make(source.replace("SEEN", "true")), {"messages": turns})
+
+
+def test_an_empty_turn_may_be_left_out(make: Any) -> None:  # noqa: ANN401
+    source = (
+        "{% for m in messages %}{% if m.content %}<s>{{ m.content }}</s>\n{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<s>{% endif %}"
+    )
+    turns = [{"role": "system", "content": " "}, ASKED[1], TEXT_ANSWER]
+    assert encoded(make(source), {"messages": turns}).context_text.startswith("<s> </s>")

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from fam_engine.data.records import Record
 from fam_engine.data.rendering import Renderer
 from fam_engine.data.stand_ins import StandIns
-from fam_engine.data.tool_probes import find_dropped, needs_probe
+from fam_engine.data.tool_probes import find_dropped, find_dropped_turns, needs_probe, unseen_turns
 from fam_engine.data.turns import NOTHING, Message, Told
 from fam_engine.errors import RecordError
 
@@ -142,9 +142,18 @@ class TextMaker:
         return ended
 
     def _checked(self, texts: Sequence[Texts]) -> list[Texts | RecordError]:
-        """Put those aside of which the template leaves out what is said with tools."""
+        """Put those aside of which the template leaves out a turn, or what is said with tools."""
         assert self._renderer is not None
         checked: list[Texts | RecordError] = list(texts)
+        unseen = {
+            index: places
+            for index, text in enumerate(texts)
+            if (places := unseen_turns(text.turns, text.context))
+        }
+        left_out = find_dropped_turns(
+            self._renderer,
+            [(texts[i].turns, texts[i].told, places) for i, places in unseen.items()],
+        )
         unsure = [
             index
             for index, text in enumerate(texts)
@@ -156,8 +165,9 @@ class TextMaker:
             [(texts[i].turns, texts[i].told) for i in unsure],
             add_generation_prompt=True,
         )
-        for index, error in zip(unsure, dropped, strict=True):
-            checked[index] = error or texts[index]
+        errors = [*zip(unseen, left_out, strict=True), *zip(unsure, dropped, strict=True)]
+        for index, error in errors:
+            checked[index] = error or checked[index]
         return checked
 
     def _compared(self, texts: Sequence[Texts]) -> list[Texts | RecordError]:

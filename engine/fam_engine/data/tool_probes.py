@@ -1,4 +1,4 @@
-"""Whether a chat template writes what is said with tools, and what an answer reasons, or silently leaves it out.
+"""Whether a chat template writes every turn, what is said with tools, and what an answer reasons, or leaves it out.
 
 In: turns and tools that a template has rendered. Out: what it left out, or nothing. It is not guessed from the
 template's source: the same conversation is rendered once more with marked names of functions, arguments and results,
@@ -25,6 +25,58 @@ _MARKER: Final = "famengineprobe{}end"
 def needs_probe(turns: Sequence[Message], tools: Tools | None) -> bool:
     """Whether a conversation says anything with tools."""
     return bool(tools) or any([turn.role == "tool" or turn.tool_calls for turn in turns])
+
+
+def unseen_turns(turns: Sequence[Message], context: str) -> list[int]:
+    """Give the places of turns whose text is not in a rendering as it is; what tools return is probed anyway."""
+    return [
+        index
+        for index, turn in enumerate(turns)
+        if turn.role != "tool" and turn.content.strip() not in context
+    ]
+
+
+def find_dropped_turns(
+    renderer: Renderer, conversations: Sequence[tuple[Sequence[Message], Told, Sequence[int]]]
+) -> list[RecordError | None]:
+    """Find turns that the template leaves out, such as those of a speaker it does not know.
+
+    Args:
+        renderer: Of the template.
+        conversations: Turns, what the template is told, and the places of the turns to be looked for.
+
+    Returns:
+        For each of them, in order, an error that names the first turn left out; None: none is.
+    """
+    marked = [
+        [
+            _with_content(turn, _MARKER.format(index)) if index in unseen else turn
+            for index, turn in enumerate(turns)
+        ]
+        for turns, _, unseen in conversations
+    ]
+    rendered = renderer.render_batch(
+        marked, add_generation_prompt=True, told=[told for _, told, _ in conversations]
+    )
+    return [
+        _left_out_turn(turns, unseen, text)
+        for (turns, _, unseen), text in zip(conversations, rendered, strict=True)
+    ]
+
+
+def _left_out_turn(
+    turns: Sequence[Message], unseen: Sequence[int], text: str | RecordError
+) -> RecordError | None:
+    if isinstance(text, RecordError):
+        return None
+    for index in unseen:
+        if _MARKER.format(index) not in text.lower():  # some write a text in capitals
+            return RecordError(
+                "E_TEMPLATE_TURN",
+                f"the chat template leaves out turn {index + 1}, of role `{turns[index].role}`, so the model would "
+                "not see it (give one that writes it with --template FILE, or take it out of the data)",
+            )
+    return None
 
 
 def find_dropped(
@@ -98,9 +150,7 @@ class _Probe:
 
     def _marked(self, turn: Message, index: int) -> Message:
         if turn.role == "tool":
-            mark = self._mark(f"the tool's result in turn {index + 1}")
-            given = turn.given and {**turn.given, "content": mark}
-            return Message(turn.role, mark, given)
+            return _with_content(turn, self._mark(f"the tool's result in turn {index + 1}"))
         if not turn.tool_calls:
             return turn
         assert turn.given is not None
@@ -119,6 +169,10 @@ class _Probe:
         mark = self._mark(f"the arguments of {name}")
         marked = mark if isinstance(arguments, str) else dict.fromkeys(arguments, mark)
         return _with_function(call, {"arguments": marked})
+
+
+def _with_content(turn: Message, text: str) -> Message:
+    return Message(turn.role, text, turn.given and {**turn.given, "content": text})
 
 
 def _renamed(item: Mapping[str, Any], name: str) -> Mapping[str, Any]:

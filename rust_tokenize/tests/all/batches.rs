@@ -49,6 +49,8 @@ fn check_plan(plan: &Plan, pairs: &[Pair], wanted: &[usize], max_tokens: usize) 
         let entries = plan.batch_entries(batch).unwrap();
         let tokens = count_tokens(pairs, entries);
         assert!(tokens <= max_tokens || entries.len() == 1, "{tokens} tokens in {entries:?}");
+        let targets: usize = entries.iter().map(|&entry| pairs[entry].1.len()).sum();
+        assert!(targets <= max_tokens || entries.len() == 1, "{targets} targets in {entries:?}");
         seen.extend_from_slice(entries);
         total += tokens;
     }
@@ -96,6 +98,18 @@ fn siblings_form_a_unit_and_a_large_unit_is_cut() {
     assert_eq!(batches, [&[0, 1][..], &[2, 3], &[4]]);
     let plan = plan_batches(&spool, &[0, 1, 2, 3, 4], 3).unwrap(); // each alone is too long, none is refused
     assert_eq!((plan.num_batches(), plan.total_tokens()), (5, 75));
+}
+
+/// Options of a question are one token each: they cost no tokens, but a row each.
+#[test]
+fn answers_of_one_token_take_their_share_of_the_budget() {
+    let folder = Folder::new();
+    let pairs: Vec<Pair> = (0..300).map(|answer| (vec![7; 10], vec![answer])).collect();
+    let spool = write_spool(folder.path(), &pairs);
+    let plan = plan_batches(&spool, &(0..300).collect::<Vec<_>>(), 64).unwrap();
+    let sizes: Vec<usize> =
+        (0..plan.num_batches()).map(|batch| plan.batch_entries(batch).unwrap().len()).collect();
+    assert_eq!(sizes, [64, 64, 64, 64, 44]);
 }
 
 #[test]
