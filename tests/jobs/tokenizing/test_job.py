@@ -12,6 +12,7 @@ import pytest
 
 from fam_engine.config import TokenizeConfig
 from fam_engine.data.tokenizer import TextEncoder
+from fam_engine.embedded import MODEL
 from fam_engine.errors import InputError, ModelRefusedError
 from fam_engine.jobs.tokenizing import checking, job
 from fam_engine.jobs.tokenizing.counting import histogram
@@ -129,7 +130,7 @@ def test_joint_ids_are_those_of_the_whole_text(tmp_path: Path) -> None:
         assert summary["flags"] == {"boundary_merged": 1}
         (rows[boundary],) = read_lines(out / "ids.jsonl")
     joined = rows["joint"]["context_ids"] + rows["joint"]["response_ids"]
-    whole, _ = TextEncoder(job.MODEL).tokenizer.encode_batch(["Janet ate the eggs"])
+    whole, _ = TextEncoder(MODEL).tokenizer.encode_batch(["Janet ate the eggs"])
     assert joined[-len(whole) :] == whole.tolist()
     assert rows["joint"]["response_ids"] != rows["separate"]["response_ids"]
 
