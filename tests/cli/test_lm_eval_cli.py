@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
@@ -66,9 +67,18 @@ def test_a_task_runs_and_leaves_lm_evals_own_files(
     ],
 )
 def test_what_does_not_fit_is_one_line(
-    run: Run, tasks: Path, arguments: tuple[str, ...], code: int, starts: str, named: str
+    run: Run,
+    tasks: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    code: int,
+    starts: str,
+    named: str,
 ) -> None:
-    pytest.importorskip("lm_eval", reason="needs the package `lm-eval`")
+    found_tasks = pytest.importorskip("lm_eval.tasks", reason="needs the package `lm-eval`")
+    # It reads its own thousands of tasks each time, for 6 seconds; the test above has it do so.
+    only_given = partialmethod(found_tasks.TaskManager.__init__, include_defaults=False)
+    monkeypatch.setattr(found_tasks.TaskManager, "__init__", only_given)
     given = ("lm-eval", "--tasks", "local_words", "--include_path", tasks, *arguments)
     found, _, err = run(*given)
     last = err.splitlines()[-1]
