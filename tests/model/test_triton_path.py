@@ -27,6 +27,7 @@ from fam_engine.model.generation.requests import Sampling
 from fam_engine.model.generation.stepping import Stepper
 from fam_engine.model.loading import load_model, with_adapter
 from fam_engine.model.trainable import LoraSpec, Policy, TrainableModel
+from tests.kernels.on import DEVICE
 from tests.model.conftest import TinyCheckpoint
 from tests.model.generation.conftest import by_sample, random_requests, write_tokenizer
 from tests.model.packing_reference import pack_reference
@@ -38,7 +39,7 @@ from tests.model.training.reference import ALL, spec_of, trainable
 LENGTHS = [(9, 30), (1, 1), (40, 12), (3, 17), (25, 6), (7, 20), (2, 9), (5, 5)]
 SHAPE: dict[str, Any] = {"intermediate_size": 128, "num_hidden_layers": 2}
 
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU itself is tested")
+pytestmark = pytest.mark.skipif(DEVICE.type == "cuda", reason="the GPU itself is tested")
 
 
 @pytest.fixture
