@@ -122,6 +122,20 @@ def test_a_job_whose_process_died_in_a_batch_says_so(tmp_path: Path) -> None:
     assert "died with 2 records in flight" in read_status(tmp_path).advice
 
 
+def test_a_training_that_died_says_from_which_step_it_goes_on(tmp_path: Path) -> None:
+    with Journal(tmp_path, {"train_on": "response"}, SCHEMA) as journal, journal.commit():
+        journal.put("ingested", {"records": 9, "entries": 9})
+        journal.put("num_steps", 8)
+    lines = [json.dumps({"step": step, "seconds": 1.0}) + "\n" for step in range(1, 5)]
+    (tmp_path / "log.jsonl").write_text("".join(lines))
+    status = read_status(tmp_path)
+    assert (status.state, status.progress.done, status.progress.total) == ("stopped", 4, 8)
+    assert "begins anew" in status.advice
+    for step in (2, 10):
+        (tmp_path / "checkpoints" / f"step-{step}").mkdir(parents=True)
+    assert "goes on from step 10, its newest checkpoint" in read_status(tmp_path).advice
+
+
 def test_an_experiment_says_which_step_it_is_at(tmp_path: Path) -> None:
     Journal(tmp_path, {"command": "experiment"}, "").__exit__()
     done, begun = (tmp_path / "steps" / kind / "x" for kind in ("rewrite", "score"))

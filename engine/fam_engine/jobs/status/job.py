@@ -26,11 +26,12 @@ from fam_engine.jobs.status.progress import (
     progress_of,
     step_folders,
 )
+from fam_engine.jobs.training.checkpoint_steps import CHECKPOINTS, checkpoint_steps
 from fam_engine.jobs.training.log import NAME as LOG
 from fam_engine.jobs.training.log import read_log
 
 State = Literal["running", "unknown", "stopped", "diverged", "finished"]
-_GO_ON: Final = "run the same command again: it goes on from here"
+_GO_ON: Final = "run the same command again: it goes on from"
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,14 @@ def _look(out: Path) -> JobStatus:
             progress=progress_of(command, db, out),
             quarantined=_quarantined(command, db),
             changed=last_change(out),
-            advice=_advice(state, holder, out, num_in_flight=in_flight(db), parts=counts),
+            advice=_advice(
+                state,
+                holder,
+                out,
+                go_on=_go_on(command, out),
+                num_in_flight=in_flight(db),
+                parts=counts,
+            ),
             workers=workers,
             parts=counts,
             step=_current_step(out) if command == "experiment" else None,
@@ -140,17 +148,35 @@ def _quarantined(command: str, db: sqlite3.Connection) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
+def _go_on(command: str, out: Path) -> str:
+    """Say how a job goes on: one that trains from a checkpoint, any other from all it has done."""
+    if command != "train":
+        return f"{_GO_ON} here"
+    newest = next(iter(checkpoint_steps(out / CHECKPOINTS)), None)
+    if newest is None:
+        return (
+            "run the same command again: it begins anew, since it died before its first checkpoint"
+        )
+    return f"{_GO_ON} step {newest}, its newest checkpoint"
+
+
 def _advice(
-    state: State, holder: Holder | None, out: Path, *, num_in_flight: int, parts: PartCounts | None
+    state: State,
+    holder: Holder | None,
+    out: Path,
+    *,
+    go_on: str,
+    num_in_flight: int,
+    parts: PartCounts | None,
 ) -> str:
     if parts is not None and state in ("running", "stopped"):
-        return _advice_on_parts(state, parts)
+        return _advice_on_parts(state, parts, go_on)
     if state == "running":
         assert holder is not None
         return f"wait for its end, or stop it with `kill {holder.process}`: what is done is kept"
     if state == "unknown":
         assert holder is not None
-        return f"see on {holder.host} whether process {holder.process} still runs; if not, {_GO_ON}"
+        return f"see on {holder.host} whether process {holder.process} still runs; if not, {go_on}"
     if state == "finished":
         quarantine = out / "quarantine.jsonl"
         is_empty = not quarantine.is_file() or quarantine.stat().st_size == 0
@@ -158,15 +184,15 @@ def _advice(
     if state == "diverged":
         return "train into another --out with a lower --learning-rate; checkpoints are kept"
     died = f"its process died with {num_in_flight} records in flight; " if num_in_flight else ""
-    return f"{died}{_GO_ON}"
+    return f"{died}{go_on}"
 
 
-def _advice_on_parts(state: State, parts: PartCounts) -> str:
+def _advice_on_parts(state: State, parts: PartCounts, go_on: str) -> str:
     if state == "running":
         return "wait for the end of its workers; what is done is kept, also of one that is stopped"
     if parts.claimed + parts.stale + parts.waiting == 0:
         return "run the command without --shard: it ends the job"
-    return f"{_GO_ON}; with or without --shard, with any number of workers"
+    return f"{go_on}; with or without --shard, with any number of workers"
 
 
 def _current_step(out: Path) -> JobStatus | None:

@@ -24,6 +24,7 @@ from fam_engine.data.files import write_folder_whole
 from fam_engine.data.reading import hash_file
 from fam_engine.errors import CorruptStateError, FamEngineError, InputError, UsageError
 from fam_engine.jobs.journal import storage_errors
+from fam_engine.jobs.training.checkpoint_steps import checkpoint_path, checkpoint_steps
 from fam_engine.jobs.training.optim import OptimizerState
 from fam_engine.model.safetensors_writing import save_tensors
 
@@ -97,7 +98,7 @@ class Checkpoints:
 
     def path(self, step: int) -> Path:
         """Give the folder of a step's checkpoint."""
-        return self.folder / f"step-{step}"
+        return checkpoint_path(self.folder, step)
 
     def save(
         self,
@@ -138,7 +139,7 @@ class Checkpoints:
             UsageError: They belong to another run.
             CorruptStateError: There are some, and not one is whole.
         """
-        steps = self._steps()
+        steps = checkpoint_steps(self.folder)
         for step in steps:
             try:
                 return self.read(step)
@@ -187,13 +188,8 @@ class Checkpoints:
         optimizer = OptimizerState(load_file(folder / _OPTIMIZER), state["optimizer"])
         return Checkpoint(RunState(**run), load_file(folder / ADAPTER_FILE), optimizer)
 
-    def _steps(self) -> list[int]:
-        """List the steps there are checkpoints of, newest first."""
-        names = (path.name.removeprefix("step-") for path in self.folder.glob("step-*"))
-        return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
-
     def _drop_old(self, state: RunState) -> None:
-        for step in self._steps()[_KEPT:]:
+        for step in checkpoint_steps(self.folder)[_KEPT:]:
             if step != state.best_step:
                 shutil.rmtree(self.path(step), ignore_errors=True)
 

@@ -35,6 +35,7 @@ from fam_engine.jobs.training.budget import (
     process_share,
 )
 from fam_engine.jobs.training.card import CARD, METADATA, metadata, model_card
+from fam_engine.jobs.training.checkpoint_steps import CHECKPOINTS
 from fam_engine.jobs.training.checkpoints import Checkpoints, RunState
 from fam_engine.jobs.training.crashes import CrashWatch
 from fam_engine.jobs.training.given import Given
@@ -50,7 +51,7 @@ from fam_engine.model.lora import LoraSpec
 from fam_engine.model.memory import num_multiprocessors
 from fam_engine.model.trainable import TrainableModel
 
-ADAPTER, CHECKPOINTS = "adapter", "checkpoints"
+ADAPTER = "adapter"
 OUTPUTS = ALL_OUTPUTS["train"]
 # All that a job writes into its folder.
 WRITTEN = (ADAPTER, CHECKPOINTS, *OUTPUTS)
