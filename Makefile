@@ -12,7 +12,7 @@ PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q
 SIMULATED := $(PYTEST) --numprocesses 2 -p tests.simulated.plugin tests/gpu tests/simulated
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-simulated check check-kernels agreement docs examples audit test-faults faults-all test-ray test-wheel release test-matrix test-parity fuzz bench bench-memory bench-tokenize soak gpu-wheels gpu-check clean
+.PHONY: help install demo test test-simulated check check-kernels check-kernels-lowest agreement docs examples audit test-faults faults-all test-ray test-wheel release test-matrix test-parity fuzz bench bench-memory bench-tokenize soak gpu-wheels gpu-check clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -49,6 +49,11 @@ check: $(STAMP) ## Lint, types, layers
 
 check-kernels: $(STAMP) ## Compile every Triton kernel for every GPU known and compare with what is recorded (minutes)
 	$(BIN)/python -m tests.kernels.offline --all
+
+TRITON_LOWEST := target/triton-3.6.0
+check-kernels-lowest: $(STAMP) ## Compare every Triton kernel with what is recorded for the lowest Triton allowed (fetches it, 190 MB)
+	test -d $(TRITON_LOWEST)/triton || $(BIN)/pip install --quiet --no-deps --target $(TRITON_LOWEST) triton==3.6.0
+	PYTHONPATH=$(TRITON_LOWEST) $(BIN)/python -m tests.kernels.offline
 
 docs: $(STAMP) ## Build the documentation site into target/docs, warnings as errors, links checked
 	$(BIN)/python -m sphinx --fail-on-warning --quiet docs target/docs
