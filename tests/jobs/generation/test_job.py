@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 import fam_engine
 from fam_engine.config import GenerateConfig, ScoreConfig
@@ -25,6 +25,7 @@ from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.scoring.job import run_score
 from fam_engine.model.generation.generator import Generator
 from fam_engine.model.generation.requests import Completion, Request
+from tests.model.shortages import SHORTAGES
 
 
 class Silent:
@@ -327,7 +328,7 @@ def test_memory_that_runs_out_lowers_the_slots_and_blames_one_record(
     rows[4]["prompt"] = "p" * 99
     file = write(tmp_path / "q.jsonl", rows)
     generate(tiny_model, file, tmp_path / "healthy")
-    original = Generator.generate
+    original, shortages = Generator.generate, cycle(SHORTAGES[::-1])
 
     def short(
         self: Generator,
@@ -339,7 +340,7 @@ def test_memory_that_runs_out_lowers_the_slots_and_blames_one_record(
             for number, request in enumerate(requests):
                 # Three texts at a time are too many, and one is too large by itself.
                 if len(request.context_ids) == 100 or (self.max_slots > 2 and number == 3):
-                    raise torch.OutOfMemoryError
+                    raise next(shortages)()
                 yield request
 
         return original(self, checked(), *rest, **more)

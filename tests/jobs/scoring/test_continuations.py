@@ -10,6 +10,7 @@ import torch
 from fam_engine.jobs.scoring import continuations as module
 from fam_engine.jobs.scoring.continuations import Pair, continuations
 from fam_engine.model.loading import load_model
+from tests.model.shortages import SHORTAGES
 
 if TYPE_CHECKING:
     from fam_engine.model.decoder import Decoder
@@ -90,7 +91,7 @@ def test_a_batch_too_large_for_memory_is_halved(
     def short_of_memory(decoder: Decoder, spool: Any, entries: Any, **rest: Any) -> Any:  # noqa: ANN401
         sizes.append(len(entries))
         if len(entries) > most:
-            raise torch.OutOfMemoryError
+            raise SHORTAGES[len(sizes) % len(SHORTAGES)]()
         return compute(decoder, spool, entries, **rest)
 
     monkeypatch.setattr(module, "entry_facts", short_of_memory)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import weakref
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 from fam_engine.data.packing import PackedBatch
 from fam_engine.model.decoder import Decoder
 from tests.jobs.scoring.test_job import make_records, score, write
+from tests.model.shortages import SHORTAGES
 
 BUDGET = 512
 Forward = Callable[[Decoder, PackedBatch], torch.Tensor]
@@ -43,7 +45,7 @@ def failing_at(call: int) -> tuple[Forward, list[weakref.ref[torch.Tensor]]]:
         calls += 1
         if calls - 1 == call:
             held.append(weakref.ref(result))
-            raise torch.OutOfMemoryError("injected")
+            raise SHORTAGES[call % len(SHORTAGES)]()
         return result
 
     return fails, held
@@ -74,11 +76,12 @@ def test_with_room_for_few_tokens(
     limit: int,
 ) -> None:
     attempts: list[int] = []
+    shortages = cycle(SHORTAGES)
 
     def short(decoder: Decoder, batch: PackedBatch) -> torch.Tensor:
         attempts.append(len(batch.input_ids))
         if len(batch.input_ids) > limit:
-            raise torch.OutOfMemoryError("injected")
+            raise next(shortages)()
         return forward(decoder, batch)
 
     monkeypatch.setattr(Decoder, "hidden_rows", short)

@@ -22,6 +22,7 @@ from fam_engine.jobs.scoring import entries as pass_two
 from fam_engine.measure.results import TokenFacts
 from fam_engine.model.decoder import Decoder
 from tests.jobs.scoring.test_job import make_records, score, write
+from tests.model.shortages import SHORTAGES
 
 SETTINGS: dict[str, Any] = {"max_tokens_per_batch": 256, "tokens": True}
 FILES = ("scores.parquet", "tokens.parquet", "quarantine.jsonl")
@@ -143,7 +144,7 @@ def test_memory_that_runs_out(
         calls += 1
         if len(batch.entries) > 1 and (len(batch.input_ids) > limit or calls % 3 == 0):
             failures += 1
-            raise torch.OutOfMemoryError("injected")
+            raise SHORTAGES[failures % len(SHORTAGES)]()
         return forward(decoder, batch)
 
     monkeypatch.setattr(Decoder, "hidden_rows", short)
@@ -207,13 +208,13 @@ def test_a_record_is_left_out_only_if_it_does_not_fit_alone(
 
     def short(decoder: Decoder, spool: Any, entries: pass_two.Entries) -> Read:  # noqa: ANN401
         if fails == "at launch" and fails_now(entries, flying):
-            raise torch.OutOfMemoryError("injected")
+            raise SHORTAGES[len(tries) % len(SHORTAGES)]()
         read = launch(decoder, spool, entries)
 
         def read_or_fail() -> list[TokenFacts]:
             facts = read()
             if fails == "when read" and fails_now(entries, flying):
-                raise torch.OutOfMemoryError("injected")
+                raise SHORTAGES[len(tries) % len(SHORTAGES)]()
             return facts
 
         return read_or_fail

@@ -22,6 +22,7 @@ from fam_engine.jobs.scoring.entries import entry_facts
 from fam_engine.jobs.scoring.spooling import MAIN, EntryWriter
 from fam_engine.measure.results import TokenFacts, TopTokens
 from fam_engine.model.decoder import Decoder
+from fam_engine.model.out_of_memory import memory_errors
 
 # Context ids, at least one, and target ids.
 Pair = tuple[Int32, Int32]
@@ -91,7 +92,8 @@ def _batch(
 ) -> list[tuple[TokenFacts, TopTokens]]:
     """Compute a batch, in halves where memory runs out."""
     try:
-        return entry_facts(decoder, spool, entries, num_top=num_top)
+        with memory_errors():
+            return entry_facts(decoder, spool, entries, num_top=num_top)
     except torch.OutOfMemoryError:
         if len(entries) == 1:
             raise

@@ -26,6 +26,7 @@ from fam_engine.measure.scores import Score
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.logprobs import launch_token_facts, token_facts, top_tokens
 from fam_engine.model.nonfinite import first_nonfinite
+from fam_engine.model.out_of_memory import memory_errors
 
 METRICS = tuple(field.name for field in fields(Score))
 SCHEMA = f"""
@@ -266,9 +267,10 @@ class EntryScorer:
         flying = [] if ahead is None else ahead.entries.tolist()
         self.journal.take_off([*flying, *entries.tolist()])
         try:
-            if runs_ahead(self.decoder):
-                return _Flight(entries, launch_entries(self.decoder, self.spool, entries))
-            facts = self.facts(entries)
+            with memory_errors():
+                if runs_ahead(self.decoder):
+                    return _Flight(entries, launch_entries(self.decoder, self.spool, entries))
+                facts = self.facts(entries)
         except torch.OutOfMemoryError:
             # What follows happens after this returns: a traceback would keep the tensors alive.
             return None
@@ -301,8 +303,9 @@ class EntryScorer:
     def _read(self, flight: _Flight) -> tuple[list[TokenFacts], dict[int, str]] | None:
         """Give the facts of a batch, and what is wrong with some; None if memory runs out."""
         try:
-            facts = flight.read()
-            return facts, self._nonfinite(flight.entries, facts)
+            with memory_errors():
+                facts = flight.read()
+                return facts, self._nonfinite(flight.entries, facts)
         except torch.OutOfMemoryError:
             return None
 

@@ -21,6 +21,7 @@ from fam_engine.data.files import write_text_whole
 from fam_engine.data.tokenizer import Ids
 from fam_engine.jobs.scoring.entries import EntryScorer
 from fam_engine.model.generation.detokenizer import REPLACEMENT, byte_tokens
+from fam_engine.model.out_of_memory import memory_errors
 from fam_engine.report.examples import Example, pick_examples
 from fam_engine.report.html import MAX_QUARANTINE, ReportData, render_report
 
@@ -85,7 +86,7 @@ def _examples(
     examples = {}
     for row in rows:
         # One at a time; another program may have taken since what there was.
-        with contextlib.suppress(torch.OutOfMemoryError):
+        with contextlib.suppress(torch.OutOfMemoryError), memory_errors():
             (record,) = table.slice(row, 1).to_pylist()
             examples[row] = _example(record, scorer, tokenizer)
     return examples

@@ -38,6 +38,7 @@ from fam_engine.model.generation.requests import Completion, Request, Sampling
 from fam_engine.model.generation.sampling import uniform
 from fam_engine.model.generation.sequences import Ends, Sequence, StopStrings
 from fam_engine.model.generation.stepping import Stepper
+from fam_engine.model.out_of_memory import memory_errors
 
 # Models whose steps have no product above this (1 to 2 ms on a core) run on one thread: a step is
 # hundreds of small operations, after each of which threads wait for each other. Measured with two
@@ -131,6 +132,7 @@ class Run:
             # that those of a later run multiply in (pytorch/pytorch issue 193402).
             self._cache = self._stepper = None
 
+    @memory_errors()
     def _round(self) -> bool:
         """Begin texts, run some steps, and look at the tokens; False if there is nothing left to do."""
         self._drop_unwanted()

@@ -24,6 +24,7 @@ from typing import Final
 import torch
 
 from fam_engine.model.memory import free_bytes
+from fam_engine.model.out_of_memory import memory_errors
 
 # Part of the host's free memory that inputs may take: page-locked memory cannot be swapped out.
 SHARE_OF_HOST: Final = 0.8
@@ -72,8 +73,9 @@ class HostMemory:
 
     def _chunk(self, shape: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
         try:
-            return torch.empty(shape, dtype=dtype, pin_memory=self._is_pinned)
-        except RuntimeError as error:  # the driver's "out of memory", which is not torch's
+            with memory_errors():
+                return torch.empty(shape, dtype=dtype, pin_memory=self._is_pinned)
+        except torch.OutOfMemoryError as error:
             # Others need it more than a step that does without.
             self._chunks.clear()
             raise HostMemoryError(f"page-locked memory: {error}") from error
