@@ -18,6 +18,7 @@ from fam_engine.jobs.scoring.ingest import IngestPlan, ingest_records
 from fam_engine.jobs.training.budget import StepPlan
 from fam_engine.jobs.training.examples import Examples, find_examples
 from fam_engine.jobs.training.losses import LossName, LossSettings
+from fam_engine.jobs.training.optim import AdamW
 from fam_engine.jobs.training.steps import GradientMaker, StepLoss, micro_batches
 from fam_engine.jobs.training.validation import validation_loss
 from fam_engine.model.loading import load_model
@@ -25,6 +26,7 @@ from fam_engine.model.trainable import HostMemoryError, LoraSpec, Policy, Traina
 from fam_engine.model.training import recomputation
 from tests.jobs.training.small_job import make_records, write_records
 from tests.model.conftest import TinyCheckpoint, tiny_checkpoint
+from tests.model.shortages import SHORTAGES
 from tests.model.test_trainable_numerics import loss_and_gradients_of_peft
 
 __all__ = ["tiny_checkpoint"]
@@ -193,7 +195,7 @@ def test_validation_is_the_mean_over_tokens_without_dropout(
 def run_short_of_memory(
     monkeypatch: pytest.MonkeyPatch,
     is_short: Callable[[PackedBatch, Policy], bool],
-    error: type[Exception] = torch.OutOfMemoryError,
+    error: type[Exception] | None = None,
 ) -> list[tuple[int, Policy]]:
     """Let micro-batches run out of memory once computed; give, as they come, entries and policies."""
     monkeypatch.setattr(
@@ -207,7 +209,7 @@ def run_short_of_memory(
         tried.append((len(batch.entries), policy))
         result = real(self, batch, *args, **settings)
         if is_short(batch, policy):
-            raise error("injected")
+            raise error("injected") if error else SHORTAGES[len(tried) % len(SHORTAGES)]()
         return result
 
     monkeypatch.setattr(TrainableModel, "forward_backward", short)
@@ -259,6 +261,31 @@ def test_a_host_without_memory_is_not_asked_again(
     assert tried == [(10, Policy(0, offload=True)), (10, Policy(0))]
     assert plan == StepPlan(4096, 0, 0)
     assert found == gradients(four_layers, examples, 4096, "plain")[0]
+
+
+def test_gradients_are_added_in_the_optimizer_s_buffer_from_the_first_step_on(
+    four_layers: Path, examples: Examples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And after memory ran out: no step has a second copy of them, and each has the bits of gradients made anew."""
+    expected = gradients(four_layers, examples, 4096, "plain")
+    trainable = model(four_layers)
+    optimizer = AdamW("adamw", trainable.parameters, weight_decay=0.0)
+    maker = GradientMaker(trainable, examples, LossSettings(), seed=5)
+    in_buffer: list[bool] = []
+    real = TrainableModel.forward_backward
+
+    def noted(self: TrainableModel, *args: Any, **settings: Any) -> Any:  # noqa: ANN401
+        result = real(self, *args, **settings)
+        places = {leaf.grad.untyped_storage().data_ptr() for leaf in self.parameters.values()}  # type: ignore[union-attr]
+        in_buffer.append(places == {optimizer._flat.gradients.untyped_storage().data_ptr()})
+        return result
+
+    monkeypatch.setattr(TrainableModel, "forward_backward", noted)
+    tried = run_short_of_memory(monkeypatch, lambda _, policy: policy.num_whole > 0)
+    found, _ = maker.step(3, examples.entries, StepPlan(4096, AMPLE, 0))
+    assert len(tried) > 1
+    assert in_buffer == [True] * len(tried)
+    check_same(found, trainable, expected)
 
 
 def test_a_short_micro_batch_that_fails_beside_a_long_plan_gets_less(

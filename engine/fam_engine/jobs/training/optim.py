@@ -115,7 +115,7 @@ class AdamW:
 
 
 class FlatLeaves:
-    """Leaves and their gradients as views of two buffers.
+    """Leaves and their gradients, zero at first, as views of two buffers.
 
     Args:
         leaves: By name; their values move into the buffer.
@@ -139,6 +139,7 @@ class FlatLeaves:
             view = self.view(self.values, name)
             view.copy_(leaf.detach())
             leaf.data = view
+        self.zero_gradients()
 
     def view(self, buffer: torch.Tensor, name: str) -> torch.Tensor:
         """Give a leaf's part of a buffer like these, in its shape."""

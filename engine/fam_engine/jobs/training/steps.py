@@ -25,6 +25,7 @@ from fam_engine.jobs.training.examples import Examples
 from fam_engine.jobs.training.losses import NEEDS_BASE, LossSettings, token_weights
 from fam_engine.jobs.training.order import dropout_seed
 from fam_engine.jobs.training.peers import ALONE, Peers
+from fam_engine.model.out_of_memory import memory_errors
 from fam_engine.model.trainable import HostMemoryError, Policy, TrainableModel
 
 # So many times the tokens may be computed for micro-batches of one size.
@@ -128,14 +129,15 @@ class GradientMaker:
     def _try(
         self, step: int, entries: Entries, batches: list[Entries], plan: StepPlan
     ) -> StepLoss | _Shortage:
-        """Compute a step; a shortage if some process ran out of memory, and then no gradient is left."""
+        """Compute a step; a shortage if some process ran out of memory, and then all gradients are zero."""
         num_targets = self._examples.num_targets(entries)
         sums, short = self._sums.zero_(), [0, 0, 0]
         try:
             for number, batch in self._peers.own(list(enumerate(batches))):
                 packed = PackedBatch.of(self._examples.spool, batch)
                 policy = self._model.choose_policy(packed, free=plan.room, host_free=plan.host_room)
-                sums += self._micro_batch(step, number, packed, num_targets, policy)
+                with memory_errors():
+                    sums += self._micro_batch(step, number, packed, num_targets, policy)
         except torch.OutOfMemoryError as error:
             is_of_host = isinstance(error, HostMemoryError)
             short = [True, is_of_host, self._reducible(packed, policy, plan.host_room)]
@@ -143,7 +145,9 @@ class GradientMaker:
         parameters = self._model.parameters.values()
         if any(told[3]):
             for parameter in parameters:
-                parameter.grad = None
+                if parameter.grad is not None:
+                    # Where it lies, which is in the optimizer's buffer: another would be memory nobody planned.
+                    parameter.grad.zero_()
             torch.cuda.empty_cache()
             return _Shortage(any(told[4]), max(map(int, told[5])))
         self._peers.sum_([_gradient(parameter) for parameter in parameters])
