@@ -39,10 +39,10 @@ def peft_model(model: torch.nn.Module, lora: peft.LoraConfig) -> torch.nn.Module
         return peft.get_peft_model(model, lora)  # type: ignore[arg-type]
 
 
-def loss_and_gradients_of_peft(
-    folder: Path, model: TrainableModel, entry: Entry
-) -> tuple[float, dict[str, torch.Tensor]]:
-    """Give their mean loss and gradients, in float64, of an adapter with our values.
+def peft_of(
+    folder: Path, model: TrainableModel
+) -> tuple[torch.nn.Module, dict[str, torch.nn.Parameter]]:
+    """Give their model in float64, and its leaves by our names, with our values.
 
     Their float64 has norms of float64 put in (tests/model/test_parity.py).
     """
@@ -64,11 +64,26 @@ def loss_and_gradients_of_peft(
     with torch.no_grad():
         for name, leaf in leaves.items():
             leaf.copy_(model.parameters[name])
-    ids = torch.tensor([[*entry[0], *entry[1]]])
-    labels = ids.clone()
-    labels[:, : len(entry[0])] = -100
-    logits = theirs(ids).logits  # their own loss is made in fp32
-    loss = torch.nn.functional.cross_entropy(logits[0, :-1], labels[0, 1:])
+    return theirs, leaves
+
+
+def peft_nll(theirs: torch.nn.Module, entry: Entry) -> torch.Tensor:
+    """Give the losses of an entry's targets in a plain forward pass of its own, nats."""
+    context, targets = entry
+    logits_TV = theirs(torch.tensor([[*context, *targets]])).logits[
+        0
+    ]  # their own loss is made in fp32
+    return torch.nn.functional.cross_entropy(
+        logits_TV[len(context) - 1 : -1], torch.tensor(targets), reduction="none"
+    )
+
+
+def loss_and_gradients_of_peft(
+    folder: Path, model: TrainableModel, entry: Entry
+) -> tuple[float, dict[str, torch.Tensor]]:
+    """Give their mean loss and gradients, in float64, of an adapter with our values."""
+    theirs, leaves = peft_of(folder, model)
+    loss = peft_nll(theirs, entry).mean()
     loss.backward()
     return loss.item(), {name: leaf.grad for name, leaf in leaves.items()}  # type: ignore[misc]
 

@@ -14,11 +14,14 @@ from fam_engine.jobs.training.losses import token_weights as token_weights_of
 from fam_engine.jobs.training.optim import AdamW
 from fam_engine.model.devices import ComputeDtype
 from fam_engine.model.loading import load_model
+from fam_engine.jobs.training.optim import BETAS, EPS, AdamW
+from fam_engine.model.checkpoint import Precision
+from fam_engine.model.loading import ComputeDtype, load_model
 from fam_engine.model.trainable import Policy, TrainableModel
 from tests.model.conftest import TinyCheckpoint, one_thread, tiny_checkpoint
 from tests.model.packing_reference import pack_reference
 from tests.model.plain import random_entries
-from tests.model.test_trainable_numerics import loss_and_gradients_of_peft
+from tests.model.test_trainable_numerics import loss_and_gradients_of_peft, peft_nll, peft_of
 from tests.model.training.reference import (
     ALL,
     entries_with_siblings,
@@ -199,6 +202,48 @@ def test_twenty_steps(tiny_checkpoint: TinyCheckpoint) -> None:
         torch.testing.assert_close(
             parameter, models["autograd"].parameters[name], rtol=1e-8, atol=1e-9
         )
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen3"])
+def test_twenty_steps_are_those_of_transformers_peft_and_torch(
+    tiny_checkpoint: TinyCheckpoint, model_type: str
+) -> None:
+    """In float64: theirs a record at a time, ours in micro-batches with shared prompts; norms are clipped."""
+    folder = tiny_checkpoint(model_type, num_hidden_layers=2)
+    decoder = load_model(folder, precision="fp32", compute_dtype="fp64")
+    model = trainable(decoder, spec_of())
+    theirs, leaves = peft_of(folder, model)
+    entries = entries_with_siblings(decoder.config.vocab_size)
+    num_targets = sum(len(targets) for _, targets in entries)
+    batches = [pack_reference(entries[a:b]) for a, b in ((0, 4), (4, 9))]
+    ours = AdamW("adamw", model.parameters, weight_decay=0.01)
+    adamw = torch.optim.AdamW(leaves.values(), lr=1e-3, betas=BETAS, eps=EPS, weight_decay=0.01)
+    losses = []
+    for step in range(20):
+        found = sum(
+            model.forward_backward(
+                batch,
+                lambda nll_R: torch.ones_like(nll_R) / num_targets,
+                dropout_seed=None,
+                policy=Policy(step % 3),
+            ).sum()
+            for batch in batches
+        )
+        expected = sum(peft_nll(theirs, entry).sum() for entry in entries)
+        assert isinstance(expected, torch.Tensor)
+        assert abs(found - expected.detach()) / num_targets <= 1e-9
+        losses.append(expected.item())
+        adamw.zero_grad()
+        (expected / num_targets).backward()
+        norm = torch.nn.utils.clip_grad_norm_(leaves.values(), 0.5)
+        assert ours.clip_grad_norm(0.5) == pytest.approx(norm.item(), rel=1e-9)
+        ours.step(1e-3)
+        adamw.step()
+    assert losses[-1] < 0.99 * losses[0]
+    assert model.parameters.keys() == leaves.keys()
+    for name, leaf in leaves.items():
+        assert model.parameters[name].dtype == torch.float64
+        assert (model.parameters[name] - leaf).abs().max() <= 1e-9, name
 
 
 @pytest.mark.parametrize("compute_dtype", ["fp32", "bf16"])
