@@ -4,6 +4,9 @@ As on a real one, capturing notes and does nothing: what it wrote to memory of b
 as they are, so a number that the host had computed stays what it was. Memory that came into being while capturing is
 the graph's own: at the end of a replay it is filled with nonsense, as other graphs may use it. Who replays a graph that
 reads memory given back since is told so.
+
+Graphs captured on one stream share the memory that cuBLAS works in, and the first that goes gives it back, whoever
+replays later (pytorch/pytorch issue 193402).
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from tests.simulated import stream
+from tests.simulated import stream as streams
 
 _capturing: CUDAGraph | None = None
 
@@ -50,10 +53,22 @@ class _Memory:
         return torch._C._storage_Use_Count(self._storage._cdata) <= self.num_aliases + 1
 
 
+class _Workspace:
+    """Memory that cuBLAS works in, of all graphs captured on one stream."""
+
+    is_given_back = False
+
+
+# By the stream; of None, which torch has for all who name none.
+_workspaces: dict[object, _Workspace] = {}
+
+
 class CUDAGraph:
     """`torch.cuda.CUDAGraph`."""
 
     def __init__(self) -> None:
+        self._stream: object = None
+        self._workspace = _Workspace()
         self._steps: list[Callable[[], None]] = []
         self._own: dict[int, torch.Tensor] = {}
         self._given: dict[int, _Memory] = {}
@@ -84,6 +99,16 @@ class CUDAGraph:
         alias = torch.empty(0, dtype=x.dtype)
         return alias.set_(x.untyped_storage(), x.storage_offset(), x.size(), x.stride())
 
+    def begin_capture(self, on: object) -> None:
+        """Take the memory of a stream's graphs."""
+        self._stream = on
+        self._workspace = _workspaces.setdefault(on, _Workspace())
+
+    def __del__(self) -> None:
+        self._workspace.is_given_back = True
+        if _workspaces.get(self._stream) is self._workspace:
+            del _workspaces[self._stream]
+
     def end_capture(self) -> None:
         """Put back what was there before."""
         for memory in self._given.values():
@@ -93,10 +118,14 @@ class CUDAGraph:
         """Do all of it again."""
         if any(memory.is_given_back() for memory in self._given.values()):
             raise RuntimeError("a graph reads memory that was given back")
+        if self._workspace.is_given_back:
+            raise RuntimeError(
+                "a graph multiplies in memory that another one of its stream gave back"
+            )
         for step in self._steps:
             step()
         for x in self._own.values():
-            stream.spoil(x)
+            streams.spoil(x)
 
 
 def _place(x: torch.Tensor) -> int:
@@ -111,13 +140,14 @@ def _again(do: Callable[..., Any], args: Any, kwargs: Any, olds: Sequence[torch.
 
 
 @contextlib.contextmanager
-def graph(captured: CUDAGraph, pool: object = None) -> Iterator[None]:
+def graph(captured: CUDAGraph, pool: object = None, stream: object = None) -> Iterator[None]:
     """`torch.cuda.graph`."""
     global _capturing
-    stream.wait()
-    _capturing, stream.is_capturing = captured, True
+    streams.wait()
+    captured.begin_capture(stream)
+    _capturing, streams.is_capturing = captured, True
     try:
         yield
     finally:
-        _capturing, stream.is_capturing = None, False
+        _capturing, streams.is_capturing = None, False
         captured.end_capture()

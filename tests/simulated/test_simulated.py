@@ -154,3 +154,19 @@ def test_another_stream_copies_as_late_as_it_may(fault: str | None) -> None:
         return
     torch.cuda.current_stream().wait_stream(side)
     assert host.tolist() == [2.0, 4.0, 6.0, 8.0]
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_graphs_of_one_stream_work_in_the_same_memory(is_shared: bool) -> None:
+    x = on_gpu(1.0)
+    streams = [torch.cuda.Stream() for _ in range(2)]
+    kept, other = (torch.cuda.CUDAGraph() for _ in range(2))
+    for graph, stream in ((kept, streams[0]), (other, streams[0 if is_shared else 1])):
+        with torch.cuda.graph(graph, stream=stream):
+            x += 1
+    del graph, other
+    if is_shared:
+        with pytest.raises(RuntimeError, match="another one of its stream gave back"):
+            kept.replay()
+    else:
+        kept.replay()

@@ -496,8 +496,8 @@ def test_what_comes_often_is_captured_once(
     class Recorded:
         """Stands for a graph: what it noted is run when it is replayed."""
 
-        def __init__(self, stepper: Stepper, num_rows: int, pool: object) -> None:
-            assert pool is None
+        def __init__(self, stepper: Stepper, num_rows: int, pool: object, stream: object) -> None:
+            assert pool is stream is None
             captured.append(num_rows)
             self._step = partial(stepper.advance, num_rows)
 
@@ -528,14 +528,14 @@ def test_memory_the_driver_lacks_for_a_graph_is_memory_that_ran_out(
     monkeypatch: pytest.MonkeyPatch, said: str, raised: type[RuntimeError]
 ) -> None:
     @contextlib.contextmanager
-    def capture(graph: object, pool: object) -> Iterator[None]:
+    def capture(graph: object, pool: object, stream: object) -> Iterator[None]:
         yield
         raise RuntimeError(said)
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
     monkeypatch.setattr(torch.cuda, "graph", capture)
     with pytest.raises(RuntimeError, match=said) as caught:
-        CapturedStep(Mock(), 8, pool=None)
+        CapturedStep(Mock(), 8, pool=None, stream=None)
     assert caught.type is raised
 
 

@@ -28,6 +28,7 @@ from fam_engine.model.decoder import Decoder
 from fam_engine.model.generation.cache import KVCache
 from fam_engine.model.generation.requests import Sampling
 from fam_engine.model.generation.sampling import choose
+from fam_engine.model.out_of_memory import memory_errors
 
 # Rows of a step on a GPU with NF4 matrices; a graph each.
 _FEW_ROWS: Final = (1, 2, 4, 8, 16, 32, 64)
@@ -68,6 +69,7 @@ class Stepper:
         # Not in fp64, whose choice asks the host.
         self._is_captured = like.is_cuda and ops.takes_triton(like)
         self._pool = torch.cuda.graph_pool_handle() if self._is_captured else None
+        self._stream = torch.cuda.Stream(device) if self._is_captured else None
         self._captured: dict[int, CapturedStep] = {}
         self._num_runs: Counter[int] = Counter()
 
@@ -127,7 +129,7 @@ class Stepper:
             self.advance(num_rows)
             return
         if num_rows not in self._captured:
-            self._captured[num_rows] = CapturedStep(self, num_rows, self._pool)
+            self._captured[num_rows] = CapturedStep(self, num_rows, self._pool, self._stream)
         self._captured[num_rows].replay()
 
     def _num_rows(self, num_slots: int) -> int:
@@ -176,28 +178,32 @@ class CapturedStep:
     """A step of so many rows as a CUDA graph.
 
     Graphs of one stepper share the memory of what they compute in between: none of it is read after
-    its own replay.
+    its own replay. So they do a stream to be captured on, as the memory that cuBLAS works in is kept by
+    the stream: with one for all steppers, which torch gives who names none, newer torch frees it for all
+    of them when the graphs of one go (pytorch/pytorch issue 193402). A capture waits for all streams
+    before it begins, and replays are asked for where everything else is, so nothing else need wait.
 
     Args:
         stepper: Whose step; it has run before.
         num_rows: R.
         pool: The memory, from `torch.cuda.graph_pool_handle`.
+        stream: Where it is captured.
 
     Raises:
         torch.OutOfMemoryError: There is no memory left for it, of torch's or of the driver's.
     """
 
-    def __init__(self, stepper: Stepper, num_rows: int, pool: Any) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        stepper: Stepper,
+        num_rows: int,
+        pool: Any,  # noqa: ANN401
+        stream: torch.cuda.Stream | None,
+    ) -> None:
         self._graph = torch.cuda.CUDAGraph()
-        try:
-            # Notes what is launched, and runs nothing.
-            with torch.cuda.graph(self._graph, pool=pool):
-                stepper.advance(num_rows)
-        except RuntimeError as error:
-            # What the driver lacks for a graph, torch reports like any other error of CUDA.
-            if "out of memory" in str(error):
-                raise torch.OutOfMemoryError(str(error)) from error
-            raise
+        # Notes what is launched, and runs nothing.
+        with memory_errors(), torch.cuda.graph(self._graph, pool=pool, stream=stream):
+            stepper.advance(num_rows)
 
     def replay(self) -> None:
         """Run the step."""
