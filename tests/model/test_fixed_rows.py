@@ -109,18 +109,29 @@ def test_a_row_that_depends_on_its_place_is_refused(
     decoder: Decoder, monkeypatch: pytest.MonkeyPatch, matrix: str
 ) -> None:
     monkeypatch.setattr(ops, "has_fused_logprob", lambda *_: True)
-    linear = torch.nn.functional.linear
-    num_features = getattr(decoder.weights.layers[0], matrix).out_features
+    linear, addmm_ = torch.nn.functional.linear, torch.Tensor.addmm_
+    shape = (one := getattr(decoder.weights.layers[0], matrix)).out_features, one.in_features
+    more = 1 + 2**-7  # the last bit of bf16, or the one before
 
     def by_place(
         x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
         product = linear(x, weight, bias)
-        if weight.shape[0] == num_features:
-            product[40] *= 1 + 2**-7  # the last bit of bf16, or the one before
+        if weight.shape == shape:
+            product[40] *= more
         return product
 
-    monkeypatch.setattr(products.functional, "linear", by_place)
+    def added_by_place(total: torch.Tensor, x: torch.Tensor, turned: torch.Tensor) -> torch.Tensor:
+        addmm_(total, x, turned)
+        if turned.t().shape == shape:
+            total[40] *= more
+        return total
+
+    # Each is multiplied as a pass does: these two are added to what is there.
+    if matrix in ("o", "down"):
+        monkeypatch.setattr(torch.Tensor, "addmm_", added_by_place)
+    else:
+        monkeypatch.setattr(products.functional, "linear", by_place)
     with pytest.raises(DeviceError, match="depend on the place of a row") as refusal:
         check_exact(decoder)
     assert "--exact" in str(refusal.value.hint)

@@ -154,6 +154,10 @@ class Decoder:
         """Give rows [M, K] times one of its matrices, adapter merged, as a pass does; see `products.linear`."""
         return products.linear(x, linear, self._scratch, features=features)
 
+    def multiply_add_(self, residual: torch.Tensor, x: torch.Tensor, linear: Linear) -> None:
+        """Add such a product to residual [M, N], in place, as a pass does; see `products.linear_add_`."""
+        products.linear_add_(residual, x, linear, self._scratch)
+
     @torch.inference_mode()
     def hidden_rows(
         self,

@@ -15,15 +15,17 @@ done:
 
 That one shape means one kernel, and one kernel one order of sums for all of its rows, is how cuBLAS is known to work,
 not what its documentation promises. So it is tried, on each matrix of a layer, whenever a model is loaded so: rows in
-another order, and beside others, must give the same bits. tests/gpu/test_cuda.py tries whole records; on an H100 it
+another order, and beside others, must give the same bits. Each is multiplied as in a layer: two add their product to
+what there is, for which cuBLAS may choose another kernel. tests/gpu/test_cuda.py tries whole records; on an H100 it
 holds.
 
-Letters: M rows, K input features.
+Letters: M rows, K input features, N output features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 
@@ -31,6 +33,9 @@ from fam_engine.errors import DeviceError
 from fam_engine.model import ops, products
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.weights import Linear
+
+# Of rows [M, K] and what their product may be added to [M, N].
+_Multiply = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 _HINT = "leave out --exact: scores then differ in their last bits with the other records of a batch"
 
@@ -49,8 +54,8 @@ def check_exact(decoder: Decoder) -> None:
         raise DeviceError(
             message, code="E_EXACT", hint="use --compute-dtype bf16, or --precision fp32"
         )
-    for name, linear, features in _products(decoder):
-        if not _rows_are_independent(decoder, linear, features):
+    for name, linear, multiply in _products(decoder):
+        if not _rows_are_independent(decoder, linear, multiply):
             message = f"products with the matrix `{name}` depend on the place of a row: not exact"
             raise DeviceError(message, code="E_EXACT", hint=_HINT)
 
@@ -59,23 +64,41 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _products(decoder: Decoder) -> Iterator[tuple[str, Linear, slice]]:
-    """Yield the matrices of a layer, and the parts of one that the last layer multiplies apart."""
+def _products(decoder: Decoder) -> Iterator[tuple[str, Linear, _Multiply]]:
+    """Yield the matrices of a layer, and the parts of one that the last layer multiplies apart; how a layer does it."""
     layer, config = decoder.weights.layers[-1], decoder.config
     cut = config.num_attention_heads * config.head_dim
-    for name, linear in layer.linears().items():
-        yield name, linear, slice(None)
-    for part in (slice(0, cut), slice(cut, None)):
-        yield "qkv", layer.qkv, part
+    for part in (slice(None), slice(0, cut), slice(cut, None)):
+        yield "qkv", layer.qkv, partial(_multiply, decoder, layer.qkv, part)
+    yield "gate_up", layer.gate_up, partial(_multiply, decoder, layer.gate_up, slice(None))
+    for name, linear in (("o", layer.o), ("down", layer.down)):
+        yield name, linear, partial(_multiply_add, decoder, linear)
 
 
-def _rows_are_independent(decoder: Decoder, linear: Linear, features: slice) -> bool:
+def _multiply(
+    decoder: Decoder, linear: Linear, features: slice, x_MK: torch.Tensor, _: torch.Tensor
+) -> torch.Tensor:
+    return decoder.multiply(x_MK, linear, features)
+
+
+def _multiply_add(
+    decoder: Decoder, linear: Linear, x_MK: torch.Tensor, residual_MN: torch.Tensor
+) -> torch.Tensor:
+    total_MN = residual_MN.clone()
+    decoder.multiply_add_(total_MN, x_MK, linear)
+    return total_MN
+
+
+def _rows_are_independent(decoder: Decoder, linear: Linear, multiply: _Multiply) -> bool:
     """Multiply random rows, then in another order, then half of them beside zeros."""
-    random = torch.Generator().manual_seed(0)
-    shape, num_rows = (products.FIXED_ROWS, linear.in_features), products.FIXED_ROWS
-    x_MK = torch.randn(shape, generator=random).to(decoder.device, decoder.compute_dtype)
+    random, num_rows = torch.Generator().manual_seed(0), products.FIXED_ROWS
+    x_MK, residual_MN = (
+        torch.randn((num_rows, width), generator=random).to(decoder.device, decoder.compute_dtype)
+        for width in (linear.in_features, linear.out_features)
+    )
     order = torch.randperm(num_rows, generator=random).to(decoder.device)
-    whole = decoder.multiply(x_MK, linear, features)
-    shuffled = decoder.multiply(x_MK[order], linear, features)
-    some = decoder.multiply(x_MK[: num_rows // 2], linear, features)
-    return torch.equal(shuffled, whole[order]) and torch.equal(some, whole[: num_rows // 2])
+    half = slice(num_rows // 2)
+    whole = multiply(x_MK, residual_MN)
+    shuffled = multiply(x_MK[order], residual_MN[order])
+    some = multiply(x_MK[half], residual_MN[half])
+    return torch.equal(shuffled, whole[order]) and torch.equal(some, whole[half])
