@@ -119,10 +119,11 @@ def _jobs_of_shape(shape: str, options: argparse.Namespace) -> Iterator[Job]:
     size = ("--num-tokens", "8", "--rounds", "1") if is_tiny else ()
     command = ("bench_decode.py", *which, *size, *peers["decoding"])
     yield Job("decoding", shape, command, 90 * longer)
-    size = ("16384", "4096") if peers["training"] else ("2048", "4096", "16384")
+    # The last are lost first if time runs out.
+    size = ("16384", "4096", "8192") if peers["training"] else ("2048", "4096", "16384", "8192")
     size = ("128", "--caps", "0", "--steps", "1") if is_tiny else size
     command = ("bench_train.py", *which, "--budgets", *size, *peers["training"])
-    yield Job("training", shape, command, 450 if peers["training"] else 110 * longer)
+    yield Job("training", shape, command, 450 if peers["training"] else 140 * longer)
 
 
 def _which(shape: str, options: argparse.Namespace) -> tuple[str, ...]:

@@ -216,10 +216,13 @@ def _parities(results: dict[str, Any]) -> Iterator[str]:
                 yield f"{row['shape']}, first step of {name}: {found['error']}.\n"
             elif "loss_difference" in found:
                 low, high = found["gradient_norm_ratios"]
+                # Results of before these were noted have neither.
+                worst = f" (`{found['worst_gradient']}`)" if "worst_gradient" in found else ""
+                unshown = "" if found.get("is_parity_shown", True) else " Parity is not shown."
                 yield (
                     f"{row['shape']}, first step beside {name}: losses differ by {found['loss_difference']:.1e} of "
-                    f"themselves, least cosine of a gradient {found['least_gradient_cosine']:.5f}, norms over its "
-                    f"{low:.3f} to {high:.3f}.\n"
+                    f"themselves, least cosine of a gradient {found['least_gradient_cosine']:.5f}{worst}, norms over "
+                    f"its {low:.3f} to {high:.3f}.{unshown}\n"
                 )
             else:
                 yield f"{row['shape']}: least norm of a gradient {found['least_gradient_norm']:.1e}.\n"

@@ -6,6 +6,7 @@ In: engines and documents. Out: rows for `bench_train.py`, which measures nothin
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 from typing import Any
 
@@ -14,6 +15,10 @@ from random_models import SHAPES
 from train_engines import Setting, Steps
 from train_workers import OURS, Engine
 from workloads import Question, make_documents
+
+# Of the worst gradient. On a CPU, where tests compare, all are above 0.999; 8B in bf16 on an H100 had 0.983, which
+# nothing explains yet. Below, a peer's step is not shown to be ours: its row stays, and says so.
+LEAST_COSINE = 0.99
 
 
 def parity(engines: dict[str, Engine], documents: list[Question]) -> dict[str, Any]:
@@ -35,18 +40,22 @@ def parity(engines: dict[str, Engine], documents: list[Question]) -> dict[str, A
 
 
 def distance(ours: Steps, peer: Steps) -> dict[str, Any]:
-    """Give how far the first losses and the gradients, a pair at a time, are from each other."""
+    """Give how far the first losses and the gradients, a pair at a time, are apart, and which is farthest."""
     assert ours.gradients.keys() == peer.gradients.keys(), "the peer trains other matrices"
-    cosines, ratios = [], []
+    cosines, ratios = {}, []
     for name, a in ours.gradients.items():
         b = peer.gradients[name]
         sizes = np.linalg.norm(a), np.linalg.norm(b)
-        cosines.append(float((a * b).sum() / (sizes[0] * sizes[1])))
+        cosines[name] = float((a * b).sum() / (sizes[0] * sizes[1]))
         ratios.append(float(sizes[0] / sizes[1]))
+    # One that is no number comes first: nothing is shown by it.
+    worst = min(cosines, key=lambda name: -math.inf if math.isnan(cosines[name]) else cosines[name])
     return {
         "loss": peer.losses[0],
         "loss_difference": abs(ours.losses[0] - peer.losses[0]) / ours.losses[0],
-        "least_gradient_cosine": min(cosines),
+        "least_gradient_cosine": cosines[worst],
+        "worst_gradient": worst,
+        "is_parity_shown": cosines[worst] >= LEAST_COSINE,
         "gradient_norm_ratios": [min(ratios), max(ratios)],
     }
 

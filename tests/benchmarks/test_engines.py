@@ -72,6 +72,35 @@ def test_samples_of_a_prompt_are_its_own(folder: str) -> None:
     assert all(np.array_equal(a, b) for a, b in zip(both, again, strict=True))
 
 
+def steps_with(gradients: dict[str, Any]) -> Any:  # noqa: ANN401
+    import train_engines
+
+    arrays = {name: np.array(values) for name, values in gradients.items()}
+    return train_engines.Steps([2.0], [1.0], 0, 0, arrays)
+
+
+@pytest.mark.parametrize(
+    ("gradient", "cosine", "is_shown"),
+    [([1.0, 0.05], 0.99875, True), ([1.0, 0.2], 0.98058, False), ([np.nan, 1.0], np.nan, False)],
+)
+def test_parity_names_the_worst_gradient_and_whether_it_is_near_enough(
+    gradient: list[float], cosine: float, is_shown: bool
+) -> None:
+    import gpu_table
+    import train_comparison
+
+    ours = steps_with({"near": [3.0, 4.0], "far": [1.0, 0.0], "last": [0.0, 2.0]})
+    peer = steps_with({"near": [3.0, 4.01], "far": gradient, "last": [0.0, 2.0]})
+    found = train_comparison.distance(ours, peer)
+    assert found["worst_gradient"] == "far"
+    assert found["is_parity_shown"] is is_shown
+    assert found["least_gradient_cosine"] == pytest.approx(cosine, abs=1e-4, nan_ok=True)
+    row = {"shape": "8b", "parity": {"peer": found}}
+    (line,) = gpu_table._parities({"8b": {"results": [row], "failed": {}}})
+    assert "(`far`)" in line
+    assert ("Parity is not shown." in line) is not is_shown
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_training_starts_alike_and_goes_on_alike(folder: str) -> None:
     import train_comparison

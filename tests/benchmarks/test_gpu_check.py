@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -57,6 +59,18 @@ def test_a_part_without_time_says_so() -> None:
     one = gpu_check.Job("probe", "probe", ("gpu_probe.py",), 10)
     found = gpu_check._run_in_time(one, Path(), Path(), 3.0)
     assert gpu_check._said(found) == "no time left"
+
+
+@pytest.mark.parametrize("peers", [[], ["peft"]])
+def test_steps_of_8192_tokens_are_trained_too(peers: list[str]) -> None:
+    import gpu_check
+
+    options = argparse.Namespace(device="cuda", models=Path(), peers=peers)
+    (training,) = (one for one in gpu_check._jobs_of_shape("8b", options) if one.part == "training")
+    after = training.command[training.command.index("--budgets") + 1 :]
+    budgets = [int(one) for one in itertools.takewhile(str.isdigit, after)]
+    assert {4096, 8192, 16384} <= set(budgets)
+    assert budgets[-1] == 8192  # whose rows are lost first if time runs out
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="make gpu-check itself runs there")
