@@ -9,7 +9,12 @@ import torch
 
 from fam_engine.errors import DeviceError, UsageError
 from fam_engine.model import devices
-from fam_engine.model.devices import choose_compute_dtype, choose_device, has_native_bf16
+from fam_engine.model.devices import (
+    check_capability,
+    choose_compute_dtype,
+    choose_device,
+    has_native_bf16,
+)
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -26,6 +31,14 @@ def test_auto_takes_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert choose_device("auto") == choose_device("cuda") == CUDA
     assert choose_device("cpu") == CPU
+
+
+def test_a_gpu_before_ampere_is_refused() -> None:
+    check_capability((8, 0))
+    check_capability((12, 0))
+    with pytest.raises(DeviceError, match=r"7\.5, expected 8\.0") as caught:
+        check_capability((7, 5))
+    assert caught.value.code == "E_DEVICE"
 
 
 def test_bf16_where_it_is_native(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,6 +60,7 @@ def test_weights_that_do_not_fit_a_gpu_are_not_read(
     config = ModelConfig.from_folder(folder)
     needed = weight_bytes(config, precision, torch.bfloat16)
     monkeypatch.setattr(loading, "choose_device", lambda _: CUDA)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 6))
     monkeypatch.setattr(loading, "load_weights", lambda *_, **__: pytest.fail("they were read"))
     monkeypatch.setattr(loading, "free_bytes", lambda _: needed - 1)
     with pytest.raises(DeviceError, match="GiB of the GPU are free") as refusal:

@@ -15,6 +15,8 @@ from fam_engine.errors import DeviceError, UsageError
 
 # With fp64, which is for references in tests and no setting.
 ComputeDtype = Literal["auto", "bf16", "fp32", "fp64"]
+# Of Ampere, the first with bf16 and with the copies that kernels are made of.
+_LEAST_CAPABILITY: Final = (8, 0)
 _DTYPES: Final = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp64": torch.float64}
 
 
@@ -29,6 +31,21 @@ def choose_device(device: Device) -> torch.device:
         message = "no NVIDIA GPU that torch can use; `cuda` was asked for"
         raise DeviceError(message, code="E_DEVICE", hint="use --device cpu, or check nvidia-smi")
     return torch.device("cuda" if device == "cuda" or (device == "auto" and has_gpu) else "cpu")
+
+
+def check_capability(capability: tuple[int, int]) -> None:
+    """Refuse a GPU that the kernels do not know.
+
+    Args:
+        capability: As torch gives it of a GPU.
+
+    Raises:
+        DeviceError: It is older than Ampere.
+    """
+    if capability < _LEAST_CAPABILITY:
+        found = ".".join(map(str, capability))
+        message = f"the GPU has compute capability {found}, expected 8.0 or more (Ampere or newer)"
+        raise DeviceError(message, code="E_DEVICE", hint="use --device cpu")
 
 
 def choose_compute_dtype(

@@ -19,7 +19,12 @@ from fam_engine.errors import DeviceError, UsageError
 from fam_engine.model.checkpoint import check_tensors, load_weights
 from fam_engine.model.config import CODE, ModelConfig, read_token_ids
 from fam_engine.model.decoder import Decoder
-from fam_engine.model.devices import ComputeDtype, choose_compute_dtype, choose_device
+from fam_engine.model.devices import (
+    ComputeDtype,
+    check_capability,
+    choose_compute_dtype,
+    choose_device,
+)
 from fam_engine.model.exactness import check_exact
 from fam_engine.model.fields import Fields
 from fam_engine.model.fingerprint import fingerprint
@@ -116,6 +121,8 @@ def _choose(
     _check_choice("compute_dtype", compute_dtype, get_args(ComputeDtype))
     _check_choice("device", device, get_args(Device))
     place = choose_device(device)
+    if place.type == "cuda":
+        check_capability(torch.cuda.get_device_capability(place))
     return place, choose_compute_dtype(compute_dtype, precision=precision, device=place)
 
 

@@ -11,12 +11,9 @@ from fam_engine.config import Precision
 from fam_engine.data.packing import PackedBatch
 from fam_engine.jobs.training.losses import LossSettings
 from fam_engine.jobs.training.losses import token_weights as token_weights_of
-from fam_engine.jobs.training.optim import AdamW
+from fam_engine.jobs.training.optim import BETAS, EPS, AdamW
 from fam_engine.model.devices import ComputeDtype
 from fam_engine.model.loading import load_model
-from fam_engine.jobs.training.optim import BETAS, EPS, AdamW
-from fam_engine.model.checkpoint import Precision
-from fam_engine.model.loading import ComputeDtype, load_model
 from fam_engine.model.trainable import Policy, TrainableModel
 from tests.model.conftest import TinyCheckpoint, one_thread, tiny_checkpoint
 from tests.model.packing_reference import pack_reference

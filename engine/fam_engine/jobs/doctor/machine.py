@@ -19,7 +19,7 @@ from fam_engine.config import Device
 from fam_engine.errors import DeviceError
 from fam_engine.jobs.bench.machine import device_name
 from fam_engine.jobs.doctor.checks import Check
-from fam_engine.model.devices import choose_device, has_native_bf16
+from fam_engine.model.devices import check_capability, choose_device, has_native_bf16
 from fam_engine.model.memory import free_bytes
 
 _CPU: Final = torch.device("cpu")
@@ -85,7 +85,11 @@ def _gpus(driver: str | None) -> Iterator[Check]:
             f"{properties.name}, compute capability {capability}, {free / _GIB:.1f} of "
             f"{total / _GIB:.1f} GiB free"
         )
-        yield Check("gpu", f"device {index}", "ok", found)
+        try:
+            check_capability((properties.major, properties.minor))
+            yield Check("gpu", f"device {index}", "ok", found)
+        except DeviceError as error:
+            yield Check("gpu", f"device {index}", "fail", error.message, error.hint or "")
     yield Check(
         "gpu", "driver", "ok", f"{driver or 'unknown'}, torch for CUDA {torch.version.cuda}"
     )
