@@ -26,15 +26,16 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except _UsageError as error:
-            remedy = _remedy(error.message, error.ctx)
+            remedy = _remedy(error)
             error.message += f" ({remedy})" if remedy else ""
             raise
 
 
-def _remedy(message: str, ctx: typer.Context | None) -> str | None:
+def _remedy(error: Any) -> str | None:  # noqa: ANN401 - click's or typer's own, by its version
+    message, ctx = error.message, error.ctx
     if ctx is None:
         return None
-    if message.startswith("No such option: --resume") and ctx.command.name in GO_ON:
+    if getattr(error, "option_name", None) == "--resume" and ctx.command.name in GO_ON:
         return "a stopped run goes on when the same command is given again"
     if not message.startswith("Got unexpected extra argument"):
         return None

@@ -11,7 +11,6 @@ from __future__ import annotations
 import datetime
 import json
 import os
-import platform
 import subprocess
 import sys
 import tomllib
@@ -24,8 +23,8 @@ RESULT = ROOT / "docs" / "compatibility.json"
 COLUMNS: dict[str, tuple[str, ...]] = {
     "lowest": (
         *("torch==2.11.*", "triton==3.6.*", "transformers==5.0.*", "safetensors==0.5.*"),
-        *("bitsandbytes==0.50.*", "numpy==1.26.*", "pyarrow==18.*", "typer==0.15.*"),
-        *("rich==14.2.*", "pydantic==2.7.*", "PyYAML==6.0.*", "jinja2==3.1.*"),
+        *("bitsandbytes==0.50.*", "numpy==1.26.*", "packaging==23.0", "pyarrow==18.*"),
+        *("typer==0.16.0", "rich==14.2.*", "pydantic==2.8.*", "PyYAML==6.0.*", "jinja2==3.1.*"),
     ),
     "middle": ("torch==2.13.*", "transformers==5.12.*"),
     "newest": (),
@@ -42,14 +41,20 @@ def environment(column: str) -> Path:
     """Make or bring up to date the environment of a column; give its Python."""
     folder = ROOT / f".venv-{column}"
     python = folder / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    if not is_whole(folder):
+        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
     eager = ("--upgrade", "--upgrade-strategy", "eager")
     wanted = (".", *test_tools(column), *COLUMNS[column])
     subprocess.run(
         (python, "-m", "pip", "install", "--quiet", *eager, *wanted), cwd=ROOT, check=True
     )
     return python
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether an environment has pip, which comes last, and a Python we support."""
+    command = (folder / "bin" / "python", "-c", "import sys; sys.exit(sys.version_info < (3, 11))")
+    return (folder / "bin" / "pip").exists() and subprocess.run(command).returncode == 0
 
 
 def test_tools(column: str) -> list[str]:
@@ -63,26 +68,36 @@ def versions(python: Path) -> dict[str, str]:
     """Give the versions of the packages that the page names."""
     listed = subprocess.check_output([python, "-m", "pip", "list", "--format", "json"], text=True)
     found = {entry["name"].lower(): entry["version"] for entry in json.loads(listed)}
-    return {"python": platform.python_version()} | {
+    asked = (python, "-c", "import platform; print(platform.python_version())")
+    return {"python": subprocess.check_output(asked, text=True).strip()} | {
         name: found[name.lower()] for name in PACKAGES if name.lower() in found
     }
 
 
 def run_tests(python: Path, column: str) -> dict[str, object]:
-    """Run the tests but those of faults; give how many did what, and the names of those that failed."""
+    """Run the tests but those of faults; give how many did what, and the names of those that failed.
+
+    Raises:
+        SystemExit: They did not run to their end, or none passed: that is no result.
+    """
     report = ROOT / f".venv-{column}" / "tests.xml"
     report.unlink(missing_ok=True)
     tests = os.environ.get("TESTS", "tests")
     command = (python, "-m", "pytest", "-q", "-m", "not faults and not ray", f"--junitxml={report}")
-    subprocess.run(
+    run = subprocess.run(
         (*command, *tests.split()), cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
     )
+    if run.returncode not in (0, 1):
+        sys.exit(f"{column}: pytest ended with exit code {run.returncode}; nothing is recorded")
     cases = list(ElementTree.parse(report).getroot().iter("testcase"))
     failed = [case for case in cases if {"failure", "error"} & {child.tag for child in case}]
     num_skipped = sum(any(child.tag == "skipped" for child in case) for case in cases)
+    num_passed = len(cases) - len(failed) - num_skipped
+    if not num_passed:
+        sys.exit(f"{column}: no test passed; nothing is recorded")
     return {
         "tests": tests,
-        "passed": len(cases) - len(failed) - num_skipped,
+        "passed": num_passed,
         "skipped": num_skipped,
         "failed": [f"{case.get('classname')}::{case.get('name')}" for case in failed],
     }
