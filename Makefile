@@ -11,6 +11,12 @@ PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q
 # Python as a slow GPU; on a real one `make gpu-check` runs the same tests.
 SIMULATED := $(PYTEST) --numprocesses 2 -p tests.simulated.plugin tests/gpu tests/simulated
 
+# An environment whose making was cut short, or whose Python is too old, is made anew. pip comes last into one.
+IS_NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
+REFUSE_OLD = $(PYTHON) $(IS_NEW_ENOUGH) || { \
+	echo 'this needs Python 3.11 or newer, and $(PYTHON) is not: make PYTHON=python3.11 $(MAKECMDGOALS)' >&2; exit 1; }
+make_venv = test -x $(1)/bin/pip && $(1)/bin/python $(IS_NEW_ENOUGH) || { $(REFUSE_OLD); $(PYTHON) -m venv --clear $(1); }
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-simulated check check-kernels check-kernels-lowest agreement docs examples audit test-faults faults-all test-ray test-wheel release test-matrix test-parity fuzz bench bench-memory bench-tokenize soak gpu-wheels gpu-check clean
 
@@ -18,18 +24,18 @@ help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 $(STAMP): $(SOURCES)
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(call make_venv,$(VENV))
 	@echo 'installing into $(VENV), which takes minutes the first time'
 	@cmp -s pyproject.toml $(VENV)/.pyproject || $(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	@cp pyproject.toml $(VENV)/.pyproject && touch $@
 
-install: $(STAMP) ## Make .venv with everything in it
+install: $(STAMP) ## Make .venv with everything in it; PYTHON=python3.11 where python3 is older
 
 demo: $(STAMP) ## Score 1,000 real answers with the embedded model
 	$(BIN)/fam-engine score --model embedded --data embedded --out demo-out
 
-test: $(STAMP) ## Run all tests
+test: $(STAMP) ## Run all tests but those of faults, of Ray and of a real GPU
 	cargo test --quiet --manifest-path rust_tokenize/Cargo.toml
 	$(PYTEST) --numprocesses 2 -m 'not faults and not ray'
 	$(SIMULATED) -m 'not real_gpu'
@@ -56,7 +62,7 @@ check-kernels-lowest: $(STAMP) ## Compare every Triton kernel with what is recor
 	PYTHONPATH=$(TRITON_LOWEST) $(BIN)/python -m tests.kernels.offline
 
 docs: $(STAMP) ## Build the documentation site into target/docs, warnings as errors, links checked
-	$(BIN)/python -m sphinx --fail-on-warning --quiet docs target/docs
+	$(BIN)/python -m sphinx --fail-on-warning --fresh-env --quiet docs target/docs
 	$(BIN)/python docs/check_site.py target/docs
 
 examples: $(STAMP) ## Run the tutorial and the notebook and write what they print now into them
@@ -87,6 +93,7 @@ release: $(STAMP) ## Wheels for manylinux, sdist and release notes into dist/, i
 
 COLUMNS ?= lowest middle newest
 test-matrix: ## Run the tests with the lowest, middle and newest versions allowed, minutes a column; COLUMNS=lowest, TESTS=tests/model
+	@$(REFUSE_OLD)
 	TESTS='$(or $(TESTS),tests)' $(PYTHON) tests/matrix/run_matrix.py $(COLUMNS)
 
 test-parity: $(STAMP) ## Compare 10 M random texts and all that can be listed with the reference (over an hour)
@@ -112,7 +119,7 @@ bench: $(STAMP) ## Measure against the peers, side by side
 
 AGREEMENT_MODELS ?= embedded $(wildcard ../shared/models/stories260K)
 agreement: $(STAMP) ## Log-probs of the same records in every tool; builds llama-cpp-python once (minutes; without it its rows stay empty)
-	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	@$(call make_venv,.venv-peers)
 	-CMAKE_ARGS=-DLLAVA_BUILD=OFF .venv-peers/bin/pip install --quiet --requirement benchmarks/requirements-llama-cpp.txt
 	$(BIN)/python benchmarks/agreement.py --models $(AGREEMENT_MODELS) --peers .venv-peers/bin/python \
 		--out benchmarks/results/agreement_cpu.json --markdown docs/agreement.md
@@ -125,7 +132,7 @@ soak: $(STAMP) ## An hour of scoring with kills, full disks and little memory
 
 TOKENIZERS ?= ../shared/tokenizers
 bench-tokenize: $(STAMP) ## Tokenizing beside the peers; TOKENIZERS=DIR holds NAME/tokenizer.json, GSM8K=FILE its train.jsonl
-	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	@$(call make_venv,.venv-peers)
 	.venv-peers/bin/pip install --quiet --requirement benchmarks/requirements-peers.txt
 	$(BIN)/python benchmarks/bench_tokenize.py --tokenizers $(TOKENIZERS) --peers .venv-peers/bin/python
 
