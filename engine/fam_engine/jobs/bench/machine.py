@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import fam_engine
 from fam_engine.version import installed_version
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "bitsandbytes", "triton", "fam-engine")
@@ -49,10 +50,21 @@ def what_differs(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 
 def _commit() -> str | None:
-    """Give the commit of the checkout this package runs from, marked where files differ from it."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    """Give the commit of the checkout this package runs from, marked where files differ from it.
+
+    None where it is installed: an environment may lie in a repository that is not ours.
+    """
+    package = Path(fam_engine.__file__).resolve().parent
+    top = _git(package, "rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() / "engine" / "fam_engine" != package:
+        return None
+    return _git(package, "describe", "--always", "--dirty")
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    command = ["git", "-C", str(folder), *arguments]
     try:
-        found = subprocess.run(git, capture_output=True, text=True, check=False)
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:
         return None
     return found.stdout.strip() or None
