@@ -143,7 +143,7 @@ def run_job(job: Job, folder: Path, log: Path, seconds: float) -> dict[str, Any]
     script, *arguments = job.command
     command = [sys.executable, str(ROOT / "benchmarks" / script), *arguments, "--out", str(out)]
     start = time.perf_counter()
-    with log.open("a+") as file:
+    with log.open("a+", encoding="utf-8", errors="replace") as file:
         file.write(f"\n--- {job.part} {job.name}\n")
         file.flush()
         begin = file.tell()
@@ -185,13 +185,15 @@ def _read(file: Path) -> Any:  # noqa: ANN401 - JSON
 
 
 def environment(device: str) -> dict[str, Any]:
-    """Say what this is measured on; the commit is the bundle's where there is no checkout."""
+    """Say what this is measured on; the commit is the bundle's unless the package is this checkout's."""
+    import fam_engine
     from fam_engine.jobs.bench.machine import describe_machine
 
     peers = ("peft", "accelerate", "trl", "liger-kernel", "unsloth")
     found = describe_machine(device, None, packages=peers)
     bundled = ROOT / "dist" / "gpu" / "commit.txt"
-    if not found["commit"] and bundled.exists():
+    is_ours = Path(fam_engine.__file__).resolve().parent == ROOT.resolve() / "engine" / "fam_engine"
+    if bundled.exists() and not (is_ours and found["commit"]):
         found["commit"] = bundled.read_text().strip()
     return found | {"gpu": gpu_state()}
 
@@ -208,16 +210,25 @@ def gpu_state() -> dict[str, str]:
 
 
 def main() -> int:
-    """Run the parts asked for; give 1 if one of them failed."""
+    """Run the parts asked for; give 1 if one of them failed, 2 if there is none."""
     options = _options()
+    options.out = options.out.resolve()
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name in (
+        "gpu_check.json",
+        "gpu_check.md",
+    ):  # of an earlier run: not to be taken for this one's
+        (options.out / name).unlink(missing_ok=True)
+    if not any(job.part in options.parts for job in jobs(options)):
+        asked = f"{' '.join(options.parts) or 'none'}, peers {' '.join(options.peers) or 'none'}"
+        print(f"error: nothing to run with parts {asked}: curves need training's", file=sys.stderr)
+        return 2
     import torch
 
     if options.device == "cuda" and not torch.cuda.is_available():
         print("error[E_DEVICE]: no NVIDIA GPU that torch can use", file=sys.stderr)
         return 8
     end = time.monotonic() + options.seconds
-    options.out = options.out.resolve()
-    options.out.mkdir(parents=True, exist_ok=True)
     answer: dict[str, Any] = {"environment": environment(options.device), "parts": {}}
     with tempfile.TemporaryDirectory(dir=_roomy()) as folder:
         options.models = options.models or Path(folder)

@@ -53,6 +53,55 @@ def test_what_was_found_before_the_time_was_up_is_kept(job: Any) -> None:  # noq
     assert found["result"] == {"half": 1}
 
 
+def test_bytes_that_are_no_text_end_nothing(job: Any) -> None:  # noqa: ANN401
+    found = job("sys.stdout.buffer.write(b'\\xff told\\n'); sys.exit(3)", 60)
+    assert found["output"][-1] == "\ufffd told"
+
+
+def test_a_run_without_a_job_fails_and_leaves_no_older_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import gpu_check
+
+    (tmp_path / "gpu_check.json").write_text("{}")
+    arguments = ["--out", str(tmp_path), "--device", "cpu", "--parts", "curves"]
+    monkeypatch.setattr(sys, "argv", ["gpu_check.py", *arguments])
+    assert gpu_check.main() == 2
+    assert capsys.readouterr().err.startswith("error: nothing to run with parts curves")
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_commit_is_the_bundles_where_the_package_is_not_the_checkouts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gpu_check
+
+    import fam_engine
+    from fam_engine.jobs.bench import machine
+
+    bundled = tmp_path / "dist" / "gpu" / "commit.txt"
+    bundled.parent.mkdir(parents=True)
+    bundled.write_text("of-bundle\n")
+    monkeypatch.setattr(gpu_check, "ROOT", tmp_path)
+    monkeypatch.setattr(machine, "_commit", lambda: "of-checkout")
+    for folder, commit in (("engine", "of-checkout"), ("site", "of-bundle")):
+        package = tmp_path / folder / "fam_engine" / "__init__.py"
+        monkeypatch.setattr(fam_engine, "__file__", str(package))
+        assert gpu_check.environment("cpu")["commit"] == commit
+
+
+def test_a_file_without_a_test_is_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gpu_tests
+
+    (tmp_path / "test_none.py").write_text("")
+    monkeypatch.setattr(gpu_tests, "run_sanitizer", lambda device: {"found": "absent"})
+    arguments = ["--out", str(tmp_path / "out.json"), "--files", str(tmp_path / "test_none.py")]
+    monkeypatch.setattr(sys, "argv", ["gpu_tests.py", *arguments])
+    assert gpu_tests.main() == 1
+
+
 def test_a_part_without_time_says_so() -> None:
     import gpu_check
 
