@@ -1,9 +1,10 @@
 """Build what a release consists of: the sdist, a wheel for each Linux we can build for, and the notes.
 
-In: the tree, and CHANGELOG.md with a section for the version. Out: `dist/`. The version stands in one place,
-rust_tokenize/Cargo.toml, from which maturin takes the package's. zig is the linker: it has the C library of every
-manylinux with it, so one machine builds for both processors without a container. manylinux_2_28 and not an older one:
-torch's own wheels ask for that. A target whose Rust standard library is not installed is named and left out.
+In: the tree as committed, and CHANGELOG.md with a section for the version and nothing unreleased. Out: `dist/`. The
+version stands in one place, rust_tokenize/Cargo.toml, from which maturin takes the package's. zig is the linker: it has
+the C library of every manylinux with it, so one machine builds for both processors without a container. manylinux_2_28
+and not an older one: torch's own wheels ask for that. A target whose Rust standard library is not installed is named
+and left out.
 """
 
 from __future__ import annotations
@@ -27,18 +28,41 @@ def version() -> str:
     return str(manifest["package"]["version"])
 
 
+def sections(changelog: str) -> dict[str, str]:
+    """Give what stands under each version, or `Unreleased`, of a changelog."""
+    parts = re.split(r"^## ", changelog, flags=re.MULTILINE)[1:]
+    headed = (part.partition("\n") for part in parts)
+    return {heading.split(" ")[0]: body.strip() for heading, _, body in headed}
+
+
 def release_notes(changelog: str, version: str) -> str:
     """Give the section of a version in the changelog, without its heading.
 
     Raises:
-        SystemExit: There is none, or it is empty.
+        SystemExit: There is none, or it is empty, or there are changes under no version yet.
     """
-    sections = re.split(r"^## ", changelog, flags=re.MULTILINE)[1:]
-    for section in sections:
-        heading, _, body = section.partition("\n")
-        if heading.split(" ")[0] == version and body.strip():
-            return body.strip() + "\n"
-    sys.exit(f"CHANGELOG.md has nothing under `## {version}`: name the section of this release so")
+    found = sections(changelog)
+    if found.get("Unreleased"):
+        sys.exit("CHANGELOG.md has changes under `## Unreleased`: move them to a version's section")
+    if not found.get(version):
+        sys.exit(
+            f"CHANGELOG.md has nothing under `## {version}`: name the section of this release so"
+        )
+    return found[version] + "\n"
+
+
+def refuse_changes(root: Path) -> None:
+    """Stop where files differ from the commit, since a release is what anybody can build from one.
+
+    Raises:
+        SystemExit: Files are changed or unknown to git, or there is no repository.
+    """
+    status = ("git", "-C", str(root), "status", "--porcelain")
+    run = subprocess.run(status, capture_output=True, text=True, check=False)
+    if run.returncode:
+        sys.exit(f"a release is built from a git checkout: {run.stderr.strip()}")
+    if run.stdout:
+        sys.exit(f"files differ from the commit; commit them first:\n{run.stdout.rstrip()}")
 
 
 def has_standard_library(target: str) -> bool:
@@ -60,6 +84,7 @@ def main() -> None:
     """Write the notes first, for they are what a person forgets."""
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     notes = release_notes(changelog, version())
+    refuse_changes(ROOT)
     DIST.mkdir(exist_ok=True)
     for old in (*DIST.glob("*.whl"), *DIST.glob("*.tar.gz")):
         old.unlink()

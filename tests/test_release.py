@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
-from release.build import release_notes, version
+from release.build import refuse_changes, release_notes, sections, version
 
 from fam_engine import __version__
 
@@ -31,8 +32,25 @@ def test_a_release_without_notes_is_refused(missing: str) -> None:
         release_notes(CHANGELOG, missing)
 
 
+def test_a_release_with_unreleased_changes_is_refused() -> None:
+    with pytest.raises(SystemExit, match="under `## Unreleased`"):
+        release_notes(
+            CHANGELOG.replace("## Unreleased", "## Unreleased\n\n### Added\n\n- c"), "0.2.0"
+        )
+
+
+def test_a_release_of_a_changed_tree_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="from a git checkout"):
+        refuse_changes(tmp_path)
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    refuse_changes(tmp_path)
+    (tmp_path / "new").touch()
+    with pytest.raises(SystemExit, match="files differ from the commit"):
+        refuse_changes(tmp_path)
+
+
 def test_this_version_has_notes() -> None:
-    assert "fam-engine score" in release_notes((ROOT / "CHANGELOG.md").read_text(), version())
+    assert "fam-engine score" in sections((ROOT / "CHANGELOG.md").read_text())[version()]
 
 
 def test_the_forges_workflow_runs_what_a_person_runs() -> None:
