@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from fam_engine.arguments import check_whole_number
+from fam_engine.arguments import check_whole_number, checked_token_ids, is_whole_number
 from fam_engine.config import ComputeDtype, Device, Precision
 from fam_engine.data.packing import Int32
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.data.tokenizer_files import read_config, token_text
-from fam_engine.errors import UsageError
+from fam_engine.errors import InputError, UsageError
 from fam_engine.jobs.scoring.continuations import Continuation, Pair, continuations
 from fam_engine.jobs.scoring.sources import check_adapter
 from fam_engine.model.folders import resolve_model
@@ -41,7 +41,7 @@ class ResidentModel:
         device: `auto`, `cpu` or `cuda`.
         template: `auto`, `none` or a template file.
         chat_template_kwargs: What else the template is told, as `enable_thinking`.
-        max_length: Longest sequence, tokens; None: the model's own limit.
+        max_length: Longest sequence, tokens, of what is scored and of what is written; None: the model's own limit.
         max_tokens_per_batch: Token budget of a batch; None: from free memory.
         download: Whether a hub id may be fetched.
 
@@ -156,8 +156,38 @@ class ResidentModel:
         return [ids[a:b] for a, b in pairwise(offsets.tolist())]
 
     def continuations(self, pairs: Sequence[Pair], *, num_top: int = 0) -> Iterator[Continuation]:
-        """Compute continuations, see `fam_engine.jobs.scoring.continuations`."""
-        return continuations(self.decoder, pairs, max_tokens=self._budget, num_top=num_top)
+        """Compute continuations.
+
+        Args:
+            pairs: Context ids, at least one, and target ids; those with the same context share its
+                computation.
+            num_top: How many of the most probable tokens to give in each place.
+
+        Returns:
+            A result a pair, those of a batch together, the longest first.
+
+        Raises:
+            UsageError: Ids that are none or not the model's; more tokens in a place than it has.
+            InputError: A pair is longer than `max_length`; its last target is predicted, never fed.
+        """
+        most = self.decoder.config.vocab_size
+        if not is_whole_number(num_top, least=0) or num_top > most:
+            message = f"num_top is {num_top!r}, expected a whole number from 0 to {most}"
+            raise UsageError(message, code="E_CONFIG_VALUE")
+        checked = [self._checked_pair(index, *pair) for index, pair in enumerate(pairs)]
+        return continuations(self.decoder, checked, max_tokens=self._budget, num_top=num_top)
+
+    def _checked_pair(self, index: int, context: object, targets: object) -> Pair:
+        name, size = f"pair {index}", self.decoder.config.vocab_size
+        before = checked_token_ids(f"the context of {name}", context, vocab_size=size)
+        after = checked_token_ids(
+            f"the target of {name}", targets, vocab_size=size, can_be_empty=True
+        )
+        length = len(before) + len(after) - 1
+        if length > self.max_length:
+            message = f"takes {length} tokens with its context, expected at most {self.max_length}"
+            raise InputError(message, code="E_TOO_LONG", where=name)
+        return before, after
 
     def generate(
         self,
@@ -167,14 +197,43 @@ class ResidentModel:
         on_step: Callable[[int], None] = lambda _: None,
         is_wanted: Callable[[int], bool] = lambda _: True,
     ) -> Iterator[Completion]:
-        """Continue contexts, see `fam_engine.model.generation.generator.Generator.generate`.
+        """Continue contexts.
 
         They are ids and went through no template here, so a text ends at the model's end tokens and the
-        sampling's stop strings, not at ordinary text that the template ends a turn with.
+        sampling's stop strings, not at ordinary text that the template ends a turn with; and at `max_length`,
+        its context counted in.
+
+        Args:
+            requests: Read as there is room for more, so longest first is fastest.
+            sampling: How tokens are chosen.
+            on_step: Called after each step with the number of tokens made; may raise, which ends
+                the run.
+            is_wanted: Whether a request, by its number, still is. Asked between steps; one that is not is
+                continued no further, and what it lacks never comes.
+
+        Yields:
+            Completions, in the order they finish.
+
+        Raises:
+            UsageError: Ids that are not the model's.
+            InputError: A context is longer than `max_length`.
         """
-        return self.generator.generate(requests, sampling, on_step=on_step, is_wanted=is_wanted)
+        # Not by a generator, which would be over once its source has nothing for the moment.
+        checked = map(self._checked_request, requests)
+        return self.generator.generate(checked, sampling, on_step=on_step, is_wanted=is_wanted)
+
+    def _checked_request(self, request: Request) -> Request:
+        size = self.decoder.config.vocab_size
+        checked_token_ids("context_ids", request.context_ids, vocab_size=size)
+        length = len(request.context_ids)
+        if length > self.max_length:
+            message = f"a context of {length} tokens, expected at most {self.max_length}"
+            raise InputError(message, code="E_TOO_LONG")
+        return request
 
     @cached_property
     def generator(self) -> Generator:
         """What generates; made when first needed, for it may keep the weights once more."""
-        return Generator(self.decoder, self.encoder, stops_at_turns=False)
+        return Generator(
+            self.decoder, self.encoder, stops_at_turns=False, max_length=self.max_length
+        )

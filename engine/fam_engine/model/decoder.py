@@ -59,9 +59,11 @@ def check_ids(batch: PackedBatch, config: ModelConfig) -> None:
         ModelRefusedError: It has not: the tokenizer is another model's.
     """
     largest = int(max(batch.input_ids.max(), batch.targets.max(initial=0)))
-    if largest >= config.vocab_size:
+    smallest = int(min(batch.input_ids.min(), batch.targets.min(initial=0)))
+    if smallest < 0 or largest >= config.vocab_size:
+        found = smallest if smallest < 0 else largest
         raise ModelRefusedError(
-            f"the tokenizer gives the id {largest}, the model has rows for {config.vocab_size}",
+            f"the tokenizer gives the id {found}, the model has rows for {config.vocab_size}",
             code="E_TOKENIZER",
             hint="take tokenizer and model from one folder",
         )

@@ -63,12 +63,14 @@ class Model:
         ends: What ends its texts.
         make_cache: Gives a cache for prompts and continuations of at most so many tokens, and at
             least so many samples of each prompt.
+        max_length: Longest sequence, prompt and continuation together, tokens.
     """
 
     decoder: Decoder
     detokenizer: Detokenizer
     ends: Ends
     make_cache: Callable[[int, int, int], KVCache]
+    max_length: int
 
 
 @dataclass(eq=False)
@@ -197,7 +199,7 @@ class Run:
         """Make a cache in which all that waits has room."""
         longest = max(len(waiting.request.context_ids) for waiting in self._waiting)
         longest = max(longest, 2 * self._longest_prompt)  # so that it is exchanged a few times only
-        most = self._decoder.config.max_position_embeddings - 1
+        most = self._model.max_length - 1
         self._longest_prompt = min(longest, most)
         self._cache = self._stepper = None  # their memory goes before new memory comes
         self._cache = self._model.make_cache(
@@ -223,9 +225,9 @@ class Run:
         for number, request in chain(held, self._requests):
             limit = min(
                 self._sampling.max_new_tokens,
-                self._decoder.config.max_position_embeddings - len(request.context_ids),
+                self._model.max_length - len(request.context_ids),
             )
-            if limit < 1:  # the model has no place for even one more token
+            if limit < 1:  # there is no place for even one more token
                 self._done += _nothing(number, request)
                 continue
             num_tokens += len(request.context_ids)

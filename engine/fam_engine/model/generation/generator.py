@@ -44,6 +44,7 @@ class Generator:
             text would depend on how many there are. Fewer if memory does not allow so many. May be set again
             between runs.
         stops_at_turns: Whether a text ends where the template's turns do also if that is ordinary text.
+        max_length: Longest sequence, context and text together, tokens; None: the model's own limit.
 
     Raises:
         ValueError: Slots beyond 64.
@@ -56,6 +57,7 @@ class Generator:
         *,
         max_slots: int = MAX_SLOTS,
         stops_at_turns: bool = True,
+        max_length: int | None = None,
     ) -> None:
         if not 1 <= max_slots <= MAX_SLOTS:
             raise ValueError(f"max_slots is {max_slots}, expected 1 to {MAX_SLOTS}")
@@ -71,6 +73,7 @@ class Generator:
             detokenizer=Detokenizer(encoder.tokenizer),
             ends=ends if stops_at_turns else Ends(ends.token_ids, ()),
             make_cache=self._make_cache,
+            max_length=max_length or decoder.config.max_position_embeddings,
         )
 
     def generate(

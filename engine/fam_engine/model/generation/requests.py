@@ -12,7 +12,12 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from fam_engine.arguments import is_number, is_whole_number
+from fam_engine.arguments import (
+    check_whole_number,
+    checked_token_ids,
+    is_number,
+    is_whole_number,
+)
 from fam_engine.data.packing import Int32
 from fam_engine.errors import UsageError
 
@@ -70,14 +75,28 @@ class Request:
     """A context to be continued.
 
     Attributes:
-        context_ids: int32, at least one.
+        context_ids: int32, at least one; a list of whole numbers becomes it.
         seed: Of this record alone: with the sample's number it fixes the random choices.
         num_samples: How many completions.
+
+    Raises:
+        UsageError: Ids that are none, a seed that is no whole number, not one sample.
+
+    Example:
+        >>> Request([0, 56], seed=1, num_samples=2).context_ids.dtype
+        dtype('int32')
     """
 
     context_ids: Int32
     seed: int
     num_samples: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the values; ids become int32."""
+        ids = checked_token_ids("context_ids", self.context_ids)
+        object.__setattr__(self, "context_ids", ids)
+        check_whole_number("seed", self.seed)
+        check_whole_number("num_samples", self.num_samples, least=1)
 
 
 @dataclass(frozen=True, eq=False)
