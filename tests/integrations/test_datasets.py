@@ -89,7 +89,7 @@ def test_what_a_model_is_told_beside_is_handed_on(mapper: FamiliarityMapper) -> 
 
 def test_a_row_that_json_cannot_hold_stops_no_other(mapper: FamiliarityMapper) -> None:
     found = mapper({"prompt": [b"one", "one"], "response": ["two", "two"]})
-    assert found["error"][0].startswith("E_RECORDS: holds what JSON cannot")
+    assert found["error"][0].startswith("E_RECORDS: field `prompt` holds what JSON cannot")
     assert (found["nll_mean"][0], found["error"][1]) == (None, None)
 
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import datetime
+import json
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -23,7 +25,12 @@ from fam_engine.jobs.given_records import record_lines
             pa.table({"prompt": ["a"]}),
             r"a value of type Table was given, .* to_pylist\(\) of pyarrow",
         ),
-        ([{"prompt": datetime.date(2026, 1, 1)}], "record 1: holds what JSON cannot: .*date"),
+        (
+            [{"id": 1, "prompt": b"p"}],
+            "record 1: field `prompt` holds what JSON cannot: a column holds bytes",
+        ),
+        ([{"prompt": {(1, 2): "p"}}], "record 1: field `prompt` holds what JSON cannot: keys must"),
+        ([{("a", "b"): "p"}], "record 1: field .* holds what JSON cannot: keys must be str"),
     ],
 )
 def test_what_is_no_record_is_named(records: Any, said: str) -> None:  # noqa: ANN401 - on purpose
@@ -54,3 +61,48 @@ def test_a_data_frame_is_told_what_to_give_instead() -> None:
 def test_what_can_be_no_model_is_refused(model: Any) -> None:  # noqa: ANN401 - on purpose
     with pytest.raises(ModelRefusedError, match=r"of type \w+ was given, expected a folder"):
         fam_engine.Scorer(model)
+
+
+def test_what_tables_have_and_json_has_not_becomes_its_nearest() -> None:
+    record = {
+        "prompt": "caf\u00e9 \ud800",
+        "margin": float("nan"),
+        "score": np.float32("inf"),
+        "rank": np.int64(3),
+        "correct": np.bool_(True),
+        "when": datetime.date(2026, 1, 2),
+        "at": np.datetime64("2026-01-02T03:04:05", "ns"),
+        "never": np.array(["NaT", "2026-01-02"], "M8[ns]"),
+        "messages": np.array([{"role": "user", "weight": np.float64("nan")}], object),
+        "vector": np.array([0.5, np.nan]),
+    }
+    [line] = record_lines([record])
+    assert line.isascii()
+    assert json.loads(line) == {
+        "prompt": "caf\u00e9 \ud800",
+        "margin": None,
+        "score": None,
+        "rank": 3,
+        "correct": True,
+        "when": "2026-01-02",
+        "at": "2026-01-02T03:04:05.000000000",
+        "never": [None, "2026-01-02T00:00:00.000000000"],
+        "messages": [{"role": "user", "weight": None}],
+        "vector": [0.5, None],
+    }
+
+
+def test_rows_of_a_data_frame_are_scored_whatever_their_other_columns_hold() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(
+        {
+            "prompt": ["2 + 3?\n", "2 + 4?\n"],
+            "response": ["5", "6"],
+            "margin": [None, 0.5],
+            "when": [pandas.NaT, pandas.Timestamp(2026, 1, 2)],
+            "count": pandas.array([None, 2], dtype="Int64"),
+        }
+    )
+    with fam_engine.Scorer("embedded") as scorer:
+        table = scorer.score(frame.to_dict("records"))
+    assert table["nll_sum"].null_count == 0

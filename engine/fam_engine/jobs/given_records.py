@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fam_engine.errors import FamEngineError, InputError, LockedError, UsageError
+from fam_engine.data.json_lines import dump_row
+from fam_engine.errors import FamEngineError, InputError, LockedError, RecordError, UsageError
 from fam_engine.jobs.journal import STATE_FOLDER, storage_errors
+
+# What comes of a record that is none of JSON: a value of another type, a list in itself or nested without end.
+_NO_JSON = (RecordError, TypeError, ValueError, RecursionError)
 
 
 def record_lines(
     records: Iterable[Mapping[str, Any]], *, refused: dict[int, str] | None = None
 ) -> Iterator[str]:
-    """Give each record as a line of JSON.
+    """Give each record as a line of JSON: what it has and JSON has not becomes its nearest, see `json_lines`.
 
     Args:
         records: The records.
@@ -31,7 +34,7 @@ def record_lines(
 
     Raises:
         InputError: They are no list of dicts; or one is no dict, or holds what JSON cannot, and the message names it,
-            counted from 1.
+            counted from 1, and the field.
     """
     if isinstance(records, Mapping | str | bytes) or not isinstance(records, Iterable):
         raise _no_records(records)
@@ -52,9 +55,20 @@ def _line(record: object, number: int) -> str:
     if not isinstance(record, Mapping):
         raise _refused(number, f"is of type {type(record).__name__}, expected a dict")
     try:
-        return json.dumps(dict(record))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise _refused(number, f"holds what JSON cannot: {error}") from None
+        return dump_row(dict(record), ensure_ascii=True)
+    except _NO_JSON as error:
+        field = _refused_field(record)
+        raise _refused(number, f"{field}holds what JSON cannot: {error}") from None
+
+
+def _refused_field(record: Mapping[str, Any]) -> str:
+    """Name the first field that JSON cannot hold, as an error's message begins."""
+    for name, value in record.items():
+        try:
+            dump_row({name: value})
+        except _NO_JSON:
+            return f"field `{name}` "
+    return ""
 
 
 def check_settings(settings: Mapping[str, Any], elsewhere: Iterable[str], place: str) -> None:

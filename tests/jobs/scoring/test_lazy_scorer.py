@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from fam_engine.errors import InputError, ModelRefusedError
@@ -36,17 +35,38 @@ def test_a_bad_record_stops_no_other(scorer: LazyScorer, tiny_model: Path) -> No
 
 
 def test_nor_does_one_that_is_no_record_or_that_json_cannot_hold(scorer: LazyScorer) -> None:
-    bad: list[Any] = [None, GOOD[0] | {"response": b"two"}, GOOD[0] | {"rank": np.int64(3)}]
+    bad: list[Any] = [None, GOOD[0] | {"response": b"two"}, GOOD[0] | {"rank": {1, 2}}]
     alone = scorer.score_each(GOOD)
     # Both first, where the form of the records is not known yet, and among others.
     table = scorer.score_each([bad[0], GOOD[0], *bad[1:], GOOD[1]])
     errors = table["error"].to_pylist()
     assert errors[0] == "E_RECORDS: is of type NoneType, expected a dict"
-    assert all(error.startswith("E_RECORDS: holds what JSON cannot") for error in errors[2:4])
+    told = (
+        "E_RECORDS: field `response` holds what JSON",
+        "E_RECORDS: field `rank` holds what JSON",
+    )
+    assert all(error.startswith(said) for error, said in zip(errors[2:4], told, strict=True))
     assert [errors[1], errors[4]] == [None, None]
     assert table["nll_sum"].drop_null().to_pylist() == alone["nll_sum"].to_pylist()
     assert table.schema == alone.schema
     assert scorer.score_each(bad)["error"].null_count == 0
+
+
+def test_a_scorer_tells_the_first_fault_whether_others_are_usable_or_not(tiny_model: Path) -> None:
+    long = {"prompt": "a" * 300, "response": "b"}
+    with Scorer(tiny_model, precision="fp32", device="cpu") as alone:
+        for records in ([long], [long, GOOD[0]], [long, {"prompt": "a", "response": ""}]):
+            with pytest.raises(InputError) as caught:
+                alone.score(records)
+            assert (caught.value.code, caught.value.where) == ("E_TOO_LONG", "record 1")
+            assert caught.value.message == "is 302 tokens long, expected at most 256"
+        with pytest.raises(InputError) as caught:
+            alone.token_logprobs(**long)
+        assert caught.value.code == "E_TOO_LONG"
+        (error,) = alone.score_each([long])["error"].to_pylist()
+        assert error == "E_TOO_LONG: is 302 tokens long, expected at most 256"
+        with pytest.raises(InputError, match="E_INPUT_EMPTY"):
+            alone.score([])
 
 
 def test_what_is_no_list_of_records_still_raises(scorer: LazyScorer) -> None:

@@ -8,6 +8,7 @@ equal to it.
 from __future__ import annotations
 
 import contextlib
+import re
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -35,6 +36,8 @@ from fam_engine.model.memory import default_tokens_per_batch
 _COLUMNS = scores_schema(ifd=False, in_context=False)
 # What `score_each` gives.
 EACH_COLUMNS = _COLUMNS.append(pa.field("error", pa.string()))
+# What the job's messages advise and only its command can do: flags, in brackets at their end.
+_ADVICE = re.compile(r" \([^()]*--[a-z][^()]*\)$")
 
 
 class Scorer:
@@ -138,14 +141,10 @@ class Scorer:
         """
         refused: dict[int, str] = {}
         with _written(records, refused) as (journal, data, num_records):
-            try:
-                self._score(journal, data, keep_tokens=False)
-            except InputError as error:
-                if error.code not in ("E_INPUT_UNUSABLE", "E_INPUT_EMPTY"):
-                    raise
+            self._score_usable(journal, data, unless=("E_INPUT_UNUSABLE", "E_INPUT_EMPTY"))
             scored = {row["line"]: row for row in score_rows(journal.db)}
-            query = "SELECT line, code || ': ' || reason FROM quarantine"
-            errors = dict(journal.db.execute(query)) | refused
+            left_out = _left_out(journal)
+            errors = {line: f"{code}: {reason}" for line, code, reason in left_out} | refused
         lines = range(1, num_records + 1)
         rows = [scored[line] if line in scored else {"error": errors[line]} for line in lines]
         return pa.Table.from_pylist(rows, schema=EACH_COLUMNS)
@@ -164,10 +163,20 @@ class Scorer:
         return np.frombuffer(blob, np.float64)[:count]
 
     def _run(self, journal: Journal, data: Path, *, keep_tokens: bool = False) -> None:
-        self._score(journal, data, keep_tokens=keep_tokens)
-        bad = journal.db.execute("SELECT line, code, reason FROM quarantine").fetchone()
-        if bad is not None:
-            raise InputError(bad[2], code=bad[1], where=f"record {bad[0]}")
+        # Where not one record is usable it is still the first that is told about, as among others.
+        self._score_usable(journal, data, unless=("E_INPUT_UNUSABLE",), keep_tokens=keep_tokens)
+        for line, code, reason in _left_out(journal):
+            raise InputError(reason, code=code, where=f"record {line}")
+
+    def _score_usable(
+        self, journal: Journal, data: Path, *, unless: tuple[str, ...], keep_tokens: bool = False
+    ) -> None:
+        """Score what is usable, without a word where nothing is."""
+        try:
+            self._score(journal, data, keep_tokens=keep_tokens)
+        except InputError as error:
+            if error.code not in unless:
+                raise
 
     def _score(self, journal: Journal, data: Path, *, keep_tokens: bool) -> None:
         plan = IngestPlan(self._decoder.config.max_position_embeddings, "quarantine")
@@ -198,6 +207,12 @@ def _written(
                 file.write(line)
         with Journal(Path(folder) / "state", {}, SCHEMA) as journal:
             yield journal, data, count
+
+
+def _left_out(journal: Journal) -> list[tuple[int, str, str]]:
+    """Give line, code and reason of the records that were left out, in order."""
+    rows = journal.db.execute("SELECT line, code, reason FROM quarantine ORDER BY line")
+    return [(line, code, _ADVICE.sub("", reason)) for line, code, reason in rows]
 
 
 def _nothing(_count: int) -> None:
