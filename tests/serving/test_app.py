@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import socket
@@ -250,6 +251,37 @@ def test_a_head_that_does_not_end_is_not_waited_for(
     with socket.create_connection((host, port), timeout=60) as client:
         client.sendall(b"GET /health HTTP/1.1\r\n")
         assert client.recv(1) == b""
+
+
+def test_a_connection_waits_for_its_next_request(
+    address: str, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than clients keep one, whatever the looks at those that end no head."""
+    from fam_engine.serving import connections, server
+
+    looks = threading.Semaphore(0)
+    look = connections.Protocol._look
+
+    def counting(self: Any) -> None:  # noqa: ANN401
+        look(self)
+        looks.release()
+
+    assert server.uvicorn_settings(service).timeout_keep_alive == server.KEEP_ALIVE_SECONDS == 75
+    monkeypatch.setattr(connections, "_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(connections.Protocol, "_look", counting)
+    host, port = place(address)
+    connection = http.client.HTTPConnection(host, port, timeout=60)
+    with contextlib.closing(connection):
+        for _ in range(2):
+            connection.request("GET", "/health")
+            assert connection.getresponse().read()
+            socket_before = connection.sock
+            for _ in range(4):
+                assert looks.acquire(timeout=60)
+        assert connection.sock is socket_before
+        # With a head that does not end it is as any other.
+        connection.sock.sendall(b"GET /health HTTP/1.1\r\n")
+        assert connection.sock.recv(1) == b""
 
 
 def test_a_request_that_is_computed_for_long_is_not_given_up(

@@ -170,6 +170,20 @@ def test_more_texts_than_are_kept_are_refused(post: Post, n: int | None) -> None
     assert message == "`best_of` is 3, expected the same as `n`, 1 by default"
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("max_tokens", "a whole number of at least 0"),
+        ("top_k", "a whole number of at least 1; 0 or -1: all"),
+        ("n", "a whole number from 1 to 64"),
+        ("logprobs", "a whole number from 0 to 20"),
+    ],
+)
+def test_a_number_that_is_not_whole_is_told_so(post: Post, name: str, expected: str) -> None:
+    message = refused(post, "/v1/completions", {**GOOD, name: 1.0}, 400, name)
+    assert message == f"`{name}` is 1.0, expected {expected}"
+
+
 def test_a_mistyped_name_gets_the_nearest_one(post: Post) -> None:
     message = refused(post, "/v1/completions", {**GOOD, "max_token": 5}, 400, "max_token")
     assert "did you mean `max_tokens`?" in message
@@ -222,6 +236,16 @@ ROLES = "system, developer, user, assistant or tool"
             "holds 5, expected a list of calls",
         ),
         (5, "messages", "holds 5, expected a list of {role, content}"),
+        (
+            {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]},
+            "messages[1].tool_calls",
+            "holds arguments that are not the JSON of an object",
+        ),
+        (
+            {"role": "assistant", "tool_calls": [{"name": "f", "arguments": "3"}]},
+            "messages[1].tool_calls",
+            "holds arguments that are not the JSON of an object",
+        ),
     ],
 )
 def test_a_turn_that_does_not_fit_is_named(

@@ -171,3 +171,31 @@ def test_usage_counts_the_prompt_once(post: Post) -> None:
         "total_tokens": len(PROMPT) + 7,
     }
     json.dumps(body, allow_nan=False)
+
+
+def test_arguments_of_calls_may_be_json_as_openai_has_it(bos_model: Path, tmp_path: Path) -> None:
+    """The template reads an object either way, as vLLM hands it one."""
+    template = (
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% for c in m.tool_calls or [] %}"
+        "{{ c.function.name }}{% for k, v in c.function.arguments.items() %}{{ k }}={{ v }}{% endfor %}"
+        "{% endfor %}</s>"
+        "{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    folder = with_template(bos_model, tmp_path, template)
+
+    def turns(arguments: Any) -> list[dict[str, Any]]:  # noqa: ANN401
+        call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+        return [
+            {"role": "user", "content": "a?"},
+            {"role": "assistant", "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "1", "content": "3"},
+        ]
+
+    with serving(folder) as post:
+        sums = [
+            scored(post, messages=turns(arguments), responses=["b"])[0]["nll_sum"]
+            for arguments in ('{"a": 1}', {"a": 1}, "", {})
+        ]
+    assert sums[0] == sums[1]
+    assert sums[2] == sums[3]
+    assert sums[0] != sums[2]

@@ -63,7 +63,10 @@ class Protocol(H11Protocol):  # type: ignore[misc]  # an extra
         request, unsent = self._seen
         left = self.transport.get_write_buffer_size()
         is_answering = self.cycle is not None and not self.cycle.response_complete
-        if left >= unsent > 0 or (not left and not is_answering and self.cycle is request):
+        # Between two requests it is uvicorn that closes the connection, `KEEP_ALIVE_SECONDS` after the last.
+        is_between = self.timeout_keep_alive_task is not None
+        is_silent = not left and not is_answering and not is_between and self.cycle is request
+        if left >= unsent > 0 or is_silent:
             self.transport.abort()
         else:
             self._look_later()

@@ -78,6 +78,7 @@ class _Request(BaseModel):
 
 
 _Top = Annotated[int, Field(ge=0, le=MAX_TOP)]
+_TOP: Final = f"a whole number from 0 to {MAX_TOP}"
 _Stop = Annotated[str, Field(min_length=1)]
 _Member = TypeVar("_Member")
 # One member that does not fit is enough: millions of errors would stall the server for a minute.
@@ -93,11 +94,15 @@ class CompletionRequest(_Request):
     prompt: str | _List[str] | _List[int] | _List[_List[int]] = Field(
         description="a text, a list of token ids, or a list of either"
     )
-    max_tokens: int | None = Field(default=None, ge=0, description="at least 0")
+    max_tokens: int | None = Field(default=None, ge=0, description="a whole number of at least 0")
     temperature: float | None = Field(default=None, ge=0, le=2, description="0 to 2")
     top_p: float | None = Field(default=None, gt=0, le=1, description="more than 0, at most 1")
-    top_k: int | None = Field(default=None, ge=-1, description="at least 1; 0 or -1: all")
-    n: int | None = Field(default=None, ge=1, le=MAX_SAMPLES, description=f"1 to {MAX_SAMPLES}")
+    top_k: int | None = Field(
+        default=None, ge=-1, description="a whole number of at least 1; 0 or -1: all"
+    )
+    n: int | None = Field(
+        default=None, ge=1, le=MAX_SAMPLES, description=f"a whole number from 1 to {MAX_SAMPLES}"
+    )
     seed: int | None = Field(
         default=None, ge=-(1 << 63), lt=1 << 63, description="an integer of 64 bits"
     )
@@ -105,8 +110,8 @@ class CompletionRequest(_Request):
         default=None, description=f"a text that is not empty, or up to {MAX_STOPS} of them"
     )
     echo: bool | None = Field(default=None, description="true or false")
-    logprobs: _Top | None = Field(default=None, description=f"0 to {MAX_TOP}")
-    prompt_logprobs: _Top | None = Field(default=None, description=f"0 to {MAX_TOP}")
+    logprobs: _Top | None = Field(default=None, description=_TOP)
+    prompt_logprobs: _Top | None = Field(default=None, description=_TOP)
     return_token_ids: bool | None = Field(default=None, description="true or false")
     add_special_tokens: bool | None = Field(default=None, description="true or false")
     user: str | None = Field(default=None, description="a text")

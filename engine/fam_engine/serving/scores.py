@@ -8,10 +8,11 @@ prompt, each response encoded alone, the end of turn scored apart. Ids are taken
 
 from __future__ import annotations
 
+import json
 import math
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -156,8 +157,34 @@ def _row(asked: ScoreRequest, response: str) -> dict[str, Any]:
     given = {"chat_template_kwargs": asked.chat_template_kwargs, "response": response}
     if asked.messages is not None:
         turns = [turn.model_dump(exclude_none=True) for turn in asked.messages]
+        for index, turn in enumerate(turns):
+            if calls := turn.get("tool_calls"):
+                param = f"messages[{index}].tool_calls"
+                turn["tool_calls"] = [_with_arguments(call, param) for call in calls]
         return {"messages": turns, "tools": asked.tools, **given}
     return {"prompt": asked.prompt, **given}
+
+
+def _with_arguments(call: Mapping[str, Any], param: str) -> Mapping[str, Any]:
+    """Give a call with its arguments as an object, as templates read them and OpenAI's requests do not have them.
+
+    So does vLLM (`_postprocess_messages` of its `chat_utils.py`). Not done for records of files, where a template is
+    handed what transformers would hand it.
+    """
+    function = call.get("function")
+    if isinstance(function, Mapping):
+        return {**call, "function": _with_arguments(function, param)}
+    arguments = call.get("arguments")
+    if not isinstance(arguments, str):
+        return call
+    try:
+        value = json.loads(arguments or "{}")
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, Mapping):
+        message = f"`{param}` holds arguments that are not the JSON of an object"
+        raise RequestError(message, param=param)
+    return {**call, "arguments": value}
 
 
 def score_response(

@@ -32,6 +32,9 @@ from fam_engine.serving.served import Limits, Served
 _MAX_HEAD_BYTES: Final = 65536
 _BACKLOG: Final = 128
 _NUM_ACCEPTED: Final = 16
+# A connection may wait so long for its next request: longer than clients keep one they do not use (aiohttp 15 seconds,
+# nginx 60). With uvicorn's own 5, clients send into a connection that is just being closed.
+KEEP_ALIVE_SECONDS: Final = 75
 
 
 def run_server(config: ServeConfig, tell: Callable[[str], None]) -> int:
@@ -82,6 +85,7 @@ def uvicorn_settings(service: Service, *, max_connections: int = MAX_CONNECTIONS
         server_header=False,
         limit_concurrency=max_connections,
         backlog=_NUM_ACCEPTED,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         h11_max_incomplete_event_size=_MAX_HEAD_BYTES,
     )
 
