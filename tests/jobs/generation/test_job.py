@@ -411,6 +411,9 @@ def test_the_python_interface_gives_the_records_of_the_job(
         for samples in (0, -1, 1.5, "2"):  # the first three never ended
             with pytest.raises(UsageError, match=r"samples is .*, expected a whole number"):
                 generator.generate(rows, sampling, samples=samples)  # type: ignore[arg-type]
+        for seed in ("x", 1.5, None, True):
+            with pytest.raises(UsageError, match=f"seed is {seed!r}, expected a whole number"):
+                generator.generate(rows, sampling, seed=seed)  # type: ignore[arg-type]
         with pytest.raises(UsageError, match=r"max_new_tokens 256 leaves no .* less than 256"):
             generator.generate(rows, fam_engine.Sampling(max_new_tokens=256))
         with pytest.raises(InputError, match="record 2"):

@@ -114,11 +114,12 @@ class Generator:
 
         Raises:
             InputError: A record cannot be used; the message names it, counted from 1.
-            UsageError: `samples` is no whole number above 0; or several without a temperature, which
-                would all be the same text; or `max_new_tokens` leaves no room for a prompt.
+            UsageError: `samples` is no whole number above 0, or `seed` none at all; or several samples without
+                a temperature, which would all be the same text; or `max_new_tokens` leaves no room for a prompt.
         """
         sampling = sampling or Sampling()
         _check_samples(samples, sampling)
+        check_whole_number("seed", seed)
         self._check_room(sampling.max_new_tokens)
         with tempfile.TemporaryDirectory(prefix="fam-engine-") as folder:
             data = Path(folder) / "records.jsonl"
@@ -130,7 +131,7 @@ class Generator:
                 on_long="quarantine",
                 columns={},
                 limit=None,
-                seed=seed,
+                seed=int(seed),
             )
             # The records are written before: what gives them may itself call this generator.
             with self._one_at_a_time, Journal(Path(folder) / "state", {}, SCHEMA) as journal:
@@ -140,7 +141,9 @@ class Generator:
                 _raise_first_fault(journal)
                 judge_texts(journal, _nothing)
                 model, adapter = self._names
-                origin = Origin(source=Path(model).name, model=model, adapter=adapter, seed=seed)
+                origin = Origin(
+                    source=Path(model).name, model=model, adapter=adapter, seed=int(seed)
+                )
                 return list(generated_records(journal, origin))
 
     def _check_room(self, max_new_tokens: int) -> None:
