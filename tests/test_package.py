@@ -35,6 +35,9 @@ def test_the_linked_folders_have_no_init() -> None:
 def test_public_names_are_there() -> None:
     for name in fam_engine.__all__:
         assert getattr(fam_engine, name) is not None
+    # Whatever a public method takes or gives has a name of its own there.
+    assert {"Completion", "Continuation", "Request", "Sampling"} <= set(fam_engine.__all__)
+    assert set(fam_engine.__all__) == set(fam_engine._HOMES)
     with pytest.raises(AttributeError, match="no attribute `score_all`"):
         _ = fam_engine.score_all
 

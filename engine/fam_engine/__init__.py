@@ -14,15 +14,19 @@ if TYPE_CHECKING:
     from fam_engine.jobs.evaluation.evaluator import Evaluator
     from fam_engine.jobs.generation.generator import Generator
     from fam_engine.jobs.resident import ResidentModel
+    from fam_engine.jobs.scoring.continuations import Continuation
     from fam_engine.jobs.scoring.scorer import Scorer
     from fam_engine.jobs.training.trainer import Trainer
-    from fam_engine.model.generation.requests import Sampling
+    from fam_engine.model.generation.requests import Completion, Request, Sampling
     from fam_engine.model.loading import load_model
     from fam_engine.version import __version__
 
 _HOMES = {
+    "Completion": "fam_engine.model.generation.requests",
+    "Continuation": "fam_engine.jobs.scoring.continuations",
     "Evaluator": "fam_engine.jobs.evaluation.evaluator",
     "Generator": "fam_engine.jobs.generation.generator",
+    "Request": "fam_engine.model.generation.requests",
     "ResidentModel": "fam_engine.jobs.resident",
     "Sampling": "fam_engine.model.generation.requests",
     "Scorer": "fam_engine.jobs.scoring.scorer",
@@ -33,8 +37,11 @@ _HOMES = {
 }
 
 __all__ = [
+    "Completion",
+    "Continuation",
     "Evaluator",
     "Generator",
+    "Request",
     "ResidentModel",
     "Sampling",
     "Scorer",

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fam_engine import ResidentModel, Sampling, Scorer
+from fam_engine import Request, ResidentModel, Sampling, Scorer
 from fam_engine.errors import InputError, ModelRefusedError, UsageError
-from fam_engine.model.generation.requests import Request
 
 
 @pytest.fixture(scope="module")

@@ -63,8 +63,9 @@ class ResidentModel:
         >>> with ResidentModel("embedded") as model:
         ...     context, target = model.encode(["What is 2 + 3?\n", "5"])
         ...     [result] = model.continuations([(context, target[1:])])
-        ...     len(result.facts)
-        1
+        ...     [text] = model.generate([Request(context, seed=0)], Sampling(max_new_tokens=4))
+        ...     len(result.facts), len(text.token_ids) <= 4
+        (1, True)
     """
 
     def __init__(

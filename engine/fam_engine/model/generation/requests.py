@@ -83,8 +83,8 @@ class Request:
         UsageError: Ids that are none, a seed that is no whole number, not one sample.
 
     Example:
-        >>> Request([0, 56], seed=1, num_samples=2).context_ids.dtype
-        dtype('int32')
+        >>> Request([0, 56], seed=1, num_samples=2).context_ids
+        array([ 0, 56], dtype=int32)
     """
 
     context_ids: Int32
