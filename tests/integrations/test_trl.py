@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,12 @@ from fam_engine.jobs.scoring.scorer import Scorer
 
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+# Whatever a conversation may hold: else its loss is an error.
+TOOL_TEMPLATE = (
+    "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}{{ mood }}{% for m in messages %}"
+    "<{{ m.role }}>{{ m.content or '' }}{{ (m.tool_calls or []) | tojson }}</s>{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 
@@ -60,11 +67,95 @@ def test_turns_and_texts_are_the_same_completion(reward: FamiliarityReward) -> N
     assert reward([turns("zero", "no", "one")], [answer("two")]) != as_text
 
 
+@pytest.fixture(scope="module")
+def chat_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("chat-model")
+    shutil.copytree(tiny_model, folder, dirs_exist_ok=True)
+    (folder / "chat_template.jinja").write_text(TOOL_TEMPLATE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def chat_reward(chat_model: Path) -> FamiliarityReward:
+    return FamiliarityReward(chat_model, precision="fp32", device="cpu")
+
+
+def test_a_text_is_scored_as_it_stands_and_turns_by_the_template(
+    chat_reward: FamiliarityReward, chat_model: Path
+) -> None:
+    """As TRL generates: from a text without the template, from turns with it."""
+    settings: dict[str, Any] = {"precision": "fp32", "device": "cpu"}
+    record = {"prompt": "one\n", "completion": "two"}
+    with (
+        Scorer(chat_model, **settings) as with_it,
+        Scorer(chat_model, template="none", **settings) as without,
+    ):
+        templated, plain = (-s.score([record])["nll_mean"][0].as_py() for s in (with_it, without))
+    assert templated != plain
+    assert chat_reward(["one\n"], ["two"]) == [plain]
+    # Those of one batch may differ, and what a template is told concerns turns alone.
+    told: dict[str, Any] = {"tools": [None, None], "chat_template_kwargs": [None, {"mood": "x"}]}
+    mixed = chat_reward([turns("one\n"), "one\n"], [answer("two"), "two"], **told)
+    assert mixed == [templated, plain]
+
+
+def add(a: int, b: int) -> int:
+    """Add.
+
+    Args:
+        a: One.
+        b: The other.
+    """
+    return a + b
+
+
+SCHEMA = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+
+
+def test_tools_are_told_of(chat_reward: FamiliarityReward, chat_model: Path) -> None:
+    asked = [turns("one")], [answer("two")]
+    with Scorer(chat_model, precision="fp32", device="cpu") as scorer:
+        record = {"prompt": turns("one"), "completion": answer("two"), "tools": [SCHEMA]}
+        expected = -scorer.score([record])["nll_mean"][0].as_py()
+    own = FamiliarityReward(chat_model, tools=[SCHEMA], precision="fp32", device="cpu")
+    assert own(*asked) == chat_reward(*asked, tools=[[SCHEMA]]) == [expected]
+    assert chat_reward(*asked) != [expected]
+    # A function is what transformers makes of it; a row's own tools go before.
+    made = FamiliarityReward(chat_model, tools=[add], precision="fp32", device="cpu")
+    assert made(*asked) not in ([expected], chat_reward(*asked))
+    assert made(*asked, tools=[[SCHEMA]]) == [expected]
+    assert pickle.loads(pickle.dumps(made))(*asked) == made(*asked)
+    moods = chat_reward(asked[0] * 2, asked[1] * 2, chat_template_kwargs=[{"mood": "calm"}, None])
+    assert moods[0] != moods[1] == chat_reward(*asked)[0]
+
+
+def undescribed(a: int) -> int:
+    return a
+
+
+@pytest.mark.parametrize("tools", ["add", SCHEMA, [5], [{"type": "function"}], 5, [undescribed]])
+def test_tools_that_are_none_are_refused(chat_model: Path, tools: Any) -> None:  # noqa: ANN401
+    with pytest.raises(UsageError, match=r"\[E_TRL_TOOLS\]"):
+        FamiliarityReward(chat_model, tools=tools)
+
+
+def test_of_several_turns_the_last_is_rewarded(chat_reward: FamiliarityReward) -> None:
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "add", "arguments": {}}}]}
+    result = {"role": "tool", "content": "3"}
+    [found, at_a_result] = chat_reward(
+        [turns("one")] * 2, [[call, result, *answer("two")], [call, result]]
+    )
+    assert found == chat_reward([[*turns("one"), call, result]], [answer("two")])[0]
+    assert found > at_a_result == -12.0
+
+
 def test_sums_and_floors_that_are_no_numbers_are_refused(tiny_model: Path) -> None:
     with pytest.raises(UsageError, match="nll_sum"):
         FamiliarityReward(tiny_model, metric="nll_sum")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="finite"):
-        FamiliarityReward(tiny_model, floor=float("nan"))
+    wrong: list[Any] = [float("nan"), float("-inf"), "x", None, True, 0.5, 10**400, -(10**400)]
+    for floor in wrong:
+        with pytest.raises(UsageError, match=r"E_TRL_FLOOR.*finite number of at most 0"):
+            FamiliarityReward(tiny_model, floor=floor)
 
 
 def test_it_pickles_without_its_model(reward: FamiliarityReward) -> None:

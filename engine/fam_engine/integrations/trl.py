@@ -10,19 +10,26 @@ What cannot be scored gets the floor. TRL allows None, but then an empty complet
 What a policy can still do, for any likelihood is easily pleased: fall into repetition, which gets likelier the longer
 it goes on, write what is short or generic, or never end. The end of turn is not part of a completion's text, so its
 probability is not rewarded and leaving it out costs nothing: give `mask_truncated_completions` in `GRPOConfig`, and use
-this beside a reward for being right, never alone. Contract read from TRL 1.16, `trainer/grpo_trainer.py`
-(`_calculate_rewards`); TRL itself is not imported, for a reward is any callable.
+this beside a reward for being right, never alone.
+
+A prompt is what the policy was given: text goes in as it stands, turns go through the scoring model's chat template,
+with the tools. Of a completion of several turns, calls of tools among them, the last turn is rewarded and the others
+stand before it. Contract read from TRL 1.16, `trainer/grpo_trainer.py` (`_calculate_rewards`, `_tokenize_prompts`); TRL
+itself is not imported, for a reward is any callable.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from fam_engine.arguments import is_number
 from fam_engine.config import ComputeDtype, Device, Precision
-from fam_engine.errors import UsageError
+from fam_engine.data.turns import read_told
+from fam_engine.errors import RecordError, UsageError
 from fam_engine.jobs.scoring.lazy_scorer import LazyScorer
 
 
@@ -36,6 +43,7 @@ class FamiliarityReward:
         metric: `nll_mean` or `bits_per_byte`; the reward is minus that.
         floor: Least reward, and that of a completion that is empty, too long or cannot be scored.
             The default is worse than guessing among 160,000 tokens (in nats a token).
+        tools: What the policy may call, as `GRPOTrainer(tools=...)` has it: functions, or their JSON Schemas.
         adapter: PEFT LoRA folder to apply.
         precision: Of the weights: `nf4`, `bf16` or `fp32`.
         compute_dtype: `auto`, `bf16` or `fp32`.
@@ -46,7 +54,8 @@ class FamiliarityReward:
 
     Raises:
         ModelRefusedError: The model or the adapter is not there.
-        UsageError: Another metric, or a floor that is not a finite number.
+        UsageError: Another metric, a floor that is no finite number of at most 0, tools that are none, or
+            another setting as of `LazyScorer`.
 
     Example:
         >>> reward = FamiliarityReward("embedded")
@@ -61,6 +70,7 @@ class FamiliarityReward:
         *,
         metric: Literal["nll_mean", "bits_per_byte"] = "nll_mean",
         floor: float = -12.0,
+        tools: Sequence[Mapping[str, Any] | Callable[..., Any]] | None = None,
         adapter: str | Path | None = None,
         precision: Precision = "nf4",
         compute_dtype: ComputeDtype = "auto",
@@ -75,12 +85,14 @@ class FamiliarityReward:
                 code="E_METRIC",
                 hint="sums depend on length, which a policy would learn instead",
             )
-        if not math.isfinite(floor):
-            raise UsageError(f"floor is {floor}, expected a finite number", code="E_TRL_FLOOR")
+        if not is_number(floor) or not -sys.float_info.max <= floor <= 0:
+            message = f"floor is {floor!r}, expected a finite number of at most 0"
+            raise UsageError(message, code="E_TRL_FLOOR")
         # By which TRL logs it. Releases up to 1.8 ask every reward for it, later ones fall back to the class's.
         self.__name__ = type(self).__name__
         self._metric = metric
         self._floor = float(floor)
+        self._tools = _schemas(tools)
         self._scorer = LazyScorer(
             model,
             adapter=adapter,
@@ -93,22 +105,78 @@ class FamiliarityReward:
         )
 
     def __call__(
-        self, prompts: Sequence[Any], completions: Sequence[Any], **_: object
+        self,
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        *,
+        tools: Sequence[Any] | None = None,
+        chat_template_kwargs: Sequence[Any] | None = None,
+        **_: object,
     ) -> list[float]:
         """Give the rewards of completions.
 
         Args:
-            prompts: Texts, or lists of turns.
-            completions: Texts, or lists of turns that end in the assistant's; as many.
+            prompts: Texts, which are taken as they stand, or lists of turns.
+            completions: Texts, or lists of turns, of which the last is rewarded and has to be the
+                assistant's; as many.
+            tools: Column of the data set: what each prompt's turns are told of instead of the reward's own.
+            chat_template_kwargs: Likewise, what else its template is told.
 
         Returns:
             A finite number a completion, in order.
         """
-        pairs = zip(prompts, completions, strict=True)
-        table = self._scorer.score_each([{"prompt": p, "completion": c} for p, c in pairs])
-        return [self._reward(value) for value in table[self._metric].to_pylist()]
+        absent = [None] * len(prompts)
+        columns = (prompts, completions, tools or absent, chat_template_kwargs or absent)
+        records = [self._record(*row) for row in zip(*columns, strict=True)]
+        rewards = [self._floor] * len(records)
+        for verbatim in (True, False):
+            places = [i for i, p in enumerate(prompts) if isinstance(p, str) == verbatim]
+            if places:
+                table = self._scorer.score_each([records[i] for i in places], verbatim=verbatim)
+                for place, value in zip(places, table[self._metric].to_pylist(), strict=True):
+                    rewards[place] = self._reward(value)
+        return rewards
+
+    def _record(self, prompt: Any, completion: Any, tools: Any, kwargs: Any) -> dict[str, Any]:  # noqa: ANN401
+        """Make a record; text is told nothing, for no template reads it."""
+        record = {"prompt": prompt, "completion": completion}
+        if not isinstance(prompt, str):
+            record |= {"tools": tools or self._tools, "chat_template_kwargs": kwargs}
+        return record
 
     def _reward(self, value: float | None) -> float:
         if value is None or not math.isfinite(value):
             return self._floor
         return max(-value, self._floor)
+
+
+def _schemas(tools: Iterable[Any] | None) -> list[Any] | None:
+    """Give tools as a template is told of them; None: there are none.
+
+    Raises:
+        UsageError: One is no tool.
+    """
+    if isinstance(tools, str | Mapping) or not isinstance(tools, Iterable | None):
+        message = (
+            f"tools is of type {type(tools).__name__}, expected a list of functions or JSON Schemas"
+        )
+        raise UsageError(message, code="E_TRL_TOOLS")
+    schemas = [_schema(tool) if callable(tool) else tool for tool in tools or ()]
+    try:
+        read_told({"tools": schemas})
+    except RecordError:
+        message = "tools holds what names no function, expected functions or their JSON Schemas"
+        raise UsageError(message, code="E_TRL_TOOLS") from None
+    return schemas or None
+
+
+def _schema(function: Callable[..., Any]) -> Mapping[str, Any]:
+    """Describe a function as transformers does, which TRL has do it."""
+    from transformers.utils import chat_template_utils as utils
+
+    try:
+        schema: Mapping[str, Any] = utils.get_json_schema(function)
+    except (utils.DocstringParsingException, utils.TypeHintParsingException) as error:
+        message = f"tools holds a function that cannot be described: {error}"
+        raise UsageError(message, code="E_TRL_TOOLS") from None
+    return schema

@@ -117,13 +117,22 @@ def _choose(
     precision: Precision, compute_dtype: ComputeDtype, device: Device
 ) -> tuple[torch.device, torch.dtype]:
     """Give the device and the compute dtype."""
-    _check_choice("precision", precision, get_args(Precision))
-    _check_choice("compute_dtype", compute_dtype, get_args(ComputeDtype))
-    _check_choice("device", device, get_args(Device))
+    check_choices(precision, compute_dtype, device)
     place = choose_device(device)
     if place.type == "cuda":
         check_capability(torch.cuda.get_device_capability(place))
     return place, choose_compute_dtype(compute_dtype, precision=precision, device=place)
+
+
+def check_choices(precision: str, compute_dtype: str, device: str) -> None:
+    """Refuse choices that there are not, wherever they would be made.
+
+    Raises:
+        UsageError: There is one.
+    """
+    _check_choice("precision", precision, get_args(Precision))
+    _check_choice("compute_dtype", compute_dtype, get_args(ComputeDtype))
+    _check_choice("device", device, get_args(Device))
 
 
 def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fam_engine.errors import InputError, ModelRefusedError
+from fam_engine.errors import InputError, ModelRefusedError, UsageError
 from fam_engine.jobs.scoring.lazy_scorer import LazyScorer
 from fam_engine.jobs.scoring.scorer import Scorer
 
@@ -153,6 +153,24 @@ if child == 0:
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 """
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"precision": "int8"}, "precision is 'int8', expected one of nf4, bf16, fp32"),
+        ({"device": "tpu"}, "device is 'tpu', expected one of auto, cpu, cuda"),
+        ({"compute_dtype": "fp8"}, "compute_dtype is 'fp8', expected one of"),
+        ({"max_tokens_per_batch": 0}, "max_tokens_per_batch is 0, expected a whole number"),
+        ({"template": "/nowhere.jinja"}, "/nowhere.jinja: cannot be read as a template"),
+        ({"chat_template_kwargs": {"mood": 1}}, "there is no chat template to read them"),
+    ],
+)
+def test_what_can_be_told_without_the_model_is_told_at_once(
+    tiny_model: Path, settings: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        LazyScorer(tiny_model, **settings)
 
 
 def test_a_model_that_is_not_there_is_refused_at_once(tmp_path: Path) -> None:

@@ -15,12 +15,14 @@ from typing import Any
 
 import pyarrow as pa
 
+from fam_engine.arguments import check_whole_number
 from fam_engine.config import ComputeDtype, Device, Precision
+from fam_engine.data.templates import find_template, with_kwargs
 from fam_engine.errors import UsageError
 from fam_engine.jobs.scoring.scorer import Scorer
 from fam_engine.jobs.scoring.sources import check_adapter
 from fam_engine.model.folders import hash_model, resolve_model
-from fam_engine.model.loading import lacks_threads
+from fam_engine.model.loading import check_choices, lacks_threads
 from fam_engine.version import __version__
 
 # Threads that share a scorer load it once. Not one each, which would have to stay out of what is pickled.
@@ -41,7 +43,10 @@ class LazyScorer:
         max_tokens_per_batch: Token budget of a batch; None: from free memory.
 
     Raises:
-        ModelRefusedError: The model or the adapter is not there.
+        ModelRefusedError: The model or the adapter is not there, or the model's own template does not read.
+        UsageError: A choice there is not, a template file that does not read, `chat_template_kwargs` without
+            a template, a budget that is no whole number above 0. What only the template can tell, or the
+            machine that is to compute, is told by the first call.
     """
 
     def __init__(
@@ -56,18 +61,23 @@ class LazyScorer:
         chat_template_kwargs: Mapping[str, Any] | None = None,
         max_tokens_per_batch: int | None = None,
     ) -> None:
+        check_choices(precision, compute_dtype, device)
+        if max_tokens_per_batch is not None:
+            check_whole_number("max_tokens_per_batch", max_tokens_per_batch, least=1)
         folder = resolve_model(model, download=False)[0].resolve()
         lora = None if adapter is None else Path(adapter).resolve()
         check_adapter(lora)
         is_file = template not in ("auto", "none")
         file = Path(template).resolve() if is_file else None
+        choice = template if file is None else str(file)
+        with_kwargs(find_template(folder, choice, {}), chat_template_kwargs or {})
         self._settings: dict[str, Any] = {
             "model": str(folder),
             "adapter": None if lora is None else str(lora),
             "precision": precision,
             "compute_dtype": compute_dtype,
             "device": device,
-            "template": template if file is None else str(file),
+            "template": choice,
             "chat_template_kwargs": dict(chat_template_kwargs or {}),
             "max_tokens_per_batch": max_tokens_per_batch,
         }
@@ -78,7 +88,9 @@ class LazyScorer:
         """Give the settings and the hash, never the loaded model."""
         return {**self.__dict__, "_scorer": None}
 
-    def score_each(self, records: Iterable[Mapping[str, Any]]) -> pa.Table:
+    def score_each(
+        self, records: Iterable[Mapping[str, Any]], *, verbatim: bool = False
+    ) -> pa.Table:
         """Score records, see `Scorer.score_each`; the first call loads the model.
 
         Raises:
@@ -87,7 +99,7 @@ class LazyScorer:
         """
         _check_not_forked()
         scorer = self._scorer or self._loaded()
-        return scorer.score_each(records)
+        return scorer.score_each(records, verbatim=verbatim)
 
     def _loaded(self) -> Scorer:
         with _one_loads:
@@ -109,6 +121,6 @@ def _check_not_forked() -> None:
 def _sha256(folder: Path, adapter: Path | None, template: Path | None) -> str:
     """Hash all that scores depend on beside the settings."""
     parts = [__version__, hash_model(folder), hash_model(adapter) if adapter else ""]
-    if template is not None and template.is_file():  # else it is told when the model is loaded
+    if template is not None:
         parts.append(hashlib.sha256(template.read_bytes()).hexdigest())
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -90,10 +90,12 @@ class Scorer:
             device=device,
             exact=exact,
         )
-        folder, _ = resolve_model(model, download=False)
+        self._folder, _ = resolve_model(model, download=False)
         self._encoder = TextEncoder(
-            folder, template=template, chat_template_kwargs=chat_template_kwargs
+            self._folder, template=template, chat_template_kwargs=chat_template_kwargs
         )
+        # Without the template, once it is asked for.
+        self._verbatim_encoder: TextEncoder | None = None
         self._budget = max_tokens_per_batch or default_tokens_per_batch(
             self._decoder.config, self._decoder.device, self._decoder.compute_dtype
         )
@@ -109,6 +111,8 @@ class Scorer:
     def close(self) -> None:
         """Let go of the template's child process."""
         self._encoder.close()
+        if self._verbatim_encoder is not None:
+            self._verbatim_encoder.close()
 
     def score(self, records: Iterable[Mapping[str, Any]]) -> pa.Table:
         """Score records.
@@ -126,11 +130,14 @@ class Scorer:
             self._run(journal, data)
             return pa.Table.from_pylist(list(score_rows(journal.db)), schema=_COLUMNS)
 
-    def score_each(self, records: Iterable[Mapping[str, Any]]) -> pa.Table:
+    def score_each(
+        self, records: Iterable[Mapping[str, Any]], *, verbatim: bool = False
+    ) -> pa.Table:
         """Score records, where one that cannot be used does not stop the others.
 
         Args:
             records: As for `score`.
+            verbatim: Take prompts as they stand, as for a model without a chat template.
 
         Returns:
             A row a record, in order, with the columns of `scores.parquet` and `error`, a string with
@@ -141,7 +148,8 @@ class Scorer:
         """
         refused: dict[int, str] = {}
         with _written(records, refused) as (journal, data, num_records):
-            self._score_usable(journal, data, unless=("E_INPUT_UNUSABLE", "E_INPUT_EMPTY"))
+            nothing = ("E_INPUT_UNUSABLE", "E_INPUT_EMPTY")
+            self._score_usable(journal, data, unless=nothing, verbatim=verbatim)
             scored = {row["line"]: row for row in score_rows(journal.db)}
             left_out = _left_out(journal)
             errors = {line: f"{code}: {reason}" for line, code, reason in left_out} | refused
@@ -169,23 +177,34 @@ class Scorer:
             raise InputError(reason, code=code, where=f"record {line}")
 
     def _score_usable(
-        self, journal: Journal, data: Path, *, unless: tuple[str, ...], keep_tokens: bool = False
+        self, journal: Journal, data: Path, *, unless: tuple[str, ...], **options: bool
     ) -> None:
         """Score what is usable, without a word where nothing is."""
         try:
-            self._score(journal, data, keep_tokens=keep_tokens)
+            self._score(journal, data, **options)
         except InputError as error:
             if error.code not in unless:
                 raise
 
-    def _score(self, journal: Journal, data: Path, *, keep_tokens: bool) -> None:
+    def _score(
+        self, journal: Journal, data: Path, *, keep_tokens: bool = False, verbatim: bool = False
+    ) -> None:
         plan = IngestPlan(self._decoder.config.max_position_embeddings, "quarantine")
         files = [DataFile("records", data)]
         # Not around the reading of records: what gives them may itself call this scorer.
         with self._one_at_a_time:
-            spool = ingest_records(journal, self._encoder, plan, files, _nothing)
+            encoder = self._without_template() if verbatim else self._encoder
+            spool = ingest_records(journal, encoder, plan, files, _nothing)
             scorer = EntryScorer(self._decoder, journal, spool, keep_tokens=keep_tokens)
             scorer.run(self._budget, _nothing)
+
+    def _without_template(self) -> TextEncoder:
+        """Give the encoder of prompts that are taken as they stand."""
+        if self._encoder.template is None:
+            return self._encoder
+        if self._verbatim_encoder is None:
+            self._verbatim_encoder = TextEncoder(self._folder, template="none")
+        return self._verbatim_encoder
 
 
 @contextlib.contextmanager
