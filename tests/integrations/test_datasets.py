@@ -6,7 +6,7 @@ import datetime
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -93,9 +93,72 @@ def test_a_row_that_json_cannot_hold_stops_no_other(mapper: FamiliarityMapper) -
     assert (found["nll_mean"][0], found["error"][1]) == (None, None)
 
 
-def test_a_single_row_is_refused(mapper: FamiliarityMapper, rows: Dataset) -> None:
-    with pytest.raises(UsageError, match="batched=True"):
+TURNS = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}]
+SHAREGPT = [{"from": "human", "value": "one"}, {"from": "gpt", "value": "two"}]
+CHATS = [
+    {"messages": TURNS},
+    {"conversations": SHAREGPT},
+    {"prompt": TURNS[:1], "completion": TURNS[1:]},
+    {"messages": TURNS[:1], "response": "two"},
+    {"prompt": "one", "response": "two"},
+]
+
+
+@pytest.mark.parametrize("row", CHATS, ids=lambda row: "-".join(row))
+def test_a_single_row_is_refused(mapper: FamiliarityMapper, row: dict[str, Any]) -> None:
+    """One conversation is a list too, of turns."""
+    rows = Dataset.from_dict({name: [value] * 2 for name, value in row.items()})
+    with pytest.raises(UsageError, match=r"E_DATASETS_BATCH.*a single row came.*batched=True"):
         rows.map(mapper)
+    assert scored(rows, mapper, 2)["error"][:] == [None, None]
+
+
+def test_a_conversation_of_another_shape_is_an_error_of_its_row(mapper: FamiliarityMapper) -> None:
+    """An object of lists, as older releases of datasets have turns, is no turn."""
+    shape = {"role": ["user", "assistant"], "content": ["one", "two"]}
+    (error,) = mapper({"messages": [shape]})["error"]
+    assert error.startswith("E_RECORD_TYPE")
+
+
+@pytest.mark.parametrize("name", ["numpy", "pandas", "arrow", "polars", "torch"])
+@pytest.mark.parametrize("row", CHATS, ids=lambda row: "-".join(row))
+def test_a_dataset_may_be_of_any_format(
+    mapper: FamiliarityMapper, row: dict[str, Any], name: str
+) -> None:
+    pytest.importorskip(name if name != "arrow" else "pyarrow")
+    rows = Dataset.from_dict({column: [value] * 2 for column, value in row.items()})
+    expected = scored(rows, mapper, 2)["nll_sum"][:]
+    found = scored(rows.with_format(name), mapper, 2).with_format(None)["nll_sum"][:]
+    assert found == expected
+    assert None not in expected
+
+
+def test_columns_that_are_not_read_are_not_decoded(mapper: FamiliarityMapper) -> None:
+    asked: list[str] = []
+
+    class Batch(dict[str, Any]):
+        def __getitem__(self, name: str) -> Any:  # noqa: ANN401
+            asked.append(name)
+            return super().__getitem__(name)
+
+    assert mapper(Batch(image=[b""], prompt=["one"], response=["two"]))["error"] == [None]
+    assert set(asked) == {"prompt", "response"}
+
+
+def test_texts_alone_need_empty_prompts(tiny_model: Path) -> None:
+    columns = {"response": "text"}
+    texts = FamiliarityMapper(tiny_model, columns=columns, precision="fp32", device="cpu")
+    rows = Dataset.from_dict({"prompt": ["", ""], "text": ["one", "two"]})
+    assert scored(rows, texts, 2)["num_response_tokens"][:] == [3, 3]
+    with pytest.raises(InputError, match="E_RECORD_FORM"):
+        texts({"text": ["one"]})
+
+
+def test_what_is_no_batch_is_told_by_its_type(mapper: FamiliarityMapper) -> None:
+    with pytest.raises(UsageError, match=r"column `prompt` is of type int, .*with_format\(None\)"):
+        mapper({"prompt": 5, "response": ["a"]})
+    with pytest.raises(UsageError, match="a list came, expected a batch of named columns"):
+        mapper([{"prompt": "a", "response": "b"}])
 
 
 def test_two_processes_and_equal_fingerprints_in_all(
