@@ -152,7 +152,7 @@ def test_of_several_turns_the_last_is_rewarded(chat_reward: FamiliarityReward) -
 def test_sums_and_floors_that_are_no_numbers_are_refused(tiny_model: Path) -> None:
     with pytest.raises(UsageError, match="nll_sum"):
         FamiliarityReward(tiny_model, metric="nll_sum")  # type: ignore[arg-type]
-    wrong: list[Any] = [float("nan"), float("-inf"), "x", None, True, 0.5, 10**400, -(10**400)]
+    wrong: list[Any] = [float("nan"), float("-inf"), "x", None, True, 0.5, float("inf")]
     for floor in wrong:
         with pytest.raises(UsageError, match=r"E_TRL_FLOOR.*finite number of at most 0"):
             FamiliarityReward(tiny_model, floor=floor)

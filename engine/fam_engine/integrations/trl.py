@@ -21,7 +21,6 @@ itself is not imported, for a reward is any callable.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -85,7 +84,7 @@ class FamiliarityReward:
                 code="E_METRIC",
                 hint="sums depend on length, which a policy would learn instead",
             )
-        if not is_number(floor) or not -sys.float_info.max <= floor <= 0:
+        if not is_number(floor) or not -math.inf < floor <= 0:
             message = f"floor is {floor!r}, expected a finite number of at most 0"
             raise UsageError(message, code="E_TRL_FLOOR")
         # By which TRL logs it. Releases up to 1.8 ask every reward for it, later ones fall back to the class's.
