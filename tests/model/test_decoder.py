@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from fam_engine.config import Precision
+from fam_engine.errors import ModelRefusedError
 from fam_engine.model.config import ModelConfig
-from fam_engine.model.decoder import Decoder
+from fam_engine.model.decoder import Decoder, check_ids
+from fam_engine.model.generation.prompts import pack_prompts
 from fam_engine.model.loading import load_model
 from tests.model.conftest import TinyCheckpoint
 from tests.model.packing_reference import Entry, pack_reference
@@ -261,3 +263,13 @@ def test_a_decoder_needs_no_folder(tmp_path: Path, tiny_checkpoint: TinyCheckpoi
     assert np.array_equal(
         facts_of(built, entries)[0].logprobs, facts_of(loaded, entries)[0].logprobs
     )
+
+
+@pytest.mark.parametrize("token_id", [-1, 258])
+def test_ids_without_a_row_are_refused_before_they_are_looked_up(
+    tiny_model: Path, token_id: int
+) -> None:
+    """By numpy and torch a negative one would be counted from the end."""
+    batch = pack_prompts([np.array([0, token_id], np.int32)], at_least=0)
+    with pytest.raises(ModelRefusedError, match=f"the id {token_id}, the model has rows for 258"):
+        check_ids(batch, ModelConfig.from_folder(tiny_model))
