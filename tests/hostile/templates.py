@@ -64,7 +64,9 @@ ARTEFACTS: list[Artefact] = [
     refused("template that hides an attribute's name", running("''|attr('__cla' ~ 'ss__')"), CODE),
     harmless(
         "template that formats attributes",
-        source("{{ '{0.__class__}'.format(messages) }}"),
+        source(
+            "{{ '{0.__class__}'.format(messages) }}{% for m in messages %}{{ m.content }}{% endfor %}"
+        ),
         same_scores=False,
     ),
     refused("template that includes a file", source("{% include '/etc/passwd' %}"), CODE),
