@@ -253,22 +253,33 @@ def test_a_head_that_does_not_end_is_not_waited_for(
         assert client.recv(1) == b""
 
 
-def test_a_connection_waits_for_its_next_request(
-    address: str, service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Longer than clients keep one, whatever the looks at those that end no head."""
-    from fam_engine.serving import connections, server
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
+    """Give what is released at every look at a connection."""
+    from fam_engine.serving import connections
 
-    looks = threading.Semaphore(0)
+    released = threading.Semaphore(0)
     look = connections.Protocol._look
 
     def counting(self: Any) -> None:  # noqa: ANN401
         look(self)
-        looks.release()
+        released.release()
+
+    monkeypatch.setattr(connections.Protocol, "_look", counting)
+    return released
+
+
+def test_a_connection_waits_for_its_next_request(
+    address: str,
+    service: Service,
+    looks: threading.Semaphore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Longer than clients keep one, whatever the looks at those that end no head."""
+    from fam_engine.serving import connections, server
 
     assert server.uvicorn_settings(service).timeout_keep_alive == server.KEEP_ALIVE_SECONDS == 75
     monkeypatch.setattr(connections, "_LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(connections.Protocol, "_look", counting)
     host, port = place(address)
     connection = http.client.HTTPConnection(host, port, timeout=60)
     with contextlib.closing(connection):
@@ -285,19 +296,11 @@ def test_a_connection_waits_for_its_next_request(
 
 
 def test_a_request_that_is_computed_for_long_is_not_given_up(
-    service: Service, monkeypatch: pytest.MonkeyPatch
+    service: Service, looks: threading.Semaphore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from fam_engine.serving import connections
 
-    looks = threading.Semaphore(0)
-    look = connections.Protocol._look
-
-    def counting(self: Any) -> None:  # noqa: ANN401
-        look(self)
-        looks.release()
-
     monkeypatch.setattr(connections, "_LOOK_SECONDS", 0.02)
-    monkeypatch.setattr(connections.Protocol, "_look", counting)
     compute = service.served.model.continuations
 
     def holding(pairs: Any, **rest: Any) -> Any:  # noqa: ANN401

@@ -48,35 +48,8 @@ def find_dropped_turns(
     Returns:
         For each of them, in order, an error that names the first turn left out; None: none is.
     """
-    marked = [
-        [
-            _with_content(turn, _MARKER.format(index)) if index in unseen else turn
-            for index, turn in enumerate(turns)
-        ]
-        for turns, _, unseen in conversations
-    ]
-    rendered = renderer.render_batch(
-        marked, add_generation_prompt=True, told=[told for _, told, _ in conversations]
-    )
-    return [
-        _left_out_turn(turns, unseen, text)
-        for (turns, _, unseen), text in zip(conversations, rendered, strict=True)
-    ]
-
-
-def _left_out_turn(
-    turns: Sequence[Message], unseen: Sequence[int], text: str | RecordError
-) -> RecordError | None:
-    if isinstance(text, RecordError):
-        return None
-    for index in unseen:
-        if _MARKER.format(index) not in text.lower():  # some write a text in capitals
-            return RecordError(
-                "E_TEMPLATE_TURN",
-                f"the chat template leaves out turn {index + 1}, of role `{turns[index].role}`, so the model would "
-                "not see it (give one that writes it with --template FILE, or take it out of the data)",
-            )
-    return None
+    probes = [_TurnProbe(turns, told, places) for turns, told, places in conversations]
+    return _asked(renderer, probes, add_generation_prompt=True)
 
 
 def find_dropped(
@@ -92,12 +65,43 @@ def find_dropped(
     """
     has_answer = not add_generation_prompt
     probes = [_Probe(turns, told, has_answer=has_answer) for turns, told in conversations]
+    return _asked(renderer, probes, add_generation_prompt=add_generation_prompt)
+
+
+def _asked(
+    renderer: Renderer, probes: Sequence[_Probe | _TurnProbe], *, add_generation_prompt: bool
+) -> list[RecordError | None]:
+    """Render conversations with their markers; give what of each does not come out."""
     rendered = renderer.render_batch(
         [probe.turns for probe in probes],
         add_generation_prompt=add_generation_prompt,
         told=[probe.told for probe in probes],
     )
     return [probe.dropped(text) for probe, text in zip(probes, rendered, strict=True)]
+
+
+class _TurnProbe:
+    """A conversation with markers in place of the texts of some turns."""
+
+    def __init__(self, turns: Sequence[Message], told: Told, places: Sequence[int]) -> None:
+        self._places = places
+        self.told = told
+        self.turns = list(turns)
+        for place in places:
+            self.turns[place] = _with_content(turns[place], _MARKER.format(place))
+
+    def dropped(self, text: str | RecordError) -> RecordError | None:
+        """Give the first turn that is not in its rendering."""
+        if isinstance(text, RecordError):
+            return None
+        for place in self._places:
+            if _MARKER.format(place) not in text.lower():  # some write a text in capitals
+                return RecordError(
+                    "E_TEMPLATE_TURN",
+                    f"the chat template leaves out turn {place + 1}, of role `{self.turns[place].role}`, so the model "
+                    "would not see it (give one that writes it with --template FILE, or take it out of the data)",
+                )
+        return None
 
 
 class _Probe:

@@ -154,9 +154,7 @@ def _go_on(command: str, out: Path) -> str:
         return f"{_GO_ON} here"
     newest = next(iter(checkpoint_steps(out / CHECKPOINTS)), None)
     if newest is None:
-        return (
-            "run the same command again: it begins anew, since it died before its first checkpoint"
-        )
+        return "run the same command again: it begins anew, there is no checkpoint yet"
     return f"{_GO_ON} step {newest}, its newest checkpoint"
 
 

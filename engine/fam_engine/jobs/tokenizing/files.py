@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from fam_engine._rust_tokenize import Spool
@@ -40,7 +39,7 @@ def write_ids(path: Path, db: sqlite3.Connection, spool: Spool) -> None:
     if path.suffix == ".parquet":
         write_table(path, SCHEMA, rows)
     else:
-        write_json_lines(path, map(_plain, rows))
+        write_json_lines(path, rows)
 
 
 def _rows(db: sqlite3.Connection, spool: Spool) -> Iterator[dict[str, Any]]:
@@ -58,7 +57,3 @@ def _rows(db: sqlite3.Connection, spool: Spool) -> Iterator[dict[str, Any]]:
             "end_of_turn_ids": targets[end:],
             "flags": json.loads(flags),
         }
-
-
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    return {n: v.tolist() if isinstance(v, np.ndarray) else v for n, v in row.items()}
