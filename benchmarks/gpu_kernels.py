@@ -368,7 +368,8 @@ def _of_decoding(s: Shapes) -> Iterator[Case]:
         cache.nbytes,
     )
     logits = s.random_fp32(s.num_slots, s.vocab)
-    uniform = torch.rand(s.num_slots, dtype=torch.float64, device=s.device)
+    seed = torch.randint(2**62, (s.num_slots,), device=s.device)
+    position = torch.arange(s.num_slots, device=s.device)
     for name, temperature, top_p, top_k in (
         ("greedy", 0.0, 1.0, 0),
         ("temperature", 1.0, 1.0, 0),
@@ -378,7 +379,7 @@ def _of_decoding(s: Shapes) -> Iterator[Case]:
 
         def choose(temperature=temperature, top_p=top_p, top_k=top_k) -> object:  # type: ignore[no-untyped-def]  # noqa: ANN001
             return sample_triton.sample(
-                logits, uniform, temperature=temperature, top_p=top_p, top_k=top_k
+                logits, seed, position, temperature=temperature, top_p=top_p, top_k=top_k
             )
 
         yield Case(f"sample {name}", choose, logits.nbytes)

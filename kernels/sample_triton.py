@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
-"""The choice of a token a row from its logits and one random number, as Triton kernels.
+"""The choice of a token a row from its logits and one random number, counted by a seed and a position: Triton kernels.
 
 Equations and dimensions as in `sample.py`, the reference. Dtypes: logits fp32; weights and their sums over a part of a
 row fp32, sums over parts and the share of the random number fp64; token ids int64, logprobs fp64 of fp32 logits.
@@ -54,6 +54,11 @@ _TOP_K, _TOP_P, _TOKEN = (tl.constexpr(number) for number in range(3))
 _LOWEST: Final = tl.constexpr(-2147483648)
 _HIGHEST: Final = tl.constexpr(2147483647)
 _LOG2_E: Final = tl.constexpr(math.log2(math.e))
+# Of the random number.
+_STEP: Final = tl.constexpr(0x9E3779B97F4A7C15)
+_FACTOR_1: Final = tl.constexpr(0xBF58476D1CE4E5B9)
+_FACTOR_2: Final = tl.constexpr(0x94D049BB133111EB)
+_UNIT: Final = tl.constexpr(2.0**-53)
 # Vocabularies of Llama 3 and Qwen2.5.
 _SHIPPED: Final = (128_256, 151_936)
 
@@ -132,6 +137,16 @@ def _add_up(
 
 
 @triton.jit
+def _uniform(seed, position, row):
+    """Give the random number of a row."""
+    place = tl.load(position + row).to(tl.uint64) + 1
+    x = tl.load(seed + row).to(tl.uint64) + place * _STEP
+    x = (x ^ (x >> 30)) * _FACTOR_1
+    x = (x ^ (x >> 27)) * _FACTOR_2
+    return ((x ^ (x >> 31)) >> 11).to(tl.float64) * _UNIT
+
+
+@triton.jit
 def _goal(stage: tl.constexpr, left, number, top_p, top_k):
     """Give the sum that the value looked for passes."""
     if stage == _TOP_K:
@@ -147,7 +162,8 @@ def _begin(
     highest,
     mass,
     lowest,
-    uniform,
+    seed,
+    position,
     goal,
     last,
     num_last,
@@ -166,7 +182,7 @@ def _begin(
     # Of a row without any, what stands for the largest.
     tl.store(last + row, tl.minimum(smallest, _key(tl.load(highest + row))))
     tl.store(num_last + row, V)  # how often it is left, at most
-    tl.store(goal + row, _goal(NEXT, left, tl.load(uniform + row), top_p, top_k))
+    tl.store(goal + row, _goal(NEXT, left, _uniform(seed, position, row), top_p, top_k))
 
 
 @triton.jit
@@ -274,7 +290,8 @@ def _at_key(
 @triton.jit(do_not_specialize=["top_k"])
 def _go_on(
     highest,
-    uniform,
+    seed,
+    position,
     keys,
     above,
     num_above,
@@ -305,7 +322,7 @@ def _go_on(
     left = weight_above + count * weight
     tl.store(last + row, key)
     tl.store(num_last + row, count)
-    tl.store(goal + row, _goal(NEXT, left, tl.load(uniform + row), top_p, top_k))
+    tl.store(goal + row, _goal(NEXT, left, _uniform(seed, position, row), top_p, top_k))
 
 
 @triton.jit
@@ -375,7 +392,8 @@ def _find_in_order(
 def _choose(
     logits,
     stride,
-    uniform,
+    seed,
+    position,
     best,
     place,
     highest,
@@ -423,7 +441,7 @@ def _choose(
             BLOCK_P,
         )
     else:
-        number = tl.load(uniform + row)
+        number = _uniform(seed, position, row)
         token = _find_in_order(
             logits, stride, highest, mass, number, row, scale, V, PART, P, BLOCK_P
         )
@@ -437,7 +455,8 @@ def _choose(
 
 def sample(
     logits_RV: torch.Tensor,
-    uniform_R: torch.Tensor,
+    seed_R: torch.Tensor,
+    position_R: torch.Tensor,
     *,
     temperature: float,
     top_p: float,
@@ -447,7 +466,8 @@ def sample(
 
     Args:
         logits_RV: fp32 [R, V], rows contiguous, any row stride; what is not finite is never chosen.
-        uniform_R: float64[R], in [0, 1).
+        seed_R: int64[R], any; seeds of different texts should be no near numbers but hashes.
+        position_R: int64[R], which number of a seed's.
         temperature: Divides the logits; 0: the largest is chosen.
         top_p: Only the most probable tokens that together have this probability; 1: all.
         top_k: Only so many of the largest, before `top_p`; 0: all.
@@ -458,13 +478,14 @@ def sample(
     num_rows, vocab_size = logits_RV.shape
     assert logits_RV.dtype == torch.float32
     assert logits_RV.stride(1) == 1
-    assert uniform_R.dtype == torch.float64
+    assert seed_R.dtype == position_R.dtype == torch.int64
     given: dict[str, Any] = {
         "logits": logits_RV,
         "stride": logits_RV.stride(0),
-        "uniform": uniform_R,
-        "tokens": torch.empty(num_rows, dtype=torch.int64, device=logits_RV.device),
-        "logprobs": torch.empty_like(uniform_R),
+        "seed": seed_R,
+        "position": position_R,
+        "tokens": torch.empty_like(seed_R),
+        "logprobs": torch.empty(num_rows, dtype=torch.float64, device=logits_RV.device),
         "scale": math.log2(math.e) / temperature if temperature else 1.0,
         "top_p": top_p,
         "top_k": min(top_k, vocab_size),
@@ -558,8 +579,8 @@ _TYPES: Final = {
     **dict.fromkeys(("sums", "sums_before"), torch.float32),
     **dict.fromkeys(("place", "lowest", "num_above", "ties", "last", "num_last"), torch.int32),
     **dict.fromkeys(("keys", "keys_before"), torch.int32),
-    **dict.fromkeys(("uniform", "goal", "logprobs"), torch.float64),
-    "tokens": torch.int64,
+    **dict.fromkeys(("goal", "logprobs"), torch.float64),
+    **dict.fromkeys(("seed", "position", "tokens"), torch.int64),
 }
 _NUMBERS: Final = {"scale": "fp32", "top_p": "fp32"} | dict.fromkeys(
     ("stride", "top_k", "shift", "shift_before"), "i32"

@@ -10,7 +10,9 @@ import torch
 
 from fam_engine.kernels import sample_triton
 from fam_engine.kernels.sample import sample as reference
+from fam_engine.kernels.sample import uniform
 from fam_engine.kernels.sample_triton import sample
+from tests.kernels.numbers import seeds_of
 from tests.kernels.on import DEVICE
 
 # In parts of the whole: as near to where one token ends a neighbour may be taken.
@@ -43,14 +45,14 @@ def rows(count: int, vocab_size: int, scale: float) -> tuple[torch.Tensor, torch
 
 def is_clear(logits: torch.Tensor, numbers: torch.Tensor, way: dict[str, float]) -> torch.Tensor:
     """Say for which rows a change of `DISTANCE` in the number or in top-p changes nothing."""
-    tokens = reference(logits, numbers, **way)[0]
+    tokens = reference(logits, *seeds_of(numbers), **way)[0]
     clear = torch.ones_like(tokens, dtype=torch.bool)
     for change in (-DISTANCE, DISTANCE):
         number = (numbers + change).clamp(0, 1 - 2.0**-53)
-        clear &= reference(logits, number, **way)[0] == tokens
+        clear &= reference(logits, *seeds_of(number), **way)[0] == tokens
         if way["top_p"] < 1:
             other = way | {"top_p": max(way["top_p"] + change, 1e-9)}
-            clear &= reference(logits, numbers, **other)[0] == tokens
+            clear &= reference(logits, *seeds_of(numbers), **other)[0] == tokens
     return clear
 
 
@@ -59,8 +61,9 @@ def is_clear(logits: torch.Tensor, numbers: torch.Tensor, way: dict[str, float])
 def test_equals_the_reference(vocab_size: int, scale: float, way: dict[str, float]) -> None:
     logits, numbers = rows(4, vocab_size, scale)
     numbers[0], numbers[1] = 0.0, 1 - 2.0**-53
-    tokens, logprobs = sample(logits, numbers, **way)
-    expected, _ = reference(logits, numbers, **way)
+    counted = seeds_of(numbers)
+    tokens, logprobs = sample(logits, *counted, **way)
+    expected, _ = reference(logits, *counted, **way)
     clear = is_clear(logits, numbers, way)
     assert clear.sum() >= 2  # the extremes may lie at where tokens end
     assert torch.equal(tokens[clear], expected[clear])
@@ -78,9 +81,10 @@ def test_equal_logits_come_in_order(way: dict[str, float]) -> None:
     logits[:, ::7] *= -1
     logits, numbers = logits.to(DEVICE), rows(4, 200, 1.0)[1]
     clear = is_clear(logits, numbers, way)
-    tokens, _ = sample(logits, numbers, **way)
+    counted = seeds_of(numbers)
+    tokens, _ = sample(logits, *counted, **way)
     assert clear.sum() >= 3
-    assert torch.equal(tokens[clear], reference(logits, numbers, **way)[0][clear])
+    assert torch.equal(tokens[clear], reference(logits, *counted, **way)[0][clear])
 
 
 @pytest.mark.parametrize(
@@ -99,7 +103,7 @@ def test_top_k_and_top_p_cut_through_ties_from_the_first(
     logits = torch.full((4, 10), -200.0, device=DEVICE)
     logits[:, [1, 3, 4, 6, 8, 9]] = 3.0
     numbers = (torch.arange(4, dtype=torch.float64, device=DEVICE) + 0.5) / 4
-    tokens, _ = sample(logits, numbers, **way)
+    tokens, _ = sample(logits, *seeds_of(numbers), **way)
     assert tokens.tolist() == [kept[int((i + 0.5) / 4 * len(kept))] for i in range(4)]
 
 
@@ -107,16 +111,17 @@ def test_top_p_reached_exactly_keeps_no_more() -> None:
     logits = torch.tensor([[-1.0, 0.0, -1.0]], device=DEVICE)
     numbers = torch.tensor([1 - 2.0**-53], dtype=torch.float64, device=DEVICE)
     temperature = math.log2(math.e)  # so that the probabilities are 1/4, 1/2, 1/4
-    tokens, _ = sample(logits, numbers, temperature=temperature, top_p=0.5, top_k=0)
+    tokens, _ = sample(logits, *seeds_of(numbers), temperature=temperature, top_p=0.5, top_k=0)
     assert tokens.item() == 1
 
 
 def test_frequencies_are_the_probabilities() -> None:
     num_rows = 400
     logits = torch.tensor([1.0, -0.5, 0.3, 0.0, 2.0, -1.0, 1.5])
-    generator = torch.Generator().manual_seed(1)
-    numbers = torch.rand(num_rows, generator=generator, dtype=torch.float64).to(DEVICE)
-    tokens, _ = sample(logits.repeat(num_rows, 1).to(DEVICE), numbers, **WAYS[1])
+    # Numbers as they are counted in one text.
+    seeds, positions = torch.full((num_rows,), 1, device=DEVICE), torch.arange(num_rows)
+    logits_RV = logits.repeat(num_rows, 1).to(DEVICE)
+    tokens, _ = sample(logits_RV, seeds, positions.to(DEVICE), **WAYS[1])
     expected = logits.softmax(-1) * num_rows
     chi_square = ((tokens.cpu().bincount(minlength=7) - expected) ** 2 / expected).sum().item()
     assert chi_square < 27.9  # exceeded once in 10,000 times with 6 degrees of freedom
@@ -127,10 +132,21 @@ def test_what_is_not_finite_is_never_chosen(way: dict[str, float]) -> None:
     logits, numbers = rows(4, 200, 1.0)
     logits[:, 1:] = torch.tensor([-torch.inf, torch.nan, torch.inf]).repeat(100)[:199]
     logits[:, [0, 77, 199]] = 1.0
-    tokens, _ = sample(logits, numbers, **way)
+    counted = seeds_of(numbers)
+    tokens, _ = sample(logits, *counted, **way)
     assert set(tokens.tolist()) <= ({0} if way["temperature"] == 0 else {0, 77, 199})
     logits[:] = torch.nan
-    assert (sample(logits, numbers, **way)[0] == 0).all()
+    assert (sample(logits, *counted, **way)[0] == 0).all()
+
+
+def test_random_numbers_are_the_reference_s() -> None:
+    """With equal logits the token says where the number lies, to one part in 1,000."""
+    generator = torch.Generator().manual_seed(3)
+    seeds = torch.randint(-(2**63), 2**63 - 1, (16,), generator=generator).to(DEVICE)
+    seeds[:3] = torch.tensor([0, -1, -(2**63)])
+    positions = (torch.arange(16) * 9973).to(DEVICE)
+    tokens, _ = sample(torch.zeros(16, 1000, device=DEVICE), seeds, positions, **WAYS[1])
+    assert tokens.tolist() == (uniform(seeds, positions) * 1000).long().tolist()
 
 
 def test_a_row_does_not_depend_on_its_place_or_neighbours() -> None:
@@ -139,6 +155,7 @@ def test_a_row_does_not_depend_on_its_place_or_neighbours() -> None:
     room = torch.full((4, 300), torch.nan, device=DEVICE)
     room[:, :200] = logits[order]
     for way in (WAYS[1], WAYS[2]):
-        together = sample(logits, numbers, **way)
-        moved = sample(room[:, :200], numbers[order], **way)
+        seeds, positions = seeds_of(numbers)
+        together = sample(logits, seeds, positions, **way)
+        moved = sample(room[:, :200], seeds[order], positions[order], **way)
         assert all(torch.equal(one, many[order]) for one, many in zip(moved, together, strict=True))

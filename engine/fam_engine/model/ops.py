@@ -249,7 +249,8 @@ def linear_cross_entropy(
 
 def sample(
     logits_RV: torch.Tensor,
-    uniform_R: torch.Tensor,
+    seed_R: torch.Tensor,
+    position_R: torch.Tensor,
     *,
     temperature: float,
     top_p: float,
@@ -257,7 +258,7 @@ def sample(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Choose a token a row; see `fam_engine.kernels.sample`."""
     chosen: tuple[torch.Tensor, torch.Tensor] = _kernel("sample", logits_RV)(
-        logits_RV, uniform_R, temperature=temperature, top_p=top_p, top_k=top_k
+        logits_RV, seed_R, position_R, temperature=temperature, top_p=top_p, top_k=top_k
     )
     return chosen
 

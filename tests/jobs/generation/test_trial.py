@@ -83,9 +83,9 @@ def test_each_text_has_a_slot(
     """Of texts that wait for one, steps would be counted twice."""
     counts, step = [], Stepper.step
 
-    def counting(self: Stepper, uniform_S: torch.Tensor, in_use: int) -> torch.Tensor:
+    def counting(self: Stepper, in_use: int) -> torch.Tensor:
         counts.append(in_use)
-        return step(self, uniform_S, in_use)
+        return step(self, in_use)
 
     monkeypatch.setattr(Stepper, "step", counting)
     attempt(tiny_model, num_slots)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fam_engine.model.generation.requests import Sampling
-from fam_engine.model.generation.sampling import choose_tokens, uniform
+from fam_engine.model.generation.sampling import choose_tokens, text_seed
 
 
 def reference_probs(
@@ -83,9 +83,9 @@ def test_a_row_does_not_depend_on_its_neighbours() -> None:
         assert torch.equal(together, torch.cat(alone))
 
 
-def test_numbers_are_spread_and_counted() -> None:
-    numbers = np.array([uniform(seed, 0, step) for seed in range(40) for step in range(50)])
-    assert len(set(numbers.tolist())) == 2000
-    assert 0 <= numbers.min() < numbers.max() < 1
-    assert np.abs(np.histogram(numbers, 10, (0, 1))[0] - 200).max() < 60
-    assert uniform(3, 1, 4) == uniform(3, 1, 4) != uniform(3, 4, 1)
+def test_every_sample_has_a_seed_of_its_own_in_64_bits() -> None:
+    seeds = [text_seed(seed, sample) for seed in range(40) for sample in range(50)]
+    assert len(set(seeds)) == 2000
+    assert -(2**63) <= min(seeds) < -(2**62) < 2**62 < max(seeds) < 2**63
+    assert text_seed(3, 1) == text_seed(3, 1) != text_seed(1, 3)
+    assert text_seed(-(10**30), 0) != text_seed(10**30, 0)

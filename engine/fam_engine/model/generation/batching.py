@@ -35,7 +35,7 @@ from fam_engine.model.generation.prompts import (
     compute_prompts,
 )
 from fam_engine.model.generation.requests import Completion, Request, Sampling
-from fam_engine.model.generation.sampling import uniform
+from fam_engine.model.generation.sampling import text_seed
 from fam_engine.model.generation.sequences import Ends, Sequence, StopStrings
 from fam_engine.model.generation.stepping import Stepper
 from fam_engine.model.out_of_memory import memory_errors
@@ -253,7 +253,7 @@ class Run:
             slots,
             [text.limit for text in texts.values() if text],
             [prompt.hidden_D for _, prompt in started],
-            [self._uniform(text, 0) for text in texts.values()],
+            [text_seed(text.seed, text.sample) for text in texts.values() if text],
         )
         return list(texts.items()), values_3N
 
@@ -267,23 +267,9 @@ class Run:
         last = max(slot for slot, text in enumerate(self._slots) if text)
         texts = list(enumerate(self._slots[: last + 1]))
         num_steps = min(max(left), STEPS_A_ROUND[self._decoder.device.type])
-        numbers = [
-            [
-                self._uniform(text, count + step)
-                for text, count in zip(self._slots, made, strict=True)
-            ]
-            for step in range(num_steps)
-        ]
-        uniform_NS = torch.tensor(numbers, dtype=torch.float64, device=self._decoder.device)
         assert self._stepper is not None
-        for uniform_S in uniform_NS:
-            yield texts, self._stepper.step(uniform_S, last + 1)
-
-    def _uniform(self, text: Sequence | None, position: int) -> float:
-        """Give the random number of a text's token; greedy choice needs none."""
-        if text is None or self._sampling.temperature == 0:
-            return 0.0
-        return uniform(text.seed, text.sample, position)
+        for _ in range(num_steps):
+            yield texts, self._stepper.step(last + 1)
 
     def _look(self, texts: Rows[tuple[int, Sequence | None]], values: list[list[float]]) -> None:
         """Take the tokens of a step; free the slots of texts that end."""

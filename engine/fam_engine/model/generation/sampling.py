@@ -1,11 +1,9 @@
 """The choice of a token: from logits and one random number a row.
 
-In: logits [R, V], a number in [0, 1) a row. Out: token ids [R], and their log-probs [R]. A row's
-token depends on its own logits and number alone.
-
-One number a token suffices (the inverse of the cumulative distribution), so random numbers can be
-counted instead of drawn from a stream: the one for (seed, sample, step) is a hash of the three, the
-same whatever else is being generated. Gumbel noise would need one a token of the vocabulary.
+In: logits [R, V], a text's seed and the token's position a row. Out: token ids [R], and their log-probs
+[R]. A row's token depends on these of its own alone: the random number is counted from seed and position
+(see `fam_engine.kernels.sample`), not drawn from a stream, and so the same whatever else is being
+generated.
 
 Letters: R rows, V vocabulary, K candidates.
 """
@@ -17,6 +15,7 @@ from typing import Final
 
 import torch
 
+from fam_engine.kernels.sample import uniform
 from fam_engine.model import ops
 from fam_engine.model.generation.requests import Sampling
 
@@ -27,25 +26,36 @@ _CANDIDATES: Final = 1024
 _CACHED: Final = 1 << 16
 
 
-def uniform(seed: int, sample: int, step: int) -> float:
-    """Give the random number in [0, 1) of one token, a multiple of 2^-53."""
-    digest = hashlib.blake2b(f"{seed} {sample} {step}".encode(), digest_size=8).digest()
-    return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
+def text_seed(seed: int, sample: int) -> int:
+    """Give the seed of a text, 64 bits with a sign: a hash, as numbers are counted from it."""
+    digest = hashlib.blake2b(f"{seed} {sample}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
 
 
 def choose(
-    logits_RV: torch.Tensor, uniform_R: torch.Tensor, sampling: Sampling
+    logits_RV: torch.Tensor, seed_R: torch.Tensor, position_R: torch.Tensor, sampling: Sampling
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Choose a token a row, and give its log-prob as `chosen_logprobs` does; on a GPU by one kernel."""
+    """Choose a token a row, and give its log-prob as `chosen_logprobs` does.
+
+    Args:
+        logits_RV: fp32 or wider.
+        seed_R: int64[R], a `text_seed` each.
+        position_R: int64[R], of the token in its text, the prompt counted.
+        sampling: How.
+
+    Returns:
+        int64[R] tokens, float64[R] logprobs.
+    """
     if ops.takes_triton(logits_RV):
         return ops.sample(
             logits_RV,
-            uniform_R,
+            seed_R,
+            position_R,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             top_k=sampling.top_k,
         )
-    tokens_R = choose_tokens(logits_RV, uniform_R, sampling)
+    tokens_R = choose_tokens(logits_RV, uniform(seed_R, position_R), sampling)
     return tokens_R, chosen_logprobs(logits_RV, tokens_R)
 
 

@@ -1,6 +1,6 @@
 """One step of all slots: each text on its way gets one more token, and the host is not asked.
 
-In: the first tokens of texts, and a random number a slot and step. Out: a token a slot, its log-prob
+In: prompts' last hidden states and texts' seeds. Out: a token a slot, its log-prob
 and whether there were numbers to choose from, in tensors of the device. What a step needs of the one
 before (last token, length, how many tokens a text may still have) stays on the device, in tensors that
 keep their place: so many steps can be asked for before anybody looks, and a GPU can replay a step as a
@@ -55,8 +55,8 @@ class Stepper:
         self._sampling = sampling
         device, num_rows = decoder.device, on_grid(cache.num_slots)
         self._last_R = torch.zeros(num_rows, dtype=torch.int64, device=device)
-        self._uniform_S = torch.zeros(cache.num_slots, dtype=torch.float64, device=device)
-        self._left_S = torch.zeros(cache.num_slots, dtype=torch.int64, device=device)
+        self._seed_S = torch.zeros(cache.num_slots, dtype=torch.int64, device=device)
+        self._left_S = torch.zeros_like(self._seed_S)
         self._position_R = torch.zeros_like(self._last_R)
         self._chosen_3S = torch.zeros(3, cache.num_slots, dtype=torch.float64, device=device)
         self._end_ids = torch.tensor(sorted(end_ids), dtype=torch.int64, device=device)
@@ -79,7 +79,7 @@ class Stepper:
         slots: Sequence[int],
         limits: Sequence[int],
         hidden: Sequence[torch.Tensor],
-        uniforms: Sequence[float],
+        seeds: Sequence[int],
     ) -> torch.Tensor:
         """Choose the first tokens of texts, whose slots the cache has begun.
 
@@ -87,33 +87,27 @@ class Stepper:
             slots: N of them.
             limits: The most tokens each may have.
             hidden: The hidden state of each prompt's last token, [D].
-            uniforms: A number in [0, 1) each.
+            seeds: The `text_seed` of each.
 
         Returns:
             float64[3, N]: tokens, their log-probs, and 1 where the model gave finite numbers.
         """
-        device = self._decoder.device
+        slot_N, limit_N, seed_N = torch.tensor([slots, limits, seeds], device=self._decoder.device)
+        position_N = (self._cache.before_S + self._cache.lengths_S)[slot_N]
         filling = [torch.zeros_like(hidden[0])] * (-len(hidden) % ROW_GRID)
-        uniform_N = torch.tensor(uniforms, dtype=torch.float64, device=device)
-        chosen_3N = self._choose(torch.stack([*hidden, *filling]), uniform_N)
-        where = torch.tensor(slots, device=device)
-        left_N = torch.tensor(limits, device=device) - 1
-        self._last_R[where] = chosen_3N[0].long()
-        self._left_S[where] = left_N.where(~self._is_over(chosen_3N), 0)
+        chosen_3N = self._choose(torch.stack([*hidden, *filling]), seed_N, position_N)
+        self._seed_S[slot_N] = seed_N
+        self._last_R[slot_N] = chosen_3N[0].long()
+        self._left_S[slot_N] = (limit_N - 1).where(~self._is_over(chosen_3N), 0)
         return chosen_3N
 
     @torch.inference_mode()
-    def step(self, uniform_S: torch.Tensor, num_slots: int) -> torch.Tensor:
-        """Give one more token to each text in the first `num_slots` slots.
-
-        Args:
-            uniform_S: float64, a number in [0, 1) a slot, on the device.
-            num_slots: Beyond them no slot has a text.
+    def step(self, num_slots: int) -> torch.Tensor:
+        """Give one more token to each text in the first `num_slots` slots; beyond them no slot has a text.
 
         Returns:
             float64[3, num_slots] as from `begin`; of slots whose text has ended, anything.
         """
-        self._uniform_S.copy_(uniform_S)
         num_rows = self._num_rows(num_slots)
         self._run(num_rows)
         return self._chosen_3S[:, :num_slots].clone()
@@ -151,18 +145,21 @@ class Stepper:
             last_R, position_R, partial(cache.attend, seen_S), rope=self._rope
         )
         filling = hidden_RD.new_zeros(-num_rows % ROW_GRID, hidden_RD.shape[1])
-        chosen_3S = self._choose(torch.cat((hidden_RD, filling)), self._uniform_S[:count])
+        hidden_RD = torch.cat((hidden_RD, filling))
+        chosen_3S = self._choose(hidden_RD, self._seed_S[:count], position_R[:count] + 1)
         self._chosen_3S[:, :count] = chosen_3S
         last_R[:count] = chosen_3S[0].long()
         lengths_S += is_active_S
         left_S -= is_active_S.long()
         left_S *= ~self._is_over(chosen_3S)
 
-    def _choose(self, hidden_RD: torch.Tensor, uniform_S: torch.Tensor) -> torch.Tensor:
+    def _choose(
+        self, hidden_RD: torch.Tensor, seed_S: torch.Tensor, position_S: torch.Tensor
+    ) -> torch.Tensor:
         """Choose a token for each of the first rows, as `begin` gives them."""
-        count = len(uniform_S)
+        count = len(seed_S)
         logits_RV = products.head_logits(hidden_RD, self._decoder.weights.head_VD)[:count]
-        tokens_S, logprobs_S = choose(logits_RV, uniform_S, self._sampling)
+        tokens_S, logprobs_S = choose(logits_RV, seed_S, position_S, self._sampling)
         is_finite_S = hidden_RD[:count].isfinite().all(-1)
         return torch.stack((tokens_S.double(), logprobs_S, is_finite_S.double()))
 
