@@ -24,6 +24,7 @@ from fam_engine.model.generation.requests import Request, Sampling
 from fam_engine.model.generation.stepping import Stepper
 from fam_engine.model.loading import load_model
 from tests.kernels.newest import take_newest
+from tests.model.generation.test_logprobs import BF16_AND_FP32, check_distances
 from tests.simulated.gpu import is_simulated
 
 pytestmark = [
@@ -149,6 +150,53 @@ def test_a_run_that_ends_leaves_another_s_graphs_alone(
     list(generator.generate([request], sampling))
     found += run
     assert [text.token_ids.tolist() for text in found] == alone
+
+
+@REAL
+@pytest.mark.parametrize("precision", ["bf16", "nf4"])
+def test_log_probs_are_as_near_to_a_scoring_pass_as_that_is_to_fp32(
+    checkpoint: str,
+    encoder: TextEncoder,
+    requests: list[Request],
+    sampling: Sampling,
+    precision: Precision,
+) -> None:
+    decoders = [
+        load_model(checkpoint, precision=precision, compute_dtype=dtype, device="cuda")
+        for dtype in BF16_AND_FP32
+    ]
+    found = list(Generator(decoders[0], encoder).generate(requests, sampling))
+    check_distances(decoders, requests, found)
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(max_new_tokens=9),
+        pytest.param(
+            Sampling(max_new_tokens=30, temperature=1.0, top_k=40, top_p=0.95), marks=REAL
+        ),
+    ],
+)
+def test_steps_do_not_wait_for_the_host(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, sampling: Sampling
+) -> None:
+    decoder = load_model(tiny_model, precision="nf4", compute_dtype="bf16", device="cuda")
+    step, captured = Stepper.step, []
+
+    def watched(self: Stepper, num_slots: int) -> torch.Tensor:
+        captured.append(bool(self._captured))
+        # Captures wait for all streams.
+        torch.cuda.set_sync_debug_mode("error" if captured[-1] else "default")
+        try:
+            return step(self, num_slots)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(Stepper, "step", watched)
+    request = Request(np.arange(3, 12, dtype=np.int32), 0, num_samples=2)
+    list(Generator(decoder, TextEncoder(tiny_model), max_slots=2).generate([request], sampling))
+    assert sum(captured) > 3
 
 
 @REAL

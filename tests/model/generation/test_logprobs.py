@@ -3,25 +3,59 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from fam_engine.config import Precision
+from fam_engine.data.packing import Int32
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.data.turns import Message
 from fam_engine.embedded import DEMO_RECORDS, MODEL
 from fam_engine.jobs.scoring.continuations import continuations
 from fam_engine.jobs.scoring.scorer import Scorer
+from fam_engine.model.decoder import Decoder
+from fam_engine.model.devices import ComputeDtype
 from fam_engine.model.generation.generator import Generator
-from fam_engine.model.generation.requests import Request, Sampling
+from fam_engine.model.generation.requests import Completion, Request, Sampling
 from fam_engine.model.generation.sampling import chosen_logprobs
 from fam_engine.model.loading import load_model
 from tests.model.generation.conftest import Load, random_requests
 
 # In fp32, nats: attention sums for one query in another order than for many, and so does the head.
 TOLERANCE = 1e-5
+# What `Completion.logprobs` states for bf16: of tokens on the average, of any, of an answer's mean.
+TOLERANCES_BF16 = (0.01, 0.2, 0.01)
+BF16_AND_FP32: tuple[ComputeDtype, ...] = ("bf16", "fp32")
+
+
+def demo_contexts(encoder: TextEncoder) -> tuple[list[str], list[Int32]]:
+    """Give the first questions of the demonstration, and their ids."""
+    lines = DEMO_RECORDS.read_text(encoding="utf-8").splitlines()[:12]
+    prompts = [json.loads(line)["prompt"] for line in lines]
+    return prompts, [encoder.encode_context([Message("user", text)], text) for text in prompts]
+
+
+def check_distances(
+    decoders: Sequence[Decoder], requests: Sequence[Request], found: Sequence[Completion]
+) -> None:
+    """Compare what a model in bf16 wrote with its own score, and the score with that in fp32, same weights."""
+    pairs = [(requests[one.request].context_ids, one.token_ids) for one in found]
+    scores, exact = (
+        {one.index: one.facts.logprobs for one in continuations(decoder, pairs, max_tokens=2048)}
+        for decoder in decoders
+    )
+    apart = [one.logprobs - scores[index] for index, one in enumerate(found)]
+    rounding = np.concatenate([scores[index] - exact[index] for index in range(len(found))])
+    tokens = np.abs(np.concatenate(apart))
+    of_answers = max(abs(differences.mean()) for differences in apart)
+    assert len(tokens) > 100
+    assert 0 < tokens.mean() <= 1.5 * np.abs(rounding).mean()
+    found_tolerances = (tokens.mean(), tokens.max(), of_answers)
+    assert all(np.array(found_tolerances) <= TOLERANCES_BF16), found_tolerances
 
 
 @pytest.mark.parametrize(
@@ -50,11 +84,21 @@ def test_equal_a_scoring_pass_over_the_same_ids(
         assert np.abs(logprobs - scored.facts.logprobs).max() <= TOLERANCE
 
 
+@pytest.mark.parametrize("precision", ["bf16", "nf4"])
+def test_in_bf16_are_as_near_to_a_scoring_pass_as_that_is_to_fp32(precision: Precision) -> None:
+    encoder = TextEncoder(MODEL)
+    requests = [Request(context, seed) for seed, context in enumerate(demo_contexts(encoder)[1])]
+    decoders = [
+        load_model("embedded", precision=precision, compute_dtype=dtype) for dtype in BF16_AND_FP32
+    ]
+    sampling = Sampling(max_new_tokens=60, temperature=1.0)
+    found = list(Generator(decoders[0], encoder).generate(requests, sampling))
+    check_distances(decoders, requests, found)
+
+
 def test_equal_the_score_of_the_same_text() -> None:
     encoder = TextEncoder(MODEL)
-    lines = DEMO_RECORDS.read_text(encoding="utf-8").splitlines()[:12]
-    prompts = [json.loads(line)["prompt"] for line in lines]
-    contexts = [encoder.encode_context([Message("user", text)], text) for text in prompts]
+    prompts, contexts = demo_contexts(encoder)
     decoder = load_model("embedded", precision="fp32", compute_dtype="fp32")
     requests = [Request(context, seed) for seed, context in enumerate(contexts)]
     found = list(Generator(decoder, encoder).generate(requests, Sampling(max_new_tokens=60)))
