@@ -115,7 +115,7 @@ fuzz: $(STAMP) ## Fuzz every reader in Rust, guided by coverage; FUZZ_SECONDS a 
 		echo TARGET: $$(grep "cov:" $(FUZZ)/TARGET.log | tail -n 1)'
 
 bench: $(STAMP) ## Measure against the peers, side by side
-	$(BIN)/python benchmarks/bench_score.py
+	$(BIN)/python benchmarks/bench_score.py --peers transformers transformers-dequantize
 
 AGREEMENT_MODELS ?= embedded $(wildcard ../shared/models/stories260K)
 agreement: $(STAMP) ## Log-probs of the same records in every tool; builds llama-cpp-python once (minutes; without it its rows stay empty)

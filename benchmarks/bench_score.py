@@ -1,11 +1,13 @@
-"""Scoring speed and memory beside transformers, in one run: workloads G1, G8, L8.
+"""Scoring speed and memory beside peers, in one run: workloads G1, G8, L8.
 
-    python benchmarks/bench_score.py --out results.json
-    python benchmarks/bench_score.py --device cuda --shape 8b --out results.json
+    python benchmarks/bench_score.py --peers transformers transformers-dequantize --out results.json
+    python benchmarks/bench_score.py --device cuda --shape 8b --peers transformers unsloth --out results.json
 
-Agreement comes first: both engines' log-probs of every answer token are compared, and their distance is printed with
-the times. Then transformers picks its best batch size per workload, and the engines take turns, A B A B, three
-rounds. The shape is that of Qwen2.5-0.5B, or one of a GPU's (`random_models.SHAPES`), which is NF4 from the start.
+Agreement comes first: the log-probs of every answer token, ours and the fastest peer's, are compared, and their
+distance is printed with the times. Then each peer picks its best batch size per workload, and the engines take turns,
+A B A B, three rounds. Of NF4, `transformers-dequantize` is bitsandbytes' other way on a CPU, and `transformers-bf16`
+has the same matrices made bf16 once, for who has the memory; with bf16 weights there is `transformers` alone. The shape
+is that of Qwen2.5-0.5B, or one of a GPU's (`random_models.SHAPES`), which is NF4 from the start.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from engines import OursEngine, TransformersEngine
+from engines import OursEngine, TransformersEngine, UnslothEngine
 from random_models import QWEN_05B, SHAPES, nf4_model, write_random_model
 from workloads import Question, count_tokens, make_workload
 
@@ -29,6 +31,16 @@ from fam_engine.jobs.bench.machine import describe_machine
 from fam_engine.jobs.bench.workers import Run, Worker, take_turns
 
 BATCH_SIZES = {"cpu": (1, 2, 4, 8, 16), "cuda": (4, 16, 64)}
+# By whether they read NF4.
+PEERS = {
+    False: {"transformers": (TransformersEngine, "bf16")},
+    True: {
+        "transformers": (TransformersEngine, "nf4"),
+        "transformers-dequantize": (TransformersEngine, "nf4-dequantize"),
+        "transformers-bf16": (TransformersEngine, "nf4-bf16"),
+        "unsloth": (UnslothEngine, "nf4"),
+    },
+}
 NUM_QUESTIONS = {"G1": 32, "G8": 8, "L8": 4}
 
 
@@ -37,14 +49,9 @@ def started(
     folder: str, precision: str, options: argparse.Namespace
 ) -> Iterator[dict[str, Worker]]:
     """Start the engines of one precision."""
-    engines = {
-        "fam-engine": (OursEngine, precision),
-        "transformers": (TransformersEngine, precision),
-    }
-    if options.alone:
-        del engines["transformers"]
-    elif precision == "nf4" and options.device == "cpu":
-        engines["transformers-dequantize"] = (TransformersEngine, "nf4-dequantize")
+    peers = PEERS[precision == "nf4"]
+    engines: dict[str, tuple[Any, str]] = {"fam-engine": (OursEngine, precision)}
+    engines |= {name: peers[name] for name in options.peers if name in peers}
     with contextlib.ExitStack() as stack:
         yield {
             label: stack.enter_context(
@@ -120,7 +127,7 @@ def main() -> None:
     parser.add_argument(
         "--models", type=Path, help="folder where models are kept; default: none is"
     )
-    parser.add_argument("--alone", action="store_true", help="without transformers")
+    parser.add_argument("--peers", nargs="*", choices=PEERS[True], default=[])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--precision", nargs="*", default=["bf16", "nf4"])
     parser.add_argument("--workloads", nargs="*", default=list(NUM_QUESTIONS))

@@ -110,16 +110,19 @@ def load_unsloth(folder: str) -> Any:  # noqa: ANN401 - imported late, and befor
 
 
 class TransformersEngine:
-    """transformers: sorted by length, SDPA, the head only where answers are.
+    """transformers: sorted by length, SDPA, the head only where answers are, no cache.
 
     Right padding needs no mask under causal attention, which keeps SDPA on its fast path; padding
     is never scored.
     """
 
     def __init__(self, folder: str, precision: str, device: str) -> None:
-        self.model = load_transformers(folder, precision, device)
-        self.model.eval()
-        if precision == "nf4-dequantize":
+        import torch
+
+        self.model = load_transformers(folder, precision, device).eval()
+        if precision == "nf4-bf16":
+            self.model = self.model.dequantize(dtype=torch.bfloat16)
+        elif precision == "nf4-dequantize":
             import bitsandbytes
 
             for module in self.model.modules():
@@ -153,8 +156,11 @@ class TransformersEngine:
             ids = torch.from_numpy(np.concatenate([prompt, answer])[:-1].astype(np.int64))
             input_ids[row, : len(ids)] = ids
         first = min(len(prompt) for prompt, _ in pairs) - 1
-        keep = torch.arange(first, longest - 1, device=self.device)
-        logits = self.model(input_ids=input_ids.to(self.device), logits_to_keep=keep).logits
+        logits = self.model(
+            input_ids=input_ids.to(self.device),
+            logits_to_keep=longest - 1 - first,
+            use_cache=False,
+        ).logits
         found = []
         for row, (prompt, answer) in enumerate(pairs):
             start = len(prompt) - 1 - first
@@ -163,3 +169,15 @@ class TransformersEngine:
             chosen = rows.gather(1, targets[:, None])[:, 0]
             found.append((chosen - rows.logsumexp(1)).double().cpu().numpy())
         return found
+
+
+class UnslothEngine(TransformersEngine):
+    """Unsloth's layers, asked as transformers is."""
+
+    def __init__(self, folder: str, precision: str, device: str) -> None:
+        assert (precision, device) == ("nf4", "cuda")
+        model = load_unsloth(folder)  # before transformers is imported
+        import unsloth
+
+        self.model = unsloth.FastLanguageModel.for_inference(model)
+        self.device = device

@@ -50,7 +50,7 @@ SMI_FIELDS = (
 # Which parts load models.
 MODEL_PARTS = {"scoring", "decoding", "training", "steps", "longest", "curves"}
 PEERS_OF = {
-    "scoring": {"transformers"},
+    "scoring": {"transformers", "transformers-bf16", "unsloth"},
     "decoding": {
         "with-adapter",
         "transformers",
@@ -114,8 +114,7 @@ def _jobs_of_shape(shape: str, options: argparse.Namespace) -> Iterator[Job]:
     peers = {part: _peers(part, options) for part in PEERS_OF}
     size: tuple[str, ...] = ("--scale", "4", "--tokens-per-batch", "16384")
     size = ("--scale", "0.1", "--rounds", "1") if is_tiny else size
-    alone = () if peers["scoring"] else ("--alone",)
-    yield Job("scoring", shape, ("bench_score.py", *which, *size, *alone), 100 * longer)
+    yield Job("scoring", shape, ("bench_score.py", *which, *size, *peers["scoring"]), 100 * longer)
     size = ("--num-tokens", "8", "--rounds", "1") if is_tiny else ()
     command = ("bench_decode.py", *which, *size, *peers["decoding"])
     yield Job("decoding", shape, command, 90 * longer)
@@ -132,8 +131,6 @@ def _which(shape: str, options: argparse.Namespace) -> tuple[str, ...]:
 
 def _peers(part: str, options: argparse.Namespace) -> tuple[str, ...]:
     known = sorted(PEERS_OF[part] & set(options.peers))
-    if part == "scoring":
-        return tuple(known)
     return ("--peers", *known) if known else ()
 
 
