@@ -9,7 +9,7 @@ import pytest
 from fam_engine.data.records import Record
 from fam_engine.data.turns import Message, Told
 from fam_engine.errors import InputError
-from fam_engine.jobs.training.examples import Examples, assistant_turns, split_off
+from fam_engine.jobs.training.examples import Examples, assistant_turns, is_far_off, split_off
 
 
 def record(*turns: tuple[str, str], response: str = "last") -> Record:
@@ -88,6 +88,25 @@ def test_a_split_follows_the_seed_and_not_the_order() -> None:
         for order, seed in ((groups, 1), (groups[::-1], 1), (groups, 2))
     )
     assert one == two != other
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_group_too_large_for_the_share_is_trained_on(seed: int) -> None:
+    groups = ["poem"] * 140 + [f"sum {i}" for i in range(60)]
+    _, aside = split_off(examples(groups), 0.1, seed=seed)
+    assert len(aside.groups) == 20
+    assert "poem" not in aside.groups
+    _, aside = split_off(examples(["a"] * 99 + ["b"]), 0.05, seed=seed)
+    assert aside.groups == ("b",)
+    # Both are too large; the smaller is the lesser evil.
+    _, aside = split_off(examples(["a"] * 60 + ["b"] * 40), 0.05, seed=seed)
+    assert set(aside.groups) == {"b"}
+
+
+def test_only_a_split_far_from_what_was_asked_for_is_told() -> None:
+    assert [is_far_off(count, 20) for count in (9, 10, 30, 31)] == [True, False, False, True]
+    # Of few examples even the nearest split may be one off.
+    assert [is_far_off(count, 1.2) for count in (1, 2, 3)] == [False, False, True]
 
 
 def test_one_group_cannot_be_split() -> None:

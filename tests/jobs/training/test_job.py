@@ -321,6 +321,16 @@ def test_validation_by_a_file_of_its_own(
         train(validation=str(other), steps=3, limit=10)
 
 
+def test_a_validation_share_that_cannot_be_reached_is_told(
+    train: Train, tmp_path: Path, notes: Notes
+) -> None:
+    prompts = ["a\n"] * 8 + ["b\n"] * 6
+    records = [{"prompt": p, "response": f"{n}"} for n, p in enumerate(prompts)]
+    data = write_records(tmp_path / "two.jsonl", records)
+    train(data=(str(data),), validation_share=0.1, steps=1)
+    assert any("6 examples are set aside for validation where 1 were" in n for n in notes.notes)
+
+
 @pytest.mark.parametrize(
     ("loss", "nll", "named"),
     [(math.nan, 1.0, "the loss is nan"), (math.inf, 1.0, "the loss is inf")],

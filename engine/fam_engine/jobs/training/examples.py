@@ -112,7 +112,10 @@ def measured(folder: Path, spool: Spool, entries: Entries, groups: tuple[str, ..
 
 
 def split_off(examples: Examples, share: float, *, seed: int) -> tuple[Examples, Examples]:
-    """Set whole groups aside until they hold a share of the entries.
+    """Set whole groups aside that together hold nearly a share of the entries.
+
+    A group is taken if that brings them nearer to the share than leaving it out. Where every group is too large for
+    that, the smallest is.
 
     Args:
         examples: All of them.
@@ -134,15 +137,21 @@ def split_off(examples: Examples, share: float, *, seed: int) -> tuple[Examples,
             code="E_VALIDATION_SPLIT",
             hint="give a file with --validation",
         )
+    order = sorted(counts, key=lambda name: _place(name, seed))
     aside: set[str] = set()
-    held = 0
-    for group in sorted(counts, key=lambda name: _place(name, seed)):
-        if held >= share * len(examples.groups) or len(aside) == len(counts) - 1:
-            break
-        aside.add(group)
-        held += counts[group]
+    left = share * len(examples.groups)
+    for group in order:
+        if counts[group] < 2 * left and len(aside) < len(counts) - 1:
+            aside.add(group)
+            left -= counts[group]
+    aside = aside or {min(order, key=counts.__getitem__)}
     chosen = np.array([group in aside for group in examples.groups])
     return _part(examples, ~chosen), _part(examples, chosen)
+
+
+def is_far_off(num_aside: int, wanted: float) -> bool:
+    """Whether so many entries set aside are far from the number that was wanted: by half of it and more than one."""
+    return abs(num_aside - wanted) > max(wanted / 2, 1)
 
 
 def check_examples(examples: Examples, where: Sequence[str]) -> None:

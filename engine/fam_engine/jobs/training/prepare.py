@@ -32,6 +32,7 @@ from fam_engine.jobs.training.examples import (
     assistant_turns,
     check_examples,
     find_examples,
+    is_far_off,
     split_off,
 )
 from fam_engine.model.config import ModelConfig
@@ -134,7 +135,9 @@ class _Reader:
         train = self._read(journal, self._sources.files, limit=config.limit)
         validation: Examples | None = None
         if config.validation_share is not None:
+            wanted = config.validation_share * len(train.entries)
             train, validation = split_off(train, config.validation_share, seed=config.seed)
+            self._warn_of_size(len(validation.entries), wanted)
         elif config.validation is not None:
             validation = self._read_validation(journal, config.validation)
             self._warn_of_overlap(train, validation)
@@ -180,6 +183,13 @@ class _Reader:
                 journal.put("validation_records", num_records)
         check_examples(examples, [name])
         return examples
+
+    def _warn_of_size(self, num_aside: int, wanted: float) -> None:
+        if is_far_off(num_aside, wanted):
+            self._progress.note(
+                f"{num_aside:,} examples are set aside for validation where {wanted:,.0f} were asked for: those of "
+                "one question stay together, and some questions have many (--validation FILE gives others)"
+            )
 
     def _warn_of_overlap(self, train: Examples, validation: Examples) -> None:
         known, asked = set(train.groups), set(validation.groups)
