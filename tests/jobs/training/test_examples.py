@@ -38,6 +38,39 @@ def test_turns_without_words_and_single_turns() -> None:
     assert assistant_turns(plain) == [plain]
 
 
+def groups_of(*records: Record) -> list[str | None]:
+    """Give the group of each conversation, which all its examples share."""
+    found = [{example.group for example in assistant_turns(one)} for one in records]
+    assert all(len(groups) == 1 for groups in found)
+    return [groups.pop() for groups in found]
+
+
+def test_conversations_are_of_one_group_if_they_ask_the_same() -> None:
+    greeting, system = ("assistant", "Welcome!"), ("system", "be brief")
+    for first in ([greeting], [system, greeting], [("user", ""), greeting]):
+        late, lost, again = groups_of(
+            record(*first, ("user", "is late"), response="a"),
+            record(*first, ("user", "is lost"), response="b"),
+            record(*first, ("user", "is late"), ("assistant", "c"), ("user", "d")),
+        )
+        assert late == again != lost
+    # Whatever is asked before the first answer belongs to the question.
+    text, other, same = groups_of(
+        record(("user", "text"), ("user", "a?"), ("assistant", "b"), ("user", "c")),
+        record(("user", "text"), ("user", "b?"), ("assistant", "b"), ("user", "c")),
+        record(("user", "text"), ("user", "a?"), ("assistant", "d"), ("user", "e")),
+    )
+    assert text == same != other
+
+
+def test_conversations_that_ask_nothing_are_of_one_group_if_they_are_the_same() -> None:
+    monologues = [record(("assistant", "I am"), ("tool", "3"), response=n) for n in "aba"]
+    texts = [record(("user", ""), response=n) for n in "aba"] + [record(response="c")]
+    for one, other, same, *more in (groups_of(*monologues), groups_of(*texts)):
+        assert one == same != other
+        assert not {one, other, None} & set(more)
+
+
 def test_a_turn_that_only_calls_is_an_example_with_its_calls() -> None:
     given = {"role": "assistant", "tool_calls": [{"name": "f"}]}
     calling = Message("assistant", "", given)

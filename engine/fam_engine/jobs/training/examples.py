@@ -60,14 +60,14 @@ class Examples:
 def assistant_turns(record: Record) -> list[Record]:
     """Give an example for each turn of the assistant that says or calls something, the last one included.
 
-    Its context is everything before it. All are of one group: what the conversation opens with.
+    Its context is everything before it. All are of one group, that of their question.
     """
     turns = record.context
     places = [i for i, turn in enumerate(turns) if _says_something(turn)]
-    if not places:
+    has_prompt = any(turn.content for turn in turns)
+    if not places and has_prompt:
         return [record]
-    opening = joined_turns(turns[: places[0]])
-    group = record.group or hashlib.blake2b(opening.encode(), digest_size=8).hexdigest()
+    group = record.group or _question(record, places)
     earlier = [
         replace(
             record,
@@ -81,6 +81,18 @@ def assistant_turns(record: Record) -> list[Record]:
         for number, place in enumerate(places, start=1)
     ]
     return [*earlier, replace(record, group=group)]
+
+
+def _question(record: Record, places: Sequence[int]) -> str:
+    """Name what a conversation asks: all before the first answer to a user, or, if none asks anything, all of it."""
+    turns = record.context
+    asked = next((i for i, turn in enumerate(turns) if turn.role == "user" and turn.content), None)
+    if asked is None:
+        text = joined_turns(turns) + record.response
+    else:
+        end = next((place for place in places if place > asked), len(turns))
+        text = joined_turns(turns[:end])
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def _says_something(turn: Message) -> bool:
