@@ -20,7 +20,7 @@ from fam_engine.errors import (
 )
 from fam_engine.jobs.interrupts import Interrupted
 from fam_engine.jobs.status.job import read_status
-from fam_engine.jobs.training import budget, loop, steps
+from fam_engine.jobs.training import budget, loop, steps, validation
 from fam_engine.jobs.training.budget import StepPlan
 from fam_engine.jobs.training.checkpoints import Checkpoints
 from fam_engine.jobs.training.loop import TrainingLoop
@@ -380,6 +380,28 @@ def test_a_run_that_is_lost_in_validation_says_so(
         assert "validation_loss" not in last
         assert [line["step"] for line in (*before, last)] == list(range(lost_at + 1))
         assert read_status(settings["out"]).state == "diverged"
+
+
+def test_a_first_answer_that_is_easy_does_not_end_a_run(
+    train: Train, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_step, means = GradientMaker.step, []
+
+    def step(
+        self: GradientMaker, number: int, entries: Entries, plan: StepPlan
+    ) -> tuple[StepLoss, StepPlan]:
+        found, fitted = real_step(self, number, entries, plan)
+        return (replace(found, nll=0.01) if number == 0 else found), fitted
+
+    def untrained_loss(*given: Any) -> float:  # noqa: ANN401 - passed on
+        means.append(validation.untrained_loss(*given))
+        return means[-1]
+
+    monkeypatch.setattr(GradientMaker, "step", step)
+    monkeypatch.setattr(loop, "untrained_loss", untrained_loss)
+    train(learning_rate=1e-12, batch_size=1, steps=21, dropout=0.0)
+    lines = read_lines(settings["out"] / "log.jsonl")
+    assert means[1:20] == pytest.approx([line["nll"] for line in lines[1:20]], rel=1e-6)
 
 
 def test_a_rate_far_too_high_really_diverges(train: Train) -> None:

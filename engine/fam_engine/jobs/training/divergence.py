@@ -5,8 +5,9 @@ In: the loss and the gradient norm of each step. Out: a `DivergedError`, or noth
 - either is not finite, or a validation loss is not;
 - the gradient is exactly 0 and the loss is not: a step too large has saturated the model (seen at a rate of 10^4);
 - the mean surprisal of its answers over the last 20 steps is more than twice, plus one nat, the lowest such mean before
-  (at first: the surprisal of the first step, the untrained model's). The surprisal and not the loss: it means the same
-  under every loss.
+  (at first: the surprisal of the first step, the untrained model's), and more than one nat above the untrained model's
+  surprisal of the same answers, which is computed only then. By the first rule alone a healthy run of single answers
+  was lost where some are easy and some hard. The surprisal and not the loss: it means the same under every loss.
 
 All but the validation loss is checked before the optimizer moves, and that before anything is saved: what is kept is
 from before.
@@ -15,7 +16,7 @@ from before.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fam_engine.errors import DivergedError
 
@@ -35,7 +36,15 @@ class DivergenceWatch:
         self.recent = list(recent)
         self.lowest = lowest
 
-    def check(self, step: int, *, loss: float, nll: float, grad_norm: float) -> None:
+    def check(
+        self,
+        step: int,
+        *,
+        loss: float,
+        nll: float,
+        grad_norm: float,
+        untrained: Callable[[], float],
+    ) -> None:
         """Look at a step.
 
         Args:
@@ -43,6 +52,7 @@ class DivergenceWatch:
             loss: The loss trained on.
             nll: Mean surprisal of the answers' tokens, nats.
             grad_norm: Norm of all gradients, before clipping.
+            untrained: Gives the mean of the same over the last `WINDOW` steps under the untrained model.
 
         Raises:
             DivergedError: The run is lost.
@@ -59,11 +69,11 @@ class DivergenceWatch:
         if len(self.recent) < WINDOW:
             return
         mean = math.fsum(self.recent) / WINDOW
-        if mean > FACTOR * self.lowest + NATS:
+        if mean > FACTOR * self.lowest + NATS and mean > (usual := untrained()) + NATS:
             raise _diverged(
                 step,
                 f"the answers cost {mean:.2f} nats a token over the last {WINDOW} steps, "
-                f"after {self.lowest:.2f} at best",
+                f"after {self.lowest:.2f} at best; the untrained model {usual:.2f}",
             )
         self.lowest = min(self.lowest, mean)
 

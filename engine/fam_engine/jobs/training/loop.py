@@ -8,6 +8,7 @@ same loop: what they decide by is the same on all, and the first alone writes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from fam_engine.jobs.scoring.stopwatch import Stopwatch
 from fam_engine.jobs.training.budget import MemoryPlan
 from fam_engine.jobs.training.checkpoints import Checkpoints, RunState
 from fam_engine.jobs.training.crashes import CrashWatch
-from fam_engine.jobs.training.divergence import DivergenceWatch, check_finite
+from fam_engine.jobs.training.divergence import WINDOW, DivergenceWatch, check_finite
 from fam_engine.jobs.training.examples import Examples
 from fam_engine.jobs.training.log import SilentLog, StepReport, TrainingLog
 from fam_engine.jobs.training.losses import LossSettings
@@ -32,7 +33,7 @@ from fam_engine.jobs.training.order import StepOrder, count_steps
 from fam_engine.jobs.training.peers import Peers
 from fam_engine.jobs.training.schedule import Schedule, warmup_steps
 from fam_engine.jobs.training.steps import GradientMaker
-from fam_engine.jobs.training.validation import validation_loss
+from fam_engine.jobs.training.validation import untrained_loss, validation_loss
 from fam_engine.model.adapter_files import save_adapter
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.trainable import TrainableModel
@@ -103,6 +104,7 @@ class TrainingLoop:
         self._plan = replace(parts.memory.step, max_tokens=self._state.max_tokens_per_batch)
         self._saved_step = self._state.step
         self._watch = DivergenceWatch(self._state.recent_nll, self._state.lowest_nll)
+        self._untrained_nll: dict[int, float] = {}
 
     def run(self, out: Path) -> RunState:
         """Do the steps that are left.
@@ -180,12 +182,33 @@ class TrainingLoop:
             tokens=found.num_targets,
         )
         try:
-            self._watch.check(number, loss=found.loss, nll=found.nll, grad_norm=grad_norm)
+            self._watch.check(
+                number,
+                loss=found.loss,
+                nll=found.nll,
+                grad_norm=grad_norm,
+                untrained=lambda: self._untrained(number),
+            )
         except DivergedError as error:
             log.write(replace(report, diverged=error.message))
             raise
         self._optimizer.step(self._schedule.learning_rate(state.step))
         return report
+
+    def _untrained(self, step: int) -> float:
+        """Give the untrained model's surprisal over a window of steps up to this one, the mean of their means."""
+        # A run that is suspected at one step often is at the next.
+        self._untrained_nll = {
+            number: self._untrained_nll.get(number) or self._untrained_step(number)
+            for number in range(step - WINDOW, step)
+        }
+        return math.fsum(self._untrained_nll.values()) / WINDOW
+
+    def _untrained_step(self, step: int) -> float:
+        parts = self._parts
+        examples = replace(parts.train, entries=self._order.step_entries(step))
+        with parts.crashes.noted(examples):
+            return untrained_loss(parts.model, examples, self._plan.max_tokens, parts.peers)
 
     def _after(self, report: StepReport) -> RunState:
         """Give the counters after a step."""

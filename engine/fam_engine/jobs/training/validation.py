@@ -1,10 +1,14 @@
-"""How surprised the model is by answers it does not train on.
+"""How surprised the model is by answers, as it is or untrained.
 
-In: the model as it is, validation examples. Out: mean surprisal of their tokens, nats; `exp` of it is a token-weighted
+In: a model, examples. Out: mean surprisal of their tokens, nats; `exp` of it is a token-weighted
 perplexity. No dropout, no gradient, always the plain loss: it must mean the same in every run.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
 
 from fam_engine.data.packing import PackedBatch
 from fam_engine.jobs.training.examples import Examples
@@ -27,9 +31,24 @@ def validation_loss(
     Returns:
         Mean negative log-likelihood of the answers' tokens, nats.
     """
+    return _mean(model.token_nll, examples, max_tokens, peers)
+
+
+def untrained_loss(
+    model: TrainableModel, examples: Examples, max_tokens: int, peers: Peers = ALONE
+) -> float:
+    """Measure the same of the model without its adapter."""
+    return _mean(model.base_token_nll, examples, max_tokens, peers)
+
+
+def _mean(
+    token_nll: Callable[[PackedBatch], torch.Tensor],
+    examples: Examples,
+    max_tokens: int,
+    peers: Peers,
+) -> float:
     total = 0.0
     for entries in peers.own(micro_batches(examples, examples.entries, max_tokens)):
-        batch = PackedBatch.of(examples.spool, entries)
-        total += float(model.token_nll(batch).sum())
+        total += float(token_nll(PackedBatch.of(examples.spool, entries)).sum())
     total = sum(row[0] for row in peers.gather([total]))
     return total / examples.num_targets(examples.entries)
