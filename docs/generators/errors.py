@@ -33,7 +33,7 @@ OTHER_EXITS = {
 HANDED_ON = {
     "E_DIVERGED": (
         "DivergedError",
-        "the loss or the gradient is not finite, or the loss runs away",
+        "the loss, the gradient or a parameter is not finite, or the loss runs away",
     ),
     "E_MODEL_CONFIG": (
         "ModelRefusedError",

@@ -382,6 +382,23 @@ def test_a_run_that_is_lost_in_validation_says_so(
         assert read_status(settings["out"]).state == "diverged"
 
 
+def test_parameters_that_are_no_numbers_are_not_saved(
+    train: Train, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"learning_rate": 1e38, "schedule": "constant", "warmup": 0.0}
+    out = settings["out"]
+    with pytest.raises(DivergedError, match=r"step 1: the largest parameter is nan"):
+        train(steps=1, **changes)
+    assert not (out / "adapter").exists()
+    assert "largest parameter" in read_lines(out / "log.jsonl")[-1]["diverged"]
+    assert read_status(out).state == "diverged"
+    stop_before(monkeypatch, 1, Interrupted(15))
+    with pytest.raises(Interrupted):
+        train(out=out.parent / "stopped", steps=3, **changes)
+    for folder in (out, out.parent / "stopped"):
+        assert not list((folder / "checkpoints").iterdir())
+
+
 def test_a_first_answer_that_is_easy_does_not_end_a_run(
     train: Train, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

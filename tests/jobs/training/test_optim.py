@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,16 @@ def test_clipping_scales_all_gradients_by_one_factor(name: OptimizerName, max_no
     moments = [optimizer.state().tensors for optimizer in (first, second)]
     exact = "exp_avg" if name == "adamw" else "state1"
     assert torch.allclose(*(m[f"b.weight::{exact}"] for m in moments), rtol=1e-5)
+
+
+def test_the_largest_value_is_of_all_parameters_and_nan_if_one_is() -> None:
+    leaves = parameters()
+    optimizer = AdamW("adamw", leaves, weight_decay=0.0)
+    with torch.no_grad():
+        leaves["b.weight"][2, 4] = -7.0
+        assert optimizer.largest_value() == 7.0
+        leaves["b.weight"][2, 4] = math.nan
+    assert math.isnan(optimizer.largest_value())
 
 
 def test_twenty_steps_are_those_of_torch() -> None:

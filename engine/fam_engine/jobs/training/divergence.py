@@ -2,15 +2,15 @@
 
 In: the loss and the gradient norm of each step. Out: a `DivergedError`, or nothing. A run is lost when
 
-- either is not finite, or a validation loss is not;
+- either is not finite, or a validation loss or a parameter that is to be saved is not;
 - the gradient is exactly 0 and the loss is not: a step too large has saturated the model (seen at a rate of 10^4);
 - the mean surprisal of its answers over the last 20 steps is more than twice, plus one nat, the lowest such mean before
   (at first: the surprisal of the first step, the untrained model's), and more than one nat above the untrained model's
   surprisal of the same answers, which is computed only then. By the first rule alone a healthy run of single answers
   was lost where some are easy and some hard. The surprisal and not the loss: it means the same under every loss.
 
-All but the validation loss is checked before the optimizer moves, and that before anything is saved: what is kept is
-from before.
+Loss and gradient are checked before the optimizer moves, the others before anything is saved: what is kept is from
+before.
 """
 
 from __future__ import annotations

@@ -8,8 +8,9 @@ same loop: what they decide by is the same on all, and the first alone writes.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -137,7 +138,9 @@ class TrainingLoop:
                     self._parts.check()
                     self._step(log)
             except Interrupted:
-                self._save(log)
+                # What is no number is found out in the step after, which a run that goes on does again.
+                if math.isfinite(self._optimizer.largest_value()):
+                    self._save(log)
                 raise
         return self._state
 
@@ -152,9 +155,13 @@ class TrainingLoop:
             report = self._validated(report, log)
         report = replace(report, seconds=watch.seconds())
         self._state = self._after(report)
-        log.write(report)
         is_best = report.validation_loss is not None and self._state.best_step == number
-        if is_best or self._is_done() or number % self._parts.config.save_every == 0:
+        is_kept = is_best or self._is_done() or number % self._parts.config.save_every == 0
+        if is_kept:
+            with _told(report, log):
+                check_finite(number, "largest parameter", self._optimizer.largest_value())
+        log.write(report)
+        if is_kept:
             self._save(log)
         self._tell(report, entries)
 
@@ -181,7 +188,7 @@ class TrainingLoop:
             grad_norm=grad_norm,
             tokens=found.num_targets,
         )
-        try:
+        with _told(report, log):
             self._watch.check(
                 number,
                 loss=found.loss,
@@ -189,9 +196,6 @@ class TrainingLoop:
                 grad_norm=grad_norm,
                 untrained=lambda: self._untrained(number),
             )
-        except DivergedError as error:
-            log.write(replace(report, diverged=error.message))
-            raise
         self._optimizer.step(self._schedule.learning_rate(state.step))
         return report
 
@@ -245,12 +249,9 @@ class TrainingLoop:
         return step % every == 0 or step == self.num_steps
 
     def _validated(self, report: StepReport, log: TrainingLog | SilentLog) -> StepReport:
-        """Add the validation loss to a report; if the run is lost by it, the log says so."""
-        try:
+        """Add the validation loss to a report."""
+        with _told(report, log):
             return replace(report, validation_loss=self._validate(report.step))
-        except DivergedError as error:
-            log.write(replace(report, diverged=error.message))
-            raise
 
     def _validate(self, step: int) -> float:
         assert self._parts.validation is not None
@@ -317,6 +318,16 @@ class TrainingLoop:
     def _tell(self, report: StepReport, entries: Entries) -> None:
         detail = f"step {report.step}/{self.num_steps}, loss {report.loss:.4f}, lr {report.lr:.2e}"
         self._parts.progress.advance(self._parts.train.num_tokens(entries), detail)
+
+
+@contextlib.contextmanager
+def _told(report: StepReport, log: TrainingLog | SilentLog) -> Iterator[None]:
+    """Say in the log of a step that the run was lost in it."""
+    try:
+        yield
+    except DivergedError as error:
+        log.write(replace(report, diverged=error.message))
+        raise
 
 
 def planned_steps(config: TrainConfig, train: Examples) -> int:

@@ -79,6 +79,10 @@ class AdamW:
         self._clip = torch.ones_like(self._clip)
         self.zero_grad()
 
+    def largest_value(self) -> float:
+        """Give the largest magnitude of a parameter; NaN where one is none. Waits for the device."""
+        return float(self._flat.values.abs().max())
+
     def zero_grad(self) -> None:
         """Forget the gradients."""
         self._flat.zero_gradients()
