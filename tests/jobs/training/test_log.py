@@ -66,3 +66,17 @@ def test_tensorboard_gets_every_number(tmp_path: Path) -> None:
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(1, 1.5)]
+
+
+def test_tensorboard_forgets_what_is_done_again(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for start, loss in ((0, 3.0), (0, 2.0), (1, 1.0)):
+        with TrainingLog(tmp_path, step=start, tensorboard=True) as log:
+            for step in range(start + 1 if start else 0, 3):
+                log.write(StepReport(step, 1.0, validation_loss=loss))
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    found = [(e.step, e.value) for e in events.Scalars("train/validation_loss")]
+    assert found == [(0, 2.0), (1, 2.0), (2, 1.0)]

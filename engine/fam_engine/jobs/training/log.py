@@ -155,4 +155,5 @@ def _open_board(folder: Path, step: int) -> Any:  # noqa: ANN401 - an optional p
             code="E_EXTRA",
             hint="pip install 'fam-engine[tensorboard]'",
         ) from None
-    return SummaryWriter(str(folder), purge_step=step + 1)
+    # From the start, also what an earlier run has said of the state before the first step.
+    return SummaryWriter(str(folder), purge_step=step + 1 if step else 0)
