@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,6 +66,15 @@ def test_the_length_is_told_also_if_nobody_chose_one(summary: dict[str, Any]) ->
     assert "| epochs | 3.0 |" in card
     assert "| steps |" not in card
     assert "| epochs | 0.5 |" in card_with(summary, steps=None, epochs=0.5)
+
+
+def test_a_loss_that_keeps_no_token_is_remarked_on(
+    train: Train, summary: dict[str, Any], tmp_path: Path
+) -> None:
+    assert "next to nothing" not in model_card(summary)
+    changes = {"loss": "stm", "max_token_perplexity": 1.0, "out": tmp_path / "stm"}
+    card = model_card(train(steps=2, **changes).summary)
+    assert "gave the tokens 0% of their weight, so next to nothing was learnt" in card
 
 
 def test_answers_that_grew_more_surprising_are_remarked_on(train: Train) -> None:

@@ -25,6 +25,8 @@ from fam_engine.model.lora import LoraSpec
 _MOST_AVERAGED = 20
 # Steps differ in their answers; beyond this it is the model that has changed.
 _WORSE_NATS = 0.1
+# Of the tokens, by weight: with fewer the adapter is as good as the untrained model.
+_LITTLE_KEPT = 0.01
 
 
 def summarize_run(
@@ -138,6 +140,11 @@ def _remarks(
 ) -> list[str]:
     """Say what a reader should know before trusting the adapter."""
     remarks = []
+    if training["kept"] < _LITTLE_KEPT:
+        remarks.append(
+            f"The loss gave the tokens {100 * training['kept']:.2g}% of their weight, so next to nothing was learnt: "
+            "another --loss, or another threshold of it, keeps more."
+        )
     if training["nll_last"] > training["nll_first"] + _WORSE_NATS:
         remarks.append(
             "The answers trained on were more surprising at the end than at first: "
