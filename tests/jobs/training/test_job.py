@@ -280,6 +280,28 @@ def test_the_best_of_the_validations_is_the_adapter(
     assert best.read_bytes() == (settings["out"] / ADAPTER).read_bytes()
 
 
+def test_patience_begins_with_the_untrained_model(
+    train: Train, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([3.0, 5.0, 4.0])
+    monkeypatch.setattr(loop, "validation_loss", lambda *_: next(losses))
+    changes = {"validation_share": 0.3, "validate_every": 1, "patience": 2, "save_every": 1}
+    with monkeypatch.context() as patch:
+        stop_before(patch, 1, Interrupted(15))
+        with pytest.raises(Interrupted):
+            train(**changes)
+    outcome = train(**changes)
+    assert outcome.summary["training"]["steps"] == 2
+    # The best there is of those that were trained.
+    assert outcome.summary["validation"] == {
+        "before": 3.0,
+        "best": 4.0,
+        "best_step": 2,
+        "last": 4.0,
+    }
+    assert "Validation never improved on the untrained model." in outcome.summary["remarks"]
+
+
 def test_patience_that_ran_out_stays_so_after_a_crash(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,9 +46,10 @@ class RunState:
         seconds: Time spent in steps and validations.
         recent_nll: Mean surprisals of the last steps, for the divergence rule.
         lowest_nll: The lowest mean of a window of them.
-        best_step: The step with the lowest validation loss.
+        untrained_loss: The validation loss before the first step.
+        best_step: The step with the lowest validation loss of those after.
         best_loss: That loss.
-        num_worse: Validations since then.
+        num_worse: Validations since the lowest loss, the untrained model's included.
     """
 
     step: int
@@ -57,6 +58,7 @@ class RunState:
     seconds: float = 0.0
     recent_nll: tuple[float, ...] = ()
     lowest_nll: float | None = None
+    untrained_loss: float | None = None
     best_step: int | None = None
     best_loss: float | None = None
     num_worse: int = 0

@@ -133,7 +133,9 @@ class TrainingLoop:
         ) as log:
             try:
                 if state.step == 0 and self._parts.validation is not None:
-                    log.write(self._validated(StepReport(0, 0.0), log))
+                    report = self._validated(StepReport(0, 0.0), log)
+                    log.write(report)
+                    self._state = replace(state, untrained_loss=report.validation_loss)
                 while not self._is_done():
                     self._parts.check()
                     self._step(log)
@@ -228,9 +230,15 @@ class TrainingLoop:
         loss = report.validation_loss
         if loss is None:
             return state
+        if all(
+            loss < known for known in (state.untrained_loss, state.best_loss) if known is not None
+        ):
+            state = replace(state, num_worse=0)
+        else:
+            state = replace(state, num_worse=state.num_worse + 1)
         if state.best_loss is None or loss < state.best_loss:
-            return replace(state, best_step=report.step, best_loss=loss, num_worse=0)
-        return replace(state, num_worse=state.num_worse + 1)
+            return replace(state, best_step=report.step, best_loss=loss)
+        return state
 
     def _is_done(self) -> bool:
         return self._state.step >= self.num_steps or self._is_patience_over()
