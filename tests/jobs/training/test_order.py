@@ -49,3 +49,19 @@ def test_steps_of_a_run() -> None:
     assert count_steps(10, 4, epochs=0.5, steps=None) == 2
     assert count_steps(10, 4, epochs=0.01, steps=None) == 1
     assert count_steps(10, 4, epochs=None, steps=5) == 5
+    # What is begun is done, as in transformers; and rounding begins nothing.
+    assert count_steps(5, 1, epochs=0.5, steps=None) == 3
+    assert count_steps(10, 2, epochs=0.7, steps=None) == 4
+    assert 0.07 * 100 > 7
+    assert count_steps(100, 1, epochs=0.07, steps=None) == 7
+    assert count_steps(3, 1, epochs=1 / 3, steps=None) == 1
+
+
+@pytest.mark.parametrize("count", [1, 7, 8])
+def test_what_is_taken_before_a_step_is_counted_by_epochs(count: int) -> None:
+    order = StepOrder(np.arange(count, dtype=np.int64), batch_size=4, seed=1)
+    for step in range(9):
+        epochs, begun = order.taken_before(step)
+        taken = [entry for number in range(step) for entry in order.step_entries(number)]
+        assert epochs * count + len(begun) == len(taken)
+        assert begun.tolist() == taken[epochs * count :]

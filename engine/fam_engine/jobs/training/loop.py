@@ -320,8 +320,11 @@ class TrainingLoop:
     # -- telling ---------------------------------------------------------------------------------
 
     def _remaining_tokens(self) -> int:
-        left = range(self._state.step, self.num_steps)
-        return sum(self._parts.train.num_tokens(self._order.step_entries(step)) for step in left)
+        return self._tokens_before(self.num_steps) - self._tokens_before(self._state.step)
+
+    def _tokens_before(self, step: int) -> int:
+        train, (epochs, begun) = self._parts.train, self._order.taken_before(step)
+        return epochs * train.num_tokens(train.entries) + train.num_tokens(begun)
 
     def _tell(self, report: StepReport, entries: Entries) -> None:
         detail = f"step {report.step}/{self.num_steps}, loss {report.loss:.4f}, lr {report.lr:.2e}"

@@ -38,20 +38,30 @@ class StepOrder:
     def step_entries(self, step: int) -> Entries:
         """Give the entries of a step, from 0; each comes once an epoch."""
         epoch, place = divmod(step, self.steps_per_epoch)
+        start = place * self.batch_size
+        return self._shuffle(epoch)[start : start + self.batch_size]
+
+    def taken_before(self, step: int) -> tuple[int, Entries]:
+        """Give the epochs that are whole before a step, from 0, and what the next one has taken by then."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        return epoch, self._shuffle(epoch)[: place * self.batch_size]
+
+    def _shuffle(self, epoch: int) -> Entries:
         if self._shuffled[0] != epoch:
             words = np.random.PCG64([_SHUFFLE, self._seed, epoch]).random_raw(len(self._entries))
             self._shuffled = (epoch, self._entries[np.argsort(words, kind="stable")])
-        start = place * self.batch_size
-        return self._shuffled[1][start : start + self.batch_size]
+        return self._shuffled[1]
 
 
 def count_steps(
     num_entries: int, batch_size: int, *, epochs: float | None, steps: int | None
 ) -> int:
-    """Give the steps of a run: those asked for, or those of so many epochs, at least one."""
+    """Give the steps of a run: those asked for, or those of so many epochs, begun ones too, as in transformers."""
     if steps is not None:
         return steps
-    return max(1, round((epochs or DEFAULT_EPOCHS) * math.ceil(num_entries / batch_size)))
+    wanted = (epochs or DEFAULT_EPOCHS) * math.ceil(num_entries / batch_size)
+    # Products are off by rounding: 0.07 epochs of 100 steps are 7.000000000000001.
+    return max(1, math.ceil(round(wanted, 6)))
 
 
 def dropout_seed(seed: int, step: int, micro_batch: int) -> int:
