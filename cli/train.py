@@ -107,7 +107,8 @@ def run(
         str | None, typer.Option(help="adamw (default), adamw8bit.", rich_help_panel=_STEPS)
     ] = None,
     max_grad_norm: Annotated[
-        float | None, typer.Option(help="Gradients are clipped to. [1]", rich_help_panel=_STEPS)
+        float | None,
+        typer.Option(help="Gradients are clipped to; 0: they are not. [1]", rich_help_panel=_STEPS),
     ] = None,
     validation: Annotated[
         str | None,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,35 @@ def test_one_text_is_a_list_of_one(tmp_path: Path) -> None:
     assert (config.data, config.target_modules) == (("b.jsonl",), ("q_proj", "v_proj"))
     adapter = {"adapter": "trained/adapter"}
     assert read_config(EvalConfig, FLAGS | adapter, None).adapter == (Path("trained/adapter"),)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (TrainConfig, "max_grad_norm"),
+        (TrainConfig, "epochs"),
+        (TrainConfig, "alpha"),
+        (GenerateConfig, "temperature"),
+        (EvalConfig, "top_p"),
+    ],
+)
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_a_number_that_json_has_not_is_refused(
+    kind: type[Settings], name: str, value: float
+) -> None:
+    with pytest.raises(UsageError, match=f"`{name}`: Input should be a finite number"):
+        read_config(kind, FLAGS | {name: value}, None)
+
+
+def test_nor_is_one_taken_for_a_template() -> None:
+    with pytest.raises(UsageError, match=r"chat_template_kwargs.*a finite number"):
+        read_config(ScoreConfig, FLAGS | {"chat_template_kwargs": {"a": [math.nan]}}, None)
+
+
+@pytest.mark.parametrize("length", [{"epochs": 1e300}, {"steps": 10**12}])
+def test_a_training_without_end_is_refused(length: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match="less than or equal to"):
+        read_config(TrainConfig, FLAGS | length, None)
 
 
 @pytest.mark.parametrize(

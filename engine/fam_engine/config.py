@@ -63,14 +63,16 @@ Precision = Literal["nf4", "bf16", "fp32"]
 ComputeDtype = Literal["auto", "bf16", "fp32"]
 Device = Literal["auto", "cpu", "cuda"]
 RewriteMethod = Literal["rewrite", "answer", "explain", "minimum-change"]
+# More than any run has time for; the numbers that follow from them stay readable.
+MOST_EPOCHS, MOST_STEPS = 10**6, 10**9
 # Of training, where torch draws the first values of an adapter: its generators take no more than 64 bits.
 TrainingSeed = Annotated[int, Field(ge=0, lt=2**64)]
 
 
 class Settings(BaseModel):
-    """What all settings share: no unknown names, no change after reading."""
+    """What all settings share: no unknown names, no change after reading, no number that JSON has not."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -268,8 +270,8 @@ class TrainConfig(BaseModelSettings, RecordSettings, TemplateSettings):
     loss: Literal["plain", "stm", "soft", "dft", "excess"] = "plain"
     max_token_perplexity: float = Field(default=2.5, ge=1)
     min_excess: float = Field(default=-1.0, lt=0)
-    epochs: float | None = Field(default=None, gt=0)
-    steps: int | None = Field(default=None, ge=1)
+    epochs: float | None = Field(default=None, gt=0, le=MOST_EPOCHS)
+    steps: int | None = Field(default=None, ge=1, le=MOST_STEPS)
     batch_size: int = Field(default=16, ge=1)
     max_tokens_per_batch: int | None = Field(default=None, ge=64)
     learning_rate: float = Field(default=2e-4, gt=0)
@@ -277,7 +279,7 @@ class TrainConfig(BaseModelSettings, RecordSettings, TemplateSettings):
     warmup: float = Field(default=0.03, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
-    max_grad_norm: float = Field(default=1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, ge=0)
     save_every: int = Field(default=100, ge=1)
     tensorboard: bool = False
     nproc: int = Field(default=1, ge=1, description="processes, each with the whole model")

@@ -75,8 +75,8 @@ def write_text_whole(path: Path, text: str) -> None:
 
 
 def write_json_whole(path: Path, value: object) -> None:
-    """Write a value as a file of indented JSON, in ASCII: names of files may hold what UTF-8 cannot."""
-    write_text_whole(path, json.dumps(value, indent=2) + "\n")
+    """Write a value without NaN as a file of indented JSON, in ASCII: names of files may hold what UTF-8 cannot."""
+    write_text_whole(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def remove_at_once(folder: Path) -> None:

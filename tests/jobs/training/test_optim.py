@@ -98,16 +98,17 @@ def test_8_bits_are_refused_by_name_where_they_cannot_run(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("name", ["adamw", "adamw8bit"])
-@pytest.mark.parametrize("max_norm", [2.0, 1000.0])
+@pytest.mark.parametrize("max_norm", [2.0, 1000.0, 0.0])
 def test_clipping_scales_all_gradients_by_one_factor(name: OptimizerName, max_norm: float) -> None:
     """Two steps, of which the first is clipped: as the same by gradients scaled before."""
     clipped, scaled = parameters(), parameters()
     norm = (80 * 64 + 15) ** 0.5
     first, second = (AdamW(name, leaves, weight_decay=0.0) for leaves in (clipped, scaled))
-    for factor, limit in ((min(1, max_norm / norm), max_norm), (1, None)):
+    factor = min(1, max_norm / norm) if max_norm else 1
+    for scale, limit in ((factor, max_norm), (1, None)):
         for ours, theirs in zip(clipped.values(), scaled.values(), strict=True):
-            ours.grad, theirs.grad = torch.ones_like(ours), torch.full_like(ours, factor)
-        if limit:
+            ours.grad, theirs.grad = torch.ones_like(ours), torch.full_like(ours, scale)
+        if limit is not None:
             assert first.clip_grad_norm(limit) == pytest.approx(norm)
         first.step(0.1)
         second.step(0.1)

@@ -55,7 +55,8 @@ def metadata(summary: Mapping[str, Any]) -> str:
     """Give `fam_engine.json`: what the adapter was made from and how, for programs."""
     names = ("examples", "training", "validation", "key")
     chosen = {name: summary[name] for name in names}
-    return json.dumps({**chosen, "settings": _portable(summary["settings"])}, indent=1) + "\n"
+    told = {**chosen, "settings": _portable(summary["settings"])}
+    return json.dumps(told, indent=1, allow_nan=False) + "\n"
 
 
 def model_card(summary: Mapping[str, Any]) -> str:

@@ -62,14 +62,15 @@ class AdamW:
         self._optimizer: _FlatAdamW | _AdamW8bit = make(self._flat, weight_decay)
 
     def clip_grad_norm(self, max_norm: float) -> float:
-        """Have the next step scale all gradients so that their common L2 norm is at most `max_norm`.
+        """Have the next step scale all gradients so that their common L2 norm is at most `max_norm`; 0: not scale them.
 
         Returns:
             The norm before.
         """
         self._flat.gather_gradients()
         found = ops.grad_norm(self._flat.gradients, max_norm=max_norm)
-        self._clip = found[1:]
+        if max_norm:
+            self._clip = found[1:]
         return float(found[0])
 
     def step(self, learning_rate: float) -> None:
