@@ -230,12 +230,9 @@ class TrainingLoop:
         loss = report.validation_loss
         if loss is None:
             return state
-        if all(
-            loss < known for known in (state.untrained_loss, state.best_loss) if known is not None
-        ):
-            state = replace(state, num_worse=0)
-        else:
-            state = replace(state, num_worse=state.num_worse + 1)
+        known = [one for one in (state.untrained_loss, state.best_loss) if one is not None]
+        is_gain = all(loss < one for one in known)
+        state = replace(state, num_worse=0 if is_gain else state.num_worse + 1)
         if state.best_loss is None or loss < state.best_loss:
             return replace(state, best_step=report.step, best_loss=loss)
         return state
