@@ -25,6 +25,7 @@ from fam_engine.kernels.nf4_dequantize import BLOCK_SIZE, LoraFactors, NF4Weight
 from fam_engine.kernels.nf4_linear import MAX_ROWS
 from fam_engine.kernels.qk_norm_rope import HeadNorms
 from fam_engine.kernels.rope import rope_
+from fam_engine.kernels.sample import uniform
 from fam_engine.kernels.varlen_attention import is_supported as has_varlen_attention
 from fam_engine.kernels.varlen_attention import varlen_attention, varlen_attention_backward
 
@@ -65,6 +66,7 @@ __all__ = [
     "swiglu",
     "swiglu_backward",
     "takes_triton",
+    "uniform",
     "varlen_attention",
     "varlen_attention_backward",
     "visibility_mask",

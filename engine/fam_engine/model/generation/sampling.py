@@ -15,7 +15,6 @@ from typing import Final
 
 import torch
 
-from fam_engine.kernels.sample import uniform
 from fam_engine.model import ops
 from fam_engine.model.generation.requests import Sampling
 
@@ -55,7 +54,7 @@ def choose(
             top_p=sampling.top_p,
             top_k=sampling.top_k,
         )
-    tokens_R = choose_tokens(logits_RV, uniform(seed_R, position_R), sampling)
+    tokens_R = choose_tokens(logits_RV, ops.uniform(seed_R, position_R), sampling)
     return tokens_R, chosen_logprobs(logits_RV, tokens_R)
 
 
