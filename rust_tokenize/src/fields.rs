@@ -237,9 +237,9 @@ impl<'a> Tree<'a> {
                     "from" => from = Some(node),
                     "content" => content = Some(node),
                     "value" => value = Some(node),
-                    // A template may read these, so they are for Python.
+                    // A template, or training, may read these, so they are for Python.
                     "tool_calls" | "tool_call_id" | "name" | "reasoning_content" | "thinking"
-                    | "reasoning" => self.nothing(node)?,
+                    | "reasoning" | "weight" => self.nothing(node)?,
                     _ => {}
                 }
             }

@@ -1,17 +1,26 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 
 from fam_engine.config import RECORD_FIELDS
-from fam_engine.data.records import FORMS, Record, detect_form, map_columns, read_record
+from fam_engine.data.records import (
+    FORMS,
+    Record,
+    TrainOn,
+    detect_form,
+    map_columns,
+    read_record,
+)
 from fam_engine.data.turns import Message
 from fam_engine.errors import RecordError
 
 
-def read(row: dict[str, Any]) -> Record:
-    return read_record(row, detect_form(row), file="a.jsonl", line=3, stem="a")
+def read(row: dict[str, Any], train_on: TrainOn | None = None) -> Record:
+    form = detect_form(row)
+    return read_record(row, form, file="a.jsonl", line=3, stem="a", train_on=train_on)
 
 
 CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
@@ -139,6 +148,81 @@ def test_what_is_wrong_is_named(row: dict[str, Any], code: str, named: str) -> N
         read(row)
     assert caught.value.code == code
     assert named in caught.value.reason
+
+
+def assistant(content: str, **beside: object) -> dict[str, object]:
+    return {"role": "assistant", "content": content, **beside}
+
+
+USER = {"role": "user", "content": "q"}
+CALLING = assistant("", tool_calls=[{"function": {"name": "f", "arguments": {}}}])
+
+
+@pytest.mark.parametrize("weight", [0, 0.0, 1, 0.5, "low", None])
+def test_a_weight_is_for_training_alone(weight: object) -> None:
+    named = {"role": "user", "content": "q", "name": "Ann", "weight": weight}
+    record = read({"messages": [named, assistant("a", weight=weight)]})
+    assert (record.response, record.turn) == ("a", None)
+    assert record.context[0].given == {key: named[key] for key in ("role", "name", "content")}
+
+
+@pytest.mark.parametrize("train_on", ["last", "all-assistant"])
+def test_weights_but_0_and_1_are_refused_in_training(train_on: TrainOn) -> None:
+    for weight in (0.5, "1", [0], -1, math.nan):
+        turns = [USER, assistant("a", weight=weight), USER, assistant("b")]
+        with pytest.raises(RecordError, match="expected 0 or 1") as caught:
+            read({"messages": turns}, train_on)
+        assert caught.value.code == "E_RECORD_WEIGHT"
+    # Hermes and OpenChat weigh the others' turns too, with what is never asked for.
+    turns = [{**USER, "weight": 0}, assistant("a", weight=1.0)]
+    assert read({"messages": turns}, train_on).response == "a"
+
+
+def test_a_last_turn_of_weight_0_is_not_learnt() -> None:
+    call = {"from": "function_call", "value": '{"name": "f"}', "weight": 0}
+    for row in (
+        {"messages": [USER, assistant("a"), USER, assistant("b", weight=0)]},
+        {"conversations": [{"from": "human", "value": "q"}, call]},
+        {"prompt": [USER], "completion": [assistant("b", weight=0)]},
+    ):
+        with pytest.raises(RecordError, match="weight 0") as caught:
+            read(row, "last")
+        assert caught.value.code == "E_NO_TARGETS"
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        [USER],
+        [USER, USER],
+        [assistant("")],
+        [USER, assistant("", weight=0)],
+        [USER, assistant("bad", weight=0), USER],
+        [USER, {"role": "tool", "content": "3"}, assistant("")],
+    ],
+)
+@pytest.mark.parametrize("answer", [assistant("a"), CALLING])
+def test_what_follows_the_last_turn_to_learn_is_cut(
+    end: list[dict[str, Any]], answer: dict[str, Any]
+) -> None:
+    row = {"messages": [USER, answer, *end], "system": "S"}
+    assert read(row, "all-assistant") == read({**row, "messages": [USER, answer]})
+    columns = {"prompt": [USER, answer], "completion": end, "system": "S"}
+    assert read(columns, "all-assistant") == read({**row, "messages": [USER, answer]})
+
+
+def test_a_conversation_with_nothing_to_learn_is_refused() -> None:
+    for row in (
+        {"messages": [USER]},
+        {"messages": [USER, assistant("")]},
+        {"messages": [USER, assistant("a", weight=0), USER]},
+        {"prompt": "p", "response": ""},
+    ):
+        with pytest.raises(RecordError, match="to be learnt") as caught:
+            read(row, "all-assistant")
+        assert caught.value.code == "E_NO_TARGETS"
+    with pytest.raises(RecordError, match="does not end in an assistant turn"):
+        read({"messages": []}, "all-assistant")
 
 
 def test_columns_can_be_mapped() -> None:

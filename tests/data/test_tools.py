@@ -534,12 +534,13 @@ def test_rust_leaves_to_python_what_a_template_may_read(make: Any) -> None:  # n
     rows = [
         {"messages": plain},
         {"messages": plain, "tools": None, "chat_template_kwargs": None},
-        {"messages": [{**turn, "tool_calls": None, "name": None} for turn in plain]},
+        {"messages": [{**turn, "tool_calls": None, "weight": None} for turn in plain]},
         {"messages": plain, "tools": [WEATHER]},
         {"messages": plain, "chat_template_kwargs": {"a": 1}},
         {"messages": [{**ASKED[1], "name": "Ann"}, TEXT_ANSWER]},
         {"messages": [ASKED[1], TALKING_ANSWER]},
         {"messages": [{**ASKED[1], "tool_call_id": "1"}, TEXT_ANSWER]},
+        *({"messages": [ASKED[1], {**TEXT_ANSWER, "weight": weight}]} for weight in (0, 1)),
         *({"messages": [ASKED[1], {**TEXT_ANSWER, name: "Hm."}]} for name in REASONING),
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}, TEXT_ANSWER]},
     ]

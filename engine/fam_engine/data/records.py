@@ -93,6 +93,8 @@ TOLD = ("system", "tools", "chat_template_kwargs")
 _Parts = tuple[tuple[Message, ...], str, Message]
 _Reader = Callable[[Mapping[str, Any]], _Parts]
 Layout = Literal["turns", "turns and answer", "prompt", "question", "instruction"]
+# Which turns of the assistant training learns: the answer, or each.
+TrainOn = Literal["last", "all-assistant"]
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,13 @@ def column_of(field: str, columns: Mapping[str, str]) -> str | None:
 
 
 def read_record(
-    row: Mapping[str, Any], form: RecordForm, *, file: str, line: int, stem: str
+    row: Mapping[str, Any],
+    form: RecordForm,
+    *,
+    file: str,
+    line: int,
+    stem: str,
+    train_on: TrainOn | None = None,
 ) -> Record:
     """Read a row of a known form.
 
@@ -186,14 +194,21 @@ def read_record(
         file: Name of the file for messages and ids.
         line: Line or row number, from 1.
         stem: Default for `source`.
+        train_on: What training is to learn of it; None: it is not to be learnt, and whatever weight a turn has is
+            passed by.
 
     Raises:
-        RecordError: A field is missing, of a wrong type, or empty.
+        RecordError: A field is missing, of a wrong type, or empty; or there is nothing to learn.
     """
     if missing := _missing(row, form):
         raise _missing_field(missing[0], row, form)
-    context, verbatim, answer = _with_system(row, form.read(row))
-    if not answer.content and not answer.tool_calls:
+    parts = _with_system(row, form.read(row))
+    if train_on is not None:
+        parts = _to_learn(parts, train_on)
+    context, verbatim, answer = parts
+    if answer.role != "assistant":
+        raise _no_answer(form.columns[-1])
+    if not answer.is_answer:
         raise RecordError("E_EMPTY_RESPONSE", "the response is empty, expected some text")
     told = read_told(row)
     for text in (verbatim, answer.content, *(message.content for message in context)):
@@ -269,9 +284,45 @@ def _flag(row: Mapping[str, Any], name: str) -> bool | None:
 
 
 def _conversation(turns: tuple[Message, ...], name: str) -> _Parts:
-    if not turns or turns[-1].role != "assistant":
-        raise RecordError("E_RECORD_ROLE", f"`{name}` does not end in an assistant turn")
+    if not turns:
+        raise _no_answer(name)
+    return _ending(turns)
+
+
+def _ending(turns: tuple[Message, ...]) -> _Parts:
     return turns[:-1], joined_turns(turns[:-1]), turns[-1]
+
+
+def _no_answer(name: str) -> RecordError:
+    return RecordError("E_RECORD_ROLE", f"`{name}` does not end in an assistant turn")
+
+
+def _to_learn(parts: _Parts, train_on: TrainOn) -> _Parts:
+    """Have a conversation end in a turn to learn, by what its turns' weights say.
+
+    Where each turn of the assistant is learnt, what comes after the last one to learn is cut: chats are often logged up
+    to a question nobody answered.
+    """
+    context, _, answer = parts
+    turns = (*context, answer)
+    for turn in turns:
+        if turn.role == "assistant" and turn.weight not in (0, 1):
+            raise RecordError(
+                "E_RECORD_WEIGHT", f"an assistant turn has weight {turn.weight!r}, expected 0 or 1"
+            )
+    if train_on == "last":
+        if not answer.weight:
+            raise RecordError(
+                "E_NO_TARGETS", "the answer has weight 0, which says that it is not to be learnt"
+            )
+        return parts
+    places = (place for place in reversed(range(len(turns))) if turns[place].is_answer)
+    last = next((place for place in places if turns[place].weight), None)
+    if last is None:
+        raise RecordError(
+            "E_NO_TARGETS", "no assistant turn says anything to be learnt (one of weight 0 is not)"
+        )
+    return parts if turns[last] is answer else _ending(turns[: last + 1])
 
 
 def _with_system(row: Mapping[str, Any], parts: _Parts) -> _Parts:

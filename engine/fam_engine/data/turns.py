@@ -24,8 +24,10 @@ CONVERSATION: Final = ("messages", "add_generation_prompt", "tools", "documents"
 
 # Names of what is thought before it is said: the one that templates read, that of gpt-oss' template, one of data sets.
 REASONING: Final = ("reasoning_content", "thinking", "reasoning")
-# What a turn may say beside its content; the reader in Rust leaves turns that say it to Python.
+# What a turn may say beside its content; the reader in Rust leaves turns that say it, or this, to Python.
 _HANDED: Final = frozenset({"tool_calls", "tool_call_id", "name", *REASONING})
+_WEIGHT: Final = "weight"
+_BESIDE: Final = _HANDED | {_WEIGHT}
 _SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 _SHAREGPT_ROLES |= {"system": "system", "tool": "tool", "observation": "tool"}
 # A speaker of ShareGPT whose value is calls, as LLaMA-Factory has it.
@@ -66,11 +68,14 @@ class Message:
         content: The text; that of several parts is joined by line breaks, as vLLM joins it for templates without lists.
         given: The turn as a template is handed it, where it is more than role and text: `content` as a list of parts or
             left out, `tool_calls`, `tool_call_id`, `name`, reasoning under the names of templates.
+        weight: As in OpenAI's files for fine-tuning: an assistant's turn of weight 0 is context that training does not
+            learn. No template sees it. Whatever the file has; only training asks, and takes nothing but 0 and 1.
     """
 
     role: str
     content: str
     given: Mapping[str, Any] | None = None
+    weight: object = 1
 
     @property
     def tool_calls(self) -> Sequence[Mapping[str, Any]]:
@@ -86,6 +91,11 @@ class Message:
     def is_written(self) -> bool:
         """Whether only a template says how it is written, since it is more than its text."""
         return bool(self.tool_calls or self.reasoning)
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether the assistant says or calls something in it."""
+        return self.role == "assistant" and bool(self.content or self.tool_calls)
 
     @property
     def has_parts(self) -> bool:
@@ -223,9 +233,10 @@ def _turn(turn: object, name: str) -> Message:
     role = _role(turn.get(speaker), roles, name)
     if turn[speaker] == _CALLER:
         calls = _read_calls(text_of(turn, said), name)
-        return _turn({"role": role, "content": None, "tool_calls": calls}, name)
+        caller = {"role": role, "content": None, "tool_calls": calls}
+        return _turn({**caller, _WEIGHT: turn.get(_WEIGHT)}, name)
     content = turn.get(said)
-    if isinstance(content, str) and _HANDED.isdisjoint(turn):
+    if isinstance(content, str) and _BESIDE.isdisjoint(turn):
         return Message(role, content)
     handed = {key: value for key, value in turn.items() if key in _HANDED and value is not None}
     handed |= _reasoning(handed, name)
@@ -237,7 +248,9 @@ def _turn(turn: object, name: str) -> Message:
         content = text_of(turn, said)
         if handed:
             handed["content"] = content
-    return Message(role, content or "", {"role": role, **handed} if handed else None)
+    given = {"role": role, **handed} if handed else None
+    weight = turn.get(_WEIGHT)
+    return Message(role, content or "", given, 1 if weight is None else weight)
 
 
 def _reasoning(handed: Mapping[str, Any], name: str) -> Mapping[str, str]:

@@ -71,6 +71,16 @@ def test_conversations_that_ask_nothing_are_of_one_group_if_they_are_the_same() 
         assert not {one, other, None} & set(more)
 
 
+def test_a_turn_of_weight_0_is_context_only() -> None:
+    turns = (Message("user", "a"), Message("assistant", "bad", None, 0), Message("user", "c"))
+    whole = Record("f", 1, turns, "", "good", "id", "f")
+    (only,) = assistant_turns(whole)
+    assert (only.context, only.response) == (turns, "good")
+    # It is of the group of other conversations that open so.
+    other = assistant_turns(record(("user", "a"), ("assistant", "b"), ("user", "c")))
+    assert {only.group} == {one.group for one in other}
+
+
 def test_a_turn_that_only_calls_is_an_example_with_its_calls() -> None:
     given = {"role": "assistant", "tool_calls": [{"name": "f"}]}
     calling = Message("assistant", "", given)

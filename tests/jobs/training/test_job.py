@@ -497,6 +497,35 @@ def test_all_turns_of_the_assistant(train: Train, settings: dict[str, Any], tmp_
         assert line["tokens"] == 4 * tokens
 
 
+def test_turns_of_weight_0_are_not_learnt(train: Train, tmp_path: Path) -> None:
+    def conversation(*answers: tuple[str, int]) -> dict[str, Any]:
+        turns: list[dict[str, Any]] = []
+        for content, weight in answers:
+            turns.append({"role": "user", "content": "a"})
+            turns.append({"role": "assistant", "content": content, "weight": weight})
+        return {"messages": turns}
+
+    rows = [
+        conversation(("bb", 1), ("dddd", 1)),
+        conversation(("bb", 0), ("dddd", 1)),
+        conversation(("bb", 1), ("dddd", 0)),
+        conversation(("bb", 0)),
+        {"messages": [*conversation(("bb", 1))["messages"], {"role": "user", "content": "c"}]},
+    ]
+    data = write_records(tmp_path / "chat.jsonl", rows)
+    for choice, lengths, aside in (
+        ("last", [5, 5], {"E_NO_TARGETS": 2, "E_RECORD_ROLE": 1}),
+        ("all-assistant", [3, 5, 5, 3, 3], {"E_NO_TARGETS": 1}),
+    ):
+        outcome = train(
+            data=(str(data),), out=tmp_path / choice, train_on=choice, batch_size=8, steps=1
+        )
+        examples = outcome.summary["examples"]
+        assert (examples["trained"], examples["quarantined_by_code"]) == (len(lengths), aside)
+        (line,) = read_lines(tmp_path / choice / "log.jsonl")
+        assert line["tokens"] == sum(lengths)
+
+
 def test_what_would_train_nothing_or_wrongly_is_refused(
     train: Train, tiny_model: Path, tmp_path: Path
 ) -> None:

@@ -43,6 +43,7 @@ from fam_engine.data.reading import (
 from fam_engine.data.records import (
     Record,
     RecordForm,
+    TrainOn,
     detect_form,
     mapped_row,
     read_record,
@@ -100,6 +101,7 @@ class IngestPlan:
         in_context: Number of worked examples to score each response after; 0: none.
         columns: Record field -> column, from `--map`.
         limit: Read no more records than this.
+        train_on: What training is to learn of a record; None: it is not to be learnt.
         expand: Gives the examples a record makes; None: each is one.
     """
 
@@ -109,6 +111,7 @@ class IngestPlan:
     in_context: int = 0
     columns: dict[str, str] | None = None
     limit: int | None = None
+    train_on: TrainOn | None = None
     expand: Callable[[Record], Sequence[Record]] | None = None
 
 
@@ -131,6 +134,7 @@ class _File:
         self.stem = file.stem
         self.form: RecordForm | None = None
         self.columns = plan.columns or {}
+        self._train_on = plan.train_on
         self._expand = plan.expand
         self._forms = forms
 
@@ -146,7 +150,14 @@ class _File:
         if self.form is None:
             self.form = detect_form(columns)
             self._forms.append(FileForm(self.name, self.form.name, "", ""))
-        return read_record(columns, self.form, file=self.name, line=line, stem=self.stem)
+        return read_record(
+            columns,
+            self.form,
+            file=self.name,
+            line=line,
+            stem=self.stem,
+            train_on=self._train_on,
+        )
 
     def is_shown(self) -> bool:
         """Whether its form is known and an example was kept."""

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from fam_engine._rust_tokenize import Spool
 from fam_engine.data.packing import Entries
 from fam_engine.data.records import Record
-from fam_engine.data.turns import Message, joined_turns
+from fam_engine.data.turns import joined_turns
 from fam_engine.errors import InputError
 from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.scoring.ingest import spool_folder
@@ -60,10 +60,10 @@ class Examples:
 def assistant_turns(record: Record) -> list[Record]:
     """Give an example for each turn of the assistant that says or calls something, the last one included.
 
-    Its context is everything before it. All are of one group, that of their question.
+    Its context is everything before it; a turn of weight 0 is only that. All are of one group, that of their question.
     """
     turns = record.context
-    places = [i for i, turn in enumerate(turns) if _says_something(turn)]
+    places = [i for i, turn in enumerate(turns) if turn.is_answer]
     has_prompt = any(turn.content for turn in turns)
     if not places and has_prompt:
         return [record]
@@ -79,6 +79,7 @@ def assistant_turns(record: Record) -> list[Record]:
             group=group,
         )
         for number, place in enumerate(places, start=1)
+        if turns[place].weight
     ]
     return [*earlier, replace(record, group=group)]
 
@@ -93,10 +94,6 @@ def _question(record: Record, places: Sequence[int]) -> str:
         end = next((place for place in places if place > asked), len(turns))
         text = joined_turns(turns[:end])
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def _says_something(turn: Message) -> bool:
-    return turn.role == "assistant" and bool(turn.content or turn.tool_calls)
 
 
 def find_examples(journal: Journal, spool: Spool) -> Examples:

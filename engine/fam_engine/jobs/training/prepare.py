@@ -154,6 +154,7 @@ class _Reader:
             on_long=config.on_long,
             columns=config.map,
             limit=limit,
+            train_on=config.train_on,
             expand=assistant_turns if config.train_on == "all-assistant" else None,
         )
         self._progress.start("reading", None, "records")
