@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 
 CPU = torch.device("cpu")
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+MODULES = [source for sources in SOURCES.values() for source in sources]
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+LM_HEAD_A = "base_model.model.lm_head.lora_A.weight"
 DOWN_B = "base_model.model.model.layers.2.mlp.down_proj.lora_B.weight"
 
 
@@ -86,6 +88,22 @@ def merged(linear: Linear) -> torch.Tensor:
         {"r": 1, "lora_alpha": 1, "target_modules": ["v_proj", "down_proj"]},
         {"r": 2, "lora_alpha": 2, "target_modules": "all-linear"},
         {"r": 2, "lora_alpha": 2, "target_modules": ["layers.1.self_attn.k_proj"]},
+        {"r": 3, "lora_alpha": 5, "target_modules": r".*layers\.[02]\.\w+\.(q|v|up|down)_proj"},
+        {"r": 3, "lora_alpha": 5, "target_modules": ["q_proj", "o_proj"], "layers_to_transform": 0},
+        {
+            "r": 3,
+            "lora_alpha": 5,
+            "target_modules": ["k_proj", "gate_proj"],
+            "layers_to_transform": [0, 2],
+            "layers_pattern": "layers",
+        },
+        {"r": 3, "lora_alpha": 5, "target_modules": "all-linear", "exclude_modules": ["down_proj"]},
+        {
+            "r": 3,
+            "lora_alpha": 5,
+            "target_modules": ["q_proj", "up_proj"],
+            "exclude_modules": r".*\.1\..*",
+        },
     ],
 )
 @pytest.mark.parametrize("model_type", ["llama", "qwen3", "smollm3"])
@@ -152,13 +170,16 @@ def edit_config(folder: Path, **changes: object) -> None:
         ("modules_to_save", ["lm_head"]),
         ("rank_pattern", {"q_proj": 8}),
         ("alpha_pattern", {"q_proj": 8}),
-        ("layers_to_transform", [1]),
+        ("layers_to_transform", ["1"]),
+        ("layers_to_transform", True),
+        ("layers_pattern", "h"),
+        ("exclude_modules", {}),
         ("layer_replication", [[0, 2]]),
         ("loftq_config", {"loftq_bits": 4}),
         ("megatron_config", {}),
         ("trainable_token_indices", [1]),
         ("target_parameters", ["x"]),
-        ("target_modules", ".*"),
+        ("target_modules", ""),
         ("target_modules", []),
         ("target_modules", ["q_proj", "lm_head"]),
         ("target_modules", ["proj"]),
@@ -215,6 +236,50 @@ def test_bad_tensors_are_refused(
     change(tensors)
     save_file(tensors, folder / TENSORS)
     with pytest.raises(ModelRefusedError, match=match):
+        load_adapter(folder, config, base=None)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda t: t.pop(DOWN_B), f"`{DOWN_B}` is missing"),
+        (lambda t: t.update({LM_HEAD_A: t[DOWN_B].clone()}), f"`{LM_HEAD_A}` is not one"),
+        (lambda t: t.clear(), "is missing|no tensor of a matrix of this model"),
+    ],
+)
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"target_modules": r".*\.2\..*_proj"},
+        {"layers_to_transform": [2]},
+        {"exclude_modules": [f"layers.{i}.{m}" for i in (0, 1) for m in MODULES]},
+        {"exclude_modules": r".*\.[01]\..*"},
+    ],
+)
+def test_however_modules_are_chosen_the_tensors_are_whole(
+    adapter: tuple[Path, ModelConfig],
+    choice: dict[str, object],
+    change: Callable[[dict[str, torch.Tensor]], object],
+    match: str,
+) -> None:
+    folder, config = adapter
+    edit_config(folder, **choice)
+    tensors = {k: v for k, v in load_file(folder / TENSORS).items() if ".layers.2." in k}
+    save_file(tensors, folder / TENSORS)
+    assert len(load_adapter(folder, config, base=None).matrices) == 7
+    change(tensors)
+    save_file(tensors, folder / TENSORS)
+    with pytest.raises(ModelRefusedError, match=match):
+        load_adapter(folder, config, base=None)
+
+
+@pytest.mark.parametrize("choice", [{"layers_to_transform": 1}, {"exclude_modules": ["q_proj"]}])
+def test_tensors_outside_a_list_are_refused(
+    adapter: tuple[Path, ModelConfig], choice: dict[str, object]
+) -> None:
+    folder, config = adapter
+    edit_config(folder, **choice)
+    with pytest.raises(ModelRefusedError, match="is not one that"):
         load_adapter(folder, config, base=None)
 
 

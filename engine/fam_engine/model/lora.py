@@ -6,8 +6,10 @@ weights whose `Linear.lora` hold A, B and the scaling of each source matrix by i
 Plain LoRA on the seven matrices of a layer, all of one rank and alpha. Whatever else PEFT can do
 (DoRA, biases, trained embeddings, ranks by pattern, initialisations that change the base model) is
 refused by name. The tensors must be exactly those the configuration names: PEFT loads an adapter
-none of whose names match as one that changes nothing, with a warning. `base_model_name_or_path` is
-never followed, `auto_mapping` never imported.
+none of whose names match as one that changes nothing, with a warning. A pattern is not matched, for
+a hostile one runs for years: where the configuration has one, the tensors say which matrices are
+changed, as PEFT saves no others. `base_model_name_or_path` is never followed, `auto_mapping` never
+imported.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from fam_engine.model.safetensors_files import read_header, read_tensor
 from fam_engine.model.weights import Linear, LoraDelta, LoraPart, Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Mapping, Sequence
     from pathlib import Path
 
     from fam_engine.model.config import ModelConfig
@@ -62,10 +64,12 @@ _NEUTRAL: Final[dict[str, Sequence[object]]] = {
     # Others (pissa, olora, corda, loftq, lora_ga) change the base weights before training.
     "init_lora_weights": (True, False, "gaussian", "orthogonal"),
     "modules_to_save": (None, []),
-    "exclude_modules": (None, []),
+    # Their keys are patterns, and no tensor tells the alpha of its matrix.
     "rank_pattern": ({}, None),
     "alpha_pattern": ({}, None),
     "loftq_config": ({}, None),
+    # What the list of layers is called, in all models we know.
+    "layers_pattern": (None, "", [], "layers", ["layers"]),
 } | dict.fromkeys(
     (
         "alora_invocation_tokens",
@@ -74,8 +78,6 @@ _NEUTRAL: Final[dict[str, Sequence[object]]] = {
         "eva_config",
         "kasa_config",
         "layer_replication",
-        "layers_pattern",
-        "layers_to_transform",
         "lora_ga_config",
         "megatron_config",
         "monteclora_config",
@@ -87,9 +89,12 @@ _NEUTRAL: Final[dict[str, Sequence[object]]] = {
     (None,),
 )
 
+# Fields that say which matrices are changed.
+_TARGETS: Final = ("target_modules", "exclude_modules", "layers_to_transform")
+
 # Every field of PEFT 0.21.2 is one of these.
 KNOWN_FIELDS: Final = frozenset(
-    {*HARMLESS, *_NEUTRAL, "peft_type", "r", "lora_alpha", "use_rslora", "target_modules"}
+    {*HARMLESS, *_NEUTRAL, *_TARGETS, "peft_type", "r", "lora_alpha", "use_rslora"}
 )
 
 
@@ -213,9 +218,13 @@ def load_adapter(folder: Path, config: ModelConfig, *, base: str | None) -> Adap
     )
     modules = _read_targets(fields, config)
     fields.finish(HARMLESS)
-    tensors = _list_adapter_tensors(folder, modules, rank)
+    tensors_path = _find_tensors(folder)
+    tensors = read_header(tensors_path)
+    if _has_pattern(fields):
+        modules = _with_tensors(modules, tensors)
+    _check_tensors(tensors_path, tensors, modules, rank)
     if base is not None:
-        check_base(plain_file(folder, TENSORS_FILE, code=CODE), base)
+        check_base(tensors_path, base)
     matrices = {
         module: (_read(tensors[tensor_name(module, "A")]), _read(tensors[tensor_name(module, "B")]))
         for module in modules
@@ -255,22 +264,45 @@ def attach_adapter(
 
 
 def _read_targets(fields: Fields, config: ModelConfig) -> dict[str, tuple[int, int]]:
-    """Give the full names and shapes (N, K) of the modules `target_modules` means."""
+    """Give the full names and shapes (N, K) of the modules the fields mean; of a pattern, all that it may mean."""
+    excluded, layers = _read_excluded(fields), _read_layers(fields)
+    return {
+        module: shape
+        for module, shape in _read_named(fields, config).items()
+        if not any(_is_named(module, name) for name in excluded)
+        and (layers is None or int(module.split(".")[2]) in layers)
+    }
+
+
+def _read_excluded(fields: Fields) -> Sequence[object]:
+    excluded = fields.get("exclude_modules", None)
+    if not isinstance(excluded, list | str | None):
+        fields.refuse("exclude_modules", "a list of module names, or a pattern")
+    return excluded if isinstance(excluded, list) else ()
+
+
+def _read_layers(fields: Fields) -> Sequence[int] | None:
+    """Give the numbers of the layers that are changed; None: all are."""
+    layers = fields.get("layers_to_transform", None)
+    numbers = layers if isinstance(layers, list) else [layers]
+    if layers is None or not numbers:
+        return None
+    if any(type(number) is not int for number in numbers):
+        fields.refuse("layers_to_transform", "numbers of layers")
+    return numbers
+
+
+def _read_named(fields: Fields, config: ModelConfig) -> dict[str, tuple[int, int]]:
+    """Give the modules `target_modules` names."""
     targets = fields.get("target_modules")
     shapes = module_shapes(config)
-    if targets == "all-linear":
+    if isinstance(targets, str) and targets:  # a pattern to PEFT, but for "all-linear"
         return shapes
     if not isinstance(targets, list) or not targets:
-        # PEFT takes a string as a regular expression; a hostile one runs for years.
-        fields.refuse("target_modules", 'a list of module names, or "all-linear"')
+        fields.refuse("target_modules", 'a list of module names, "all-linear" or a pattern')
     chosen: dict[str, tuple[int, int]] = {}
     for target in targets:
-        # As in PEFT: the whole name of a module, or the end of it after a dot.
-        found = {
-            module: shape
-            for module, shape in shapes.items()
-            if isinstance(target, str) and f".{module}".endswith(f".{target}")
-        }
+        found = {module: shape for module, shape in shapes.items() if _is_named(module, target)}
         if not found or target == "":
             names = ", ".join(module.split(".")[1] for module in linear_shapes(config))
             fields.refuse("target_modules", f"modules of this model out of {names}")
@@ -278,16 +310,40 @@ def _read_targets(fields: Fields, config: ModelConfig) -> dict[str, tuple[int, i
     return chosen
 
 
-def _list_adapter_tensors(
-    folder: Path, modules: dict[str, tuple[int, int]], rank: int
-) -> dict[str, TensorInfo]:
-    """List the tensors of the adapter: exactly an A and a B for each module, of the right shape."""
+def _is_named(module: str, name: object) -> bool:
+    """Whether a name is, as in PEFT, the whole one of a module or the end of it after a dot."""
+    return isinstance(name, str) and f".{module}".endswith(f".{name}")
+
+
+def _has_pattern(fields: Fields) -> bool:
+    """Whether a regular expression says which modules are changed."""
+    given = (fields.get(name, None) for name in ("target_modules", "exclude_modules"))
+    return any(isinstance(value, str) and value not in ("", "all-linear") for value in given)
+
+
+def _with_tensors(
+    modules: dict[str, tuple[int, int]], tensors: Container[str]
+) -> dict[str, tuple[int, int]]:
+    """Give those of the modules that have an A or a B."""
+    return {
+        module: shape
+        for module, shape in modules.items()
+        if any(tensor_name(module, letter) in tensors for letter in "AB")
+    }
+
+
+def _find_tensors(folder: Path) -> Path:
     if not (folder / TENSORS_FILE).exists() and (folder / "adapter_model.bin").exists():
         message = "the adapter is pickled (`adapter_model.bin`); only safetensors are read"
         hint = "unpickling runs code: save it again with PEFT's save_pretrained in a safe place"
         raise ModelRefusedError(message, code="E_MODEL_PICKLE", where=str(folder), hint=hint)
-    path = plain_file(folder, TENSORS_FILE, code=CODE)
-    tensors = read_header(path)
+    return plain_file(folder, TENSORS_FILE, code=CODE)
+
+
+def _check_tensors(
+    path: Path, tensors: Mapping[str, TensorInfo], modules: dict[str, tuple[int, int]], rank: int
+) -> None:
+    """Refuse tensors that are not exactly an A and a B for each module, of the right shape."""
     expected: dict[str, tuple[int, int]] = {}
     for module, (num_rows, num_columns) in modules.items():
         expected[tensor_name(module, "A")] = (rank, num_columns)
@@ -301,7 +357,9 @@ def _list_adapter_tensors(
         if info.shape != shape or info.dtype not in _FLOATS:
             found = f"is {info.dtype} {list(info.shape)}"
             _refuse(path, tensor, f"{found}; expected {list(shape)} in bf16, fp16 or fp32")
-    return tensors
+    if not modules:
+        message = "has no tensor of a matrix of this model, so it changes nothing"
+        raise ModelRefusedError(message, code=CODE, where=str(path))
 
 
 def tensor_name(module: str, letter: str) -> str:
