@@ -50,7 +50,8 @@ def run(
     target_modules: Annotated[
         str | None,
         typer.Option(
-            help="Some of q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj. [all]",
+            help="Some of q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj, or all-linear. "
+            "[all]",
             rich_help_panel=_ADAPTER,
         ),
     ] = None,

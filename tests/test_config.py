@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from fam_engine.config import (
+    LINEARS,
     EvalConfig,
     ExportConfig,
     GenerateConfig,
@@ -34,6 +35,8 @@ def test_one_text_is_a_list_of_one(tmp_path: Path) -> None:
     file.write_text("model: m\nout: o\ndata: b.jsonl\ntarget_modules: q_proj,v_proj\n")
     config = read_config(TrainConfig, {}, file)
     assert (config.data, config.target_modules) == (("b.jsonl",), ("q_proj", "v_proj"))
+    every = read_config(TrainConfig, {"target_modules": "all-linear"}, file)
+    assert every.target_modules == LINEARS
     adapter = {"adapter": "trained/adapter"}
     assert read_config(EvalConfig, FLAGS | adapter, None).adapter == (Path("trained/adapter"),)
 

@@ -290,7 +290,8 @@ class TrainConfig(BaseModelSettings, RecordSettings, TemplateSettings):
     def _split_names(cls, value: object) -> object:
         if not (isinstance(value, tuple) and all(isinstance(text, str) for text in value)):
             return value
-        return tuple(name for text in value for name in text.split(","))
+        names = tuple(name for text in value for name in text.split(","))
+        return LINEARS if names == ("all-linear",) else names  # as PEFT and TRL say it
 
     @field_validator("steps")
     @classmethod
