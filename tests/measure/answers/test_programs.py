@@ -26,6 +26,13 @@ ADD = "def add(a, b):\n    return a + b\n"
         f"Sure, here it is!\n\n{ADD}\nThis adds two numbers.",
         f"Here's the final answer:\n\n{ADD}\nFinal Answer:",
         f"```python\ndef add(a, b): pass\n\nFinal Answer:\n{ADD}```",
+        # A line of one name is prose, though it parses.
+        f"[BEGIN]\n{ADD}[DONE]",
+        f"```python\n[BEGIN]\n{ADD}[DONE]\n```",
+        f"{ADD}Done",
+        f"{ADD}\rDone",
+        f"Solution\n\n{ADD}",
+        f"{ADD}\nExplanation\nThis adds two numbers.",
     ],
 )
 def test_the_program_is_found(response: str) -> None:
@@ -40,6 +47,40 @@ def test_helpers_and_corrections_come_together() -> None:
     assert program is not None
     assert "def one" in program
     assert "def add" in program
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        "import math",
+        "from math import sqrt\n",
+        "MOD = 10**9 + 7\nINF: float = float('inf')",
+        "x, y = [], {}",
+    ],
+)
+def test_blocks_of_imports_and_constants_come_along(block: str) -> None:
+    fenced = f"```python\n{block}\n```"
+    for response in (f"{fenced}\n```python\n{ADD}```", f"```python\n{ADD}```\n{fenced}"):
+        program = extract_program(response)
+        assert program is not None
+        assert block.strip() in program
+        assert ADD in program
+        assert (program.index(block.strip()) < program.index(ADD)) is response.startswith(fenced)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        "x = add(1, 2)",
+        "x = int(input())",
+        "from solution import add",
+        "add = None",
+        "import os\nprint(1)",
+        "# so",
+    ],
+)
+def test_examples_of_use_stay_out(block: str) -> None:
+    assert extract_program(f"```python\n{ADD}```\n```python\n{block}\n```") == ADD
 
 
 def test_a_named_lambda_is_a_definition() -> None:

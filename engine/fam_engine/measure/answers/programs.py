@@ -2,12 +2,16 @@ r"""Responses that are code.
 
 In: a response and its tests. Out: a `Verdict`. What counts as the program:
 
-1. The fenced blocks (three backticks or tildes) in Python or in no named language that define a function or class,
-   joined in order: helpers and corrections come together, examples of use stay out. Without such a one, what the last
-   fenced block yields by rule 2. A fence that is never closed reaches to the end: the response was cut there.
+1. The fenced blocks (three backticks or tildes) in Python or in no named language that define a function or class, and
+   those of nothing but imports and constants, joined in order: helpers and corrections come together, examples of use
+   stay out. Without one that defines, what the last fenced block yields by rule 2. A fence that is never closed
+   reaches to the end: the response was cut there.
 2. Without fences, everything, if that is Python; else what stands after the last `Final Answer:` or `Answer:`, what
    begins at the first line that looks like code, or at the first definition, whichever first defines something. Prose
    after the code is cut off at the line that Python's parser stumbles over.
+
+A line that is one name, bare or in brackets (`[BEGIN]`, `[DONE]`, `Solution`), is prose that happens to parse; it is
+left out.
 
 Names of `typing` need no import, for tasks show signatures with them.
 """
@@ -32,6 +36,8 @@ _CODE_LINE = re.compile(
     rf"{_DEFINITION.pattern}|import\s+\w|from\s+[\w.]+\s+import\s|[A-Za-z_]\w*\s*=\s*\S"
 )
 _CUTS = 20
+# What a constant may call: `float("inf")`, but not `int(input())` or the function that was asked for.
+_MAKERS = frozenset(["dict", "float", "frozenset", "int", "list", "range", "set", "str", "tuple"])
 
 
 def judge_code(response: str, tests: Sequence[str]) -> Verdict:
@@ -57,12 +63,14 @@ def extract_program(response: str) -> str | None:
     """Find the program in a response; None for one without any text, or of absurd length."""
     if len(response) > _MAX_CHARACTERS or not response.strip():
         return None
-    response = response.replace("\r\n", "\n").expandtabs(4)
+    response = re.sub("\r\n?", "\n", response).expandtabs(4)
     blocks = [textwrap.dedent(b) for language, b in _fenced(response) if language in _LANGUAGES]
     defining = [block for block in blocks if _defines(block)]
     if defining:
-        return "\n".join(defining)
-    return _unfenced(blocks[-1] if blocks else response)
+        defined = _bound("\n".join(defining))
+        kept = [block for block in blocks if block in defining or _provides(block, defined)]
+        return _without_lone_names("\n".join(kept))
+    return _without_lone_names(_unfenced(blocks[-1] if blocks else response))
 
 
 def _fenced(text: str) -> Iterator[tuple[str, str]]:
@@ -120,14 +128,61 @@ def _without_prose(text: str) -> str:
     return text
 
 
+def _without_lone_names(program: str) -> str:
+    """Leave out the lines of a program that are one name, which does nothing but fail where nothing bears it."""
+    if not _defines(program):
+        return program
+    lines = program.split("\n")
+    lone = {
+        node.lineno - 1
+        for node in _statements(program)
+        if isinstance(node, ast.Expr)
+        and re.fullmatch(r"\w+|\[\w+\]", lines[node.lineno - 1].strip())
+    }
+    return "\n".join(line for number, line in enumerate(lines) if number not in lone)
+
+
 def _defines(text: str) -> bool:
     """Whether a text is Python that defines a function or class, or names a lambda, at its top level."""
-    try:
-        body = ast.parse(text).body
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
-        return False
     return any(
         isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef)
         or (isinstance(node, ast.Assign) and isinstance(node.value, ast.Lambda))
-        for node in body
+        for node in _statements(text)
     )
+
+
+def _provides(block: str, defined: set[str]) -> bool:
+    """Whether a block only imports or sets constants, and none that is defined elsewhere (`from solution import f`)."""
+    body = _statements(block)
+    return bool(body) and not _bound(block) & defined and all(_is_constant(node) for node in body)
+
+
+def _is_constant(node: ast.stmt) -> bool:
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return True
+    calls = [part for part in ast.walk(node) if isinstance(part, ast.Call)]
+    return isinstance(node, ast.Assign | ast.AnnAssign) and all(
+        isinstance(call.func, ast.Name) and call.func.id in _MAKERS for call in calls
+    )
+
+
+def _bound(text: str) -> set[str]:
+    """Find the names that the statements at the top level of a text bind."""
+    names: set[str] = set()
+    for node in _statements(text):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names.update(alias.asname or alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            parts = [part for part in ast.walk(node) if isinstance(part, ast.Name)]
+            names.update(part.id for part in parts if isinstance(part.ctx, ast.Store))
+    return names
+
+
+def _statements(text: str) -> list[ast.stmt]:
+    """Give the statements of a text at its top level; none where it is no Python."""
+    try:
+        return ast.parse(text).body
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return []
