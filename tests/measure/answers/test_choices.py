@@ -57,6 +57,23 @@ def picked(response: str, choices: list[str] = PLACES) -> str | None:
         ("The answer is anything but B", None),
         ("The answer is anything but the harbour: the kitchen", "C"),
         ("Kitchen, harbour is wrong", "C"),
+        ("A) wooden box is incorrect, C) kitchen is right", "C"),
+        ("Option A (wooden box) is wrong. Option C (kitchen) fits.", "C"),
+        ("C) kitchen is not only likely, it is certain.", "C"),
+        # What is inferred from a denial is not denied.
+        ("It does not say where it is therefore kitchen", "C"),
+        ("It cannot be both so the kitchen", "C"),
+        ("It is not for ships -> kitchen", "C"),
+        ("I am not so sure about the kitchen", None),
+        # A number that a text begins with counts what follows, unless that is its option's text.
+        ("2 women cook, so it is the kitchen", "C"),
+        ("2 Women cook, so it is the kitchen", "C"),
+        ("2 women cook. It is the kitchen.", "C"),
+        ("3 kitchen", "C"),
+        ("3 the kitchen is where women cook", "C"),
+        ("3 is right", "C"),
+        ("3 because women cook", "C"),
+        ("Option 3 suits best", "C"),
         # A is an article, I a pronoun.
         ("A kettle is used in the kitchen", "C"),
         ("Final Answer: A kitchen", "C"),
@@ -81,6 +98,44 @@ def test_what_is_picked(response: str, letter: str | None) -> None:
     assert picked(response) == letter
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{letter}) {text} is {word}.",
+        "({number}) {text} is {word}.",
+        "({number}) The {text} is {word} because of something.",
+        "{number}. {text} is {word}.",
+        "Option {letter} ({text}) is {word}.",
+        "{letter}. {text}: {word}.",
+        "**{letter}. {text}**: {word}",
+        "- {text}: {word}.",
+    ],
+)
+def test_what_is_left_of_a_list_that_rejects_the_others(line: str) -> None:
+    for right in range(len(PLACES)):
+        lines = [
+            line.format(
+                letter="ABCDE"[place],
+                number=place + 1,
+                text=text,
+                word="correct" if place == right else "incorrect",
+            )
+            for place, text in enumerate(PLACES)
+        ]
+        assert picked("\n".join(lines)) == "ABCDE"[right], lines
+
+
+def test_options_of_one_text_are_one_option() -> None:
+    choices = ["country", "park", "Country", "park"]
+    for response in ("A", "C", "(3) country", "The answer is C) country", "A or C", "country"):
+        for gold in ("A", "C", "country"):
+            assert judge(response, kind="choice", answer=gold, choices=choices).correct is True
+        assert judge(response, kind="choice", answer="B", choices=choices).correct is False
+    assert judge("A or B", kind="choice", answer="A", choices=choices).correct is False
+    rejected = "B) park is right.\nC) country is wrong."
+    assert judge(rejected, kind="choice", answer="D", choices=choices).correct is True
+
+
 def test_shorter_texts_inside_longer_ones_do_not_count() -> None:
     assert (
         picked("Final Answer: Surely the office building", ["building", "office building"]) == "B"
@@ -91,6 +146,30 @@ def test_shorter_texts_inside_longer_ones_do_not_count() -> None:
 def test_numbers_are_texts_where_options_are_numbers() -> None:
     assert picked("The answer is 3", ["3", "1", "2"]) == "A"
     assert picked("The answer is 12.", ["15", "12", "18"]) == "B"
+
+
+@pytest.mark.parametrize(
+    ("response", "letter"),
+    [
+        ("12 + 3 = 15", "B"),
+        ("12 + 3 = 15, so B", "B"),
+        ("15 = 12 + 3", "B"),
+        ("20 - 5 = 15", "B"),
+        ("A) 12 is wrong, B) 15 is right", "B"),
+        ("- 12 is wrong.\n- 15 is right.", "B"),
+        ("It is *15*", "B"),
+        ("12 - 15", None),
+        ("12 or 15", None),
+    ],
+)
+def test_operands_are_no_picks(response: str, letter: str | None) -> None:
+    assert picked(response, ["12", "15", "18", "20"]) == letter
+
+
+def test_operands_with_units_are_no_picks() -> None:
+    lengths = ["12 cm", "15 cm", "18 cm"]
+    assert picked("12 cm + 3 cm = 15 cm", lengths) == "B"
+    assert picked("15 cm = 12 cm + 3 cm", lengths) == "B"
 
 
 @pytest.mark.parametrize("gold", ["C", "c", "(C)", "3", "kitchen", "Kitchen.", "option C"])

@@ -2,7 +2,7 @@
 
 In: a response, the gold answer and the options. Out: a `Verdict`. An option is named by its letter (A is the first),
 its number (1 is the first; not where an option's text is itself a number) or its text; the gold answer likewise, by
-text before label.
+text before label. Options of the same text are one option, the first of them.
 
 Where to look: in what the response states as its answer (`final_answers`; where it calls that final, nowhere else:
 `Final Answer: none of these` picks nothing); else in its first line, if that
@@ -11,11 +11,13 @@ begins with a label and no other line does (a list of options); else in its last
 - it is one option's text, or begins with a label or an option's text: that one (`C`, `(3) kitchen`, `**C**.`,
   `option C, because ...`), with those joined to it by `or`, `and`, `/`;
 - else what is named and not negated: labels, or, where there are none, texts. Negated are `not B`, `B is wrong`,
-  `rather than B`, `anything but B`, `neither A nor B`. A text inside a longer option's text does not count (`box` in
-  `wooden box`).
+  `B) kitchen is wrong`, `B: wrong`, `rather than B`, `anything but B`, `neither A nor B`; a denial ends where something
+  is inferred from it (`not sure, so B`, `it cannot be both so B`). A text inside a longer option's text does not count
+  (`box` in `wooden box`), nor does a number that is reckoned with (`12` in `12 + 3 = 15`).
 - More than one is no answer: `A or B` is not half right.
 
-A capital A before a lower-case word is an article, I a pronoun; small letters are labels only alone or bracketed.
+A capital A before a lower-case word is an article, I a pronoun; small letters are labels only alone or bracketed; a
+number that a text begins with counts what follows (`3 women are outside`), unless that is its option's text.
 """
 
 from __future__ import annotations
@@ -47,19 +49,31 @@ _LABEL = re.compile(
 _ARTICLE = re.compile(
     r"A\s+(?!(?:is|was|or|and|nor|because|since|would|but|as|seems|makes|fits|are)\b)[a-z\"'“]"
 )
+# A number that begins a text is a label where it is called one, or one of these follows.
+_CALLED = re.compile(r"(?i)\b(?:option|choice|answer|letter|number|is)\b|[:#(\[{]")
+_COUNTS = re.compile(
+    r"[ \t]+(?!(?i:is|was|or|and|nor|because|since|would|but|as|seems|makes|fits|which)\b)[^\W\d_]"
+)
+_OPERATOR_BEFORE = re.compile(r"[\d%]\s*[-+*/^\u00d7\u00f7\u2212]\s*$")
+_OPERATOR_AFTER = re.compile(r"\s*[-+*/^\u00d7\u00f7\u2212]\s*[\d(]")
+# Between a label and its option's text.
+_OWN_GAP = re.compile(r"[\W_]*(?:(?:the|an?)\s+)?", re.IGNORECASE)
 _JOINED = re.compile(r"""[)\]}*_"'\s]*+(?:/|&|,|\bor\b|\band\b)\s*(?:or\b|and\b)?\s*""")
 _NEGATION_BEFORE = re.compile(
     r"""\b(?:not|never|neither|nor|cannot|isn't|aren't|wasn't|can't|don't|doesn't|except|excluding|excludes?|unlike
       |eliminat(?:e|es|ed|ing)|rul(?:e|es|ed|ing)\s+out|rather\s+than|instead\s+of|other\s+than|anything\s+but
       |incorrect|wrong)\b
-    (?:(?!\bbut\b)[^,.;:])*$""",
+    (?:(?!\b(?:but|therefore|thus|hence|which\s+makes)\b|(?<!not\ )\bso\b|[-=]>)[^,.;:\u2192])*$""",
     re.IGNORECASE | re.VERBOSE,
 )
 _NEGATION_AFTER = re.compile(
     r"""[\s)\]}*"'\u2019]*+(?:(?:,|and|or|nor)\s*+\(?[A-Z0-9]\)?\s*+)*
-    (?:(?:is|are|was|were|would\s+be|can|could|does|do|should)\s*(?:not\b|n['\u2019]t)|cannot\b|can['\u2019]t
+    (?:(?:is|are|was|were|would\s+be|can|could|does|do|should)\s*
+       (?:not\b(?!\s+(?:only|just|merely)\b)|n['\u2019]t)|cannot\b|can['\u2019]t
       |(?:is|are|was|were|would\s+be)\s+(?:\w+\s+)?
-       (?:incorrect|wrong|false|ruled\s+out|eliminated|excluded|unlikely|irrelevant|impossible)\b)""",
+       (?:incorrect|wrong|false|ruled\s+out|eliminated|excluded|unlikely|irrelevant|impossible)\b
+      |:[\s*_]*+(?:incorrect|wrong|false|eliminated|excluded|unlikely|irrelevant|impossible|not
+       |no(?=\s*(?:[.,;!]|$)))\b)""",
     re.IGNORECASE | re.VERBOSE,
 )
 
@@ -105,16 +119,25 @@ def _letter(option: int) -> str:
 
 def _gold_option(answer: str, options: Sequence[str]) -> int | None:
     wanted = normalise(answer)
-    for index, option in enumerate(options):
-        if option and normalise(option) == wanted:
-            return index
+    named = _first_of_text(wanted, options)
+    if named is not None:
+        return named
     label = re.fullmatch(r"(?:option\s+)?\(?([a-z]|\d{1,2})[).:]?", wanted)
-    return _of_label(label[1], len(options)) if label else None
+    return _of_label(label[1], options) if label else None
 
 
-def _of_label(label: str, num_options: int) -> int | None:
-    option = int(label) - 1 if label.isdigit() else string.ascii_uppercase.index(label.upper())
-    return option if 0 <= option < num_options else None
+def _of_label(label: str, options: Sequence[str]) -> int | None:
+    """Find the option of a label: the first of those with the same text."""
+    place = int(label) - 1 if label.isdigit() else string.ascii_uppercase.index(label.upper())
+    if not 0 <= place < len(options):
+        return None
+    first = _first_of_text(normalise(options[place]), options)
+    return place if first is None else first
+
+
+def _first_of_text(wanted: str, options: Sequence[str]) -> int | None:
+    same = (i for i, option in enumerate(options) if option and normalise(option) == wanted)
+    return next(same, None)
 
 
 def _picked(response: str, options: Sequence[str]) -> set[int]:
@@ -128,23 +151,37 @@ def _picked(response: str, options: Sequence[str]) -> set[int]:
     begin = [line for line in lines if _leading(line, options) is not None]
     if begin and begin[0] is lines[0] and len(begin) == 1:
         return _in_passage(lines[0], options)
-    for sentence in reversed(_SENTENCES.split(response)):
+    for sentence in reversed(_sentences(response, options)):
         picked = _in_passage(sentence[:MAX_LENGTH], options)
         if picked:
             return picked
     return set()
 
 
+def _sentences(text: str, options: Sequence[str]) -> list[str]:
+    """Split a text into sentences; a label and the text of its option (`5. boss is wrong`) stay together."""
+    sentences: list[str] = []
+    for sentence in _SENTENCES.split(text):
+        label = _leading(sentences[-1], options) if sentences else None
+        if label is not None and not re.search(r"\w", sentences[-1][label.end :]):
+            start = _leading_text(sentence, _mentions(sentence[:MAX_LENGTH], options))
+            if start is not None and start.option == label.option:
+                sentences[-1] += f" {sentence}"
+                continue
+        sentences.append(sentence)
+    return sentences
+
+
 def _in_passage(passage: str, options: Sequence[str]) -> set[int]:
     text = passage.strip()
-    for index, option in enumerate(options):
-        if option and normalise(option) == normalise(text):
-            return {index}
+    whole = _first_of_text(normalise(text), options)
+    if whole is not None:
+        return {whole}
     mentions = _mentions(text, options)
     first = _leading(text, options) or _leading_text(text, mentions)
-    standing = [mention for mention in mentions if not _negated(text, mention)]
-    if first is not None and not _negated(text, first):
-        return {first.option} | _joined(text, first, standing)
+    standing = [mention for mention in mentions if not _negated(text, mention, mentions)]
+    if first is not None and not _negated(text, first, mentions):
+        return {first.option} | _joined(text, first, standing, options)
     labels = {mention.option for mention in standing if mention.label}
     return labels or {mention.option for mention in standing}
 
@@ -156,8 +193,14 @@ def _leading(text: str, options: Sequence[str]) -> _Mention | None:
         return None
     if match["label"] == "A" and _ARTICLE.match(text, match.start("label")):
         return None
-    option = _of_label(match["label"], len(options))
-    return None if option is None else _Mention(option, match.start("label"), match.end(), True)
+    option = _of_label(match["label"], options)
+    if option is None:
+        return None
+    if match["label"].isdigit() and not _CALLED.search(match[0]):
+        own = re.match(rf"{_OWN_GAP.pattern}{_words(options[option])}", text[match.end() :], re.I)
+        if _COUNTS.match(text, match.end()) and not (options[option] and own):
+            return None
+    return _Mention(option, match.start("label"), match.end(), True)
 
 
 def _leading_text(text: str, mentions: Sequence[_Mention]) -> _Mention | None:
@@ -175,12 +218,14 @@ def _may_be_label(label: str, options: Sequence[str]) -> bool:
     return not (label.isdigit() and any(re.fullmatch(r"\W*\d[\d.,]*\W*", o) for o in options))
 
 
-def _joined(text: str, first: _Mention, mentions: Sequence[_Mention]) -> set[int]:
+def _joined(
+    text: str, first: _Mention, mentions: Sequence[_Mention], options: Sequence[str]
+) -> set[int]:
     """Find what is joined to the first mention by `or`, `and`, a comma or a slash, and to that in turn."""
     # After a number, bare numbers go on the list: `1, 2 and 3`.
     more = re.match(r"(?:(?:[,/&\s]|and\b|or\b)+\d{1,2}(?![\w%.]\d?))+", text[first.end :])
     numbers = re.findall(r"\d+", more[0]) if more and text[first.start].isdigit() else []
-    joined = {option for n in numbers if (option := _of_label(n, _MOST_OPTIONS)) is not None}
+    joined = {option for n in numbers if (option := _of_label(n, options)) is not None}
     end = first.end
     for mention in sorted(mentions, key=lambda m: m.start):
         if mention.start < end:
@@ -189,7 +234,7 @@ def _joined(text: str, first: _Mention, mentions: Sequence[_Mention]) -> set[int
         own_text = mention.option == first.option or (
             not mention.label and mention.option in joined
         )
-        if own_text and re.fullmatch(r"[\W_]*(?:the\s+)?", gap, re.I):
+        if own_text and _OWN_GAP.fullmatch(gap):
             end = mention.end
         elif re.fullmatch(_JOINED.pattern + r"[(\[]?", gap):
             joined.add(mention.option)
@@ -204,23 +249,57 @@ def _mentions(text: str, options: Sequence[str]) -> list[_Mention]:
     found = []
     for match in _LABEL.finditer(text):
         label = match["bracketed"] or match["named"] or match["bare"]
-        option = _of_label(label, len(options)) if _may_be_label(label, options) else None
+        option = _of_label(label, options) if _may_be_label(label, options) else None
         article = match["bare"] == "A" and _ARTICLE.match(text, match.start())
         if option is not None and not article:
             found.append(_Mention(option, match.start(), match.end(), True))
-    taken = [(m.start, m.end) for m in found]
+    found += _texts_mentioned(text, options, [(m.start, m.end) for m in found])
+    return sorted(found, key=lambda mention: mention.start)
+
+
+def _texts_mentioned(
+    text: str, options: Sequence[str], taken: list[tuple[int, int]]
+) -> list[_Mention]:
+    """Find every place that holds an option's text and is not taken, in no order."""
+    found = []
     for index in sorted(range(len(options)), key=lambda i: -len(options[i])):
-        words = re.escape(options[index].strip()).replace("\\ ", r"\s+")
-        if not words:
+        words = _words(options[index])
+        if not words or _first_of_text(normalise(options[index]), options) != index:
             continue
         for match in re.finditer(rf"(?<!\w){words}(?!\w)", text, re.IGNORECASE):
             if all(match.end() <= start or match.start() >= end for start, end in taken):
                 found.append(_Mention(index, match.start(), match.end(), False))
                 taken.append((match.start(), match.end()))
-    return sorted(found, key=lambda mention: mention.start)
+    if not any(re.search(r"\d", options[mention.option]) for mention in found):
+        return found
+    return _not_reckoned_with(text, found)
 
 
-def _negated(text: str, mention: _Mention) -> bool:
+def _not_reckoned_with(text: str, mentions: Sequence[_Mention]) -> list[_Mention]:
+    """Leave out the operands of a calculation, and where something follows its last `=`, what stands before that."""
+    free = [
+        mention
+        for mention in mentions
+        if not _OPERATOR_BEFORE.search(text[: mention.start])
+        and not _OPERATOR_AFTER.match(text, mention.end)
+    ]
+    result = text.rfind("=")
+    return [mention for mention in free if mention.end > result] or free
+
+
+def _words(option: str) -> str:
+    """Give the pattern of an option's text."""
+    return re.escape(option.strip()).replace("\\ ", r"\s+")
+
+
+def _negated(text: str, mention: _Mention, mentions: Sequence[_Mention]) -> bool:
+    """Whether an option is denied where it is mentioned: before its label, or after it and its text."""
     if _NEGATION_BEFORE.search(text[: mention.start]):
         return True
-    return _NEGATION_AFTER.match(text, mention.end) is not None
+    end = mention.end
+    for other in mentions:
+        if other.option == mention.option and other.start >= end:
+            if not _OWN_GAP.fullmatch(text, end, other.start):
+                break
+            end = other.end
+    return _NEGATION_AFTER.match(text, end) is not None
