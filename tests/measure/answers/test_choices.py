@@ -59,12 +59,13 @@ def picked(response: str, choices: list[str] = PLACES) -> str | None:
         ("Kitchen, harbour is wrong", "C"),
         ("A) wooden box is incorrect, C) kitchen is right", "C"),
         ("Option A (wooden box) is wrong. Option C (kitchen) fits.", "C"),
-        ("C) kitchen is not only likely, it is certain.", "C"),
+        ("Boats are found there. Harbours don\u2019t hold a wooden box so it cant be A", None),
         # What is inferred from a denial is not denied.
         ("It does not say where it is therefore kitchen", "C"),
         ("It cannot be both so the kitchen", "C"),
         ("It is not for ships -> kitchen", "C"),
         ("I am not so sure about the kitchen", None),
+        ("It does not matter so much in the kitchen", None),
         # A number that a text begins with counts what follows, unless that is its option's text.
         ("2 women cook, so it is the kitchen", "C"),
         ("2 Women cook, so it is the kitchen", "C"),
@@ -73,6 +74,7 @@ def picked(response: str, choices: list[str] = PLACES) -> str | None:
         ("3 the kitchen is where women cook", "C"),
         ("3 is right", "C"),
         ("3 because women cook", "C"),
+        ("Final Answer: 3 instead of 2.", "C"),
         ("Option 3 suits best", "C"),
         # A is an article, I a pronoun.
         ("A kettle is used in the kitchen", "C"),

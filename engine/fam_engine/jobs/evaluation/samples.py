@@ -16,6 +16,7 @@ from fam_engine.jobs.evaluation.candidates import Candidate
 from fam_engine.jobs.evaluation.choices import Scored
 from fam_engine.jobs.evaluation.texts import Answer
 from fam_engine.jobs.journal import Journal
+from fam_engine.measure.answers.exact import normalise
 
 # By the option of the smallest loss, or of the smallest loss a byte; names as in lm-evaluation-harness.
 ChoiceMetric = Literal["acc", "acc_norm"]
@@ -184,7 +185,9 @@ def _scored(row: dict[str, Any], metric: ChoiceMetric) -> Sample:
             [loss / len(text.encode()) for loss, text in zip(sums, choices, strict=True)]
         ),
     }
-    right = {name: pick == gold for name, pick in picks.items()}
+    # Choices of the same text are one.
+    wanted = normalise(choices[gold])
+    right = {name: normalise(choices[pick]) == wanted for name, pick in picks.items()}
     row["reason"] = "the gold option" if right[metric] else "another option"
     return _sample(
         row,

@@ -52,7 +52,8 @@ _ARTICLE = re.compile(
 # A number that begins a text is a label where it is called one, or one of these follows.
 _CALLED = re.compile(r"(?i)\b(?:option|choice|answer|letter|number|is)\b|[:#(\[{]")
 _COUNTS = re.compile(
-    r"[ \t]+(?!(?i:is|was|or|and|nor|because|since|would|but|as|seems|makes|fits|which)\b)[^\W\d_]"
+    r"[ \t]+(?!(?i:is|was|or|and|nor|not|because|since|as|so|due|would|but|seems|makes|fits|which|instead|rather)\b)"
+    r"[^\W\d_]"
 )
 _OPERATOR_BEFORE = re.compile(r"[\d%]\s*[-+*/^\u00d7\u00f7\u2212]\s*$")
 _OPERATOR_AFTER = re.compile(r"\s*[-+*/^\u00d7\u00f7\u2212]\s*[\d(]")
@@ -60,16 +61,17 @@ _OPERATOR_AFTER = re.compile(r"\s*[-+*/^\u00d7\u00f7\u2212]\s*[\d(]")
 _OWN_GAP = re.compile(r"[\W_]*(?:(?:the|an?)\s+)?", re.IGNORECASE)
 _JOINED = re.compile(r"""[)\]}*_"'\s]*+(?:/|&|,|\bor\b|\band\b)\s*(?:or\b|and\b)?\s*""")
 _NEGATION_BEFORE = re.compile(
-    r"""\b(?:not|never|neither|nor|cannot|isn't|aren't|wasn't|can't|don't|doesn't|except|excluding|excludes?|unlike
+    r"""\b(?:not|never|neither|nor|cannot|(?:is|are|was|ca|do|does)n['\u2019]?t|except|excluding|excludes?|unlike
       |eliminat(?:e|es|ed|ing)|rul(?:e|es|ed|ing)\s+out|rather\s+than|instead\s+of|other\s+than|anything\s+but
       |incorrect|wrong)\b
-    (?:(?!\b(?:but|therefore|thus|hence|which\s+makes)\b|(?<!not\ )\bso\b|[-=]>)[^,.;:\u2192])*$""",
+    (?:(?!\b(?:but|therefore|thus|hence|which\s+makes)\b|(?<!not\ )\bso\b(?!\s+(?:much|many|far)\b)|[-=]>)
+     [^,.;:\u2192])*$""",
     re.IGNORECASE | re.VERBOSE,
 )
 _NEGATION_AFTER = re.compile(
     r"""[\s)\]}*"'\u2019]*+(?:(?:,|and|or|nor)\s*+\(?[A-Z0-9]\)?\s*+)*
     (?:(?:is|are|was|were|would\s+be|can|could|does|do|should)\s*
-       (?:not\b(?!\s+(?:only|just|merely)\b)|n['\u2019]t)|cannot\b|can['\u2019]t
+       (?:not\b|n['\u2019]t)|cannot\b|can['\u2019]t
       |(?:is|are|was|were|would\s+be)\s+(?:\w+\s+)?
        (?:incorrect|wrong|false|ruled\s+out|eliminated|excluded|unlikely|irrelevant|impossible)\b
       |:[\s*_]*+(?:incorrect|wrong|false|eliminated|excluded|unlikely|irrelevant|impossible|not
