@@ -131,6 +131,129 @@ def test_wrong(response: str, answer: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "statement",
+    [
+        *(
+            "18π",
+            "18 π",
+            "18 pi",
+            "√18",
+            "sqrt(18)",
+            "18²",
+            "18³",
+            "18½",
+            "18\u204437",
+            "±18",
+            "x > 18",
+            "18 squared",
+        ),
+        *(
+            "18 and 37",
+            "18 & 37",
+            "18, 37",
+            "18 to 37",
+            "18\u201337",
+            "18 537",
+            "18 times 2",
+            "between 37 and 18",
+        ),
+        *(
+            "3, 5, 18",
+            "The two are 3 and 18",
+            "18 and a half",
+            "18 hundred",
+            "18 lakh",
+            "18 thousand",
+        ),
+        *(
+            "18 hours and 35 minutes",
+            "18 hours, 35 minutes",
+            "It took 35 hours and 18 minutes",
+            "18 feet 6 inches",
+        ),
+        *("18'6\"", "$18 and 35 cents", r"$18\text{ hours }35\text{ minutes}$"),
+        *("not 18", "It cannot be 18", "It isn't 18", "less than 18", "It is more than 18"),
+    ],
+)
+def test_what_is_not_the_number_in_it(statement: str) -> None:
+    for response in (f"Final Answer: {statement}", f"The answer is {statement}.", statement):
+        verdict = math(response, "18")
+        assert verdict.correct is False, verdict
+
+
+@pytest.mark.parametrize(
+    ("statement", "answer"),
+    [
+        ("18½", "18.5"),
+        ("18 and a half", "18.5"),
+        ("18 hundred", "1800"),
+        ("2 hundred thousand", "200000"),
+        ("3 lakh", "300000"),
+        ("12 345", "12345"),
+        # A unit.
+        ("18 dozen eggs", "18"),
+        ("10 m²", "10"),
+        ("10 cm²", "10"),
+        ("9.8 m/s²", "9.8"),
+        ("<b>18</b>", "18"),
+        # Said beside it.
+        ("18 dollars and 5 apples", "18"),
+        ("18 and the rest is 5", "18"),
+        ("18, not 5", "18"),
+        ("no more than 18", "18"),
+        ("at least 18", "18"),
+        ("It rose from 5 to 18", "18"),
+        ("4 12-ounce bottles", "4"),
+        ("2 $10 bills", "2"),
+        ("12 => 18", "18"),
+    ],
+)
+def test_what_is_the_number_in_it(statement: str, answer: str) -> None:
+    for response in (f"Final Answer: {statement}", f"Final Answer: {statement}."):
+        verdict = math(response, answer)
+        assert verdict.correct is True, verdict
+
+
+def test_a_last_number_that_is_a_factor_is_not_the_whole() -> None:
+    walk = "We walk on along the path. " * 4
+    for response, answer, right in (
+        ("So the area is 36π.", "36", False),
+        ("So the area is 36π.", r"36\pi", True),
+        (r"So it is √36.", "36", False),
+        (r"So it is $6^2$.", "6", False),
+        (r"So $a_{36}$ is \text{36}", "36", True),
+    ):
+        assert math(walk + response, answer).correct is right, response
+
+
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [
+        ("9π", r"9\pi"),
+        ("9pi", r"9\pi"),
+        ("2√3", r"2\sqrt{3}"),
+        ("√(x+1)", r"\sqrt{x+1}"),
+        ("2sqrt(3)", r"2\sqrt{3}"),
+        ("x²+1", "x^2+1"),
+        ("x¹⁰", "x^{10}"),
+        ("x⁻¹", "x^{-1}"),
+        ("x^{2}", "x^2"),
+        ("½x", r"\frac{1}{2}x"),
+        ("¾", r"\frac{3}{4}"),
+        ("(-∞,2)\u222a(3,∞)", r"(-\infty,2)\cup(3,\infty)"),
+        ("x≤5", r"x \leq 5"),
+        ("2516₈", "2516_8"),
+    ],
+)
+def test_mathematics_as_it_is_typed(typed: str, answer: str) -> None:
+    for one, other in ((typed, answer), (answer, typed)):
+        for response in (rf"\boxed{{{one}}}", f"Final Answer: {one}"):
+            verdict = math(response, other)
+            assert verdict.correct is True, verdict
+            assert "math-verify" not in verdict.reason
+
+
+@pytest.mark.parametrize(
     ("response", "answer", "equal"),
     [
         (r"\boxed{2\sqrt{25}}", "10", True),

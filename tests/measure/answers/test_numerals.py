@@ -54,6 +54,16 @@ from fam_engine.measure.answers.numerals import equal_numbers, find_numbers, par
         (r"15\mbox{ million dollars}", 15000000),
         ("10 000", 10000),
         ("1 250 000", 1250000),
+        ("12 345", 12345),
+        ("-$12 345.60.", Fraction(-1234560, 100)),
+        ("**12 345**", 12345),
+        ("5 and a half hours", Fraction(11, 2)),
+        ("2 and a quarter million", 2250000),
+        ("3 hundred", 300),
+        ("2 hundred thousand", 200000),
+        ("1.5 crore", 15000000),
+        ("5 dozen", 5),
+        ("10 m^2", 10),
         ("10\u202f250.5", Fraction(20501, 2)),
         ("**42**", 42),
         ("`42`", 42),
@@ -78,6 +88,7 @@ def test_one_number(text: str, value: Fraction | int) -> None:
     [
         *("", "x", "2x", "3 x", "2+3", "5 or 6", "(1,2)", "1/0", r"2\sqrt{3}", "2^10", "3:30"),
         *("1e999999999", "9" * 400, r"\frac{1}{0}", "5 to 7", "x2", "$", "."),
+        *("3 100 dollar notes", "1234 567", "12 34", "5 squared", "5 and 1/2"),
     ],
 )
 def test_not_one_number(text: str) -> None:

@@ -1,11 +1,12 @@
 r"""Numbers as people and models write them, read exactly.
 
 In: text. Out: `Number`s with exact rational values, or None. Read are signs (also the Unicode minus, `negative`, and
-`minus` where it does not subtract), currency signs before or after the sign, thousands commas (plain,
-`{,}`, `\,`) and blanks, decimals without a leading zero or with repeating digits (`0.1\overline{6}`), scientific
-notation (`1.5e3`, `1.5 \times 10^{3}`), fractions (`1/2`, `\frac{1}{2}`, `\dfrac12`), mixed numbers, percent, degrees,
-units and words for thousand to trillion. Nothing is evaluated, and lengths and exponents are bounded: `1e999999999` is
-no number here, for its exact value would not fit in memory.
+`minus` where it does not subtract), currency signs before or after the sign, thousands commas (plain, `{,}`, `\,`) and
+blanks (a plain blank only in a text that is nothing but the number), decimals without a leading zero or with repeating
+digits (`0.1\overline{6}`), scientific notation (`1.5e3`, `1.5 \times 10^{3}`), fractions (`1/2`, `\frac{1}{2}`,
+`\dfrac12`), mixed numbers, percent, degrees, units, words for hundred to trillion, and `and a half`. A dozen is a unit,
+for questions ask for dozens. Nothing is evaluated, and lengths and exponents are bounded: `1e999999999` is no number
+here, for its exact value would not fit in memory.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from math import prod
 
 # Longer than any answer, and far below where exact arithmetic becomes slow.
 _MAX_DIGITS = 300
@@ -48,13 +50,27 @@ _NUMBER = re.compile(
       | (?P<decimal>{_DECIMAL})(?:[eE](?P<exponent>[-+]?\d+)\b
             |\s*(?:\\times|\\cdot|[\u00d7x*·])\s*10\s*\^\s*(?:\{{\s*)?(?P<power>[-+\u2212]?\d+)\s*\}}?)?
     )
+    (?:\s+and\s+(?:an?|one)[ -](?P<part>half|third|quarter)\b)?
     (?:\s*(?P<braced>\\(?:text|mbox|textrm|mathrm|textit)\s*\{{\s*)?
-        (?P<scale>thousand|million|billion|trillion)\b(?(braced)[^{{}}\d]*\}}))?
+        (?P<scale>(?:hundred\s+)?(?:thousand|million|billion|trillion|lakh|crore)|hundred)\b(?(braced)[^{{}}\d]*\}}))?
     (?P<percent>\s*(?:\\?%|percent\b|per\ cent\b))?
     """,
     re.VERBOSE | re.ASCII,
 )
-_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_SCALES = {
+    "hundred": 10**2,
+    "thousand": 10**3,
+    "lakh": 10**5,
+    "million": 10**6,
+    "crore": 10**7,
+    "billion": 10**9,
+    "trillion": 10**12,
+}
+_PARTS = {"half": Fraction(1, 2), "third": Fraction(1, 3), "quarter": Fraction(1, 4)}
+# All of a text, for within one `3 100 dollar notes` are three.
+_BLANKS = re.compile(
+    rf"[^\w.,]*?(?<![\d.,])\d{{1,3}}(?: \d{{3}})+(?:\.\d+)?(?:\W|{_CURRENCY})*", re.ASCII
+)
 # What may stand round a number, again and again, and leave it the same number. The repeating is done in Python: up to
 # 3.11.4 a possessive repetition may end in the wrong place where what it repeats looks back or ahead (gh-106052).
 _OPENING = re.compile(r"[\s*_`\"'“\u2018]|\\[(\[]|\\left(?![a-z])|\\displaystyle|\$(?=\\?\$)")
@@ -63,7 +79,8 @@ _UNIT = re.compile(
         \^\s*(?:\{\s*)?\\circ\s*\}?|\\circ|\\degree|°
       | \\(?:text|mbox|textrm|mathrm|textit)\s*\{[^{}\d]*\}(?:\s*\^\s*\{?[23]\}?)?
       | \\[,!;:\ \])]|\\right|[$€£¥*_`"'”\u2019.,;:!\s)]
-      | (?<=[\s%])(?!(?:or|and|to|plus|minus|times|by|over|mod|pi|if|when|where)\b)
+      | (?<=\s)m\s*\^\s*\{?[23]\}?
+      | (?<=[\s%])(?!(?:or|and|to|plus|minus|times|by|over|mod|pi|if|when|where|squared|cubed|factorial)\b)
         [A-Za-z][A-Za-z'/-]+(?:\s*\^\s*\{?[23]\}?)?
     """,
     re.VERBOSE,
@@ -98,6 +115,8 @@ def find_numbers(text: str) -> list[tuple[Number, int, int]]:
 def parse_number(text: str) -> Number | None:
     """Read a text that is one number, with its wrapping and units and nothing else."""
     text = text.strip()
+    if _BLANKS.fullmatch(text):
+        text = re.sub(r"(?<=\d) (?=\d)", "", text)
     body = re.sub(rf"^({_SIGN})\s+", r"\1", text[_end_of_all(_OPENING, text, 0) :])
     match = _NUMBER.match(body)
     if match is None or _end_of_all(_UNIT, body, match.end()) < len(body):
@@ -163,8 +182,10 @@ def _read(match: re.Match[str]) -> Number | None:
             return None
         value = Fraction(top, bottom) + int(part["whole"] or part["mixed"] or 0)
     signs = sum(_is_minus(part[name]) for name in ("sign", "inner", "top_sign"))
-    value *= _SCALES.get(part["scale"] or "", 1) * (-1) ** signs
-    return Number(value, decimals if not part["scale"] else None, part["percent"] is not None)
+    value += _PARTS.get(part["part"] or "", 0)
+    value *= prod(_SCALES[word] for word in (part["scale"] or "").split()) * (-1) ** signs
+    rounded = not part["scale"] and not part["part"]
+    return Number(value, decimals if rounded else None, part["percent"] is not None)
 
 
 def _repeating(fixed: str, digits: str) -> Fraction:
