@@ -222,6 +222,7 @@ def test_a_last_number_that_is_a_factor_is_not_the_whole() -> None:
         (r"So it is √36.", "36", False),
         (r"So it is $6^2$.", "6", False),
         (r"So $a_{36}$ is \text{36}", "36", True),
+        (r"So the angle is ${36^{\circ}}$.", "36", True),
     ):
         assert math(walk + response, answer).correct is right, response
 

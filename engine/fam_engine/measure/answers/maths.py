@@ -158,7 +158,9 @@ def _unstated(response: str, *, formula: bool) -> Statement | None:
     # A last number that is a factor, a base or under a root is not the whole of what stands there.
     if text[:start].endswith("\\sqrt{"):
         start, end = start - len("\\sqrt{"), end + text[end:].startswith("}")
-    more = re.match(r"[^\s$.,]*\^[^\s$.,]*|\s*\\(?:pi|sqrt|frac)[^\s$.,]*", text[end:])
+    more = re.match(
+        r"(?!\^\{?\\circ)[^\s$.,]*\^[^\s$.,]*|\s*\\(?:pi|sqrt|frac)[^\s$.,]*", text[end:]
+    )
     return Statement(text[start : end + (more.end() if more else 0)].strip(), True, False)
 
 
