@@ -33,6 +33,7 @@ __all__ = [
     "pack_sequences",
     "plan_batches",
     "supports_bf16_products",
+    "texts_digest",
 ]
 
 class TokenizerError(ValueError):
@@ -292,6 +293,7 @@ class RecordColumns(TypedDict):
     group: list[str]
     correct: list[bool | None]
     num_bytes: list[int]
+    text_digest: list[int]
     num_prompt_tokens: list[int]
     num_response_tokens: list[int]
     flags: list[int]
@@ -451,6 +453,9 @@ def pack_batch(spool: Spool, entries: NDArray[np.int64]) -> PackedArrays:
 
 def context_name(ids: NDArray[np.int32]) -> str:
     """Name a prompt by its ids: 16 hexadecimal digits, the spool's own hash."""
+
+def texts_digest(texts: list[str]) -> int:
+    """Give 64 bits, signed, that differ where any of the texts does; the same in every release."""
 
 @type_check_only
 class PackedSequenceArrays(TypedDict):

@@ -30,6 +30,18 @@ impl Role {
             _ => return None,
         })
     }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::System => "system",
+            Self::Developer => "developer",
+            Self::User => "user",
+            Self::Assistant => "assistant",
+            Self::Tool => "tool",
+        }
+    }
 }
 
 /// The texts of a record, in one string that is used again for the next.
@@ -81,6 +93,13 @@ impl Conversation {
     /// Each text, the answer last.
     pub fn texts(&self) -> impl Iterator<Item = &str> {
         self.contents.iter().map(|range| &self.text[range.clone()])
+    }
+
+    /// Who speaks and what they say, turn by turn, the answer last.
+    pub fn turns(&self) -> impl Iterator<Item = &str> {
+        let before =
+            (0..self.roles.len()).flat_map(|turn| [self.roles[turn].name(), self.content(turn)]);
+        before.chain([self.answer()])
     }
 
     /// Appends the prompt for models without a template.

@@ -613,6 +613,7 @@ fn rust_tokenize(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Spool>()?;
     module.add_class::<Plan>()?;
     module.add_function(wrap_pyfunction!(records::context_name, module)?)?;
+    module.add_function(wrap_pyfunction!(records::texts_digest, module)?)?;
     module.add_function(wrap_pyfunction!(plan_batches, module)?)?;
     module.add_function(wrap_pyfunction!(pack_lengths, module)?)?;
     module.add_function(wrap_pyfunction!(pack_batch, module)?)?;

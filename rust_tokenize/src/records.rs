@@ -19,6 +19,7 @@ use crate::error::{Error, Result, guard};
 use crate::fields::{Fields, Labels};
 use crate::json::Node;
 use crate::lines::Chunk;
+use crate::native::hash::mix;
 use crate::sections::{Cutter, Sections, Step, parsing};
 use crate::specials::Specials;
 use crate::spool::hash_ids;
@@ -105,6 +106,8 @@ pub struct Records {
     pub flags: Vec<u8>,
     /// Bytes of each answer.
     pub num_bytes: Vec<usize>,
+    /// [`texts_digest`] of each prompt and answer.
+    pub digests: Vec<i64>,
     /// What else each row says; the group, where it does not, is named after the context
     /// as it is encoded alone.
     pub labels: Vec<Labels>,
@@ -226,6 +229,7 @@ impl RecordEncoder {
         records.target_ends.push(records.target_ids.len());
         records.flags.push(flags);
         records.num_bytes.push(scratch.conversation.answer().len());
+        records.digests.push(texts_digest(scratch.conversation.turns()));
         records.labels.push(labels);
         true
     }
@@ -486,6 +490,28 @@ pub fn context_name(ids: &[i32]) -> String {
     format!("{:016x}", hash_ids(ids))
 }
 
+/// Tells texts that changed from those that did not. Files hold it: what it gives must stay.
+#[must_use]
+pub fn texts_digest<'a>(texts: impl IntoIterator<Item = &'a str>) -> i64 {
+    texts
+        .into_iter()
+        .fold(0, |digest, text| mix(digest, digest_bytes(text.as_bytes())))
+        .cast_signed()
+}
+
+/// Sixteen bytes a multiplication, twice as fast as `hash_bytes`: it reads every text of a job.
+fn digest_bytes(bytes: &[u8]) -> u64 {
+    let (pairs, rest) = bytes.as_chunks::<16>();
+    let mut last = [0; 16];
+    last[..rest.len()].copy_from_slice(rest);
+    pairs.iter().chain([&last]).fold(bytes.len() as u64, |digest, pair| {
+        let both = u128::from_le_bytes(*pair);
+        #[allow(clippy::cast_possible_truncation)] // the two halves
+        let (first, second) = (both as u64, (both >> 64) as u64);
+        mix(digest ^ first, second)
+    })
+}
+
 impl Records {
     /// Number of records.
     #[must_use]
@@ -546,6 +572,7 @@ impl Records {
             all.target_ends.extend(part.target_ends.iter().map(|end| target + end));
             all.flags.append(&mut part.flags);
             all.num_bytes.append(&mut part.num_bytes);
+            all.digests.append(&mut part.digests);
             all.labels.append(&mut part.labels);
         }
         all

@@ -72,7 +72,7 @@ def test_every_column_of_scores_is_explained_and_none_else() -> None:
     section = PAGES["docs/scoring.md"].split("## What is measured")[1].split("##")[0]
     named = set(re.findall(r"`([a-z_0-9]+)`", "".join(re.findall(r"^\|(.*?)\|", section, re.M))))
     columns = set(scores_schema(ifd=True, in_context=True).names)
-    labels = {"id", "file", "line", "source", "group", "correct"}
+    labels = {"id", "file", "line", "source", "group", "correct", "text_digest"}
     counts = {"num_prompt_tokens", "num_response_tokens", "num_bytes"}
     assert named == columns - labels - counts
 

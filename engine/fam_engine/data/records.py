@@ -7,11 +7,13 @@ whose rows mean different things is a mistake to show, not to smooth over.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
+from fam_engine._rust_tokenize import texts_digest
 from fam_engine.data.reading import Row
 from fam_engine.data.turns import (
     NOTHING,
@@ -81,6 +83,14 @@ class Record:
         """Whether the record has tools, or a turn or the answer calls some or has reasoning apart from its text."""
         turns = self.context if self.turn is None else (*self.context, self.turn)
         return self.told.tools is not None or any(turn.is_written for turn in turns)
+
+    def text_digest(self) -> int:
+        """Name all that the model may read of it, prompt and response, by 64 bits, signed."""
+        parts = [part for turn in self.context for part in (turn.role, turn.content)]
+        if not self.is_plain:
+            given = [turn.given for turn in (*self.context, self.answer_turn())]
+            parts.append(json.dumps([self.told.tools, self.told.kwargs, given]))
+        return texts_digest([*parts, self.response])
 
     def answer_turn(self) -> Message:
         """Give the answer as a turn."""

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use numpy::{IntoPyArray, PyReadonlyArray1};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedStr;
 use pyo3::types::PyDict;
 
 use super::{Ids, LineRow, Tokenizer, borrowed, copied, detached, to_row};
@@ -219,6 +220,7 @@ impl RecordBatch {
         columns.set_item("group", text(|labels| labels.group.as_deref()))?;
         columns.set_item("correct", labels.iter().map(|one| one.correct).collect::<Vec<_>>())?;
         columns.set_item("num_bytes", &records.num_bytes)?;
+        columns.set_item("text_digest", &records.digests)?;
         let num_eot = usize::from(records.num_eot);
         let context = each.clone().map(|number| records.context_range(number).len());
         columns.set_item("num_prompt_tokens", context.collect::<Vec<_>>())?;
@@ -233,4 +235,9 @@ impl RecordBatch {
 #[pyfunction]
 pub(super) fn context_name(ids: PyReadonlyArray1<'_, i32>) -> PyResult<String> {
     Ok(records::context_name(borrowed("ids", &ids)?))
+}
+
+#[pyfunction]
+pub(super) fn texts_digest(texts: Vec<PyBackedStr>) -> i64 {
+    records::texts_digest(texts.iter().map(|text| &**text))
 }

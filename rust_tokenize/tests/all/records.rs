@@ -1,5 +1,6 @@
 //! Records through the whole path, with a tokenizer and templates small enough to read.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use rust_tokenize::conversation::Role;
@@ -9,7 +10,7 @@ use rust_tokenize::fields::{Field, Fields, Form};
 use rust_tokenize::lines::Chunk;
 use rust_tokenize::records::{
     BOUNDARY_MERGED, FIRST_TOKEN_UNSCORED, RecordEncoder, Records, SPECIAL_IN_TEXT, Settings,
-    TEMPLATE_ALTERED, context_name,
+    TEMPLATE_ALTERED, context_name, texts_digest,
 };
 use rust_tokenize::sections::{Cutter, Section, Step};
 use rust_tokenize::specials::Specials;
@@ -289,6 +290,18 @@ fn labels_are_read_and_a_group_is_named_after_its_context() {
     let context = letters("<s>user:q</s><s>a");
     assert_eq!(second.group, Some(context_name(&context)));
     assert_eq!(context_name(&[1]).len(), 16);
+}
+
+#[test]
+fn a_digest_is_of_every_turn_and_the_answer() {
+    let encoder = encoder(settings(), false);
+    let lines = [r#"{"p":"q","r":"x","id":1}"#, r#"{"p":"q","r":"y"}"#, r#"{"p":"Q","r":"x"}"#];
+    let digests = encode(&encoder, Form::Prompt, &lines.join("\n")).digests;
+    assert_eq!(digests[0], texts_digest(["user", "q", "x"]));
+    assert_eq!(digests.iter().collect::<HashSet<_>>().len(), 3);
+    assert_ne!(texts_digest(["ab", "c"]), texts_digest(["a", "bc"]));
+    // Files hold it.
+    assert_eq!(texts_digest(["user", "What is 2 + 3?", "5"]), -1_241_341_874_545_779_233);
 }
 
 #[test]

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fam_engine.data.records import detect_form, read_record
 from fam_engine.jobs.scoring.files import scores_schema
 from fam_engine.measure.metrics import perplexity
 
@@ -34,6 +35,7 @@ def silent() -> Silent:
 def score_row(record: Mapping[str, Any], file: Path, line: int) -> dict[str, Any]:
     """What `score` would say of a record, its numbers taken from the key `score`."""
     score = {"nll_mean": 1.0, "num_response_tokens": 10, "flags": []} | record.get("score", {})
+    read = read_record(record, detect_form(record), file=str(file), line=line, stem=file.stem)
     return {
         "id": record.get("id", f"{file}:{line}"),
         "file": str(file),
@@ -42,6 +44,7 @@ def score_row(record: Mapping[str, Any], file: Path, line: int) -> dict[str, Any
         "group": record["prompt"],
         "correct": record.get("correct"),
         "num_bytes": len(record["response"].encode()),
+        "text_digest": read.text_digest(),
         **score,
     }
 

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fam_engine.config import SelectConfig
+from fam_engine.data.reading import hash_file
 from fam_engine.errors import InputError, UsageError
 from fam_engine.jobs.selection.job import run_select
 from tests.jobs.selection.conftest import Scored, Silent, write_jsonl
@@ -164,6 +165,70 @@ def test_a_response_that_changed_is_refused_by_line(scored: Scored) -> None:
     message = refused(data, scores)
     assert f"{data}:4: has the response length in bytes 12" in message
     assert "score it again" in message
+
+
+def test_lines_that_changed_places_are_refused(scored: Scored) -> None:
+    rows = [record(f"q{n}", "a", float(n)) for n in range(5)]
+    data, scores = scored(rows)
+    write_jsonl(data, rows[::-1])
+    message = refused(data, scores)
+    assert f"{data}:1: has another prompt or response than what was scored" in message
+    assert "score it again" in message
+
+
+@pytest.mark.parametrize("change", [{"response": "a says q9"}, {"prompt": "q9"}])
+@pytest.mark.parametrize("ids", [False, True])
+def test_a_text_of_the_same_length_that_changed_is_refused(
+    scored: Scored, tmp_path: Path, change: dict[str, str], ids: bool
+) -> None:
+    rows = [row | {"id": f"r{n}"} if ids else row for n, row in enumerate(ROWS)]
+    data, scores = scored(rows)
+    rows[2] = rows[2] | change
+    assert f"{data}:3: has another prompt or" in refused(write_jsonl(data, rows), scores)
+    if ids:
+        moved = write_jsonl(tmp_path / "moved.jsonl", rows[::-1])
+        assert f"{moved}:3: has another prompt or" in refused(moved, scores)
+
+
+def test_labels_may_change_after_scoring(scored: Scored) -> None:
+    data, scores = scored(ROWS)
+    write_jsonl(data, [row | {"correct": True, "judged": "by hand"} for row in ROWS])
+    _, responses = select(data, scores, correct_only=True)
+    assert responses == ["a says q1", "b says q2", "a says q3"]
+
+
+def as_earlier(data: Path, scores: Path) -> None:
+    """Leave what an earlier release left: no digests, but the hashes of the files."""
+    pq.write_table(pq.read_table(scores).drop_columns(["text_digest"]), scores)
+    summary = {"settings": {"data": [str(data)]}, "key": {"data": [hash_file(data)]}}
+    scores.with_name("summary.json").write_text(json.dumps(summary))
+
+
+def test_of_scores_without_digests_the_files_must_be_what_they_were(
+    scored: Scored, tmp_path: Path
+) -> None:
+    rows = [record(f"q{n}", "a", float(n)) for n in range(3)]
+    data, scores = scored(rows)
+    as_earlier(data, scores)
+    _, responses = select(data, scores)
+    assert len(responses) == 3
+    (tmp_path / "elsewhere").mkdir()
+    for place in (data, tmp_path / "elsewhere" / "data.jsonl"):
+        write_jsonl(place, rows[::-1])
+        message = refused(place, scores)
+        assert f"{place}: is not the file that was scored, to the last byte" in message
+        assert "score it again" in message
+
+
+def test_scores_without_digests_are_joined_by_id_in_any_order(
+    scored: Scored, tmp_path: Path
+) -> None:
+    rows = [row | {"id": f"r{n}"} for n, row in enumerate(ROWS)]
+    data, scores = scored(rows)
+    as_earlier(data, scores)
+    moved = write_jsonl(tmp_path / "moved.jsonl", rows[::-1])
+    _, responses = select(moved, scores)
+    assert responses == ["a says q3", "b says q2", "a says q1"]
 
 
 def test_an_id_that_changed_is_refused(scored: Scored) -> None:

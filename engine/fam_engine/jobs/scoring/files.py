@@ -34,6 +34,7 @@ _LABELS = [
     ("num_prompt_tokens", pa.int32()),
     ("num_response_tokens", pa.int32()),
     ("num_bytes", pa.int32()),
+    ("text_digest", pa.int64()),
 ]
 _METRICS = (
     "nll_sum",
@@ -76,7 +77,7 @@ def score_rows(db: sqlite3.Connection) -> Iterator[dict[str, Any]]:
     # A record without a result of its own was quarantined; its row would say nothing.
     query = f"""
         SELECT r.id, r.file, r.line, r.source, r.grp, r.correct, r.num_prompt_tokens,
-               r.num_response_tokens, r.num_bytes, {metrics}, r.flags,
+               r.num_response_tokens, r.num_bytes, r.text_digest, {metrics}, r.flags,
                main.first_nll, alone.nll_sum, alone.num_response_tokens, context.nll_mean
         FROM records r
         JOIN results main ON main.entry = r.entry AND main.num_response_tokens IS NOT NULL

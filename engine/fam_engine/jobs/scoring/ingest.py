@@ -60,8 +60,8 @@ from fam_engine.jobs.scoring.spooling import ALONE, MAIN, EntryWriter
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS records (
     position INTEGER PRIMARY KEY, id TEXT, file TEXT, line INTEGER, source TEXT, grp TEXT,
-    correct INTEGER, num_bytes INTEGER, num_prompt_tokens INTEGER, num_response_tokens INTEGER,
-    flags TEXT, entry INTEGER, entry_alone INTEGER, entry_in_context INTEGER
+    correct INTEGER, num_bytes INTEGER, text_digest INTEGER, num_prompt_tokens INTEGER,
+    num_response_tokens INTEGER, flags TEXT, entry INTEGER, entry_alone INTEGER, entry_in_context INTEGER
 );
 CREATE TABLE IF NOT EXISTS texts (
     position INTEGER PRIMARY KEY, context TEXT, verbatim TEXT, response TEXT
@@ -73,11 +73,11 @@ UPDATE records SET flags = json_insert(flags, '$[#]', 'duplicate_id')
 WHERE id IN (SELECT id FROM records GROUP BY id HAVING COUNT(*) > 1)
 """
 
-_INSERT_RECORD = "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_RECORD = "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 # For thousands of rows: `sqlite3` looks for an adapter of every None and bool, which takes longer than
 # to store it.
 _INSERT_PLAIN = (
-    "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, NULLIF(?, -1), ?, ?, ?, ?, ?, NULL, NULL)"
+    "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, NULLIF(?, -1), ?, ?, ?, ?, ?, ?, NULL, NULL)"
 )
 _CORRECT = {None: -1, False: 0, True: 1}
 
@@ -364,6 +364,7 @@ class Ingest:
                 group,
                 record.correct,
                 len(encoded.response_text.encode()),
+                record.text_digest(),
                 len(encoded.context_ids),
                 len(encoded.response_ids),
                 json.dumps(encoded.flags),
@@ -414,6 +415,7 @@ class _Bulk:
             columns["group"],
             [_CORRECT[correct] for correct in columns["correct"]],
             columns["num_bytes"],
+            columns["text_digest"],
             columns["num_prompt_tokens"],
             columns["num_response_tokens"],
             [_FLAG_TEXTS[bits] for bits in columns["flags"]],

@@ -44,7 +44,7 @@ class Signs:
     """What cautions are found from, of n scored records.
 
     Attributes:
-        text_hash: int64[n], of prompt and response.
+        text_digest: int64[n], of prompt and response.
         sources: int64[n], places in the list of their names.
         flags: list<string>[n] of the scores.
         response_cut: bool[n], the response ran into a limit of tokens.
@@ -52,7 +52,7 @@ class Signs:
         near_test: bool[n], the test files hold half of the question's text.
     """
 
-    text_hash: Ints
+    text_digest: Ints
     sources: Ints
     flags: pa.ChunkedArray
     response_cut: Bools
@@ -76,7 +76,7 @@ def find_cautions(
         `same_sources` (counted over all records) names pairs instead.
     """
     found = {
-        "duplicate_text": chosen[_repeats(signs.text_hash[chosen])],
+        "duplicate_text": chosen[_repeats(signs.text_digest[chosen])],
         "in_test": chosen[signs.in_test[chosen]],
         "near_test": chosen[signs.near_test[chosen]],
         "response_cut": chosen[signs.response_cut[chosen]],
@@ -92,7 +92,7 @@ def find_cautions(
         for code, rows in found.items()
         if len(rows)
     ]
-    if pairs := _same_sources(signs.text_hash, signs.sources, names):
+    if pairs := _same_sources(signs.text_digest, signs.sources, names):
         text = "most of their answers are the same text, so a choice between them says nothing"
         cautions.append({"code": "same_sources", "count": len(pairs), "text": text, "pairs": pairs})
     return cautions

@@ -2,8 +2,10 @@
 
 In: `RecordColumns`, and the `scores.parquet` an earlier `score` run left. Out: for each record its row of the scores,
 or what `score` found wrong with it. A data file that was scored under the same path is joined by file and line, any
-other by record id; either way the id and the length of the response in bytes must agree. A choice made with another
-answer's score would be worse than none, so whatever does not match stops the job and is named with the remedy.
+other by record id; either way the id and the digest of prompt and response must agree. Scores of earlier releases have
+no digests: of these the length of the response in bytes must agree, and a file that was scored must be what it was to
+the last byte. A choice made with another answer's score would be worse than none, so whatever does not match stops the
+job and is named with the remedy.
 
 Names of files are as the user of `score` spelled them, and `../a.jsonl` is another file elsewhere. So where no record
 of a file has an id of its own, it is taken for the one scored file of its name that --data does not name otherwise.
@@ -21,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fam_engine.data.reading import hash_file
 from fam_engine.errors import InputError
 from fam_engine.jobs.quarantine import Quarantined
 from fam_engine.jobs.selection.records import RecordColumns
@@ -69,6 +72,8 @@ def join_scores(records: RecordColumns, scores: Scores, *, whole: bool) -> Joine
         _match_ids(records, scores, np.concatenate(by_id), rows)
     quarantined = _left_out(records, scores, rows, places)
     found = np.flatnonzero(rows >= 0)
+    if scores.text_digests() is None:
+        _check_files(records, scores, places)
     _check_equal(records, scores, found, rows[found])
     _check_complete(scores, rows[found], whole=whole)
     return Joined(found, rows[found], quarantined)
@@ -162,8 +167,22 @@ def _no_score(records: RecordColumns, scores: Scores, record: int, place: str) -
     return InputError(found, code="E_SCORES_MISMATCH", where=_where(records, record), hint=hint)
 
 
+def _check_files(records: RecordColumns, scores: Scores, places: Sequence[str]) -> None:
+    """Refuse a file that changed, where nothing tells which of its records did."""
+    for file, place in zip(records.files, places, strict=True):
+        known = scores.data_hashes.get(place)
+        if known is not None and known != hash_file(file.path):
+            raise InputError(
+                "is not the file that was scored, to the last byte; an earlier release scored it, "
+                "so nothing tells which records are still the same",
+                code="E_SCORES_MISMATCH",
+                where=file.name,
+                hint=f"score it again, or give it as it was scored into {scores.path}",
+            )
+
+
 def _check_equal(records: RecordColumns, scores: Scores, found: Ints, rows: Ints) -> None:
-    """Refuse a record whose id or length is not the one that was scored."""
+    """Refuse a record whose id, length or text is not the one that was scored."""
     taken = pa.array(rows)
     known_bytes = scores.table["num_bytes"].to_numpy().astype(np.int64)[rows]
     known_ids = scores.table["id"].take(taken).combine_chunks()
@@ -182,12 +201,22 @@ def _check_equal(records: RecordColumns, scores: Scores, found: Ints, rows: Ints
     ):
         if wrong.any():
             at = int(np.flatnonzero(wrong)[0])
-            raise InputError(
-                f"has the {name} {left[at]}, what was scored had {right[at]}",
-                code="E_SCORES_MISMATCH",
-                where=_where(records, found[at]),
-                hint=f"the file changed after it was scored into {scores.path}; score it again",
-            )
+            reason = f"has the {name} {left[at]}, what was scored had {right[at]}"
+            raise _changed(records, scores, found[at], reason)
+    digests = scores.text_digests()
+    if digests is not None and (wrong := digests[rows] != records.text_digest[found]).any():
+        at = int(np.flatnonzero(wrong)[0])
+        reason = "has another prompt or response than what was scored"
+        raise _changed(records, scores, found[at], reason)
+
+
+def _changed(records: RecordColumns, scores: Scores, record: int, reason: str) -> InputError:
+    return InputError(
+        reason,
+        code="E_SCORES_MISMATCH",
+        where=_where(records, record),
+        hint=f"the file changed after it was scored into {scores.path}; score it again",
+    )
 
 
 def _default_ids(records: RecordColumns, found: Ints, ids: pa.Array) -> Any:  # noqa: ANN401

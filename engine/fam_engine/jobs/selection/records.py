@@ -7,8 +7,6 @@ labels.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -49,7 +47,8 @@ class RecordColumns:
         position: int64[n], place among all rows read, bad ones counted.
         num_bytes: int64[n], UTF-8 bytes of the response; -1 where only a template says what it is.
         correct: int64[n]: `RIGHT`, `WRONG` or `UNKNOWN`.
-        text_hash: int64[n], of everything the model would read: prompt and response.
+        text_digest: int64[n], of everything the model would read: prompt and response. A million
+            collide by chance once in 37 million runs.
         response_cut: bool[n], a response that ends because its writer had no tokens left.
         num_read: Rows read, bad ones counted.
         quarantined: Rows that hold no usable record.
@@ -63,7 +62,7 @@ class RecordColumns:
     position: Ints
     num_bytes: Ints
     correct: Ints
-    text_hash: Ints
+    text_digest: Ints
     response_cut: npt.NDArray[np.bool_]
     num_read: int
     quarantined: list[Quarantined]
@@ -177,7 +176,7 @@ class _Gathered:
     position: array[int] = field(default_factory=lambda: array("q"))
     num_bytes: array[int] = field(default_factory=lambda: array("q"))
     correct: array[int] = field(default_factory=lambda: array("q"))
-    text_hash: array[int] = field(default_factory=lambda: array("q"))
+    text_digest: array[int] = field(default_factory=lambda: array("q"))
     response_cut: array[int] = field(default_factory=lambda: array("b"))
     quarantined: list[Quarantined] = field(default_factory=list)
     num_read: int = 0
@@ -193,7 +192,7 @@ class _Gathered:
         is_known = not (turn.is_written or turn.has_parts)  # else a template makes or joins it
         self.num_bytes.append(len(record.response.encode()) if is_known else -1)
         self.correct.append(UNKNOWN if record.correct is None else int(record.correct))
-        self.text_hash.append(_hash(record))
+        self.text_digest.append(record.text_digest())
         self.response_cut.append(_was_cut(row.columns or {}))
 
     def finish(self, files: tuple[DataFile, ...], forms: dict[str, str]) -> RecordColumns:
@@ -206,7 +205,7 @@ class _Gathered:
             position=np.array(self.position, np.int64),
             num_bytes=np.array(self.num_bytes, np.int64),
             correct=np.array(self.correct, np.int64),
-            text_hash=np.array(self.text_hash, np.int64),
+            text_digest=np.array(self.text_digest, np.int64),
             response_cut=np.array(self.response_cut, np.bool_),
             num_read=self.num_read,
             quarantined=self.quarantined,
@@ -216,16 +215,6 @@ class _Gathered:
     def _flush(self) -> None:
         self.ids.append(pa.array(self.last_ids, pa.string()))
         self.last_ids = []
-
-
-def _hash(record: Record) -> int:
-    """Name what a template reads of a record by 63 bits: a million collide by chance once in 18 million runs."""
-    parts = [part for turn in record.context for part in (turn.role, turn.content)]
-    if not record.is_plain:
-        given = [turn.given for turn in (*record.context, record.answer_turn())]
-        parts.append(json.dumps([record.told.tools, record.told.kwargs, given]))
-    text = "\x00".join([*parts, record.response]).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) >> 1
 
 
 def _was_cut(columns: Mapping[str, Any]) -> bool:

@@ -20,7 +20,7 @@ import pyarrow as pa
 from fam_engine.data.parquet import ParquetError, read_parquet_table
 from fam_engine.errors import InputError
 from fam_engine.measure.familiarity import Metric, columns_of
-from fam_engine.measure.statistics import Floats
+from fam_engine.measure.statistics import Floats, Ints
 
 # As `score` writes them; the columns of metrics are float64.
 _TYPES = {
@@ -33,6 +33,8 @@ _TYPES = {
     "num_response_tokens": pa.int32(),
     "flags": pa.list_(pa.string()),
 }
+# What earlier releases did not write.
+_LATER = {"text_digest": pa.int64()}
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,22 @@ class Scores:
         path: Where it was read.
         table: Its rows, in the order of scoring.
         quarantined: (file, line) -> code and reason of what `score` left out.
+        data_hashes: Place of each scored file -> SHA-256 it had, where the run's summary is there.
         settings: Settings of the run, where its summary is there.
     """
 
     path: Path
     table: pa.Table
     quarantined: Mapping[tuple[str, int], tuple[str, str]]
+    data_hashes: Mapping[str, str]
     settings: Mapping[str, Any]
+
+    def text_digests(self) -> Ints | None:
+        """Give the digest of each row's prompt and response, int64; None where an earlier release scored."""
+        if "text_digest" not in self.table.column_names:
+            return None
+        digests: Ints = self.table["text_digest"].to_numpy()
+        return digests
 
     def floats(self, name: str) -> Floats:
         """Give a column as float64, NaN where it is null."""
@@ -76,7 +87,7 @@ def read_scores(path: Path, metric: Metric) -> Scores:
             where=str(path),
             hint=f"give {path / 'scores.parquet'}" if path.is_dir() else "check the path",
         )
-    types = dict.fromkeys(columns_of(metric), pa.float64()) | _TYPES
+    types = dict.fromkeys(columns_of(metric), pa.float64()) | _TYPES | _LATER
     try:
         table = read_parquet_table(path, list(types))
         _check_columns(path, table.column_names, metric)
@@ -89,7 +100,8 @@ def read_scores(path: Path, metric: Metric) -> Scores:
             hint="give the scores.parquet of a `score` run",
         ) from None
     _check_rows(path, table)
-    return Scores(path, table, _read_quarantine(path), _read_settings(path))
+    hashes, settings = _read_summary(path)
+    return Scores(path, table, _read_quarantine(path), hashes, settings)
 
 
 def _check_columns(path: Path, present: Sequence[str], metric: Metric) -> None:
@@ -112,7 +124,8 @@ def _check_columns(path: Path, present: Sequence[str], metric: Metric) -> None:
 
 
 def _check_rows(path: Path, table: pa.Table) -> None:
-    empty = [name for name in _TYPES if table[name].null_count]
+    needed = [name for name in table.column_names if name in _TYPES | _LATER]
+    empty = [name for name in needed if table[name].null_count]
     if empty or not len(table):
         found = f"has rows without `{empty[0]}`" if empty else "holds no scores"
         raise InputError(
@@ -132,13 +145,17 @@ def _read_quarantine(scores: Path) -> dict[tuple[str, int], tuple[str, str]]:
         return {(place_of(r["file"]), r["line"]): (r["code"], r["reason"]) for r in rows}
 
 
-def _read_settings(scores: Path) -> dict[str, Any]:
+def _read_summary(scores: Path) -> tuple[dict[str, str], dict[str, Any]]:
+    """Give the hashes of the scored files and the settings of the run."""
     path = scores.with_name("summary.json")
     if not path.is_file():
-        return {}
+        return {}, {}
     with _readable(path):
-        settings = json.loads(path.read_text(encoding="utf-8")).get("settings")
-        return dict(settings or {})
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        settings = dict(summary.get("settings") or {})
+        hashes = (summary.get("key") or {}).get("data") or []
+        names = settings.get("data") or []
+        return dict(zip(map(place_of, names), hashes, strict=False)), settings
 
 
 @contextlib.contextmanager

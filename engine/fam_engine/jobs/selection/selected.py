@@ -140,7 +140,7 @@ def _cautions(
     chosen: Ints, labels: _Labels, records: RecordColumns, joined: Joined, overlap: Overlap
 ) -> list[dict[str, Any]]:
     signs = Signs(
-        text_hash=records.text_hash[joined.records],
+        text_digest=records.text_digest[joined.records],
         sources=labels.sources,
         flags=labels.flags,
         response_cut=records.response_cut[joined.records],
