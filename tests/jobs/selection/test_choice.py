@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -103,11 +105,40 @@ def test_no_source_exceeds_its_share_and_no_more_is_lost_than_needed() -> None:
     assert picked[90:] == ["selected"] * 10
 
 
+def test_a_question_makes_room_for_one_that_has_no_other_source() -> None:
+    # Source 0 answers both questions and comes first on question 0, the only one that source 1 answers.
+    of = columns([1.0, 3.0, 2.0], groups=[0, 1, 0], sources=[0, 0, 1])
+    for plan in (
+        Plan("question", "lowest", max_share=0.5),
+        Plan("question", "lowest", quotas={0: 1}),
+    ):
+        assert chosen(of, plan) == ["source_limit", "selected", "selected"]
+
+
+def test_half_of_the_questions_go_to_the_other_source() -> None:
+    values = [*map(float, range(100)), *[500.0] * 50]
+    of = columns(values, [*range(100), *range(50)], [0] * 100 + [1] * 50)
+    picked = chosen(of, Plan("question", "lowest", max_share=0.5))
+    assert picked[:100] == ["source_limit"] * 50 + ["selected"] * 50
+    assert picked[100:] == ["selected"] * 50
+
+
+def test_room_is_made_through_several_sources() -> None:
+    # Question 0 can only have source 0, whose question 1 goes over to source 1, whose question 2 does to source 2.
+    of = columns([9.0, 1.0, 2.0, 1.0, 2.0], groups=[0, 1, 1, 2, 2], sources=[0, 0, 1, 1, 2])
+    picked = chosen(of, Plan("question", "lowest", max_share=0.34))
+    assert picked == ["selected", "source_limit", "selected", "source_limit", "selected"]
+
+
 def test_a_share_nobody_can_keep_is_refused() -> None:
     of = columns([1.0, 2.0, 3.0], sources=[0, 1, 1])
     with pytest.raises(UsageError, match="at or below 30%") as caught:
         chosen(of, Plan("all", "lowest", max_share=0.3))
     assert "at least to 1 / 2" in str(caught.value)
+    one_question = columns([1.0, 2.0], groups=[0, 0], sources=[0, 1])
+    with pytest.raises(UsageError, match="at or below 50%") as caught:
+        chosen(one_question, Plan("question", "lowest", max_share=0.5))
+    assert "or --quota and --budget" in str(caught.value)
 
 
 def test_a_random_order_is_the_seeds_and_covers_the_pool() -> None:
@@ -136,6 +167,43 @@ def test_quantiles_are_places_within_blocks() -> None:
     values, blocks = np.array([30.0, 1.0, 10.0, 20.0]), np.array([1, 0, 1, 1])
     assert mid_quantiles(values, blocks).tolist() == pytest.approx([5 / 6, 1 / 2, 1 / 6, 3 / 6])
     assert mid_quantiles(np.array([]), np.array([], np.int64)).tolist() == []
+
+
+def largest(of: Columns, plan: Plan) -> int:
+    """Give the size of the largest selection within the limits, by trying all."""
+    count = len(of.values)
+    for size in range(min(count, plan.budget or count), 0, -1):
+        for rows in combinations(range(count), size):
+            sources = np.bincount(of.sources[list(rows)]).tolist()
+            is_within = plan.max_share is None or max(sources) <= plan.max_share * size + 1e-9
+            is_within &= all(
+                sources[s] <= most for s, most in plan.quotas.items() if s < len(sources)
+            )
+            if is_within and len({*of.groups[list(rows)].tolist()}) == size:
+                return size
+    return 0
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3), st.integers(0, 4), st.integers(0, 3)), min_size=1, max_size=9
+    ),
+    st.one_of(st.none(), st.integers(1, 6)),
+    st.one_of(st.none(), st.integers(0, 3)),
+    st.one_of(st.none(), st.sampled_from([0.25, 0.34, 0.4, 0.5, 0.75])),
+)
+def test_no_selection_within_the_limits_is_larger(
+    rows: list[tuple[int, int, int]], budget: int | None, quota: int | None, share: float | None
+) -> None:
+    values, groups, sources = (list(part) for part in zip(*rows, strict=True))
+    of = columns([float(v) for v in values], groups, sources)
+    quotas = {} if quota is None else {0: quota}
+    plan = Plan("question", "lowest", quotas=quotas, max_share=share, budget=budget)
+    try:
+        count = chosen(of, plan).count("selected")
+    except UsageError:
+        count = 0
+    assert count == largest(of, plan)
 
 
 @given(

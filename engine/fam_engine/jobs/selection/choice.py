@@ -6,7 +6,8 @@ chosen. No file and no text in here.
 Records are put in an order and taken one after the other while the limits allow: by the metric where the lowest or
 the highest are asked for, in a random order drawn from the seed where a band or a whole source is. Taking in order
 makes one rule of what would else be several: at most one answer a question, at most so many of a source, at most so
-many in all; and where a question's first answer is barred by its source's limit, its next one is taken.
+many in all; and where a question's first answer is barred by its source's limit, its next one is taken, or another
+question makes room for it (`limits`). So no selection within the limits is larger.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fam_engine.errors import UsageError
+from fam_engine.jobs.selection.limits import Taking
 from fam_engine.measure.familiarity import Direction, signed
 from fam_engine.measure.statistics import Floats, Ints
 
@@ -201,60 +203,68 @@ def _ordered(columns: Columns, plan: Plan, pool: Ints) -> Ints:
 
 
 def _take(sources: Ints, groups: Ints | None, plan: Plan) -> Codes:
-    """Take records in order while the limits allow, and find the size at which every share holds."""
-    reasons = _take_within(sources, groups, plan, None)
-    if plan.max_share is None:
-        return reasons
-    size = int((reasons == SELECTED).sum())
-    while size:
-        # A hair's breadth, since 0.2 * 5 may fall below 1.
-        most = int(plan.max_share * size + 1e-9)
-        reasons = _take_within(sources, groups, plan, (most, size))
-        taken = int((reasons == SELECTED).sum())
-        if taken == size:
-            return reasons
-        size = taken
-    if not len(sources):
-        return reasons
-    count = len(np.unique(sources))
-    raise UsageError(
-        f"no selection keeps each of {count} sources at or below {plan.max_share:.0%} of it",
-        code="E_SOURCE_MIX",
-        hint=f"raise --max-share, at least to 1 / {count}",
-    )
-
-
-def _take_within(
-    sources: Ints, groups: Ints | None, plan: Plan, share: tuple[int, int] | None
-) -> Codes:
-    """Take records in order.
+    """Take records in order while the limits allow: as many as they do.
 
     Args:
         sources: int64[k], in the order of taking.
         groups: int64[k] where a question may have one answer only.
-        plan: Its quotas and budget count.
-        share: Most records of any source, and most in all, that keep the largest share.
+        plan: Its quotas, share and budget count.
     """
     counts = np.bincount(sources, minlength=1).tolist()
-    left = [min(count, plan.quotas.get(code, count)) for code, count in enumerate(counts)]
-    budget = len(sources) if plan.budget is None else plan.budget
-    if share is not None:
-        left = [min(count, share[0]) for count in left]
-        budget = min(budget, share[1])
-    served: set[int] = set()
-    reasons = []
-    questions = [None] * len(sources) if groups is None else groups.tolist()
-    for source, question in zip(sources.tolist(), questions, strict=True):
-        if question in served:
-            reasons.append(NOT_PICKED)
-        elif not left[source]:
-            reasons.append(SOURCE_LIMIT)
-        elif not budget:
-            reasons.append(OVER_BUDGET)
-        else:
-            reasons.append(SELECTED)
-            left[source] -= 1
-            budget -= 1
-            if question is not None:
-                served.add(question)
-    return np.array(reasons, np.int8)
+    quotas = [min(count, plan.quotas.get(code, count)) for code, count in enumerate(counts)]
+    questions = None if groups is None else np.unique(groups, return_inverse=True)[1]
+    size = len(sources) if questions is None else int(questions.max(initial=-1)) + 1
+    size = size if plan.budget is None else min(size, plan.budget)
+    while size:
+        room = _room(quotas, plan, size)
+        taking = Taking(sources, questions, room, size)
+        if plan.max_share is None or taking.count == size:
+            return _reasons(sources, taking)
+        size = _smaller(quotas, plan, room, taking)
+    if not len(sources):
+        return np.zeros(0, np.int8)
+    raise _no_share(sum(count > 0 for count in counts), plan)
+
+
+def _room(quotas: Sequence[int], plan: Plan, size: int) -> list[int]:
+    """Give the most records of each source in a selection of a size."""
+    if plan.max_share is None:
+        return list(quotas)
+    # A hair's breadth, since 0.2 * 5 may fall below 1.
+    most = int(plan.max_share * size + 1e-9)
+    return [min(quota, most) for quota in quotas]
+
+
+def _smaller(quotas: Sequence[int], plan: Plan, room: Sequence[int], taking: Taking) -> int:
+    """Give the largest size that may be had, where a selection stayed below one.
+
+    The sources that got no room bound every smaller selection: it holds what they may have and, of all others, no
+    more than this one does.
+    """
+    others = taking.count - sum(room[source] for source in taking.closed)
+    closed = [quotas[source] for source in taking.closed]
+    size = taking.count
+    while (bound := others + sum(_room(closed, plan, size))) < size:
+        size = bound
+    return size
+
+
+def _reasons(sources: Ints, taking: Taking) -> Codes:
+    held, places = taking.held(), np.arange(len(sources))
+    is_full = np.array(taking.room)[sources] == 0
+    reasons = np.where(is_full, SOURCE_LIMIT, OVER_BUDGET)
+    reasons[(held >= 0) & (held < places)] = NOT_PICKED
+    reasons[held == places] = SELECTED
+    return reasons.astype(np.int8)
+
+
+def _no_share(num_sources: int, plan: Plan) -> UsageError:
+    assert plan.max_share is not None
+    is_too_low = plan.max_share * num_sources < 1 - 1e-9
+    return UsageError(
+        f"no selection keeps each of {num_sources} sources at or below {plan.max_share:.0%} of it",
+        code="E_SOURCE_MIX",
+        hint=f"raise --max-share, at least to 1 / {num_sources}"
+        if is_too_low
+        else "raise --max-share, or --quota and --budget where they are given",
+    )
