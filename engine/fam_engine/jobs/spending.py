@@ -7,7 +7,7 @@ this run in words.
 from __future__ import annotations
 
 from fam_engine.jobs.journal import Journal
-from fam_engine.jobs.scoring.stopwatch import Stopwatch
+from fam_engine.jobs.stopwatch import Stopwatch
 
 # Sums are kept with this many seconds between; a crash costs no more of them.
 _SECONDS_A_NOTE = 1.0

@@ -31,7 +31,7 @@ from fam_engine.jobs.progress import Progress
 from fam_engine.jobs.quarantine import left_out
 from fam_engine.jobs.running import judging_settings, load_told, peak_memory
 from fam_engine.jobs.scoring.entries import EntryScorer
-from fam_engine.jobs.scoring.stopwatch import Stopwatch
+from fam_engine.jobs.stopwatch import Stopwatch
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.generation.generator import Generator
 from fam_engine.model.loading import with_adapter

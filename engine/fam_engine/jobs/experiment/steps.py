@@ -20,7 +20,7 @@ from fam_engine.data.files import write_json_whole
 from fam_engine.errors import DivergedError, InputError, UsageError
 from fam_engine.jobs.experiment.progress import StudyProgress
 from fam_engine.jobs.journal import storage_errors
-from fam_engine.jobs.scoring.stopwatch import Stopwatch
+from fam_engine.jobs.stopwatch import Stopwatch
 
 # Makes the files of a step in the folder it is given.
 Work = Callable[[Path, StudyProgress], None]

@@ -29,7 +29,7 @@ from fam_engine.jobs.running import (
     settings_told,
     writing_performance,
 )
-from fam_engine.jobs.scoring.stopwatch import Stopwatch
+from fam_engine.jobs.stopwatch import Stopwatch
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.generation.generator import Generator
 

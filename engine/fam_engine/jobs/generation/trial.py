@@ -16,7 +16,7 @@ import torch
 from fam_engine.config import Precision
 from fam_engine.data.tokenizer import Ids, TextEncoder
 from fam_engine.jobs.random_model import random_decoder, with_all_layers
-from fam_engine.jobs.scoring.stopwatch import Stopwatch
+from fam_engine.jobs.stopwatch import Stopwatch
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.generation.generator import Generator
 from fam_engine.model.generation.requests import Request, Sampling

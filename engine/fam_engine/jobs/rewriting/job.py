@@ -36,7 +36,7 @@ from fam_engine.jobs.running import (
     writing_performance,
 )
 from fam_engine.jobs.scoring.files import write_table
-from fam_engine.jobs.scoring.stopwatch import Stopwatch
+from fam_engine.jobs.stopwatch import Stopwatch
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.generation.generator import Generator
 

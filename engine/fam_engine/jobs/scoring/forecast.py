@@ -25,7 +25,7 @@ from fam_engine.jobs.quarantine import quarantined_by_code
 from fam_engine.jobs.scoring.prepare import prepared
 from fam_engine.jobs.scoring.sharing.local import count_workers
 from fam_engine.jobs.scoring.sharing.parts import divide
-from fam_engine.jobs.scoring.stopwatch import Stopwatch
+from fam_engine.jobs.stopwatch import Stopwatch
 from fam_engine.measure.lengths import typical_lengths
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.devices import card_compute_dtype, choose_compute_dtype, choose_device

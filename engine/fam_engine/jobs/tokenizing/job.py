@@ -24,7 +24,7 @@ from fam_engine.jobs.journal import Journal, check_unclaimed, claimed, storage_e
 from fam_engine.jobs.quarantine import read_quarantine, write_quarantine
 from fam_engine.jobs.scoring import ingest
 from fam_engine.jobs.scoring.ingest import IngestPlan, ingest_records
-from fam_engine.jobs.scoring.stopwatch import Stopwatch
+from fam_engine.jobs.stopwatch import Stopwatch
 from fam_engine.jobs.tokenizing.checking import TextCheck
 from fam_engine.jobs.tokenizing.counting import count_records
 from fam_engine.jobs.tokenizing.files import write_ids

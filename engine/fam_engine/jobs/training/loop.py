@@ -21,7 +21,7 @@ from fam_engine.data.packing import Entries
 from fam_engine.errors import DivergedError
 from fam_engine.jobs.interrupts import Interrupted
 from fam_engine.jobs.progress import Progress
-from fam_engine.jobs.scoring.stopwatch import Stopwatch
+from fam_engine.jobs.stopwatch import Stopwatch
 from fam_engine.jobs.training.budget import MemoryPlan
 from fam_engine.jobs.training.checkpoints import Checkpoints, RunState
 from fam_engine.jobs.training.crashes import CrashWatch

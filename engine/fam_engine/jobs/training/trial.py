@@ -12,7 +12,7 @@ import torch
 from fam_engine.config import TrainConfig
 from fam_engine.data.packing import Entries, PackedBatch
 from fam_engine.jobs.random_model import random_decoder
-from fam_engine.jobs.scoring.stopwatch import Stopwatch
+from fam_engine.jobs.stopwatch import Stopwatch
 from fam_engine.jobs.training.budget import StepPlan
 from fam_engine.jobs.training.examples import Examples
 from fam_engine.jobs.training.losses import LossSettings

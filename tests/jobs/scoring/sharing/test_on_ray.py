@@ -23,7 +23,7 @@ from fam_engine.jobs.scoring.job import run_score
 from fam_engine.jobs.scoring.sharing import parts
 from fam_engine.jobs.scoring.sharing.claims import living_workers
 from fam_engine.jobs.scoring.sharing.on_ray import count_workers, run_on_ray, worker_needs
-from fam_engine.jobs.status.peek import kept, peek
+from fam_engine.jobs.peek import kept, peek
 from tests.jobs.scoring.test_job import make_records, write
 
 FILES = ("scores.parquet", "quarantine.jsonl", "report.html")

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from fam_engine.jobs.journal import Journal, storage_errors
-from fam_engine.jobs.status.peek import Holder, find_holder
+from fam_engine.jobs.peek import Holder, find_holder
 
 _BEAT_SECONDS = 10.0
 # Network file systems may tell of a change a minute late.

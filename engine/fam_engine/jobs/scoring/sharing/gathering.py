@@ -22,7 +22,7 @@ from fam_engine.jobs.scoring.entries import AFTER_PASS_ONE
 from fam_engine.jobs.scoring.sharing.claims import claimants, file_clock, living_workers
 from fam_engine.jobs.scoring.sharing.parts import FOLDER
 from fam_engine.jobs.spending import spent_so_far
-from fam_engine.jobs.status.peek import kept, peek
+from fam_engine.jobs.peek import kept, peek
 
 # Two workers may have computed the same entry. Of a result and none, after a crash that only one of them had, the
 # result counts.

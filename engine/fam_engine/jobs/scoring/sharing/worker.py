@@ -34,7 +34,7 @@ from fam_engine.jobs.scoring.sources import (
     worker_key,
 )
 from fam_engine.jobs.spending import Spending
-from fam_engine.jobs.status.peek import peek
+from fam_engine.jobs.peek import peek
 
 READING = "reading"
 _SECONDS_A_LOOK = 1.0
