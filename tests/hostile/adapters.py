@@ -90,6 +90,8 @@ ARTEFACTS: list[Artefact] = [
         "adapter whose base is an address", given(base_model_name_or_path="http://127.0.0.1:9/x")
     ),
     harmless("adapter in the base's own folder", in_the_base),
+    harmless("adapter for modules by a slow pattern", given(target_modules=r"(\w+\.?)+$x")),
+    harmless("adapter that leaves modules out by one", given(exclude_modules=r"(\w+\.?)+$x")),
     refused(
         "adapter that asks to trust code",
         with_module(tokenizer_kwargs={"trust_remote_code": True}),
@@ -102,7 +104,6 @@ ARTEFACTS: list[Artefact] = [
     ),
     refused("adapter of rank 10^9", given(r=10**9), CODE),
     refused("adapter whose scaling is NaN", given(lora_alpha=float("nan")), CODE),
-    refused("adapter for modules by a slow pattern", given(target_modules="(a+)+$"), CODE),
     refused("adapter of another method", given(peft_type="LOHA"), CODE),
     refused("adapter that changes the base first", given(init_lora_weights="pissa"), CODE),
     refused("adapter with a NaN", changed(lambda t: t[OUT_OF][0, 0].fill_(torch.nan)), CODE),
