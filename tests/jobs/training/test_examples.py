@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,10 @@ def test_each_turn_of_the_assistant_is_an_example() -> None:
 
 def test_turns_without_words_and_single_turns() -> None:
     silent = record(("user", "a"), ("assistant", ""), ("tool", "3"))
-    assert assistant_turns(silent) == [silent]
     plain = record(("user", "a"))
-    assert assistant_turns(plain) == [plain]
+    for one in (silent, plain):
+        (only,) = assistant_turns(one)
+        assert replace(only, group=None) == one
 
 
 def groups_of(*records: Record) -> list[str | None]:
@@ -54,6 +56,12 @@ def test_conversations_are_of_one_group_if_they_ask_the_same() -> None:
             record(*first, ("user", "is late"), ("assistant", "c"), ("user", "d")),
         )
         assert late == again != lost
+        # A single answer is to the same question as a conversation that begins with it.
+        single, longer = groups_of(
+            record(*first, ("user", "is late")),
+            record(*first, ("user", "is late"), ("assistant", "c"), ("user", "d")),
+        )
+        assert single == longer
     # Whatever is asked before the first answer belongs to the question.
     text, other, same = groups_of(
         record(("user", "text"), ("user", "a?"), ("assistant", "b"), ("user", "c")),
@@ -66,6 +74,8 @@ def test_conversations_are_of_one_group_if_they_ask_the_same() -> None:
 def test_conversations_that_ask_nothing_are_of_one_group_if_they_are_the_same() -> None:
     monologues = [record(("assistant", "I am"), ("tool", "3"), response=n) for n in "aba"]
     texts = [record(("user", ""), response=n) for n in "aba"] + [record(response="c")]
+    one, same = groups_of(*(record(("system", "be brief"), response=n) for n in "ab"))
+    assert one == same
     for one, other, same, *more in (groups_of(*monologues), groups_of(*texts)):
         assert one == same != other
         assert not {one, other, None} & set(more)

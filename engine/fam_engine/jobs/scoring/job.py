@@ -37,8 +37,8 @@ from fam_engine.jobs.scoring.prepare import prepared
 from fam_engine.jobs.scoring.report import write_score_report
 from fam_engine.jobs.scoring.sharing.gathering import gather
 from fam_engine.jobs.scoring.sources import Sources, open_model, tokens_per_batch
-from fam_engine.jobs.stopwatch import Stopwatch
 from fam_engine.jobs.spending import Spending, spent_so_far
+from fam_engine.jobs.stopwatch import Stopwatch
 from fam_engine.measure.summary import summarize
 
 # What a finished job leaves; the tokens come on top where asked for.

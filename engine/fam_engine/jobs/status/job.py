@@ -15,9 +15,9 @@ from typing import Any, Final, Literal
 from fam_engine.errors import InputError
 from fam_engine.jobs.journal import STATE_FOLDER
 from fam_engine.jobs.outputs import OUTPUTS
+from fam_engine.jobs.peek import Holder, find_holder, kept, last_change, peek
 from fam_engine.jobs.scoring.sharing.claims import PartCounts, count_parts, living_workers
 from fam_engine.jobs.scoring.sharing.parts import FOLDER, read_plan
-from fam_engine.jobs.peek import Holder, find_holder, kept, last_change, peek
 from fam_engine.jobs.status.progress import (
     Progress,
     begun_models,

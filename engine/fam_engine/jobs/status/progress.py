@@ -15,9 +15,9 @@ from typing import Final
 
 from fam_engine.errors import InputError
 from fam_engine.jobs.journal import STATE_FOLDER
+from fam_engine.jobs.peek import kept, peek
 from fam_engine.jobs.scoring.sharing.claims import undone_parts
 from fam_engine.jobs.scoring.sharing.parts import FOLDER, read_plan
-from fam_engine.jobs.peek import kept, peek
 from fam_engine.jobs.training.log import NAME as LOG
 from fam_engine.jobs.training.log import read_log
 

@@ -64,9 +64,6 @@ def assistant_turns(record: Record) -> list[Record]:
     """
     turns = record.context
     places = [i for i, turn in enumerate(turns) if turn.is_answer]
-    has_prompt = any(turn.content for turn in turns)
-    if not places and has_prompt:
-        return [record]
     group = record.group or _question(record, places)
     earlier = [
         replace(
@@ -85,14 +82,19 @@ def assistant_turns(record: Record) -> list[Record]:
 
 
 def _question(record: Record, places: Sequence[int]) -> str:
-    """Name what a conversation asks: all before the first answer to a user, or, if none asks anything, all of it."""
+    """Name what a conversation asks: all before the first answer to a user, or, if none asks anything, all of it.
+
+    A single answer to no user answers its prompt, if there is one.
+    """
     turns = record.context
     asked = next((i for i, turn in enumerate(turns) if turn.role == "user" and turn.content), None)
-    if asked is None:
-        text = joined_turns(turns) + record.response
-    else:
+    if asked is not None:
         end = next((place for place in places if place > asked), len(turns))
         text = joined_turns(turns[:end])
+    elif places or not any(turn.content for turn in turns):
+        text = joined_turns(turns) + record.response
+    else:
+        text = joined_turns(turns)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 

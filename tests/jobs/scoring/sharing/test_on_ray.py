@@ -18,12 +18,12 @@ import torch
 from fam_engine.config import ScoreConfig
 from fam_engine.errors import InputError, UsageError
 from fam_engine.jobs.journal import STATE_FOLDER
+from fam_engine.jobs.peek import kept, peek
 from fam_engine.jobs.progress import Nobody
 from fam_engine.jobs.scoring.job import run_score
 from fam_engine.jobs.scoring.sharing import parts
 from fam_engine.jobs.scoring.sharing.claims import living_workers
 from fam_engine.jobs.scoring.sharing.on_ray import count_workers, run_on_ray, worker_needs
-from fam_engine.jobs.peek import kept, peek
 from tests.jobs.scoring.test_job import make_records, write
 
 FILES = ("scores.parquet", "quarantine.jsonl", "report.html")

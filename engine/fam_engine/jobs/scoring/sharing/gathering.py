@@ -17,12 +17,12 @@ from typing import Any
 from fam_engine.data.files import remove_at_once
 from fam_engine.errors import InputError, LockedError
 from fam_engine.jobs.journal import Journal, storage_errors
+from fam_engine.jobs.peek import kept, peek
 from fam_engine.jobs.progress import Progress
 from fam_engine.jobs.scoring.entries import AFTER_PASS_ONE
 from fam_engine.jobs.scoring.sharing.claims import claimants, file_clock, living_workers
 from fam_engine.jobs.scoring.sharing.parts import FOLDER
 from fam_engine.jobs.spending import spent_so_far
-from fam_engine.jobs.peek import kept, peek
 
 # Two workers may have computed the same entry. Of a result and none, after a crash that only one of them had, the
 # result counts.

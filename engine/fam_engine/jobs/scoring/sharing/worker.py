@@ -19,6 +19,7 @@ from fam_engine.errors import LockedError, StorageError
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import STATE_FOLDER, check_same_job, storage_errors
 from fam_engine.jobs.outcome import JobOutcome
+from fam_engine.jobs.peek import peek
 from fam_engine.jobs.progress import Progress
 from fam_engine.jobs.running import load_told
 from fam_engine.jobs.scoring.entries import SCHEMA, EntryScorer, remaining_entries
@@ -34,7 +35,6 @@ from fam_engine.jobs.scoring.sources import (
     worker_key,
 )
 from fam_engine.jobs.spending import Spending
-from fam_engine.jobs.peek import peek
 
 READING = "reading"
 _SECONDS_A_LOOK = 1.0
