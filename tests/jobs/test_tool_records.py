@@ -28,7 +28,6 @@ from fam_engine.jobs.generation.rows import as_question
 from fam_engine.jobs.rewriting.job import run_rewrite
 from fam_engine.jobs.scoring.job import run_score
 from fam_engine.jobs.selection.job import run_select
-from fam_engine.jobs.selection.records import _hash
 from fam_engine.report.progress import JobProgress
 
 TEMPLATE = (
@@ -306,7 +305,7 @@ def test_examples_with_tools_stand_before_no_question(data: Path) -> None:
 
 def test_a_record_is_another_one_with_another_tool_call_or_part() -> None:
     def name(row: dict[str, Any]) -> int:
-        return _hash(read_record(row, detect_form(row), file="f", line=1, stem="f"))
+        return read_record(row, detect_form(row), file="f", line=1, stem="f").text_digest()
 
     rows = [
         *ROWS[:4],
