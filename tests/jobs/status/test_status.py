@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from fam_engine.errors import CorruptStateError, InputError
+from fam_engine.jobs import peek
 from fam_engine.jobs.journal import STATE_FOLDER, Journal
 from fam_engine.jobs.scoring.entries import SCHEMA
-from fam_engine.jobs import peek
 from fam_engine.jobs.status.job import read_status
 
 ROOT = Path(__file__).parents[3]
