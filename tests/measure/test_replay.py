@@ -35,10 +35,18 @@ def test_regret_is_what_the_pick_loses_in_points() -> None:
 
 
 def test_intervals_resample_tasks_not_cells() -> None:
-    # Thirty cells of two tasks: whatever is drawn is made of whole tasks.
-    cells = [cell("t", [0.5, 0.5], x=[1.0, 2.0])] * 15 + [cell("u", [0.5, 0.7], x=[1.0, 2.0])] * 15
-    result = judge_metrics(cells, {"x": "lowest"})
-    assert result["metrics"]["x"]["interval"] == pytest.approx([0.0, 20.0])
+    # The cells of a task are alike: fifteen of each say no more than one.
+    tasks = [cell(name, [0.5, 0.5 + (name > "c") / 5], x=[1.0, 2.0]) for name in "abcdef"]
+    result = judge_metrics(tasks * 15, {"x": "lowest"})
+    assert result["metrics"]["x"] == judge_metrics(tasks, {"x": "lowest"})["metrics"]["x"]
+
+
+def test_below_six_tasks_nothing_is_told_from_chance() -> None:
+    cells = [cell(name, [0.5, 0.7], x=[1.0, 2.0]) for name in "abcdef"]
+    few, enough = (judge_metrics(part, {"x": "lowest"}) for part in (cells[:5], cells))
+    assert few["metrics"]["x"]["against_random"]["verdict"] == "too few tasks"
+    assert few["metrics"]["x"]["interval"] == [None, None]
+    assert enough["metrics"]["x"]["against_random"]["verdict"] == "worse"
 
 
 def test_a_metric_that_is_always_right_beats_random() -> None:

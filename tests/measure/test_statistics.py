@@ -7,6 +7,7 @@ import pytest
 
 from fam_engine.measure import statistics
 from fam_engine.measure.statistics import (
+    MIN_GROUPS,
     Estimate,
     factorize,
     group_means,
@@ -108,11 +109,28 @@ def test_one_group_has_no_interval() -> None:
     assert mean_estimate(np.zeros(5, np.int64), np.arange(5.0)) == Estimate(2.0)
 
 
+@pytest.mark.parametrize(("count", "has_interval"), [(MIN_GROUPS - 1, False), (MIN_GROUPS, True)])
+def test_fewer_groups_than_a_sign_test_needs_have_no_interval(
+    count: int, has_interval: bool
+) -> None:
+    groups, values = np.arange(2 * count) // 2, np.arange(2.0 * count)
+    paired, shared = paired_difference(
+        (np.arange(count), np.arange(float(count))), (np.arange(count), np.zeros(count)), seed=0
+    )
+    assert shared == count
+    resamples = resample_groups(groups, seed=0)
+    for estimate in (mean_estimate(groups, values), median_estimate(resamples, values), paired):
+        assert estimate.value is not None
+        assert (estimate.low is not None) == (estimate.high is not None) == has_interval
+
+
 def test_missing_values_are_left_out() -> None:
-    values = np.array([1.0, np.nan, 3.0, np.nan])
-    estimate = mean_estimate(np.arange(4), values)
+    values = np.array([1.0, np.nan, 3.0, np.nan] * 3)
+    estimate = mean_estimate(np.arange(12), values)
     assert estimate.value == 2.0
-    assert (estimate.low, estimate.high) == (1.0, 3.0)
+    assert estimate.low is not None
+    assert estimate.high is not None
+    assert 1.0 <= estimate.low < 2.0 < estimate.high <= 3.0
     assert mean_estimate(np.arange(4), np.full(4, np.nan)) == Estimate(None)
 
 

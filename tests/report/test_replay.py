@@ -29,7 +29,8 @@ def printed(result: dict[str, Any]) -> str:
 def test_metrics_are_ranked_and_said_to_beat_random_or_not() -> None:
     result = judged(25) | {
         "rule": "the rule",
-        "without_boolq": judged(5),
+        "without_boolq": judged(8),
+        "plan_bench": judged(5),
         "left_out": {"without_accuracy": 4, "without_x": 0},
         "ignored_columns": ["acc_s0"],
     }
@@ -38,6 +39,7 @@ def test_metrics_are_ranked_and_said_to_beat_random_or_not() -> None:
     assert text.index("perplexity") < text.index("noise")
     assert "perplexity loses least. Better than random: perplexity." in whole
     assert whole.count("the intervals are rather too narrow") == 1
+    assert whole.count("Fewer than 6 tasks tell nothing from chance") == 1
     assert "The same without BoolQ" in whole
     assert "Left out: 4 lines without accuracy. Not judged: acc_s0." in whole
     assert "\x1b" not in text

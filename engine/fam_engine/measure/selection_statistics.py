@@ -18,6 +18,7 @@ import numpy as np
 from fam_engine.measure.familiarity import Averaged, Direction
 from fam_engine.measure.statistics import (
     LEVEL,
+    MIN_GROUPS,
     NUM_RESAMPLES,
     Estimate,
     Floats,
@@ -182,7 +183,7 @@ def _difference(
     ]
     differences = ratios[0] - ratios[1]
     value = float(differences[-1])
-    if not np.isfinite(value) or len(shared) < 2:
+    if not np.isfinite(value) or len(shared) < MIN_GROUPS:
         return Estimate(value if np.isfinite(value) else None)
     replicates = differences[:-1][np.isfinite(differences[:-1])]
     low, high = np.quantile(replicates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

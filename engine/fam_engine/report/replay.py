@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fam_engine.measure.statistics import MIN_GROUPS
 from fam_engine.report.wording import FEW_GROUPS, MISSING, visible
 
 _PARTS = {
@@ -82,7 +83,9 @@ def _finding(part: Mapping[str, Any]) -> str:
         if entry["against_random"]["verdict"] == "better"
     ]
     found += f"Better than random: {', '.join(better) or 'none'}."
-    if part["tasks"] < FEW_GROUPS:
+    if part["tasks"] < MIN_GROUPS:
+        found += f" Fewer than {MIN_GROUPS} tasks tell nothing from chance."
+    elif part["tasks"] < FEW_GROUPS:
         found += f" Fewer than {FEW_GROUPS} tasks: the intervals are rather too narrow."
     return found
 

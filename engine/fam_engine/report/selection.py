@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fam_engine.measure.statistics import MIN_GROUPS
 from fam_engine.report.wording import (
     FEW_GROUPS,
     MAX_ROWS,
@@ -192,6 +193,11 @@ def _compared(summary: Mapping[str, Any], comparison: Mapping[str, Any]) -> list
         found.append(
             f"{listed(apart)} and {first} share no questions, so a difference may come from the "
             "questions."
+        )
+    if few := named.get("too few questions"):
+        found.append(
+            f"{listed(few)} and {first} share fewer than {MIN_GROUPS} questions, so a difference may "
+            "be chance."
         )
     if set(named) == {"behind"}:
         found.append(f"{first} comes first, more surely than chance would have it.")

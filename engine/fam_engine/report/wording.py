@@ -12,6 +12,8 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fam_engine.measure.statistics import MIN_GROUPS
+
 MISSING = "-"
 # Percentile intervals from fewer draws than this are known to be too narrow.
 FEW_GROUPS = 20
@@ -182,6 +184,8 @@ def _compared(summary: Mapping[str, Any], comparison: Mapping[str, Any]) -> str:
         return f"{lead}, but on the questions they share it cannot be told apart from {others}."
     if set(of_verdict) == {"less familiar"}:
         return f"{lead}; on the questions they share, every other source is less familiar."
+    if "too few questions" in of_verdict:
+        return f"{lead}; below {MIN_GROUPS} questions that two share, a difference may be chance."
     return f"{lead}; how far questions and not answers make the difference is open."
 
 

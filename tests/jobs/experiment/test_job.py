@@ -25,7 +25,7 @@ STUDY: dict[str, Any] = {
     "models": ["embedded"],
     "precision": "fp32",
     "device": "cpu",
-    "tasks": {"new": {"skills": ["average", "perimeter"], "num_train": 4, "num_test": 3}},
+    "tasks": {"new": {"skills": ["average", "perimeter"], "num_train": 6, "num_test": 3}},
     "retention": {"known": {"skills": ["change"], "num_test": 2, "first_seed": 7}},
     "answers": {
         "plain": {"style": "plain"},
