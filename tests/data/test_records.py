@@ -55,6 +55,27 @@ def test_every_form_gives_context_and_response(
 
 
 @pytest.mark.parametrize(
+    ("row", "remedy"),
+    [
+        ({"question": "Q", "answer": "gold"}, "--map answer=response takes the response"),
+        ({"instruction": "I", "output": "O"}, "--map output=response takes the response"),
+        ({"conversations": [{"from": "gpt", "value": "Yo"}]}, "leave one of them out"),
+    ],
+)
+def test_a_response_beside_the_answer_of_another_form_is_refused(
+    row: dict[str, Any], remedy: str
+) -> None:
+    with pytest.raises(RecordError, match="has a `response` beside `") as caught:
+        read(row | {"response": "R"})
+    assert (caught.value.code, remedy in caught.value.reason) == ("E_RECORD_FORM", True)
+    for blank in (None, ""):
+        assert read(row | {"response": blank}).response != "R"
+    if "question" in row:
+        mapped = read(dict(map_columns(row | {"response": "R"}, {"answer": "response"})))
+        assert (mapped.response, mapped.verbatim) == ("R", "Q\n")
+
+
+@pytest.mark.parametrize(
     ("row", "context", "verbatim"),
     [
         ({"messages": CHAT}, [("user", "Hi")], "S\nHi\n"),

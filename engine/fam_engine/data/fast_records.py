@@ -116,7 +116,7 @@ def _fields(form: RecordForm, columns: Mapping[str, str]) -> list[tuple[str, str
     # In the question/answer form `answer` is the response itself.
     fields |= dict.fromkeys((name for name in _CHECKED if name not in form.columns), "checked")
     # What makes a record one for Python.
-    fields |= dict.fromkeys(TOLD, "handed")
+    fields |= dict.fromkeys((*TOLD, "response") if form.refuses_response else TOLD, "handed")
     named = ((column_of(name, columns), kind) for name, kind in fields.items())
     return [(column, kind) for column, kind in named if column is not None]
 

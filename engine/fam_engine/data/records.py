@@ -128,6 +128,11 @@ class RecordForm:
         """Columns that a row may have beside these, and what the model reads depends on."""
         return ("input", "history", *TOLD) if self.layout == "instruction" else TOLD
 
+    @property
+    def refuses_response(self) -> bool:
+        """Whether a `response` beside its own columns would be a second answer."""
+        return "response" not in self.columns
+
 
 def detect_form(row: Mapping[str, Any]) -> RecordForm:
     """Find the form of a row.
@@ -212,6 +217,8 @@ def read_record(
     """
     if missing := _missing(row, form):
         raise _missing_field(missing[0], row, form)
+    if form.refuses_response and row.get("response") not in (None, ""):
+        raise _two_answers(form)
     parts = _with_system(row, form.read(row))
     if train_on is not None:
         parts = _to_learn(parts, train_on)
@@ -251,6 +258,18 @@ def _missing_field(name: str, row: Mapping[str, Any], form: RecordForm) -> Recor
     if other := _form_of(row):
         reason += f": the file's first record is of the form {form.name}, this one of {other.name}"
     return RecordError("E_RECORD_FIELD", reason)
+
+
+def _two_answers(form: RecordForm) -> RecordError:
+    own = form.columns[-1]
+    if form.layout == "turns":
+        hint = "leave one of them out; with `messages` and `response` the response is the answer"
+    else:
+        hint = f"--map {own}=response takes the response; without that column `{own}` is taken"
+    return RecordError(
+        "E_RECORD_FORM",
+        f"has a `response` beside `{own}`, and either could be the answer ({hint})",
+    )
 
 
 def gold_answer(row: Mapping[str, Any]) -> str | None:

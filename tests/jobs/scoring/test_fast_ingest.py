@@ -404,3 +404,17 @@ def test_both_ways_leave_the_same_with_real_tokenizers(
         fast = outcome(tmp_path / "fast", encoder, plan, files)
     assert len(slow["records"]) == 150
     assert fast == slow
+
+
+def test_a_second_answer_is_refused_both_ways(encoders: Encoders, tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    row = {"question": "a", "answer": "b"}
+    rows = [row, row, row | {"response": "q"}, row | {"response": ""}, row]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plan, files = IngestPlan(4096, "quarantine"), [DataFile("data", path)]
+    encoder = encoders("none", "separate", False)
+    slow = outcome(tmp_path / "slow", encoder, plan, files, fast=False)
+    fast = outcome(tmp_path / "fast", encoder, plan, files)
+    assert fast == slow
+    assert len(slow["records"]) == 4
+    assert "E_RECORD_FORM" in slow["quarantine"][0]
