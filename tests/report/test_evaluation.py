@@ -117,6 +117,26 @@ def test_without_a_base_model_accuracies_stand_alone(summary: dict[str, Any]) ->
     assert "McNemar" not in page
 
 
+def test_a_task_whose_every_question_failed_has_no_part_in_the_mean(
+    summary: dict[str, Any],
+) -> None:
+    nothing = {"accuracy": None, "interval": [None, None]}
+    summary["models"] = summary["models"][:1]
+    summary["tasks"]["sums"]["models"]["base"] |= nothing
+    assert "as a mean over 1 of 2 tasks (95 %" in findings(summary)[0]
+    assert "base" in printed(summary)
+    summary["tasks"]["options"]["models"]["base"] |= nothing
+    summary["overall"]["base"] |= nothing
+    assert findings(summary) == ["base has no question with a verdict."]
+    assert "()" not in printed(summary)
+
+
+def test_a_mean_difference_that_is_not_there_is_not_told(summary: dict[str, Any]) -> None:
+    nothing = {"difference": None, "interval": [None, None]}
+    summary["overall"]["mine"]["versus_base"] |= nothing
+    assert findings(summary)[0].endswith("within noise on options.")
+
+
 def test_what_weakens_a_figure_is_said(summary: dict[str, Any]) -> None:
     assert cautions(summary) == []
     leak = {"file": "t.jsonl", "task": "sums", "n": 100, "same": 98, "similar": 1, "ids": ["a"]}

@@ -76,12 +76,16 @@ def _verdicts(summary: Mapping[str, Any], name: str) -> list[tuple[str, str]]:
 def _alone(summary: Mapping[str, Any]) -> list[str]:
     found = []
     for name in names(summary):
+        of_tasks = [task["models"][name] for task in summary["tasks"].values()]
+        entry = summary["overall"][name] if summary["overall"] else of_tasks[0]
+        what = "of the questions right"
         if summary["overall"]:
-            entry = summary["overall"][name]
-            what = f"of the questions right, as a mean over {len(summary['tasks'])} tasks"
-        else:
-            (task,) = summary["tasks"].values()
-            entry, what = task["models"][name], "of the questions right"
+            counted = sum(one["accuracy"] is not None for one in of_tasks)
+            of_all = f" of {len(of_tasks)}" * (counted < len(of_tasks))
+            what += f", as a mean over {counted}{of_all} tasks"
+        if entry["accuracy"] is None:
+            found.append(f"{visible(name)} has no question with a verdict.")
+            continue
         value = percent(entry["accuracy"])
         found.append(f"{visible(name)} gets {value} {what} (95 % interval {limits(entry)}).")
     return found
@@ -100,8 +104,8 @@ def _compared(summary: Mapping[str, Any], name: str) -> str:
     if noise := of_verdict.get("within noise"):
         said.append(f"within noise on {listed(noise, _MAX_NAMES)}")
     text = f"{visible(name)} against the base model: {'; '.join(said)}."
-    if summary["overall"]:
-        versus = summary["overall"][name]["versus_base"]
+    versus = summary["overall"][name]["versus_base"] if summary["overall"] else None
+    if versus and versus["difference"] is not None:
         text += (
             f" Mean over the tasks: {points(versus['difference'])} points "
             f"({limits(versus, as_points=True)})."
