@@ -40,6 +40,7 @@ def summary(*pairs: tuple[str, str], **more: Any) -> dict[str, Any]:  # noqa: AN
         "selected": profile(3.0),
         "comparison": {
             "first": "first",
+            "pick": "lowest",
             "sources": {name: entry | {"probability_first": 0.5} for name in names},
             "pairs": [{"source": name, "verdict": verdict} for name, verdict in pairs],
         },
@@ -68,6 +69,16 @@ def test_a_band_and_its_whole_source_are_worded() -> None:
     assert "ifd between its 0.25 and 0.75 quantiles of the whole source" in " ".join(
         printed(summary(choice=choice)).split()
     )
+
+
+def test_sources_are_listed_as_they_would_come_first_with_a_band_too() -> None:
+    given = summary(("b", "behind"))
+    del given["choice"]["pick"]
+    given["choice"] |= {"metric": "top1_rate", "band": [0.25, 0.75]}
+    given["comparison"]["pick"] = "highest"
+    given["comparison"]["sources"]["b"] |= {"value": 2.0, "probability_first": 0.1}
+    rows = [line.split()[0] for line in printed(given).splitlines() if line.split()[1:2] == ["50"]]
+    assert rows == ["first", "b"]
 
 
 def test_what_cannot_be_told_apart_is_named() -> None:

@@ -49,10 +49,10 @@ def compare_sources(
 
     Returns:
         `sources`: name -> n, num_groups, value, interval, probability_first (share of resamples in
-        which it comes first; equal ones share a resample). `first`: the name, None without any value. `pairs`: source,
-        num_groups shared with `first`, `difference` (source minus first, before the transform, in
-        `unit`), verdict: `behind`, `ahead`, `not distinguishable`, `too few questions`, `no shared
-        questions`.
+        which it comes first; equal ones share a resample). `first`: the name, None without any value.
+        `pick`: as given. `pairs`: source, num_groups shared with `first`, `difference` (source minus
+        first, before the transform, in `unit`), verdict: `behind`, `ahead`, `not distinguishable`,
+        `too few questions`, `no shared questions`.
     """
     rows = _rows_by_source(sources, names)
     known = ~np.isnan(parts.numerators)
@@ -72,6 +72,7 @@ def compare_sources(
     return {
         "sources": entries,
         "first": first,
+        "pick": pick,
         "unit": parts.unit,
         "pairs": [_pair(parts, rows, groups, (name, str(first)), pick, seed) for name in others],
         "intervals": {"level": LEVEL, "resamples": NUM_RESAMPLES, "unit": "group", "seed": seed},

@@ -115,7 +115,7 @@ def _ordered(summary: Mapping[str, Any]) -> list[str]:
     comparison, sources = summary["comparison"], summary["sources"]
     if not comparison:
         return sorted(sources, key=lambda name: -sources[name]["selected"])
-    sign = -1.0 if summary["choice"].get("pick") == "highest" else 1.0
+    sign = -1.0 if comparison["pick"] == "highest" else 1.0
     values = {name: entry["value"] for name, entry in comparison["sources"].items()}
     return sorted(values, key=lambda name: (values[name] is None, sign * (values[name] or 0.0)))
 
