@@ -63,6 +63,14 @@ def test_total_length_matched_draws_as_much_text() -> None:
     assert made == make(settings, of, to)
 
 
+def test_total_length_matched_does_not_look_for_short_ones() -> None:
+    # A tenth is short; to fill what room is left with whatever fits would take all of them.
+    of = answers(["x" * (20 if n % 10 == 0 else 400) for n in range(200)])
+    made = make({"make": "total-length-matched", "to": "z"}, of, answers(["y" * 300] * 60))
+    assert 17_600 <= sum(map(len, made)) <= 18_000
+    assert sum(len(text) == 20 for text in made) < 10
+
+
 def test_own_answers_leave_out_what_fell_back() -> None:
     records = [{"provenance": {"fell_back": fell}} for fell in (True, False)]
     assert own_only(records) == [records[1]]

@@ -130,9 +130,10 @@ def _total_length_matched(of: Sequence[Answer], to: Sequence[Answer], seed: int)
     left = sum(answer.length for answer in to)
     kept: set[str] = set()
     for answer in sorted(of, key=lambda answer: _draw(answer.group, seed)):
-        if answer.length <= left:
-            left -= answer.length
-            kept.add(answer.group)
+        left -= answer.length
+        if left < 0:
+            break  # to look for one that still fits would be to draw the short ones
+        kept.add(answer.group)
     return [answer for answer in of if answer.group in kept]
 
 
