@@ -18,7 +18,14 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from fam_engine.measure.statistics import LEVEL, Estimate, Floats, Ints
+from fam_engine.measure.statistics import (
+    LEVEL,
+    Estimate,
+    Floats,
+    Ints,
+    Resamples,
+    ratio_estimate,
+)
 
 Bools = npt.NDArray[np.bool_]
 
@@ -71,6 +78,22 @@ def wilson(num_correct: float, n: float) -> Estimate:
     low = 0.0 if num_correct == 0 else (centre - half) / scale
     high = 1.0 if num_correct == n else (centre + half) / scale
     return Estimate(share, low, high)
+
+
+def share_right(resamples: Resamples, correct: Floats) -> Estimate:
+    """Estimate the share of right answers, where several may be to one question.
+
+    Resampling answers that are all alike gives a point; of these the interval is Wilson's over questions.
+
+    Args:
+        resamples: Draws for these rows.
+        correct: float64[n], 1 or 0, NaN where unknown.
+    """
+    share = ratio_estimate(resamples, correct, np.ones(len(correct)))
+    if share.value not in (0.0, 1.0) or share.low is None:
+        return share
+    num_questions = len(np.unique(resamples.units[~np.isnan(correct)]))
+    return wilson(round(share.value * num_questions), num_questions)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

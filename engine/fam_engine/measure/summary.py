@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fam_engine.measure.accuracy import wilson
+from fam_engine.measure.accuracy import share_right
 from fam_engine.measure.sources import by_source
 from fam_engine.measure.statistics import (
     LEVEL,
@@ -166,16 +166,11 @@ def _correctness(
     known = ~np.isnan(correct)
     if not known.any():
         return None
-    share = ratio_estimate(resamples, correct, ones)
-    if share.value in (0.0, 1.0) and share.low is not None:
-        # Resampling answers that are all alike gives a point; Wilson's interval over questions does not.
-        num_groups = len(np.unique(resamples.units[known]))
-        share = wilson(round(share.value * num_groups), num_groups)
     right, wrong = (np.where(correct == side, part["nll_mean"], np.nan) for side in (1.0, 0.0))
     return {
         "n": int(known.sum()),
         "num_correct": int(np.nansum(correct)),
-        "share": asdict(share),
+        "share": asdict(share_right(resamples, correct)),
         "perplexity_correct": asdict(ratio_estimate(resamples, right, ones, transform=np.exp)),
         "perplexity_wrong": asdict(ratio_estimate(resamples, wrong, ones, transform=np.exp)),
     }

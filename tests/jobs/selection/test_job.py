@@ -104,6 +104,28 @@ def test_constraints_and_their_reasons(scored: Scored) -> None:
     }
 
 
+def test_a_share_of_right_answers_is_not_surer_where_all_are(scored: Scored) -> None:
+    data, scores = scored([record(f"q{n}", "a", 1.0, correct=True) for n in range(40)])
+    summary, _ = select(data, scores)
+    # Wilson's interval of 40 of 40, from Brown, Cai and DasGupta 2001: n / (n + z^2).
+    assert summary["selected"]["correct"] == {
+        "value": 1.0,
+        "low": pytest.approx(40 / (40 + 1.959964**2)),
+        "high": 1.0,
+    }
+
+
+def test_a_metric_whose_highest_is_familiar_keeps_that_with_a_band(scored: Scored) -> None:
+    rows = [
+        record(f"q{n}", source, 1.0, score={"top1_rate": rate})
+        for n in range(8)
+        for source, rate in (("a", 0.9), ("b", 0.5))
+    ]
+    data, scores = scored(rows)
+    summary, _ = select(data, scores, metric="top1_rate", band=(0.0, 0.5))
+    assert (summary["comparison"]["pick"], summary["comparison"]["first"]) == ("highest", "a")
+
+
 def test_constraints_that_leave_nothing_are_refused(scored: Scored) -> None:
     data, scores = scored(ROWS[4:])
     with pytest.raises(UsageError, match="1 correctness_unknown"):

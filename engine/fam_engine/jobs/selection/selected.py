@@ -23,6 +23,7 @@ from fam_engine.jobs.selection.choice import REASONS, SELECTED, Codes, Columns, 
 from fam_engine.jobs.selection.join import Joined
 from fam_engine.jobs.selection.records import UNKNOWN, RecordColumns
 from fam_engine.jobs.selection.scores import Scores
+from fam_engine.measure.accuracy import share_right
 from fam_engine.measure.familiarity import (
     Averaged,
     Metric,
@@ -298,5 +299,5 @@ def _profile(parts: Averaged, columns: Columns, rows: Ints, seed: int) -> dict[s
         "tokens_per_response": asdict(
             ratio_estimate(resamples, columns.num_tokens[rows].astype(np.float64), ones)
         ),
-        "correct": asdict(ratio_estimate(resamples, correct, ones)) if known.any() else None,
+        "correct": asdict(share_right(resamples, correct)) if known.any() else None,
     }
