@@ -16,6 +16,7 @@ from fam_engine.measure.statistics import (
     ratio_estimate,
     resample_groups,
 )
+from fam_engine.measure.student import bootstrap_percentiles
 
 
 def mean_estimate(groups: np.ndarray, values: np.ndarray, seed: int = 0) -> Estimate:
@@ -48,6 +49,18 @@ def test_intervals_cover(kind: str) -> None:
     assert 180 <= hits <= 199
 
 
+def test_intervals_of_few_groups_cover() -> None:
+    # 400 means of 6 normal draws: plain percentiles leave out the truth in 53 of them on the average, 95 % in 20.
+    generator = np.random.default_rng(7)
+    missed = 0
+    for trial in range(400):
+        estimate = mean_estimate(np.arange(MIN_GROUPS), generator.normal(size=MIN_GROUPS), trial)
+        assert estimate.low is not None
+        assert estimate.high is not None
+        missed += not estimate.low <= 0.0 <= estimate.high
+    assert 10 <= missed <= 38
+
+
 def test_width_is_that_of_theory() -> None:
     values = np.random.default_rng(0).normal(size=1000)
     assert width(mean_estimate(np.arange(1000), values)) == pytest.approx(
@@ -77,8 +90,9 @@ def test_median_interval_equals_direct_resampling() -> None:
         lower.append(drawn[(len(drawn) - 1) // 2])
         upper.append(drawn[len(drawn) // 2])
     assert estimate.value == np.median(values)
-    assert estimate.low == np.quantile(lower, 0.025, method="inverted_cdf")
-    assert estimate.high == np.quantile(upper, 0.975, method="inverted_cdf")
+    lowest, highest = bootstrap_percentiles(len(np.unique(groups)))
+    assert estimate.low == np.quantile(lower, lowest, method="inverted_cdf")
+    assert estimate.high == np.quantile(upper, highest, method="inverted_cdf")
 
 
 def test_many_groups_are_dealt_into_units(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,13 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from fam_engine.measure.statistics import (
-    LEVEL,
     Estimate,
     Floats,
     Ints,
     Resamples,
     ratio_estimate,
 )
+from fam_engine.measure.student import LEVEL
 
 Bools = npt.NDArray[np.bool_]
 

@@ -20,11 +20,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fam_engine.measure.statistics import LEVEL, Estimate, Floats
+from fam_engine.measure.statistics import Estimate, Floats
+from fam_engine.measure.student import student_quantile
 
-_STEPS = 2000
-# Student's quantile beyond so many degrees of freedom is the normal one to four digits.
-_MANY = 1000.0
 # Means of equal shares may differ by so much.
 _ROUNDING = 1e-12
 
@@ -80,30 +78,3 @@ def _half_width(*parts: tuple[float, int]) -> float:
 def _mean_variance(values: Floats) -> float:
     """Give the variance of the mean of some values; 0 for one, which tells nothing of it."""
     return float(np.var(values, ddof=1)) / len(values) if len(values) > 1 else 0.0
-
-
-def student_quantile(degrees: float) -> float:
-    """Give t such that Student's distribution has 95 % between -t and t.
-
-    Args:
-        degrees: Of freedom, at least 1; need not be whole.
-
-    With t = sqrt(degrees) tan(a) the density is cos(a)^(degrees - 1): smooth and bounded, so a sum
-    by Simpson's rule and a bisection give ten digits.
-    """
-    degrees = min(max(degrees, 1.0), _MANY)
-    whole = _cosine_integral(math.pi / 2, degrees)
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        if _cosine_integral(middle, degrees) < LEVEL * whole:
-            low = middle
-        else:
-            high = middle
-    return math.sqrt(degrees) * math.tan(low)
-
-
-def _cosine_integral(end: float, degrees: float) -> float:
-    x = np.linspace(0.0, end, _STEPS + 1)
-    y = np.maximum(np.cos(x), 0.0) ** (degrees - 1.0)
-    return float((y[0] + y[-1] + 4 * y[1:-1:2].sum() + 2 * y[2:-1:2].sum()) * end / (3 * _STEPS))

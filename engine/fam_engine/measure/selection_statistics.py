@@ -17,7 +17,6 @@ import numpy as np
 
 from fam_engine.measure.familiarity import Averaged, Direction
 from fam_engine.measure.statistics import (
-    LEVEL,
     MIN_GROUPS,
     NUM_RESAMPLES,
     Estimate,
@@ -26,6 +25,7 @@ from fam_engine.measure.statistics import (
     ratio_estimate,
     resample_groups,
 )
+from fam_engine.measure.student import LEVEL, bootstrap_percentiles
 
 
 def compare_sources(
@@ -187,7 +187,7 @@ def _difference(
     if not np.isfinite(value) or len(shared) < MIN_GROUPS:
         return Estimate(value if np.isfinite(value) else None)
     replicates = differences[:-1][np.isfinite(differences[:-1])]
-    low, high = np.quantile(replicates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(replicates, bootstrap_percentiles(len(shared)))
     return Estimate(value, float(low), float(high))
 
 

@@ -1,12 +1,12 @@
 """How sure we are of an average: bootstrap intervals that resample questions, not answers.
 
 In: a column of values and the group (question) of each row. Out: `Estimate(value, low, high)`, 95 %
-percentile intervals. Answers to one question resemble each other, so a resample draws whole groups
-with replacement; drawing answers would give intervals that are too narrow. Every average here is a
-ratio of two sums over groups (a mean, a token-weighted mean, a share), so one matrix product of
-resampling weights and group sums gives all replicates. The median of a replicate is at most x
-exactly when its share of rows up to x reaches one half, so its interval comes from the same product
-by binary search.
+percentile intervals, wider where groups are few (`student.bootstrap_percentiles`). Answers to one
+question resemble each other, so a resample draws whole groups with replacement; drawing answers
+would give intervals that are too narrow. Every average here is a ratio of two sums over groups (a
+mean, a token-weighted mean, a share), so one matrix product of resampling weights and group sums
+gives all replicates. The median of a replicate is at most x exactly when its share of rows up to x
+reaches one half, so its interval comes from the same product by binary search.
 
 Memory and time are bounded: beyond `MAX_UNITS` groups, groups are dealt at random into that many
 units and units are resampled. The variance of a sum over units equals that over groups in
@@ -23,17 +23,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-LEVEL = 0.95
+from fam_engine.measure.student import bootstrap_percentiles
+
 NUM_RESAMPLES = 1000
 MAX_UNITS = 2000
 # Fewest groups of an interval. Where nothing differs, n groups all fall on one side once in 2 ** (n - 1): of 2 half of
-# the time, below 6 more often than once in 20. Measured, intervals tell a difference that is not there in 50 of 100
-# cases of 2 groups, 15 of 5, 14 of 6, 8 of 20: `report.wording.FEW_GROUPS` is where reports stop warning.
+# the time, below 6 more often than once in 20.
 MIN_GROUPS = 6
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-_LOW, _HIGH = (1 - LEVEL) / 2, (1 + LEVEL) / 2
 
 
 @dataclass(frozen=True)
@@ -122,11 +121,12 @@ def ratio_estimate(
         )
         values = ratios if transform is None else transform(ratios)
     value = _finite(values[-1])
-    if value is None or np.count_nonzero(bottom) < MIN_GROUPS:
+    num_drawn = np.count_nonzero(bottom)
+    if value is None or num_drawn < MIN_GROUPS:
         return Estimate(value)
     # A replicate that drew none of the few groups with values says nothing.
     replicates = values[:-1][~np.isnan(values[:-1])]
-    low, high = np.quantile(replicates, [_LOW, _HIGH])
+    low, high = np.quantile(replicates, bootstrap_percentiles(num_drawn))
     return Estimate(value, _finite(low), _finite(high))
 
 
@@ -139,11 +139,13 @@ def median_estimate(resamples: Resamples, values: Floats) -> Estimate:
         return Estimate(None)
     middle = ordered[[(len(ordered) - 1) // 2, len(ordered) // 2]]
     value = _finite(middle.mean())
-    if value is None or len(np.unique(units)) < MIN_GROUPS:
+    num_drawn = len(np.unique(units))
+    if value is None or num_drawn < MIN_GROUPS:
         return Estimate(value)
+    lowest, highest = bootstrap_percentiles(num_drawn)
     # The lower median bounds from below, the upper one from above.
-    low = _first(len(ordered), lambda k: np.mean(_excess(resamples, units, k) >= 0) >= _LOW)
-    high = _first(len(ordered), lambda k: np.mean(_excess(resamples, units, k) > 0) >= _HIGH)
+    low = _first(len(ordered), lambda k: np.mean(_excess(resamples, units, k) >= 0) >= lowest)
+    high = _first(len(ordered), lambda k: np.mean(_excess(resamples, units, k) > 0) >= highest)
     return Estimate(value, _finite(ordered[low]), _finite(ordered[high]))
 
 

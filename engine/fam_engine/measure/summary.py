@@ -20,7 +20,6 @@ import numpy.typing as npt
 from fam_engine.measure.accuracy import share_right
 from fam_engine.measure.sources import by_source
 from fam_engine.measure.statistics import (
-    LEVEL,
     NUM_RESAMPLES,
     Estimate,
     Floats,
@@ -33,6 +32,7 @@ from fam_engine.measure.statistics import (
     ratio_estimate,
     resample_groups,
 )
+from fam_engine.measure.student import LEVEL
 
 Column = npt.NDArray[Any] | Sequence[Any]
 _NUMBERS = (
