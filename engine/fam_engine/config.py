@@ -148,6 +148,12 @@ class TemplateSettings(Settings):
     chat_template_kwargs: dict[str, JsonValue] = Field(default_factory=dict)
 
 
+class TextSettings(TemplateSettings):
+    """How texts become token ids."""
+
+    parse_special: bool = False
+
+
 class SamplingSettings(Settings):
     """How a model writes."""
 
@@ -173,12 +179,11 @@ class SamplingSettings(Settings):
 HOW_IT_RUNS = {"shard", "launcher", "workers"}
 
 
-class ScoreConfig(ModelSettings, RecordSettings, TemplateSettings):
+class ScoreConfig(ModelSettings, RecordSettings, TextSettings):
     """Settings of `fam-engine score`; every field is a flag of the same name, `_` written `-`."""
 
     out: Path = Field(description="output folder")
     boundary: Literal["separate", "joint"] = "separate"
-    parse_special: bool = False
     max_length: int | None = Field(default=None, ge=2)
     on_long: Literal["quarantine", "cut-prompt"] = "quarantine"
     max_tokens_per_batch: int | None = Field(default=None, ge=64)
@@ -215,11 +220,10 @@ class ScoreConfig(ModelSettings, RecordSettings, TemplateSettings):
         return value
 
 
-class GenerateConfig(ModelSettings, RecordSettings, SamplingSettings, TemplateSettings):
+class GenerateConfig(ModelSettings, RecordSettings, SamplingSettings, TextSettings):
     """Settings of `fam-engine generate`; every field is a flag of the same name, `_` written `-`."""
 
     out: Path = Field(description="output folder")
-    parse_special: bool = False
     max_length: int | None = Field(default=None, ge=2)
     on_long: Literal["quarantine", "cut-prompt"] = "quarantine"
     samples: int = Field(default=1, ge=1)
@@ -236,13 +240,12 @@ class GenerateConfig(ModelSettings, RecordSettings, SamplingSettings, TemplateSe
         return value
 
 
-class RewriteConfig(ModelSettings, RecordSettings, SamplingSettings, TemplateSettings):
+class RewriteConfig(ModelSettings, RecordSettings, SamplingSettings, TextSettings):
     """Settings of `fam-engine rewrite`; every field is a flag of the same name, `_` written `-`."""
 
     out: Path = Field(description="output folder")
     method: RewriteMethod = "rewrite"
     prompt_file: Path | None = None
-    parse_special: bool = False
     samples: int = Field(default=4, ge=1)
     max_new_tokens: int = Field(default=512, ge=1)
     temperature: float = Field(default=0.7, gt=0, le=100)
@@ -250,11 +253,10 @@ class RewriteConfig(ModelSettings, RecordSettings, SamplingSettings, TemplateSet
     seed: int = Field(default=0, ge=0)
 
 
-class TrainConfig(BaseModelSettings, RecordSettings, TemplateSettings):
+class TrainConfig(BaseModelSettings, RecordSettings, TextSettings):
     """Settings of `fam-engine train`; every field is a flag of the same name, `_` written `-`."""
 
     out: Path = Field(description="output folder")
-    parse_special: bool = False
     max_length: int | None = Field(default=None, ge=2)
     on_long: Literal["quarantine", "cut-prompt"] = "quarantine"
     train_on: Literal["last", "all-assistant"] = "last"
@@ -369,13 +371,12 @@ class SelectConfig(RecordSettings):
         return value
 
 
-class EvalConfig(BaseModelSettings, RecordSettings, SamplingSettings, TemplateSettings):
+class EvalConfig(BaseModelSettings, RecordSettings, SamplingSettings, TextSettings):
     """Settings of `fam-engine eval`; every field is a flag of the same name, `_` written `-`."""
 
     out: Path = Field(description="output folder")
     adapter: tuple[Path, ...] = ()
     base: bool = True
-    parse_special: bool = False
     choice_by: Literal["logprob", "generation"] = "logprob"
     choice_metric: Literal["acc", "acc_norm"] = "acc"
     few_shot_file: str | None = None
@@ -408,14 +409,13 @@ class BenchConfig(BaseModelSettings):
     max_slowdown: float = Field(default=0.1, gt=0, lt=1)
 
 
-class TokenizeConfig(RecordSettings, TemplateSettings):
+class TokenizeConfig(RecordSettings, TextSettings):
     """Settings of `fam-engine tokenize`; every field is a flag of the same name, `_` written `-`."""
 
     model: str = Field(description="folder with a tokenizer, hub id with --download, or `embedded`")
     download: bool = False
     out: Path | None = None
     boundary: Literal["separate", "joint"] = "separate"
-    parse_special: bool = False
     max_length: int | None = Field(default=None, ge=2)
     on_long: Literal["quarantine", "cut-prompt"] = "quarantine"
     capacity: int = Field(default=2048, ge=64)

@@ -123,3 +123,13 @@ def test_a_refused_validation_file_leaves_the_folder_free(
     assert [path.name for path in (tmp_path / "out" / STATE_FOLDER).iterdir()] == ["lock"]
     validation.write_text(json.dumps(GOOD) + "\n")
     begin("train", GOOD, validation=str(validation))
+
+
+@pytest.mark.parametrize("command", ["score", "generate", "train"])
+def test_sequences_longer_than_the_model_takes_are_refused(
+    command: str, begin: Callable[..., None], tiny_model: Path, tmp_path: Path
+) -> None:
+    limit = json.loads((tiny_model / "config.json").read_text())["max_position_embeddings"]
+    with pytest.raises(UsageError, match=f"max_length {limit + 1}, expected at most {limit}"):
+        begin(command, GOOD, max_length=limit + 1)
+    begin(command, GOOD, max_length=limit)

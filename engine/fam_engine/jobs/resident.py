@@ -21,13 +21,13 @@ from fam_engine.data.packing import Int32
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.data.tokenizer_files import read_config, token_text
 from fam_engine.errors import InputError, UsageError
+from fam_engine.jobs.beginning import longest_sequence
 from fam_engine.jobs.scoring.continuations import Continuation, Pair, continuations
-from fam_engine.jobs.scoring.sources import check_adapter
+from fam_engine.jobs.sources import check_adapter, tokens_per_batch
 from fam_engine.model.folders import resolve_model
 from fam_engine.model.generation.generator import Generator
 from fam_engine.model.generation.requests import Completion, Request, Sampling
 from fam_engine.model.loading import load_model
-from fam_engine.model.memory import default_tokens_per_batch
 
 
 class ResidentModel:
@@ -98,11 +98,7 @@ class ResidentModel:
             device=device,
         )
         config = self.decoder.config
-        longest = config.max_position_embeddings
-        self.max_length = max_length or longest
-        if self.max_length > longest:
-            message = f"max_length {max_length}, expected at most {longest}, the model's own limit"
-            raise UsageError(message, code="E_MAX_LENGTH")
+        self.max_length = longest_sequence(config.max_position_embeddings, max_length)
         self.encoder = TextEncoder(
             folder, template=template, chat_template_kwargs=chat_template_kwargs
         )
@@ -110,9 +106,7 @@ class ResidentModel:
         self._bos_text = token_text(names.get("bos_token"))
         self.bos_token_id = self._token_id(self._bos_text)
         self.eos_token_id = self._token_id(token_text(names.get("eos_token")))
-        self._budget = max_tokens_per_batch or default_tokens_per_batch(
-            config, self.decoder.device, self.decoder.compute_dtype
-        )
+        self._budget = tokens_per_batch(max_tokens_per_batch, self.decoder)
 
     def __enter__(self) -> ResidentModel:
         """Give itself."""

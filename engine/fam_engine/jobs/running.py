@@ -16,7 +16,7 @@ import torch
 from fam_engine.config import HOW_IT_RUNS, BaseModelSettings, SamplingSettings
 from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.progress import Progress
-from fam_engine.jobs.scoring.sources import Sources, open_model
+from fam_engine.jobs.sources import Sources, open_model
 from fam_engine.jobs.spending import spent_so_far
 from fam_engine.jobs.stopwatch import Stopwatch
 from fam_engine.measure.answers.unit_tests import confines_files

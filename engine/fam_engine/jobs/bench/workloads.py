@@ -128,7 +128,7 @@ class TrainStep:
         from fam_engine.config import TrainConfig
         from fam_engine.jobs.interrupts import Interrupts
         from fam_engine.jobs.progress import Nobody
-        from fam_engine.jobs.scoring.sources import open_model
+        from fam_engine.jobs.sources import open_model
         from fam_engine.jobs.training.given import Given
         from fam_engine.jobs.training.job import lora_spec, memory_plan
         from fam_engine.jobs.training.loop import loss_settings

@@ -13,7 +13,7 @@ from typing import Any, Final
 from fam_engine.data.plain_files import plain_file, read_json_object
 from fam_engine.errors import FamEngineError
 from fam_engine.jobs.doctor.checks import Check, refused_check
-from fam_engine.jobs.scoring.sources import check_adapter
+from fam_engine.jobs.sources import check_adapter
 from fam_engine.model.adapter_consumers import CONSUMERS, Objection, objections, vllm_rank
 from fam_engine.model.adapter_files import CONFIG_FILE, TENSORS_FILE
 from fam_engine.model.config import ModelConfig

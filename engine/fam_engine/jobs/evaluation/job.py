@@ -31,11 +31,11 @@ from fam_engine.jobs.progress import Progress
 from fam_engine.jobs.quarantine import left_out
 from fam_engine.jobs.running import judging_settings, load_told, peak_memory
 from fam_engine.jobs.scoring.entries import EntryScorer
+from fam_engine.jobs.sources import tokens_per_batch
 from fam_engine.jobs.stopwatch import Stopwatch
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.generation.generator import Generator
 from fam_engine.model.loading import with_adapter
-from fam_engine.model.memory import default_tokens_per_batch
 
 OUTPUTS = ALL_OUTPUTS["eval"]
 
@@ -121,9 +121,7 @@ class _Evaluation:
     def _score(self, journal: Journal, decoder: Decoder) -> None:
         spool = self._parts.spool
         assert spool is not None
-        budget = self._config.max_tokens_per_batch or default_tokens_per_batch(
-            decoder.config, decoder.device, decoder.compute_dtype
-        )
+        budget = tokens_per_batch(self._config.max_tokens_per_batch, decoder)
         self._progress.start(f"{self._candidate.name}: scoring choices", None, "tokens")
         EntryScorer(decoder, journal, spool).run(budget, self._advance)
 

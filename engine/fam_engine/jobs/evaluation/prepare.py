@@ -16,17 +16,17 @@ from fam_engine.config import EvalConfig
 from fam_engine.data.reading import hash_file
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.errors import UsageError
-from fam_engine.jobs.data_files import check_distinct, find_files, note_unseen_columns
+from fam_engine.jobs.beginning import note_about_model, open_encoder, reading
+from fam_engine.jobs.data_files import check_distinct, find_files
 from fam_engine.jobs.evaluation import ingest, samples
 from fam_engine.jobs.evaluation.candidates import Candidate, find_candidates
 from fam_engine.jobs.evaluation.few_shot import NO_EXAMPLES, Examples, read_examples
 from fam_engine.jobs.evaluation.ingest import IngestPlan, ingest_tasks
 from fam_engine.jobs.interrupts import Interrupts
-from fam_engine.jobs.journal import Journal, storage_errors
+from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.progress import Progress
 from fam_engine.jobs.running import sampling_of
-from fam_engine.jobs.scoring.prepare import note_about_model
-from fam_engine.jobs.scoring.sources import Sources, find_sources, input_key
+from fam_engine.jobs.sources import Sources, find_sources, input_key
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.generation.requests import Sampling
 
@@ -86,19 +86,12 @@ def prepared(
     candidates = find_candidates(config.adapter, sources.model, with_base=config.base)
     find_files(config.train)  # a name mistyped should be said now
     plan = _ingest_plan(config, model)
-    encoder = TextEncoder(
-        sources.model,
-        template=config.template,
-        chat_template_kwargs=config.chat_template_kwargs,
-        parse_special=config.parse_special,
-    )
+    encoder = open_encoder(config, sources.model)
 
     with contextlib.closing(encoder):
         key = _run_key(config, sources, encoder)
         with Journal(out, key, _SCHEMA) as journal:
-            progress.start("reading", None, "records")
-            with storage_errors(out), journal.beginning():
-                note_unseen_columns(sources.files, config.map, progress.note)
+            with reading(journal, config, sources.files, progress):
                 spool = ingest_tasks(
                     journal, encoder, plan, sources.files, interrupts.after(progress.advance)
                 )

@@ -14,15 +14,14 @@ from typing import Any
 from fam_engine.config import GenerateConfig
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.errors import UsageError
-from fam_engine.jobs.data_files import note_unseen_columns
+from fam_engine.jobs.beginning import longest_sequence, note_about_model, open_encoder, reading
 from fam_engine.jobs.generation.ingest import IngestPlan, ingest_questions
 from fam_engine.jobs.generation.texts import SCHEMA
 from fam_engine.jobs.interrupts import Interrupts
-from fam_engine.jobs.journal import Journal, storage_errors
+from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.progress import Progress
 from fam_engine.jobs.running import sampling_of
-from fam_engine.jobs.scoring.prepare import note_about_model
-from fam_engine.jobs.scoring.sources import Sources, find_sources, input_key
+from fam_engine.jobs.sources import Sources, find_sources, input_key
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.generation.requests import Sampling
 
@@ -62,19 +61,12 @@ def prepared(
     sources = find_sources(config, config.data, config.adapter)
     model = ModelConfig.from_folder(sources.model)
     plan = _ingest_plan(config, model)
-    encoder = TextEncoder(
-        sources.model,
-        template=config.template,
-        chat_template_kwargs=config.chat_template_kwargs,
-        parse_special=config.parse_special,
-    )
+    encoder = open_encoder(config, sources.model)
 
     with contextlib.closing(encoder):
         key = _run_key(config, sources, encoder)
         with Journal(out, key, SCHEMA) as journal:
-            progress.start("reading", None, "records")
-            with storage_errors(out), journal.beginning():
-                note_unseen_columns(sources.files, config.map, progress.note)
+            with reading(journal, config, sources.files, progress):
                 ingest_questions(
                     journal, encoder, plan, sources.files, interrupts.after(progress.advance)
                 )
@@ -84,7 +76,7 @@ def prepared(
 
 
 def _ingest_plan(config: GenerateConfig, model: ModelConfig) -> IngestPlan:
-    longest = min(model.max_position_embeddings, config.max_length or 2**62)
+    longest = longest_sequence(model.max_position_embeddings, config.max_length)
     if config.max_new_tokens >= longest:
         raise UsageError(
             f"--max-new-tokens {config.max_new_tokens} leaves no room for a prompt, expected less "

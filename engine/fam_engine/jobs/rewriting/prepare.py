@@ -15,16 +15,15 @@ from typing import Any
 from fam_engine.config import RewriteConfig
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.errors import RecordError
-from fam_engine.jobs.data_files import note_unseen_columns
+from fam_engine.jobs.beginning import note_about_model, open_encoder, reading, shown_form
 from fam_engine.jobs.interrupts import Interrupts
-from fam_engine.jobs.journal import Journal, storage_errors
+from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.progress import Progress
 from fam_engine.jobs.rewriting.asking import Attempt, plan_attempts, prompt_ids
 from fam_engine.jobs.rewriting.attempts import SCHEMA
 from fam_engine.jobs.rewriting.ingest import ingest_records, read_source
 from fam_engine.jobs.rewriting.prompts import load_prompt
-from fam_engine.jobs.scoring.prepare import note_about_model, shown_form
-from fam_engine.jobs.scoring.sources import Sources, find_sources, input_key
+from fam_engine.jobs.sources import Sources, find_sources, input_key
 from fam_engine.model.config import ModelConfig
 
 # What cannot change a candidate, or is in the key as a hash.
@@ -79,20 +78,13 @@ def prepared(
     attempts = plan_attempts(config, template)
     sources = find_sources(config, config.data, config.adapter)
     model = ModelConfig.from_folder(sources.model)
-    encoder = TextEncoder(
-        sources.model,
-        template=config.template,
-        chat_template_kwargs=config.chat_template_kwargs,
-        parse_special=config.parse_special,
-    )
+    encoder = open_encoder(config, sources.model)
 
     with contextlib.closing(encoder):
         asked = template.text if template else ""
         key = _run_key(config, sources, encoder, asked)
         with Journal(out, key, SCHEMA) as journal:
-            progress.start("reading", None, "records")
-            with storage_errors(out), journal.beginning():
-                note_unseen_columns(sources.files, config.map, progress.note)
+            with reading(journal, config, sources.files, progress):
                 ingest_records(
                     journal,
                     encoder,

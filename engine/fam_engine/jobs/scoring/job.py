@@ -36,7 +36,7 @@ from fam_engine.jobs.scoring.files import (
 from fam_engine.jobs.scoring.prepare import prepared
 from fam_engine.jobs.scoring.report import write_score_report
 from fam_engine.jobs.scoring.sharing.gathering import gather
-from fam_engine.jobs.scoring.sources import Sources, open_model, tokens_per_batch
+from fam_engine.jobs.sources import Sources, open_model, tokens_per_batch
 from fam_engine.jobs.spending import Spending, spent_so_far
 from fam_engine.jobs.stopwatch import Stopwatch
 from fam_engine.measure.summary import summarize
@@ -89,7 +89,7 @@ def _score_entries(
     progress.start("loading the model", None, "")
     with journal.beginning():
         decoder = open_model(config, sources)
-    budget = tokens_per_batch(config, decoder)
+    budget = tokens_per_batch(config.max_tokens_per_batch, decoder)
     progress.note(f"{describe(decoder)}, {budget} tokens a batch")
     scorer = EntryScorer(decoder, journal, spool, keep_tokens=config.tokens)
     progress.start("scoring", scorer.remaining_tokens(), "tokens")

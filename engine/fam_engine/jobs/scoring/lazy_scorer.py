@@ -20,7 +20,7 @@ from fam_engine.config import ComputeDtype, Device, Precision
 from fam_engine.data.templates import find_template, with_kwargs
 from fam_engine.errors import UsageError
 from fam_engine.jobs.scoring.scorer import Scorer
-from fam_engine.jobs.scoring.sources import check_adapter
+from fam_engine.jobs.sources import check_adapter
 from fam_engine.model.folders import hash_model, resolve_model
 from fam_engine.model.loading import check_choices, lacks_threads
 from fam_engine.version import __version__

@@ -12,15 +12,21 @@ from pathlib import Path
 from fam_engine._rust_tokenize import Spool
 from fam_engine.config import ScoreConfig
 from fam_engine.data.tokenizer import TextEncoder
-from fam_engine.errors import RecordError
-from fam_engine.jobs.data_files import note_unseen_columns
+from fam_engine.jobs.beginning import (
+    longest_sequence,
+    note_about_model,
+    open_encoder,
+    reading,
+    shown_form,
+)
 from fam_engine.jobs.interrupts import Interrupts
-from fam_engine.jobs.journal import Journal, storage_errors
+from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.progress import Progress
 from fam_engine.jobs.scoring.entries import SCHEMA
 from fam_engine.jobs.scoring.in_context import missing_in_context
-from fam_engine.jobs.scoring.ingest import ingest_records
-from fam_engine.jobs.scoring.sources import Sources, find_sources, ingest_plan, run_key
+from fam_engine.jobs.scoring.ingest import IngestPlan, ingest_records
+from fam_engine.jobs.scoring.run_key import run_key
+from fam_engine.jobs.sources import Sources, find_sources
 from fam_engine.model.config import ModelConfig
 
 
@@ -30,22 +36,13 @@ def prepared(
 ) -> Iterator[tuple[Journal, Spool, TextEncoder, Sources]]:
     """Open the journal and run pass 1."""
     sources = find_sources(config, config.data, config.adapter)
-    model = ModelConfig.from_folder(sources.model)
-    encoder = TextEncoder(
-        sources.model,
-        template=config.template,
-        chat_template_kwargs=config.chat_template_kwargs,
-        boundary=config.boundary,
-        parse_special=config.parse_special,
-    )
+    plan = _ingest_plan(config, ModelConfig.from_folder(sources.model))
+    encoder = open_encoder(config, sources.model, boundary=config.boundary)
 
     with contextlib.closing(encoder):
         key = run_key(config, sources, encoder)
         with Journal(out, key, SCHEMA) as journal:
-            progress.start("reading", None, "records")
-            plan = ingest_plan(config, model)
-            with storage_errors(out), journal.beginning():
-                note_unseen_columns(sources.files, config.map, progress.note)
+            with reading(journal, config, sources.files, progress):
                 spool = ingest_records(
                     journal, encoder, plan, sources.files, interrupts.after(progress.advance)
                 )
@@ -57,40 +54,13 @@ def prepared(
             yield journal, spool, encoder, sources
 
 
-def note_about_model(encoder: TextEncoder, progress: Progress) -> None:
-    """Tell the user what is unusual about the model's template and tokenizer."""
-    for note in (opened_otherwise(encoder), encoder.read_otherwise):
-        if note:
-            progress.note(note)
-
-
-def opened_otherwise(encoder: TextEncoder) -> str | None:
-    """Say it where the template writes a plain answer after something else than it asks for one with.
-
-    So it is with models that think first: a plain answer straight after their generation prompt is one they would not
-    give. None: it does not, or the user has decided on thoughts.
-    """
-    thinking, renderer = "enable_thinking", encoder.renderer
-    if renderer is None or encoder.template is None or thinking in encoder.template.kwargs:
-        return None
-    try:
-        asked, given = renderer.openings()
-    except RecordError:
-        return None  # the records will tell
-    if asked.strip() == given.strip():
-        return None
-    note = f"the chat template asks for an answer with {asked!r}, but writes a plain one after {given!r}"
-    if renderer.reads(thinking):
-        note += f"; for answers without thoughts give --chat-template-kwargs '{{\"{thinking}\": false}}'"
-    return note
-
-
-def shown_form(form: dict[str, str]) -> str:
-    """Show how a file was understood: its form, and one example with the scored part marked."""
-    context, response = (_clipped(form[name]) for name in ("context", "response"))
-    return f"{form['file']}: {form['form']}\n  {context}[[{response}]]"
-
-
-def _clipped(text: str) -> str:
-    shown = text if len(text) <= 160 else f"{text[:80]} ... {text[-70:]}"
-    return shown.replace("\n", "\\n")
+def _ingest_plan(config: ScoreConfig, model: ModelConfig) -> IngestPlan:
+    """Give pass 1 its orders."""
+    return IngestPlan(
+        max_length=longest_sequence(model.max_position_embeddings, config.max_length),
+        on_long=config.on_long,
+        ifd=config.ifd,
+        in_context=config.in_context,
+        columns=config.map,
+        limit=config.limit,
+    )

@@ -29,9 +29,9 @@ from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.scoring.entries import SCHEMA, EntryScorer
 from fam_engine.jobs.scoring.files import score_rows, scores_schema
 from fam_engine.jobs.scoring.ingest import IngestPlan, ingest_records
+from fam_engine.jobs.sources import tokens_per_batch
 from fam_engine.model.folders import resolve_model
 from fam_engine.model.loading import load_model
-from fam_engine.model.memory import default_tokens_per_batch
 
 _COLUMNS = scores_schema(ifd=False, in_context=False)
 # What `score_each` gives.
@@ -96,9 +96,7 @@ class Scorer:
         )
         # Without the template, once it is asked for.
         self._verbatim_encoder: TextEncoder | None = None
-        self._budget = max_tokens_per_batch or default_tokens_per_batch(
-            self._decoder.config, self._decoder.device, self._decoder.compute_dtype
-        )
+        self._budget = tokens_per_batch(max_tokens_per_batch, self._decoder)
 
     def __enter__(self) -> Scorer:
         """Give itself."""

@@ -18,9 +18,10 @@ from fam_engine.config import TokenizeConfig
 from fam_engine.data.files import write_json_whole
 from fam_engine.data.plain_files import plain_file, read_json_object
 from fam_engine.data.tokenizer import TextEncoder
-from fam_engine.jobs.data_files import find_distinct_files, note_unseen_columns
+from fam_engine.jobs.beginning import longest_sequence, open_encoder, reading
+from fam_engine.jobs.data_files import find_distinct_files
 from fam_engine.jobs.interrupts import Interrupts
-from fam_engine.jobs.journal import Journal, check_unclaimed, claimed, storage_errors
+from fam_engine.jobs.journal import Journal, check_unclaimed, claimed
 from fam_engine.jobs.quarantine import read_quarantine, write_quarantine
 from fam_engine.jobs.scoring import ingest
 from fam_engine.jobs.scoring.ingest import IngestPlan, ingest_records
@@ -59,15 +60,8 @@ def run_tokenize(config: TokenizeConfig, progress: Progress) -> dict[str, Any]:
     if config.out is not None:
         check_unclaimed(config.out, _outputs(config))
     folder, _ = resolve_model(config.model, download=config.download)
-    encoder = TextEncoder(
-        folder,
-        template=config.template,
-        chat_template_kwargs=config.chat_template_kwargs,
-        boundary=config.boundary,
-        parse_special=config.parse_special,
-    )
-    longest = _longest(folder)
-    max_length = min(longest, config.max_length or longest)
+    max_length = longest_sequence(_longest(folder), config.max_length)
+    encoder = open_encoder(config, folder, boundary=config.boundary)
     check = TextCheck(encoder) if config.verify else None
     with contextlib.closing(encoder), _pass_1(config, encoder, max_length, check, progress) as done:
         journal, spool = done
@@ -111,11 +105,9 @@ def _pass_1(
         Interrupts() as interrupts,
         Journal(Path(name), {}, ingest.SCHEMA) as journal,
     ):
-        progress.start("tokenizing", None, "records")
-        note_unseen_columns(files, config.map, progress.note)
         if encoder.read_otherwise:
             progress.note(encoder.read_otherwise)
-        with storage_errors(Path(name)):
+        with reading(journal, config, files, progress):
             spool = ingest_records(
                 journal, encoder, plan, files, interrupts.after(progress.advance)
             )

@@ -20,7 +20,7 @@ from fam_engine.jobs.outputs import OUTPUTS as ALL_OUTPUTS
 from fam_engine.jobs.progress import Nobody, Progress
 from fam_engine.jobs.quarantine import read_quarantine, write_quarantine
 from fam_engine.jobs.running import describe, finished_summary
-from fam_engine.jobs.scoring.sources import Sources, open_model
+from fam_engine.jobs.sources import Sources, open_model
 from fam_engine.jobs.stopwatch import Stopwatch
 from fam_engine.jobs.training.budget import (
     MemoryNeeds,

@@ -18,7 +18,7 @@ from fam_engine.jobs.data_files import find_files
 from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.progress import Progress
 from fam_engine.jobs.scoring.job import run_score
-from fam_engine.jobs.scoring.sources import check_adapter
+from fam_engine.jobs.sources import check_adapter
 from fam_engine.model.folders import resolve_model
 from fam_engine.model.merging import merge, served_precision
 

@@ -18,14 +18,14 @@ from fam_engine.config import TrainConfig
 from fam_engine.data.reading import hash_file
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.errors import InputError
+from fam_engine.jobs.beginning import longest_sequence, note_about_model, open_encoder, shown_form
 from fam_engine.jobs.data_files import DataFile, find_files, note_unseen_columns
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal, storage_errors
 from fam_engine.jobs.progress import Progress
 from fam_engine.jobs.scoring import ingest
 from fam_engine.jobs.scoring.ingest import IngestPlan, ingest_records
-from fam_engine.jobs.scoring.prepare import note_about_model, shown_form
-from fam_engine.jobs.scoring.sources import Sources, find_sources, input_key
+from fam_engine.jobs.sources import Sources, find_sources, input_key
 from fam_engine.jobs.training.crashes import open_validation
 from fam_engine.jobs.training.examples import (
     Examples,
@@ -85,16 +85,11 @@ def prepared(
         FamEngineError: Input, model or settings that cannot be used; see the subclasses.
     """
     sources = find_sources(config, config.data, None)
-    encoder = TextEncoder(
-        sources.model,
-        template=config.template,
-        chat_template_kwargs=config.chat_template_kwargs,
-        parse_special=config.parse_special,
-    )
+    encoder = open_encoder(config, sources.model)
     with contextlib.closing(encoder):
+        reader = _Reader(config, sources, encoder, progress, interrupts)
         key = run_key(config, sources, encoder)
         with Journal(out, key, ingest.SCHEMA) as journal:
-            reader = _Reader(config, sources, encoder, progress, interrupts)
             with storage_errors(out), journal.beginning():
                 train, validation = reader.examples(journal)
             yield Prepared(journal, encoder, sources, train, validation, _digest(key))
@@ -127,7 +122,8 @@ class _Reader:
         self._encoder = encoder
         self._progress = progress
         self._advance = interrupts.after(progress.advance)
-        self._longest = ModelConfig.from_folder(sources.model).max_position_embeddings
+        limit = ModelConfig.from_folder(sources.model).max_position_embeddings
+        self._max_length = longest_sequence(limit, config.max_length)
 
     def examples(self, journal: Journal) -> tuple[Examples, Examples | None]:
         """Give what to train on and what to judge by."""
@@ -150,7 +146,7 @@ class _Reader:
     ) -> Examples:
         config = self._config
         plan = IngestPlan(
-            max_length=min(self._longest, config.max_length or self._longest),
+            max_length=self._max_length,
             on_long=config.on_long,
             columns=config.map,
             limit=limit,

@@ -17,7 +17,7 @@ from fam_engine.jobs.data_files import find_distinct_files
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.progress import Progress
-from fam_engine.jobs.scoring.sources import check_adapter
+from fam_engine.jobs.sources import check_adapter
 from fam_engine.jobs.verifying.over_http import Server
 from fam_engine.jobs.verifying.probe import Probe, opened_probe
 from fam_engine.jobs.verifying.tolerances import TOLERANCES, Tolerance

@@ -21,6 +21,7 @@ from fam_engine.config import VerifyConfig
 from fam_engine.data.packing import Int32
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.errors import InputError
+from fam_engine.jobs.beginning import shown_form
 from fam_engine.jobs.data_files import DataFile
 from fam_engine.jobs.journal import Journal, storage_errors
 from fam_engine.jobs.progress import Progress
@@ -28,12 +29,11 @@ from fam_engine.jobs.quarantine import quarantined_by_code
 from fam_engine.jobs.scoring import ingest
 from fam_engine.jobs.scoring.continuations import entry_continuations
 from fam_engine.jobs.scoring.ingest import IngestPlan, ingest_records
-from fam_engine.jobs.scoring.prepare import shown_form
+from fam_engine.jobs.sources import tokens_per_batch
 from fam_engine.measure.agreement import TokenLogprobs
 from fam_engine.measure.statistics import Floats, Ints
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.decoder import Decoder
-from fam_engine.model.memory import default_tokens_per_batch
 
 # Of one answer's tokens: log-probs, and whether each is the model's first choice.
 AnswerRow = tuple[Floats, npt.NDArray[np.bool_]]
@@ -66,7 +66,7 @@ class Probe:
             decoder: The model.
             advance: Called with the number of answers done since the last call.
         """
-        budget = default_tokens_per_batch(decoder.config, decoder.device, decoder.compute_dtype)
+        budget = tokens_per_batch(None, decoder)
         found = {}
         results = entry_continuations(decoder, self.spool, self.entries, max_tokens=budget)
         for result in results:

@@ -25,15 +25,11 @@ from fam_engine.jobs.running import load_told
 from fam_engine.jobs.scoring.entries import SCHEMA, EntryScorer, remaining_entries
 from fam_engine.jobs.scoring.job import check_folder
 from fam_engine.jobs.scoring.prepare import prepared
+from fam_engine.jobs.scoring.run_key import worker_key
 from fam_engine.jobs.scoring.sharing.claims import Claim, Worker, has_left, undone_parts
 from fam_engine.jobs.scoring.sharing.gathering import inherit
 from fam_engine.jobs.scoring.sharing.parts import FOLDER, PartPlan, read_plan, write_plan
-from fam_engine.jobs.scoring.sources import (
-    Sources,
-    find_sources,
-    tokens_per_batch,
-    worker_key,
-)
+from fam_engine.jobs.sources import Sources, find_sources, tokens_per_batch
 from fam_engine.jobs.spending import Spending
 
 READING = "reading"
@@ -152,7 +148,7 @@ class _Work:
         self._plan = plan
         self._progress = progress
         self._interrupts = interrupts
-        self._budget = tokens_per_batch(config, decoder)
+        self._budget = tokens_per_batch(config.max_tokens_per_batch, decoder)
         spool = Spool.open(str(config.out / STATE_FOLDER / "spool"))
         self._scorer = EntryScorer(decoder, worker.journal, spool, keep_tokens=config.tokens)
         self._record = spool.index()["record"]

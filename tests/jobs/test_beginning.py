@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fam_engine.data.tokenizer import TextEncoder
-from fam_engine.jobs.scoring.prepare import note_about_model, opened_otherwise
+from fam_engine.jobs.beginning import note_about_model, opened_otherwise
 from tests.data.template_families import FAMILIES, QWEN_3
 from tests.jobs.training.small_job import Notes
 
