@@ -32,6 +32,7 @@ def scored(tmp_path: Path) -> Write:
         name: str,
         rows: Sequence[tuple[str, str, str, float | None]],
         places: Sequence[tuple[str, int]] | None = None,
+        hashes: Sequence[str] = (),
         **settings: object,
     ) -> Path:
         folder = tmp_path / name
@@ -58,7 +59,12 @@ def scored(tmp_path: Path) -> Write:
             ),
         )
         (folder / "summary.json").write_text(
-            json.dumps({"settings": {"out": name, **settings}, "key": {"model": settings["model"]}})
+            json.dumps(
+                {
+                    "settings": {"out": name, **settings},
+                    "key": {"model": settings["model"], "data": hashes},
+                }
+            )
         )
         return folder
 
@@ -215,6 +221,28 @@ def test_an_id_that_nobody_wrote_is_known_by_its_place(scored: Write) -> None:
     # `select` writes such ids into what it chose, which is another file.
     chosen = scored("c", rows["noid.jsonl"][1:], [("chosen.jsonl", 1)], model="m")
     assert compare_runs(first, chosen)["joined"] == 1
+
+
+def test_a_file_is_the_same_wherever_it_lies(scored: Write) -> None:
+    def run(name: str, files: dict[str, str]) -> Path:
+        rows = [
+            (f"{file}:{line}", "noid", "g", float(line + int(sha256[0])))
+            for file, sha256 in files.items()
+            for line in (1, 2)
+        ]
+        places = [(file, line) for file in files for line in (1, 2)]
+        return scored(name, rows, places, model="m", data=list(files), hashes=list(files.values()))
+
+    first = run("a", {"here/data.jsonl": "1f", "here/rest.jsonl": "2f"})
+    assert compare_runs(first, run("b", {"there/new.jsonl": "1f"}))["joined"] == 2
+    with pytest.raises(InputError, match="no record in common"):
+        compare_runs(first, run("c", {"there/data.jsonl": "3f"}))
+    # Two that changed names are still themselves.
+    swapped = {"here/data.jsonl": "2f", "here/rest.jsonl": "1f"}
+    assert not compare_runs(first, run("e", swapped))["changed"]
+    # Which of two that are alike it is, nothing tells.
+    with pytest.raises(InputError, match="no record in common"):
+        compare_runs(first, run("d", {"there/x.jsonl": "1f", "there/y.jsonl": "1f"}))
 
 
 def test_runs_with_nothing_in_common_are_refused(scored: Write) -> None:

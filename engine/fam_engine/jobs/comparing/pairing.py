@@ -2,21 +2,24 @@
 
 In: two runs. Out: `Paired`. A record is known by its id; where an id comes twice in either run, by its source as well,
 which holds though files are put together or sorted anew; where that comes twice too, or the other run has none of that
-source (labels of files of one name follow from which a run was given), by file and line. Rows that could still be one
-of several are left alone: taken in order, another order of files or a record left out would pair different answers.
+source (labels of files of one name follow from which a run was given), by file and line. A file is the same, wherever
+it lies, where both runs read one of its SHA-256. Rows that could still be one of several are left alone: taken in
+order, another order of files or a record left out would pair different answers.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from fam_engine.jobs.comparing.runs import Run
 from fam_engine.jobs.selection.scores import place_of
 
 _Key = tuple[object, ...]
+# File as a run was given it -> what it is known by.
+_Places = Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,12 @@ class Paired:
 
 def pair_rows(first: Run, second: Run) -> Paired:
     """Find the row of the second run for each of the first."""
-    names = _names(first, second), _names(second, first)
+    runs = first, second
+    places = _places(first, second), _places(second, first)
+    names = _names(first, second, places[0]), _names(second, first, places[1])
     counts = Counter(names[0]), Counter(names[1])
     repeated = {name for count in counts for name, number in count.items() if number > 1}
-    keys = _keys((first, second), names, repeated) if repeated else names
+    keys = _keys(runs, names, repeated, _files(runs, places)) if repeated else names
     alone = [_alone(of_run) for of_run in keys]
     rows = [(row, alone[1][key]) for key, row in alone[0].items() if key in alone[1]]
     return Paired(
@@ -64,29 +69,46 @@ def pair_rows(first: Run, second: Run) -> Paired:
     )
 
 
-def _names(run: Run, other: Run) -> list[_Key]:
+def _places(run: Run, other: Run) -> _Places:
+    """Give where each file of a run is: its path, or its SHA-256 where just one file of each run has it."""
+    here, there = (Counter(one.hashes.get(file) for file in set(one.files)) for one in (run, other))
+    return {
+        file: sha256
+        if (sha256 := run.hashes.get(file)) and here[sha256] == there[sha256] == 1
+        else place_of(file)
+        for file in set(run.files)
+    }
+
+
+def _names(run: Run, other: Run, places: _Places) -> list[_Key]:
     """Give what rows are known by: their id, and what it belongs to.
 
-    An id that nobody wrote is `file:line` and changes with the spelling of the path. Where the other run has it
-    letter by letter it stays, as `select` writes it into the records it chose.
+    An id that nobody wrote is `file:line` and changes with the spelling of the path. Where it is written in the other
+    run it stays, as `select` writes it into the records it chose.
     """
-    there = set(other.ids)
-    places = {file: place_of(file) for file in set(run.files)}
-    return [
-        (*scope, f"{places[file]}:{line}" if one not in there and one == f"{file}:{line}" else one)
-        for scope, one, file, line in zip(run.scopes, run.ids, run.files, run.lines, strict=True)
-    ]
+    written = {one for one, file, line in _rows(other) if one != f"{file}:{line}"}
+    names = (
+        f"{places[file]}:{line}" if one == f"{file}:{line}" and one not in written else one
+        for one, file, line in _rows(run)
+    )
+    return [(*scope, name) for scope, name in zip(run.scopes, names, strict=True)]
+
+
+def _rows(run: Run) -> Iterator[tuple[str, str, str]]:
+    return zip(run.ids, run.files, run.lines, strict=True)
 
 
 def _keys(
-    runs: tuple[Run, Run], names: tuple[list[_Key], list[_Key]], repeated: set[_Key]
+    runs: tuple[Run, Run],
+    names: tuple[list[_Key], list[_Key]],
+    repeated: set[_Key],
+    files: tuple[_Places, _Places],
 ) -> tuple[list[_Key], list[_Key]]:
     """Lengthen the names that are repeated by what tells their rows apart."""
     by_source = [
         Counter(pair for pair in zip(of_run, run.sources, strict=True) if pair[0] in repeated)
         for run, of_run in zip(runs, names, strict=True)
     ]
-    files = _files(*runs)
 
     def key(name: _Key, source: str, file: str, line: str) -> _Key:
         if name not in repeated:
@@ -94,25 +116,28 @@ def _keys(
         numbers = [count[name, source] for count in by_source]
         if numbers == [1, 1]:
             return name, source
-        return name, source if all(numbers) else None, files[file], line
+        return name, source if all(numbers) else None, file, line
 
     first, second = (
-        list(map(key, of_run, run.sources, run.files, run.lines))
-        for run, of_run in zip(runs, names, strict=True)
+        list(map(key, of_run, run.sources, map(known.__getitem__, run.files), run.lines))
+        for run, of_run, known in zip(runs, names, files, strict=True)
     )
     return first, second
 
 
-def _files(first: Run, second: Run) -> Mapping[str, str]:
+def _files(runs: tuple[Run, Run], places: tuple[_Places, _Places]) -> tuple[_Places, _Places]:
     """Give what each file is known by: its name where each run has one file of it, as files move; else its place."""
-    places = [{place_of(file) for file in set(run.files)} for run in (first, second)]
-    names = [Counter(map(os.path.basename, of_run)) for of_run in places]
-    moved = {name for name, number in names[0].items() if number == names[1][name] == 1}
-    known = {}
-    for file in {*first.files, *second.files}:
-        name = os.path.basename(file)
-        known[file] = name if name in moved else place_of(file)
-    return known
+    paths = [{place_of(file) for file in set(run.files)} for run in runs]
+    counts = [Counter(map(os.path.basename, of_run)) for of_run in paths]
+    moved = {name for name, number in counts[0].items() if number == counts[1][name] == 1}
+    first, second = (
+        {
+            file: name if (name := os.path.basename(file)) in moved else place
+            for file, place in of_run.items()
+        }
+        for of_run in places
+    )
+    return first, second
 
 
 def _alone(keys: Sequence[_Key]) -> dict[_Key, int]:

@@ -49,6 +49,7 @@ class Run:
         lines: In the files; likewise.
         metrics: Column -> float64[n], NaN where null.
         settings: Of the run, what they decided included; empty where its summary is gone.
+        hashes: SHA-256 of each file whose it is known, by the name it was given.
     """
 
     path: Path
@@ -62,6 +63,7 @@ class Run:
     lines: Sequence[str]
     metrics: Mapping[str, Floats]
     settings: Mapping[str, Any]
+    hashes: Mapping[str, str]
 
 
 def read_run(path: Path) -> Run:
@@ -80,6 +82,7 @@ def read_run(path: Path) -> Run:
         table[name].to_pylist() for name in (*_LABELS[kind], *_PLACES)
     )
     is_eval = kind == "eval"
+    settings = _read_settings(table_path)
     return Run(
         path=table_path,
         kind=kind,
@@ -95,7 +98,8 @@ def read_run(path: Path) -> Run:
         files=files,
         lines=lines,
         metrics={name: _floats(table[name]) for name in _METRICS[kind]},
-        settings=_read_settings(table_path),
+        settings=settings,
+        hashes=dict(zip(settings.get("data") or (), settings.get("key.data") or (), strict=False)),
     )
 
 
