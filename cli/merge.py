@@ -37,6 +37,7 @@ def run(
     chat_template_kwargs: options.ChatTemplateKwargs = None,
     limit: options.Limit = None,
     download: options.Download = None,
+    dry_run: options.DryRun = False,
     config: options.Config = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -51,16 +52,16 @@ def run(
     from fam_engine.config import MergeConfig
     from fam_engine.settings_reading import read_config
 
-    settings = read_config(MergeConfig, given, config)
-    options.execute(settings, settings.out, _load, as_json=as_json, quiet=quiet)
+    settings = read_config(MergeConfig, given, config, dry_run=dry_run)
+    options.execute(settings, settings.out, _load, dry_run=dry_run, as_json=as_json, quiet=quiet)
 
 
 def _load() -> options.Job:
-    from fam_engine.jobs.training.merge import run_merge
-    from fam_engine.report.training import print_merge_scores
+    from fam_engine.jobs.training.merge import forecast_merge, run_merge
+    from fam_engine.report.training import print_merge_forecast, print_merge_scores
 
     def show(summary: Mapping[str, Any], console: Console) -> None:
         if summary["scores"]:
             print_merge_scores(summary["scores"], console)
 
-    return options.Job(run_merge, show, "a plain checkpoint")
+    return options.Job(run_merge, show, "a plain checkpoint", forecast_merge, print_merge_forecast)

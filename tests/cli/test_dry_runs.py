@@ -27,6 +27,15 @@ def test_it_needs_no_out(command: str, line: Line, run: Run, tmp_path: Path) -> 
     assert error == "error[E_CONFIG_VALUE]: setting `out` is missing (give --out)\n"
 
 
+def test_nor_does_that_of_a_merge(line: Line, run: Run, tiny_model: Path, tmp_path: Path) -> None:
+    run(*line("train", tmp_path / "t"))
+    words = ["merge", "--model", tiny_model, "--adapter", tmp_path / "t" / "adapter"]
+    code, printed, error = run(*words, "--dry-run", "--json", "--quiet")
+    assert (code, error) == (0, "")
+    assert json.loads(printed)["free_bytes"] is None
+    assert run(*words)[2] == "error[E_CONFIG_VALUE]: setting `out` is missing (give --out)\n"
+
+
 def test_nor_does_that_of_a_study(run: Run) -> None:
     code, printed, _ = run("experiment", "small", "--dry-run", "--json", "--quiet")
     assert code == 0

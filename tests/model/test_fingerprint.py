@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from fam_engine.errors import ModelRefusedError
 from fam_engine.model.loading import load_model, with_adapter
-from fam_engine.model.merging import merge
+from fam_engine.model.merging import plan_merge
 from tests.model.conftest import TinyCheckpoint
 from tests.model.test_adapter_files import SPECS, saved
 
@@ -49,7 +49,7 @@ def test_another_model_of_the_same_shape_is_refused_everywhere(
     with pytest.raises(ModelRefusedError, match="another model of the same shape"):
         with_adapter(load_model(other), adapter)
     with pytest.raises(ModelRefusedError, match="another model of the same shape"):
-        merge(other, adapter, tmp_path / "merged", base="original")
+        plan_merge(other, adapter, base="original").write(tmp_path / "merged")
 
 
 def test_the_same_tensors_elsewhere_are_its_own(base: Path, adapter: Path, tmp_path: Path) -> None:

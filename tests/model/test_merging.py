@@ -15,7 +15,7 @@ from fam_engine.errors import ModelRefusedError, StorageError, UsageError
 from fam_engine.model import merging
 from fam_engine.model.loading import load_model
 from fam_engine.model.lora import LoraSpec
-from fam_engine.model.merging import MergeBase, merge
+from fam_engine.model.merging import MergeBase, plan_merge
 from fam_engine.model.nf4 import quantize
 from fam_engine.model.safetensors_writing import Kinds, Make, write_tensors
 from tests.model.conftest import TinyCheckpoint
@@ -49,7 +49,7 @@ def test_sums_are_rounded_once(
 ) -> None:
     model = tiny_checkpoint("llama", dtype=dtype)
     parameters = saved(model, tmp_path / "a", SPEC)
-    merge(model, tmp_path / "a", tmp_path / "out", base=base)
+    plan_merge(model, tmp_path / "a", base=base).write(tmp_path / "out")
     before, after = tensors_of(model), tensors_of(tmp_path / "out")
     assert after.keys() == before.keys()
     assert all(after[name].dtype == dtype for name in after)
@@ -73,7 +73,7 @@ def test_original_says_what_the_adapter_on_unquantized_weights_says(
 ) -> None:
     model, out = tiny_checkpoint(model_type), tmp_path / "out"
     saved(model, tmp_path / "a", SPEC, precision="fp32")
-    merge(model, tmp_path / "a", out, base="original")
+    plan_merge(model, tmp_path / "a", base="original").write(out)
     adapted = load_model(model, adapter=tmp_path / "a", precision="fp32", compute_dtype="fp64")
     merged = load_model(out, precision="fp32", compute_dtype="fp64")
     theirs = load_double(out)
@@ -87,7 +87,7 @@ def test_original_says_what_the_adapter_on_unquantized_weights_says(
 def test_dequantized_says_what_was_trained(tiny_checkpoint: TinyCheckpoint, tmp_path: Path) -> None:
     model, out = tiny_checkpoint("qwen2", tie_word_embeddings=True), tmp_path / "out"
     saved(model, tmp_path / "a", SPEC)
-    merge(model, tmp_path / "a", out, base="dequantized")
+    plan_merge(model, tmp_path / "a", base="dequantized").write(out)
     trained = load_model(model, adapter=tmp_path / "a", precision="nf4", compute_dtype="fp64")
     merged = load_model(out, precision="fp32", compute_dtype="fp64")
     # At precision nf4 tables are bf16 whatever is stored; all else must be equal.
@@ -104,7 +104,7 @@ def shards_of(folder: Path) -> list[str]:
 def test_shards_and_their_index(tiny_checkpoint: TinyCheckpoint, tmp_path: Path) -> None:
     model, out = tiny_checkpoint("llama", max_shard_size="100KB"), tmp_path / "out"
     saved(model, tmp_path / "a", SPEC)
-    merge(model, tmp_path / "a", out, base="original")
+    plan_merge(model, tmp_path / "a", base="original").write(out)
     assert shards_of(out) == shards_of(model)
     assert len(shards_of(out)) > 2
     name = "model.safetensors.index.json"
@@ -132,8 +132,8 @@ def test_a_model_stored_in_nf4(tiny_checkpoint: TinyCheckpoint, tmp_path: Path) 
     model, out = quantized(plain, tmp_path / "nf4"), tmp_path / "out"
     parameters = saved(model, tmp_path / "a", SPEC)
     with pytest.raises(ModelRefusedError, match=r"E_MERGE.*--base dequantized"):
-        merge(model, tmp_path / "a", out, base="original")
-    merge(model, tmp_path / "a", out, base="dequantized")
+        plan_merge(model, tmp_path / "a", base="original").write(out)
+    plan_merge(model, tmp_path / "a", base="dequantized").write(out)
     assert "quantization_config" not in json.loads((out / "config.json").read_text())
     after = tensors_of(out)
     assert after.keys() == tensors_of(plain).keys()
@@ -161,7 +161,7 @@ def test_files_beside_the_weights(tiny_model: Path, tmp_path: Path) -> None:
     (model / "chat_template.jinja").write_text("{{ messages }}")
     (model / "additional_chat_templates").mkdir()
     (model / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}")
-    merge(model, tmp_path / "a", tmp_path / "new" / "out", base="original")
+    plan_merge(model, tmp_path / "a", base="original").write(tmp_path / "new" / "out")
     expected = {path.name for path in tiny_model.iterdir()}
     expected |= {"chat_template.jinja", "additional_chat_templates"}
     assert {path.name for path in (tmp_path / "new" / "out").iterdir()} == expected
@@ -174,10 +174,10 @@ def test_the_model_s_own_folder_is_safe(tiny_checkpoint: TinyCheckpoint, tmp_pat
     saved(model, tmp_path / "a", SPEC)
     before = tensors_of(model)
     with pytest.raises(UsageError, match=r"E_MERGE.*has files in it"):
-        merge(model, tmp_path / "a", model, base="original")
+        plan_merge(model, tmp_path / "a", base="original").write(model)
     assert all(torch.equal(tensor, before[name]) for name, tensor in tensors_of(model).items())
     (tmp_path / "empty").mkdir()
-    merge(model, tmp_path / "a", tmp_path / "empty", base="original")
+    plan_merge(model, tmp_path / "a", base="original").write(tmp_path / "empty")
     assert shards_of(tmp_path / "empty") == ["model.safetensors"]
 
 
@@ -201,7 +201,7 @@ def test_whole_or_not_there(
     monkeypatch.setattr(merging, "write_tensors", failing)
     there = sorted(tmp_path.iterdir())
     with pytest.raises(StorageError if isinstance(error, OSError) else KeyboardInterrupt):
-        merge(model, tmp_path / "a", tmp_path / "out", base="original")
+        plan_merge(model, tmp_path / "a", base="original").write(tmp_path / "out")
     assert sorted(tmp_path.iterdir()) == there
 
 
@@ -210,5 +210,5 @@ def test_sums_beyond_float16_are_refused(tiny_checkpoint: TinyCheckpoint, tmp_pa
     spec = LoraSpec(3, 1e8, 0.0, ("up_proj",), False)
     saved(model, tmp_path / "a", spec)
     with pytest.raises(ModelRefusedError, match=r"E_MERGE.*up_proj\.weight. has values that are"):
-        merge(model, tmp_path / "a", tmp_path / "out", base="original")
+        plan_merge(model, tmp_path / "a", base="original").write(tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -18,8 +18,11 @@ names they have in the model's folder.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -64,21 +67,17 @@ def served_precision(trained: Precision) -> Precision:
     return "fp32" if trained == "fp32" else "bf16"
 
 
-def merge(model: Path, adapter: Path, out: Path, *, base: MergeBase) -> None:
-    """Write a model with an adapter merged into it.
+def plan_merge(model: Path, adapter: Path, *, base: MergeBase) -> Merge:
+    """Check all that a merge is made from.
 
     Args:
         model: The model's folder.
         adapter: The adapter's folder.
-        out: The folder to write, which must not be there, or be empty. It appears whole or not at
-            all.
         base: What the adapter is added to, see the module's text.
 
     Raises:
         ModelRefusedError: A model or adapter that is not as it must be; `original` of a model
-            that is stored in NF4; a sum that is not finite in the stored dtype.
-        UsageError: `out` has files in it.
-        StorageError: The disk would not take it.
+            that is stored in NF4.
     """
     config = ModelConfig.from_folder(model)
     if config.quantization and base == "original":
@@ -93,56 +92,88 @@ def merge(model: Path, adapter: Path, out: Path, *, base: MergeBase) -> None:
         device=torch.device("cpu"),
     )
     loaded = load_adapter(adapter, config, base=fingerprint(reader.tensors))
-    merger = _Merger(reader=reader, adapter=loaded, base=base)
-    try:
+    return Merge(model=model, base=base, reader=reader, adapter=loaded)
+
+
+def check_out(out: Path) -> None:
+    """Make sure that a merged model can be written to a folder, which must not be there, or be empty.
+
+    Raises:
+        UsageError: It has files in it.
+        StorageError: It is no folder.
+    """
+    with _storage_errors(out):
         if out.exists() and any(out.iterdir()):
             message = "the output folder has files in it"
             raise UsageError(message, code=CODE, where=str(out), hint="give a new folder")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_folder_whole(out, lambda folder: _write(folder, model, merger))
+
+
+@contextlib.contextmanager
+def _storage_errors(out: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         message = f"the merged model cannot be written: {error.strerror or error}"
         raise StorageError(message, code=CODE, where=str(out)) from error
 
 
-def _write(folder: Path, model: Path, merger: _Merger) -> None:
-    """Write all files into a folder."""
-    total = 0
-    places: dict[str, str] = {}
-    for file, kinds in merger.shards().items():
-        total += write_tensors(folder / file, kinds, merger.make)
-        places.update(dict.fromkeys(kinds, file))
-    if set(places.values()) != {"model.safetensors"}:
-        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
-        _write_json(folder / "model.safetensors.index.json", index)
-    config = read_json_object(plain_file(model, "config.json", code=CODE), code=CODE)
-    config.pop("quantization_config", None)
-    _write_json(folder / "config.json", config)
-    for name in _COPIED:
-        if (model / name).exists():
-            shutil.copyfile(plain_file(model, name, code=CODE), folder / name)
-    if (tools := tool_template(model)) is not None:
-        (folder / MORE_TEMPLATES).mkdir()
-        shutil.copyfile(tools, folder / MORE_TEMPLATES / TOOL_TEMPLATE)
-
-
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8", newline="\n")
-
-
 @dataclass(frozen=True, kw_only=True)
-class _Merger:
-    """Makes the merged tensors.
+class Merge:
+    """A merge whose parts fit, to be written.
 
     Attributes:
+        model: The model's folder.
+        base: What the adapter is added to.
         reader: The model's checkpoint.
         adapter: What to add.
-        base: What to add it to.
     """
 
+    model: Path
+    base: MergeBase
     reader: CheckpointReader
     adapter: Adapter
-    base: MergeBase
+
+    def write(self, out: Path) -> None:
+        """Write the merged checkpoint; its folder appears whole or not at all.
+
+        Args:
+            out: The folder, see `check_out`.
+
+        Raises:
+            ModelRefusedError: A sum that is not finite in the stored dtype.
+            UsageError: `out` has files in it.
+            StorageError: The disk would not take it.
+        """
+        check_out(out)
+        with _storage_errors(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            write_folder_whole(out, self._write)
+
+    @property
+    def num_bytes(self) -> int:
+        """What the tensors take on disk."""
+        kinds = (kind for kinds in self.shards().values() for kind in kinds.values())
+        return sum(dtype.itemsize * math.prod(shape) for dtype, shape in kinds)
+
+    def _write(self, folder: Path) -> None:
+        """Write all files into a folder."""
+        total = 0
+        places: dict[str, str] = {}
+        for file, kinds in self.shards().items():
+            total += write_tensors(folder / file, kinds, self._make)
+            places.update(dict.fromkeys(kinds, file))
+        if set(places.values()) != {"model.safetensors"}:
+            index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
+            _write_json(folder / "model.safetensors.index.json", index)
+        config = read_json_object(plain_file(self.model, "config.json", code=CODE), code=CODE)
+        config.pop("quantization_config", None)
+        _write_json(folder / "config.json", config)
+        for name in _COPIED:
+            if (self.model / name).exists():
+                shutil.copyfile(plain_file(self.model, name, code=CODE), folder / name)
+        if (tools := tool_template(self.model)) is not None:
+            (folder / MORE_TEMPLATES).mkdir()
+            shutil.copyfile(tools, folder / MORE_TEMPLATES / TOOL_TEMPLATE)
 
     def shards(self) -> dict[str, Kinds]:
         """Give the tensors of every file: the model's, less those beside NF4 matrices."""
@@ -155,7 +186,7 @@ class _Merger:
                 shards.setdefault(info.path.name, {})[name] = kind
         return shards
 
-    def make(self, name: str, dtype: torch.dtype) -> torch.Tensor:
+    def _make(self, name: str, dtype: torch.dtype) -> torch.Tensor:
         """Make one tensor of a merged checkpoint."""
         module = name.removesuffix(".weight")
         found = self.adapter.matrices.get(module)
@@ -176,3 +207,7 @@ class _Merger:
             where = str(self.reader.tensors[name].path)
             raise ModelRefusedError(message, code=CODE, where=where)
         return merged
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8", newline="\n")

@@ -162,6 +162,24 @@ def print_training_summary(summary: Mapping[str, Any], console: Console) -> None
     print_lines(lines, console)
 
 
+def print_merge_forecast(forecast: Mapping[str, Any], console: Console) -> None:
+    """Print what a merge would write.
+
+    Args:
+        forecast: `num_matrices`, `rank`, `base`, `files`, `num_bytes`, `free_bytes`.
+        console: Where to print.
+    """
+    num_files, free = len(forecast["files"]), forecast["free_bytes"]
+    room = "" if free is None else f", {gib(free)} are free"
+    lines = [
+        f"{forecast['num_matrices']:,} matrices of rank {forecast['rank']} into {forecast['base']} weights",
+        f"{gib(forecast['num_bytes'])} GiB in {num_files:,} file{'s' if num_files > 1 else ''}{room}",
+    ]
+    if free is not None and free < forecast["num_bytes"]:
+        lines.append("this does not fit on the disk")
+    print_lines(lines, console)
+
+
 def print_merge_scores(scores: Sequence[Mapping[str, Any]], console: Console) -> None:
     """Print perplexities before and after a merge.
 

@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
 from fam_engine.config import MergeConfig
 from fam_engine.errors import InputError, ModelRefusedError, UsageError
-from fam_engine.jobs.training.merge import run_merge
+from fam_engine.jobs.training.merge import forecast_merge, run_merge
+from fam_engine.report.training import print_merge_forecast
 from tests.jobs.training.conftest import Train
 from tests.jobs.training.small_job import Notes
 
@@ -58,3 +60,38 @@ def test_what_is_not_there_is_named_before_any_work(
     with pytest.raises(InputError, match="does not exist"):
         run_merge(config, notes)
     assert not out.exists()
+
+
+def test_a_forecast_says_what_will_be_written_and_writes_nothing(
+    train: Train, settings: dict[str, Any], tmp_path: Path, notes: Notes
+) -> None:
+    adapter = train(steps=1).adapter
+    out = tmp_path / "deep" / "merged"
+    config = MergeConfig(model=settings["model"], adapter=adapter, out=out)
+    found = forecast_merge(config, notes).summary
+    assert not out.parent.exists()
+    assert found["free_bytes"] > found["num_bytes"]
+    run_merge(config, notes)
+    tensors = {path.name: load_file(path) for path in out.glob("*.safetensors")}
+    assert found["files"] == list(tensors)
+    sizes = [tensor.nbytes for of_file in tensors.values() for tensor in of_file.values()]
+    assert found["num_bytes"] == sum(sizes)
+    # What would stop the merge stops its forecast.
+    with pytest.raises(UsageError, match="has files in it"):
+        forecast_merge(config, notes)
+
+
+def test_a_disk_that_is_too_small_is_told() -> None:
+    forecast = {"num_matrices": 7, "rank": 8, "base": "original", "files": ["model.safetensors"]}
+    console = Console(record=True, width=80)
+    for free in (None, 2**31, 2**29):
+        print_merge_forecast(forecast | {"num_bytes": 2**30, "free_bytes": free}, console)
+    assert console.export_text().splitlines() == [
+        "7 matrices of rank 8 into original weights",
+        "1.00 GiB in 1 file",
+        "7 matrices of rank 8 into original weights",
+        "1.00 GiB in 1 file, 2.00 are free",
+        "7 matrices of rank 8 into original weights",
+        "1.00 GiB in 1 file, 0.50 are free",
+        "this does not fit on the disk",
+    ]

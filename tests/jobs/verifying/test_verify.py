@@ -124,10 +124,8 @@ def test_another_adapter_merged_is_beyond_tolerance(
     tiny_model: Path, adapter: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = make_adapter(tiny_model, tmp_path / "other", seed=1)
-    merge = ways.merge
-    monkeypatch.setattr(
-        ways, "merge", lambda model, _, out, *, base: merge(model, other, out, base=base)
-    )
+    plan = ways.plan_merge
+    monkeypatch.setattr(ways, "plan_merge", lambda model, _, *, base: plan(model, other, base=base))
     summary = verify(tiny_model, adapter, data, precision="fp32")
     row = by_name(summary)["merged original"]
     assert summary["is_within"] is row["is_within"] is False

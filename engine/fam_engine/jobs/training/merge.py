@@ -8,11 +8,12 @@ differ then, and the difference is worth knowing before publishing; answer by an
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from fam_engine.config import MergeConfig, Precision, ScoreConfig
+from fam_engine.config import NOWHERE, MergeConfig, Precision, ScoreConfig
 from fam_engine.data.tokenizer_loading import load_tokenizer
 from fam_engine.jobs.data_files import find_files
 from fam_engine.jobs.outcome import JobOutcome
@@ -20,7 +21,7 @@ from fam_engine.jobs.progress import Progress
 from fam_engine.jobs.scoring.job import run_score
 from fam_engine.jobs.sources import check_adapter
 from fam_engine.model.folders import resolve_model
-from fam_engine.model.merging import merge, served_precision
+from fam_engine.model.merging import Merge, check_out, plan_merge, served_precision
 
 
 def run_merge(config: MergeConfig, progress: Progress) -> JobOutcome:
@@ -33,16 +34,13 @@ def run_merge(config: MergeConfig, progress: Progress) -> JobOutcome:
     Raises:
         FamEngineError: Something its user can cure; see the subclasses.
     """
-    folder, _ = resolve_model(config.model, download=config.download)
-    check_adapter(config.adapter)
-    find_files(config.data)
-    load_tokenizer(folder)
+    merge = _planned(config)
     progress.start("merging", None, "tensors")
-    merge(folder, config.adapter, config.out, base=config.base)
+    merge.write(config.out)
     scores, num_bad = [], 0
     for name, model, adapter, precision in (
-        ("model alone", folder, None, config.precision),
-        ("model and adapter", folder, config.adapter, config.precision),
+        ("model alone", merge.model, None, config.precision),
+        ("model and adapter", merge.model, config.adapter, config.precision),
         ("merged model", config.out, None, served_precision(config.precision)),
     ):
         if config.data:
@@ -51,6 +49,45 @@ def run_merge(config: MergeConfig, progress: Progress) -> JobOutcome:
             scores.append({"model": name, "precision": precision, **row})
     summary = {"out": str(config.out), "base": config.base, "scores": scores}
     return JobOutcome(summary, num_bad)
+
+
+def forecast_merge(config: MergeConfig, progress: Progress) -> JobOutcome:
+    """Check all that a merge needs, and say what it would write; writes nothing.
+
+    Returns:
+        In its summary `base`, `num_matrices` and `rank` of the adapter, `files` and `num_bytes` of
+        tensors to write, `free_bytes` of the disk, None where no folder was given.
+
+    Raises:
+        FamEngineError: As `run_merge` would.
+    """
+    progress.start("checking", None, "tensors")
+    merge = _planned(config)
+    if config.out != NOWHERE:
+        check_out(config.out)
+    summary = {
+        "base": config.base,
+        "num_matrices": len(merge.adapter.matrices),
+        "rank": merge.adapter.rank,
+        "files": list(merge.shards()),
+        "num_bytes": merge.num_bytes,
+        "free_bytes": None if config.out == NOWHERE else _free_bytes(config.out),
+    }
+    return JobOutcome(summary, 0)
+
+
+def _planned(config: MergeConfig) -> Merge:
+    folder, _ = resolve_model(config.model, download=config.download)
+    check_adapter(config.adapter)
+    find_files(config.data)
+    load_tokenizer(folder)
+    return plan_merge(folder, config.adapter, base=config.base)
+
+
+def _free_bytes(out: Path) -> int:
+    """Give what is free where a folder would be."""
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
+    return shutil.disk_usage(there).free
 
 
 def _score(

@@ -22,7 +22,7 @@ from fam_engine.measure.agreement import TokenLogprobs
 from fam_engine.model.config import ModelConfig
 from fam_engine.model.decoder import Decoder
 from fam_engine.model.loading import load_model, with_adapter
-from fam_engine.model.merging import MergeBase, merge, served_precision
+from fam_engine.model.merging import MergeBase, plan_merge, served_precision
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class OwnEngine:
         with tempfile.TemporaryDirectory(prefix="fam-engine-") as name:
             self.progress.start(f"merging into {base} weights", None, "")
             merged = Path(name) / "merged"
-            merge(self.folder, self.config.verify, merged, base=base)
+            plan_merge(self.folder, self.config.verify, base=base).write(merged)
             return way, self._asked(way.name, self._load(merged, None, served))
 
     def _load(self, model: Path, adapter: Path | None, precision: Precision) -> Decoder:
