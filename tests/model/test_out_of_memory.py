@@ -2,10 +2,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 
-from fam_engine.model.out_of_memory import memory_errors
+from fam_engine.data.packing import Entries
+from fam_engine.model.out_of_memory import in_halves, memory_errors
 from tests.model.shortages import OTHERS, SHORTAGES
 
 
@@ -36,3 +38,26 @@ def test_what_the_host_lacks_is_told_by_what_torch_says() -> None:
     """Of this torch, whose words they are."""
     with pytest.raises(torch.OutOfMemoryError), memory_errors():
         torch.empty(1 << 50, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("make", SHORTAGES)
+def test_what_does_not_fit_at_once_is_computed_in_parts(make: Callable[[], Exception]) -> None:
+    tried = []
+
+    def compute(entries: Entries) -> list[int]:
+        tried.append(len(entries))
+        if len(entries) > 2:
+            raise make()
+        return entries.tolist()
+
+    assert in_halves(compute, np.arange(7)) == [[0], [1, 2], [3, 4], [5, 6]]
+    assert tried == [7, 3, 1, 2, 4, 2, 2]
+
+
+def test_one_that_does_not_fit_alone_is_an_error() -> None:
+    def compute(entries: Entries) -> None:
+        if 3 in entries:
+            raise torch.OutOfMemoryError(f"{len(entries)} do not fit")
+
+    with pytest.raises(torch.OutOfMemoryError, match="1 do not fit"):
+        in_halves(compute, np.arange(5))

@@ -20,7 +20,7 @@ from fam_engine.jobs.training.examples import Examples, find_examples
 from fam_engine.jobs.training.losses import LossName, LossSettings
 from fam_engine.jobs.training.optim import AdamW
 from fam_engine.jobs.training.steps import GradientMaker, StepLoss, micro_batches
-from fam_engine.jobs.training.validation import validation_loss
+from fam_engine.jobs.training.validation import untrained_loss, validation_loss
 from fam_engine.model.loading import load_model
 from fam_engine.model.trainable import HostMemoryError, LoraSpec, Policy, TrainableModel
 from fam_engine.model.training import recomputation
@@ -338,3 +338,27 @@ def test_answers_to_one_question_share_a_micro_batch_and_its_prompt(examples: Ex
         packed = pack_batch(examples.spool, batch)
         prompts = [s for s in range(len(packed["parents"])) if s in packed["parents"]]
         assert len(prompts) == len(batch) / 2
+
+
+@pytest.mark.parametrize("measure", [validation_loss, untrained_loss])
+def test_a_measurement_goes_on_where_memory_runs_out(
+    tiny_model: Path,
+    examples: Examples,
+    monkeypatch: pytest.MonkeyPatch,
+    measure: Callable[..., float],
+) -> None:
+    trainable = model(tiny_model)
+    expected = measure(trainable, examples, 4096)
+    name = "token_nll" if measure is validation_loss else "base_token_nll"
+    token_nll, most = getattr(trainable, name), 3
+
+    def short_of_memory(batch: PackedBatch) -> torch.Tensor:
+        if len(batch.entries) > most:
+            raise torch.OutOfMemoryError("injected")
+        return token_nll(batch)
+
+    monkeypatch.setattr(trainable, name, short_of_memory)
+    assert measure(trainable, examples, 4096) == pytest.approx(expected, rel=1e-12)
+    most = 0
+    with pytest.raises(DeviceError, match="E_OOM_RECORD"):
+        measure(trainable, examples, 4096)

@@ -11,10 +11,10 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from fam_engine._rust_tokenize import Spool, plan_batches
 from fam_engine.data.packing import Entries, Int32, batches_of
@@ -22,7 +22,7 @@ from fam_engine.jobs.scoring.entries import entry_facts
 from fam_engine.jobs.scoring.spooling import MAIN, EntryWriter
 from fam_engine.measure.results import TokenFacts, TopTokens
 from fam_engine.model.decoder import Decoder
-from fam_engine.model.out_of_memory import memory_errors
+from fam_engine.model.out_of_memory import in_halves
 
 # Context ids, at least one, and target ids.
 Pair = tuple[Int32, Int32]
@@ -74,8 +74,8 @@ def entry_continuations(
 ) -> Iterator[Continuation]:
     """Compute entries of a spool, otherwise like `continuations`."""
     for batch in batches_of(plan_batches(spool, entries, max_tokens=max_tokens)):
-        results = _batch(decoder, spool, batch, num_top)
-        for entry, (facts, top) in zip(batch.tolist(), results, strict=True):
+        parts = in_halves(lambda part: entry_facts(decoder, spool, part, num_top=num_top), batch)
+        for entry, (facts, top) in zip(batch.tolist(), chain.from_iterable(parts), strict=True):
             yield Continuation(entry, facts, top)
 
 
@@ -85,21 +85,3 @@ def _spooled(folder: Path, pairs: Sequence[Pair]) -> Spool:
         writer.add((index, MAIN), context, targets)
     writer.finish()
     return Spool.open(folder)
-
-
-def _batch(
-    decoder: Decoder, spool: Spool, entries: Entries, num_top: int
-) -> list[tuple[TokenFacts, TopTokens]]:
-    """Compute a batch, in halves where memory runs out."""
-    try:
-        with memory_errors():
-            return entry_facts(decoder, spool, entries, num_top=num_top)
-    except torch.OutOfMemoryError:
-        if len(entries) == 1:
-            raise
-    # Out here, where no traceback keeps the tensors alive.
-    if decoder.device.type == "cuda":
-        torch.cuda.empty_cache()
-    half = len(entries) // 2
-    halves = (entries[:half], entries[half:])
-    return [result for part in halves for result in _batch(decoder, spool, part, num_top)]

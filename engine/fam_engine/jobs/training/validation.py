@@ -10,10 +10,12 @@ from collections.abc import Callable
 
 import torch
 
-from fam_engine.data.packing import PackedBatch
+from fam_engine.data.packing import Entries, PackedBatch
+from fam_engine.errors import DeviceError
 from fam_engine.jobs.training.examples import Examples
 from fam_engine.jobs.training.peers import ALONE, Peers
 from fam_engine.jobs.training.steps import micro_batches
+from fam_engine.model.out_of_memory import in_halves
 from fam_engine.model.trainable import TrainableModel
 
 
@@ -30,6 +32,9 @@ def validation_loss(
 
     Returns:
         Mean negative log-likelihood of the answers' tokens, nats.
+
+    Raises:
+        DeviceError: A record does not fit in memory even alone.
     """
     return _mean(model.token_nll, examples, max_tokens, peers)
 
@@ -47,8 +52,18 @@ def _mean(
     max_tokens: int,
     peers: Peers,
 ) -> float:
+    def summed(entries: Entries) -> float:
+        return float(token_nll(PackedBatch.of(examples.spool, entries)).sum())
+
     total = 0.0
     for entries in peers.own(micro_batches(examples, examples.entries, max_tokens)):
-        total += float(token_nll(PackedBatch.of(examples.spool, entries)).sum())
+        try:
+            total += sum(in_halves(summed, entries))
+        except torch.OutOfMemoryError:
+            raise DeviceError(
+                "a record does not fit in memory while the model is measured",
+                code="E_OOM_RECORD",
+                hint="lower --max-length or --rank",
+            ) from None
     total = sum(row[0] for row in peers.gather([total]))
     return total / examples.num_targets(examples.entries)
