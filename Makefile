@@ -87,8 +87,8 @@ test-wheel: $(STAMP) ## Build wheel and sdist, install each in a clean environme
 	$(BIN)/python tests/wheel/check_wheel.py
 
 release: $(STAMP) ## Wheels for manylinux, sdist and release notes into dist/, installed and tested
-	$(BIN)/pip install --quiet ziglang
-	$(BIN)/python release/build.py
+	$(BIN)/pip install --quiet ziglang==0.17.1
+	$(BIN)/python -m release.build
 	$(BIN)/python tests/wheel/check_wheel.py dist
 
 COLUMNS ?= lowest middle newest

@@ -4,7 +4,7 @@ In: the tree as committed, and CHANGELOG.md with a section for the version and n
 version stands in one place, rust_tokenize/Cargo.toml, from which maturin takes the package's. zig is the linker: it has
 the C library of every manylinux with it, so one machine builds for both processors without a container. manylinux_2_28
 and not an older one: torch's own wheels ask for that. A target whose Rust standard library is not installed is named
-and left out.
+and left out. Wheels have the licences of all Rust crates in them, and no path of the machine that built them.
 """
 
 from __future__ import annotations
@@ -16,9 +16,13 @@ import sys
 import tomllib
 from pathlib import Path
 
+from release.licenses import license_texts
+
 ROOT = Path(__file__).parents[1]
 DIST = ROOT / "dist"
 MANYLINUX = "manylinux_2_28"
+# Made for each wheel, and not in the tree.
+LICENSES = "engine/fam_engine/RUST_LICENSES.txt"
 TARGETS = ("x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu")
 
 
@@ -77,7 +81,26 @@ def maturin(*arguments: str) -> None:
     """Run maturin, which looks for zig in the first Python on the path; stop here if it fails."""
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     command = (sys.executable, "-m", "maturin", *arguments)
-    subprocess.run(command, cwd=ROOT, check=True, env=os.environ | {"PATH": path})
+    env = os.environ | {"PATH": path, "CARGO_ENCODED_RUSTFLAGS": "\x1f".join(without_paths())}
+    subprocess.run(command, cwd=ROOT, check=True, env=env)
+
+
+def without_paths() -> list[str]:
+    """Give the compiler's flags that keep this machine's folders out of messages of panics."""
+    cargo = Path(os.environ.get("CARGO_HOME") or Path.home() / ".cargo")
+    named = {cargo / "registry" / "src": "crates", ROOT: "fam-engine"}
+    return [f"--remap-path-prefix={folder}={name}" for folder, name in named.items()]
+
+
+def build_wheel(target: str) -> None:
+    """Build the wheel for a target, with the licences of what is compiled in."""
+    licenses = ROOT / LICENSES
+    licenses.write_text(license_texts(target), encoding="utf-8", newline="\n")
+    zig = ("--zig", "--compatibility", MANYLINUX, "--target", target)
+    try:
+        maturin("build", "--release", "--locked", *zig, "--out", str(DIST))
+    finally:
+        licenses.unlink()
 
 
 def main() -> None:
@@ -92,8 +115,7 @@ def main() -> None:
     maturin("sdist", "--out", str(DIST))
     for target in TARGETS:
         if has_standard_library(target):
-            zig = ("--zig", "--compatibility", MANYLINUX, "--target", target)
-            maturin("build", "--release", "--locked", *zig, "--out", str(DIST))
+            build_wheel(target)
         else:
             print(f"not built for {target}: no Rust library for it (rustup target add {target})")
 

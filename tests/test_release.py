@@ -7,7 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from release.build import refuse_changes, release_notes, sections, version
+from release.build import refuse_changes, release_notes, sections, version, without_paths
+from release.licenses import license_texts
 
 from fam_engine import __version__
 
@@ -51,6 +52,22 @@ def test_a_release_of_a_changed_tree_is_refused(tmp_path: Path) -> None:
 
 def test_this_version_has_notes() -> None:
     assert "fam-engine score" in sections((ROOT / "CHANGELOG.md").read_text())[version()]
+
+
+def test_a_wheel_has_the_licences_of_what_is_compiled_in() -> None:
+    text = license_texts("x86_64-unknown-linux-gnu")
+    named = dict(re.findall(r"^(\S+) \d+\.\d+\.\d+ \((.+)\)$", text, re.M))
+    assert named["tokenizers"] == "Apache-2.0"
+    # The C library that `onig_sys` brings along has a licence of its own.
+    assert "K.Kosako" in text
+    # Macros run while we are built, and our own crates are under the licence of the package.
+    assert not {"syn", "serde_derive", "rust_tokenize", "rust_simd"} & set(named)
+
+
+def test_no_path_of_this_machine_is_compiled_in() -> None:
+    flags = without_paths()
+    assert f"--remap-path-prefix={ROOT}=fam-engine" in flags
+    assert any("registry" in flag and flag.endswith("=crates") for flag in flags)
 
 
 def test_the_forges_workflow_runs_what_a_person_runs() -> None:

@@ -86,6 +86,16 @@ def check(artefact: Path, folder: Path) -> None:
     )
 
 
+def check_release(wheel: zipfile.ZipFile) -> None:
+    """Make sure that a wheel to be published has what its makers owe others, and nothing of their machine."""
+    texts = wheel.read("fam_engine/RUST_LICENSES.txt").decode()
+    assert "\ntokenizers " in texts, "the licences of the Rust crates are incomplete"
+    (extension,) = (name for name in wheel.namelist() if name.endswith(".so"))
+    assert str(Path.home()).encode() not in wheel.read(extension), (
+        "it names folders of this machine"
+    )
+
+
 def main() -> None:
     """Check what is given, or build it and check that."""
     with tempfile.TemporaryDirectory() as name:
@@ -98,6 +108,8 @@ def main() -> None:
         assert "abi3" in wheel.name, wheel.name
         names = zipfile.ZipFile(wheel).namelist()
         assert any(n.startswith("fam_engine/kernels/") for n in names), "kernels/ is missing"
+        if len(sys.argv) > 1:
+            check_release(zipfile.ZipFile(wheel))
         for number, artefact in enumerate((wheel, sdist)):
             check(artefact, folder / str(number))
 
