@@ -13,8 +13,8 @@ import pytest
 
 from fam_engine.errors import InputError, UsageError
 from fam_engine.jobs.comparing.job import compare_runs
-from fam_engine.jobs.evaluation.candidates import BASE
 from fam_engine.jobs.evaluation.files import SAMPLES_SCHEMA
+from fam_engine.jobs.evaluation.models import BASE
 from fam_engine.jobs.evaluation.samples import Sample
 from fam_engine.jobs.evaluation.summary import summarize
 from fam_engine.jobs.scoring.files import scores_schema, write_table

@@ -97,14 +97,14 @@ def forecast_eval(config: EvalConfig, progress: Progress) -> EvalForecast:
                 longest=config.max_new_tokens,
             )
         return EvalForecast(
-            models=[one.name for one in parts.candidates],
+            models=[one.name for one in parts.models],
             tasks=_tasks(db),
             quarantined=quarantined_by_code(parts.journal.db),
             overlap=overlap_with_training(db, find_files(config.train), config.map),
             prompt_tokens=prompt_tokens,
             choice_tokens=choice_tokens,
             most_tokens=most_tokens,
-            seconds=seconds * len(parts.candidates),
+            seconds=seconds * len(parts.models),
         )
 
 

@@ -15,8 +15,8 @@ from fam_engine.config import EvalConfig
 from fam_engine.data.files import write_json_whole
 from fam_engine.jobs.data_files import find_files
 from fam_engine.jobs.evaluation import choices, texts
-from fam_engine.jobs.evaluation.candidates import Candidate
 from fam_engine.jobs.evaluation.files import write_left_out, write_samples
+from fam_engine.jobs.evaluation.models import EvaluatedModel
 from fam_engine.jobs.evaluation.overlap import overlap_with_training
 from fam_engine.jobs.evaluation.prepare import Prepared, prepared
 from fam_engine.jobs.evaluation.report import write_eval_report
@@ -61,42 +61,42 @@ def run_eval(
         prepared(config, config.out, progress, interrupts) as parts,
     ):
         # By key: two folders may hold the same adapter.
-        missing = {one.key: one for one in parts.candidates if spent(parts.journal, one) is None}
+        missing = {one.key: one for one in parts.models if spent(parts.journal, one) is None}
         if missing:
             with parts.journal.beginning():
                 decoder = decoder or load_told(config, parts.sources, progress)
-            for candidate in missing.values():
-                _Evaluation(config, parts, candidate, progress, interrupts).run(decoder)
+            for tested in missing.values():
+                _Evaluation(config, parts, tested, progress, interrupts).run(decoder)
         progress.start("writing", None, "files")
         summary = _write_outputs(config, parts, watch)
         return JobOutcome(summary, summary["records"]["quarantined"])
 
 
 class _Evaluation:
-    """The evaluation of one candidate."""
+    """The evaluation of one model."""
 
     def __init__(
         self,
         config: EvalConfig,
         parts: Prepared,
-        candidate: Candidate,
+        tested: EvaluatedModel,
         progress: Progress,
         interrupts: Interrupts,
     ) -> None:
         self._config = config
         self._parts = parts
-        self._candidate = candidate
+        self._tested = tested
         self._progress = progress
         self._interrupts = interrupts
         self._advance = interrupts.after(progress.advance)
         journal = parts.journal
-        self._folder: Path = journal.folder / "models" / candidate.key[:16]
-        self._key = {**journal.get("key"), "adapter": candidate.key}
+        self._folder: Path = journal.folder / "models" / tested.key[:16]
+        self._key = {**journal.get("key"), "adapter": tested.key}
 
     def run(self, base: Decoder) -> None:
         """Answer every question, judge the answers, and keep them in the job's journal."""
         watch = Stopwatch()
-        journal, adapter = self._parts.journal, self._candidate.adapter
+        journal, adapter = self._parts.journal, self._tested.adapter
         with storage_errors(self._config.out):
             self._folder.mkdir(parents=True, exist_ok=True)
         decoder = base if adapter is None else with_adapter(base, adapter)
@@ -111,7 +111,7 @@ class _Evaluation:
             self._judge(written)
             keep_samples(
                 journal,
-                self._candidate,
+                self._tested,
                 texts.answers(written),
                 choices.scored(scores, journal.db),
                 {"seconds": watch.seconds()},
@@ -122,11 +122,11 @@ class _Evaluation:
         spool = self._parts.spool
         assert spool is not None
         budget = tokens_per_batch(self._config.max_tokens_per_batch, decoder)
-        self._progress.start(f"{self._candidate.name}: scoring choices", None, "tokens")
+        self._progress.start(f"{self._tested.name}: scoring choices", None, "tokens")
         EntryScorer(decoder, journal, spool).run(budget, self._advance)
 
     def _generate(self, journal: Journal, decoder: Decoder) -> None:
-        label = f"{self._candidate.name}: answering"
+        label = f"{self._tested.name}: answering"
         self._progress.start(label, texts.num_missing(journal), "questions")
         generator = Generator(decoder, self._parts.encoder)
         maker = TextMaker(generator, journal, self._parts.sampling, num_samples=1)
@@ -134,22 +134,21 @@ class _Evaluation:
 
     def _judge(self, journal: Journal) -> None:
         if count := texts.num_unjudged(journal):
-            self._progress.start(f"{self._candidate.name}: judging", count, "answers")
+            self._progress.start(f"{self._tested.name}: judging", count, "answers")
             texts.judge_texts(journal, self._parts.journal.db, self._advance)
 
 
 def _write_outputs(config: EvalConfig, parts: Prepared, watch: Stopwatch) -> dict[str, Any]:
     out, journal = config.out, parts.journal
     models = {
-        one.name: list(read_samples(journal.db, one, config.choice_metric))
-        for one in parts.candidates
+        one.name: list(read_samples(journal.db, one, config.choice_metric)) for one in parts.models
     }
     with storage_errors(out):
         write_samples(out / "samples.parquet", models)
         quarantined = write_left_out(out / "quarantine.jsonl", journal.db, models)
         summary = {
             "records": _records(parts, models, quarantined),
-            "models": [_model(parts, one) for one in parts.candidates],
+            "models": [_model(parts, one) for one in parts.models],
             **summarize(models),
             "overlap": overlap_with_training(journal.db, find_files(config.train), config.map),
             "judging": judging_settings(has_code=_has_code(models)),
@@ -182,12 +181,12 @@ def _records(
     }
 
 
-def _model(parts: Prepared, candidate: Candidate) -> dict[str, Any]:
-    took = spent(parts.journal, candidate) or {}
+def _model(parts: Prepared, tested: EvaluatedModel) -> dict[str, Any]:
+    took = spent(parts.journal, tested) or {}
     return {
-        "name": candidate.name,
-        "adapter": None if candidate.adapter is None else str(candidate.adapter),
-        "sha256": None if candidate.adapter is None else candidate.key,
+        "name": tested.name,
+        "adapter": None if tested.adapter is None else str(tested.adapter),
+        "sha256": None if tested.adapter is None else tested.key,
         **took,
     }
 

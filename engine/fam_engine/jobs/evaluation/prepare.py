@@ -19,9 +19,9 @@ from fam_engine.errors import UsageError
 from fam_engine.jobs.beginning import note_about_model, open_encoder, reading
 from fam_engine.jobs.data_files import check_distinct, find_files
 from fam_engine.jobs.evaluation import ingest, samples
-from fam_engine.jobs.evaluation.candidates import Candidate, find_candidates
 from fam_engine.jobs.evaluation.few_shot import NO_EXAMPLES, Examples, read_examples
 from fam_engine.jobs.evaluation.ingest import IngestPlan, ingest_tasks
+from fam_engine.jobs.evaluation.models import EvaluatedModel, find_models
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.progress import Progress
@@ -57,7 +57,7 @@ class Prepared:
         encoder: Text to ids.
         sources: Where the input is.
         model: The model's shape.
-        candidates: What is compared.
+        models: What is compared.
         sampling: How tokens of written answers are chosen.
     """
 
@@ -66,7 +66,7 @@ class Prepared:
     encoder: TextEncoder
     sources: Sources
     model: ModelConfig
-    candidates: tuple[Candidate, ...]
+    models: tuple[EvaluatedModel, ...]
     sampling: Sampling
 
 
@@ -83,7 +83,7 @@ def prepared(
     sources = find_sources(config, config.data, None)
     check_distinct(sources.files)  # else its questions would count twice
     model = ModelConfig.from_folder(sources.model)
-    candidates = find_candidates(config.adapter, sources.model, with_base=config.base)
+    models = find_models(config.adapter, sources.model, with_base=config.base)
     find_files(config.train)  # a name mistyped should be said now
     plan = _ingest_plan(config, model)
     encoder = open_encoder(config, sources.model)
@@ -98,7 +98,7 @@ def prepared(
             for note in shown_tasks(journal):
                 progress.note(note)
             note_about_model(encoder, progress)
-            yield Prepared(journal, spool, encoder, sources, model, candidates, sampling)
+            yield Prepared(journal, spool, encoder, sources, model, models, sampling)
 
 
 def _ingest_plan(config: EvalConfig, model: ModelConfig) -> IngestPlan:

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from fam_engine.jobs.evaluation.candidates import Candidate
 from fam_engine.jobs.evaluation.choices import Scored
+from fam_engine.jobs.evaluation.models import EvaluatedModel
 from fam_engine.jobs.evaluation.texts import Answer
 from fam_engine.jobs.journal import Journal
 from fam_engine.measure.answers.exact import normalise
@@ -83,7 +83,7 @@ class Sample:
 
 def keep_samples(
     journal: Journal,
-    candidate: Candidate,
+    tested: EvaluatedModel,
     written: Iterable[Answer],
     scored: Iterable[Scored],
     took: dict[str, float],
@@ -92,7 +92,7 @@ def keep_samples(
 
     Args:
         journal: Of the job.
-        candidate: The model.
+        tested: The model.
         written: Its written answers.
         scored: Its scored options.
         took: What it took, for the summary.
@@ -102,7 +102,7 @@ def keep_samples(
             _INSERT,
             (
                 (
-                    candidate.key,
+                    tested.key,
                     one.position,
                     one.correct,
                     one.extracted,
@@ -120,7 +120,7 @@ def keep_samples(
             _INSERT,
             (
                 (
-                    candidate.key,
+                    tested.key,
                     one.position,
                     *(None,) * 2,
                     one.reason,
@@ -131,23 +131,23 @@ def keep_samples(
                 for one in scored
             ),
         )
-        journal.put(f"done/{candidate.key}", took)
+        journal.put(f"done/{tested.key}", took)
 
 
-def spent(journal: Journal, candidate: Candidate) -> dict[str, float] | None:
+def spent(journal: Journal, tested: EvaluatedModel) -> dict[str, float] | None:
     """Give what a model took; None: it is not done."""
-    kept: dict[str, float] | None = journal.get(f"done/{candidate.key}")
+    kept: dict[str, float] | None = journal.get(f"done/{tested.key}")
     return kept
 
 
 def read_samples(
-    db: sqlite3.Connection, candidate: Candidate, metric: ChoiceMetric
+    db: sqlite3.Connection, tested: EvaluatedModel, metric: ChoiceMetric
 ) -> Iterator[Sample]:
     """Give a model's answers in the order of the questions.
 
     Args:
         db: Of the job's journal.
-        candidate: The model.
+        tested: The model.
         metric: What chooses among options.
     """
     query = """
@@ -156,7 +156,7 @@ def read_samples(
                s.finish_reason, s.num_tokens, s.nll_sums, s.code, q.first_entry
         FROM samples s JOIN questions q USING (position) WHERE s.model = ? ORDER BY q.position
     """
-    cursor = db.execute(query, (candidate.key,))
+    cursor = db.execute(query, (tested.key,))
     names = [column[0] for column in cursor.description]
     for values in cursor:
         row = dict(zip(names, values, strict=True))

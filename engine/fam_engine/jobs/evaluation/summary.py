@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fam_engine.jobs.evaluation.candidates import BASE
+from fam_engine.jobs.evaluation.models import BASE
 from fam_engine.jobs.evaluation.samples import Sample
 from fam_engine.measure.accuracy import Bools, compare_paired, mean_of, wilson
 from fam_engine.measure.statistics import Estimate

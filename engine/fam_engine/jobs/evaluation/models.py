@@ -1,6 +1,6 @@
 """What is compared: the base model, and adapters of it.
 
-In: the folders a user gave. Out: a `Candidate` each, with a short name that tells it from the others and a key that
+In: the folders a user gave. Out: a `EvaluatedModel` each, with a short name that tells it from the others and a key that
 says which weights it means, so that what was computed for it is found again whatever else is compared.
 """
 
@@ -25,7 +25,7 @@ _GENERIC: Final = "adapter"
 
 
 @dataclass(frozen=True)
-class Candidate:
+class EvaluatedModel:
     """The base model, or the base model with an adapter.
 
     Attributes:
@@ -39,9 +39,9 @@ class Candidate:
     key: str
 
 
-def find_candidates(
+def find_models(
     adapters: Sequence[Path], model: Path, *, with_base: bool
-) -> tuple[Candidate, ...]:
+) -> tuple[EvaluatedModel, ...]:
     """Resolve what is to be compared, the base model first, and check that all of it loads.
 
     Args:
@@ -59,12 +59,12 @@ def find_candidates(
             code="E_USAGE",
             hint="add --adapter DIR",
         )
-    found = [Candidate(BASE, None, BASE)] if with_base else []
+    found = [EvaluatedModel(BASE, None, BASE)] if with_base else []
     config, base = ModelConfig.from_folder(model), fingerprint(list_tensors(model))
     for name, folder in zip(name_adapters(adapters), adapters, strict=True):
         # Better refused now than after an hour with the others.
         load_adapter(folder, config, base=base)
-        found.append(Candidate(name, folder, hash_model(folder)))
+        found.append(EvaluatedModel(name, folder, hash_model(folder)))
     return tuple(found)
 
 

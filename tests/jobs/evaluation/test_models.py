@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fam_engine.errors import UsageError
-from fam_engine.jobs.evaluation.candidates import name_adapters
+from fam_engine.jobs.evaluation.models import name_adapters
 
 
 @pytest.mark.parametrize(
