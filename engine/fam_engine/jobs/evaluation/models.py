@@ -1,7 +1,7 @@
 """What is compared: the base model, and adapters of it.
 
-In: the folders a user gave. Out: a `EvaluatedModel` each, with a short name that tells it from the others and a key that
-says which weights it means, so that what was computed for it is found again whatever else is compared.
+In: the folders a user gave. Out: an `EvaluatedModel` each, with a short name that tells it from the others and a key
+that says which weights it means, so that what was computed for it is found again whatever else is compared.
 """
 
 from __future__ import annotations
