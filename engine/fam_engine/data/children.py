@@ -18,9 +18,10 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+_OUR_STDERR = 2
 _WORDS = {
     signal.SIGXCPU: "it took too long",
     signal.SIGKILL: "it was killed, perhaps for its memory",
@@ -40,6 +41,34 @@ def start_child(
         # Signals are for the job: a child that died of one would leave records out.
         start_new_session=True,
     )
+
+
+@contextlib.contextmanager
+def workers(
+    module: str, arguments: Iterable[Sequence[object]], settings: str, *, seconds: float
+) -> Iterator[Sequence[subprocess.Popen[bytes]]]:
+    """Start a child for each list of arguments, with our standard error; end those that are left when this ends.
+
+    Whoever reads their standard output closes it.
+
+    Args:
+        module: What they run.
+        arguments: What each is given.
+        settings: A line that each reads first.
+        seconds: They have so long to end, once they are told to.
+    """
+    children: list[subprocess.Popen[bytes]] = []
+    try:
+        for of_one in arguments:
+            child = start_child(module, *of_one, stderr=_OUR_STDERR)
+            children.append(child)
+            assert child.stdin is not None
+            with contextlib.suppress(OSError):  # it is dead already: who watches it will see
+                child.stdin.write(f"{settings}\n".encode())
+                child.stdin.flush()
+        yield children
+    finally:
+        stop_children(children, seconds)
 
 
 def stop_children(children: Sequence[subprocess.Popen[bytes]], seconds: float) -> None:

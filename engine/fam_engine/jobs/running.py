@@ -5,6 +5,7 @@ In: settings, a journal, this process. Out: a decoder, a summary; words for its 
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 from collections.abc import Sequence
@@ -40,6 +41,16 @@ def load_told(config: BaseModelSettings, sources: Sources, told: Progress) -> De
     decoder = open_model(config, sources)
     told.note(describe(decoder))
     return decoder
+
+
+def note_about_threads(num_processes: int, told: Progress) -> None:
+    """Say where the threads of several processes get in each other's way on the CPU."""
+    num_threads, num_cores = num_processes * torch.get_num_threads(), os.cpu_count() or 1
+    if num_threads > num_cores:
+        told.note(
+            f"{num_processes} processes have {num_threads} threads on {num_cores} cores; with "
+            f"OMP_NUM_THREADS={max(num_cores // num_processes, 1)} they do not get in each other's way"
+        )
 
 
 def sampling_of(config: SamplingSettings, stop: tuple[str, ...]) -> Sampling:

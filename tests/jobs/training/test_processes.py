@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from fam_engine.config import TrainConfig
+from fam_engine.data import children
 from fam_engine.data.children import start_child
 from fam_engine.errors import DeviceError, DivergedError, UsageError
 from fam_engine.jobs.interrupts import Interrupted
@@ -75,7 +76,7 @@ def test_two_processes_train_as_one_and_survive_kills_and_signals(
 
     config = TrainConfig(**(settings | SETTINGS | {"out": parts, "nproc": 2}))
     killer = _From(3, signal.SIGKILL, who=1)
-    monkeypatch.setattr(processes, "start_child", killer.start_child)
+    monkeypatch.setattr(children, "start_child", killer.start_child)
     with pytest.raises(DeviceError, match="process 2 of 2 died: it was killed") as caught:
         run_train(config, killer)
     assert (caught.value.code, caught.value.exit_code) == ("E_PROCESS", 8)

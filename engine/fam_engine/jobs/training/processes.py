@@ -15,7 +15,7 @@ import queue
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,11 @@ import torch
 
 from fam_engine import errors
 from fam_engine.config import TrainConfig
-from fam_engine.data.children import how_it_ended, start_child, stop_children
+from fam_engine.data.children import how_it_ended, workers
 from fam_engine.errors import DeviceError, UsageError
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.progress import Progress
+from fam_engine.jobs.running import note_about_threads
 from fam_engine.model.devices import choose_device
 
 # How a process ends that found others gone.
@@ -35,7 +36,6 @@ _WORKER = "fam_engine.jobs.training.worker"
 _SECONDS_A_LOOK = 0.2
 # Whoever is told to stop does so after its step and a checkpoint; whoever waits for the dead is killed.
 _SECONDS_TO_STOP = 30.0
-_OUR_STDERR = 2
 
 Child = subprocess.Popen[bytes]
 
@@ -53,7 +53,12 @@ def run_processes(config: TrainConfig, progress: Progress) -> None:
         Interrupts() as interrupts,
         # Whoever loses patience here would leave processes behind that still write a checkpoint.
         interrupts.held(),
-        _started(config, Path(folder) / "group") as children,
+        workers(
+            _WORKER,
+            _arguments(config.nproc, Path(folder) / "group"),
+            config.model_copy(update={"nproc": 1}).model_dump_json(),
+            seconds=_SECONDS_TO_STOP,
+        ) as children,
     ):
         told: queue.SimpleQueue[tuple[int, bytes]] = queue.SimpleQueue()
         for rank, child in enumerate(children):
@@ -88,31 +93,13 @@ def _check_room(config: TrainConfig, progress: Progress) -> None:
                 hint=f"--nproc {num_gpus}, or --device cpu",
             )
         return
-    num_threads, num_cores = config.nproc * torch.get_num_threads(), os.cpu_count() or 1
-    if num_threads > num_cores:
-        progress.note(
-            f"{config.nproc} processes have {num_threads} threads on {num_cores} cores; with "
-            f"OMP_NUM_THREADS={max(num_cores // config.nproc, 1)} they do not get in each other's way"
-        )
+    note_about_threads(config.nproc, progress)
 
 
-@contextlib.contextmanager
-def _started(config: TrainConfig, group: Path) -> Iterator[Sequence[Child]]:
-    """Start the processes; end those that are left when this ends."""
-    settings = config.model_copy(update={"nproc": 1}).model_dump_json()
-    children: list[Child] = []
-    try:
-        for rank in range(config.nproc):
-            arguments = (rank, config.nproc, torch.get_num_threads(), group)
-            child = start_child(_WORKER, *arguments, stderr=_OUR_STDERR)
-            children.append(child)
-            assert child.stdin is not None
-            with contextlib.suppress(OSError):  # it is dead already: its end is told below
-                child.stdin.write(f"{settings}\n".encode())
-                child.stdin.flush()
-        yield children
-    finally:
-        stop_children(children, _SECONDS_TO_STOP)
+def _arguments(num_processes: int, group: Path) -> list[tuple[object, ...]]:
+    """Give what each process is told beside the settings."""
+    num_threads = torch.get_num_threads()
+    return [(rank, num_processes, num_threads, group) for rank in range(num_processes)]
 
 
 def _listen(rank: int, child: Child, told: queue.SimpleQueue[tuple[int, bytes]]) -> None:

@@ -12,16 +12,16 @@ import os
 import pickle
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
 
 import torch
 
 from fam_engine.config import ScoreConfig
-from fam_engine.data.children import how_it_ended, start_child, stop_children
+from fam_engine.data.children import how_it_ended, workers
 from fam_engine.errors import FamEngineError, UsageError
 from fam_engine.jobs.interrupts import Interrupts
 from fam_engine.jobs.outcome import JobOutcome
 from fam_engine.jobs.progress import Progress
+from fam_engine.jobs.running import note_about_threads
 from fam_engine.jobs.scoring.job import run_score
 from fam_engine.jobs.scoring.sharing import local_worker
 from fam_engine.jobs.scoring.sharing.launching import (
@@ -35,8 +35,6 @@ _SECONDS_A_LOOK = 0.2
 # A worker that was told to stop does so between two batches, or after `interrupts.GRACE_SECONDS`.
 _SECONDS_TO_STOP = 10.0
 
-_OUR_STDERR = 2
-
 Child = subprocess.Popen[bytes]
 
 
@@ -48,15 +46,21 @@ def run_local(config: ScoreConfig, progress: Progress) -> JobOutcome:
         Interrupted: A signal came; what is done is kept.
     """
     num_workers = count_workers(config)
-    num_threads = num_workers * torch.get_num_threads()
-    num_cores = os.cpu_count() or 1
-    if num_threads > num_cores:
-        progress.note(
-            f"{num_workers} workers have {num_threads} threads on {num_cores} cores; with "
-            f"OMP_NUM_THREADS={max(num_cores // num_workers, 1)} they do not get in each other's way"
-        )
+    note_about_threads(num_workers, progress)
     launch = Launch(config.out, num_workers, progress)
-    with Interrupts() as interrupts, _started(config, num_workers) as children:
+    with (
+        Interrupts() as interrupts,
+        contextlib.ExitStack() as outputs,  # closed once the workers have ended
+        workers(
+            local_worker.__name__,
+            _arguments(config, num_workers),
+            json.dumps(of_a_worker(config).model_dump(mode="json")),
+            seconds=_SECONDS_TO_STOP,
+        ) as children,
+    ):
+        for child in children:
+            assert child.stdout is not None
+            outputs.enter_context(child.stdout)
         while any(child.poll() is None for child in children):
             launch.look()
             interrupts.check()
@@ -92,26 +96,10 @@ def _num_gpus(config: ScoreConfig) -> int:
     return 0 if config.device == "cpu" else torch.cuda.device_count()
 
 
-@contextlib.contextmanager
-def _started(config: ScoreConfig, num_workers: int) -> Iterator[Sequence[Child]]:
-    """Start the workers; end those that are left when this ends."""
-    settings = json.dumps(of_a_worker(config).model_dump(mode="json"))
-    children: list[Child] = []
-    try:
-        for number in range(num_workers):
-            gpu = _gpu_name(number) if _num_gpus(config) else ""
-            threads = torch.get_num_threads()
-            child = start_child(local_worker.__name__, threads, gpu, stderr=_OUR_STDERR)
-            children.append(child)
-            assert child.stdin is not None
-            child.stdin.write(f"{settings}\n".encode())
-            child.stdin.flush()
-        yield children
-    finally:
-        stop_children(children, _SECONDS_TO_STOP)
-        for child in children:
-            assert child.stdout is not None
-            child.stdout.close()
+def _arguments(config: ScoreConfig, num_workers: int) -> list[tuple[object, ...]]:
+    """Give what each worker is told beside the settings."""
+    has_gpus, num_threads = _num_gpus(config) > 0, torch.get_num_threads()
+    return [(num_threads, _gpu_name(n) if has_gpus else "") for n in range(num_workers)]
 
 
 def _gpu_name(number: int) -> str:
