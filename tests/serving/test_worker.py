@@ -128,6 +128,21 @@ def test_a_text_joins_a_run_and_a_score_does_not_wait_for_it(
     assert joined.token_ids.tolist() == plain.token_ids.tolist()
 
 
+def test_scores_that_keep_coming_do_not_keep_a_text_from_being_written(worker: Worker) -> None:
+    scored: list[Any] = []
+
+    def again(_: object) -> None:
+        if len(scored) < 100 and not text.done():
+            scored.append(worker.score([pair(50)]))
+            scored[-1].add_done_callback(again)
+
+    text = worker.generate([request(40)], sampling(3))
+    again(None)
+    worker.start()
+    assert len(text.result(60)[0][0].token_ids) == 3
+    assert len(scored) < 20
+
+
 def test_texts_with_other_sampling_take_their_turn(worker: Worker) -> None:
     futures = [
         worker.generate([request(40)], sampling(4, temperature))

@@ -2,9 +2,10 @@
 
 In: pairs to score and contexts to continue, from any thread. Out: futures. All that waits to be scored goes together
 into the next batches; contexts whose sampling is the same are continued together, joining and leaving the run as they
-come and end, and between two of its steps whatever waits to be scored is scored. So a long text delays nobody's score
-by more than a step, and requests for texts wait for each other only where their sampling differs: then they take turns,
-first come, first served. Of a request that nobody waits for any more nothing is computed beyond the step.
+come and end, and between two of its steps one batch of what waits to be scored is scored. So neither a long text nor
+scores that keep coming hold the other up for ever, and requests for texts wait for each other only where their sampling
+differs: then they take turns, first come, first served. Of a request that nobody waits for any more nothing is computed
+beyond the step.
 
 An error of a batch is an error of the requests in it only after each has been tried alone, and of the thread never.
 """
@@ -134,8 +135,8 @@ class Worker:
             return bool(self._scores or self._texts)
 
     def _score_waiting(self) -> None:
-        """Score what waits now, as few batches as it fills."""
-        while jobs := self._next_scores():
+        """Score one batch of what waits, and no more: where scores keep coming, texts would wait for ever."""
+        if jobs := self._next_scores():
             try:
                 self._score(jobs)
             except Exception as error:
