@@ -62,6 +62,104 @@ def test_scores_that_wait_share_a_batch_and_keep_their_bits(
         assert one.facts.logprobs.tolist() == other.facts.logprobs.tolist()
 
 
+def watching(
+    resident: ResidentModel, monkeypatch: pytest.MonkeyPatch, do: Callable[[int], None]
+) -> list[int]:
+    """Call something before each batch of scores; give the batches' numbers of pairs."""
+    asked: list[int] = []
+    compute = resident.continuations
+
+    def watched(pairs: Any, **rest: Any) -> Any:  # noqa: ANN401
+        asked.append(len(pairs))
+        do(len(asked))
+        return compute(pairs, **rest)
+
+    monkeypatch.setattr(resident, "continuations", watched)
+    return asked
+
+
+def pairs_of(context_length: int, num_targets: int, count: int) -> list[Any]:
+    context = np.arange(context_length, dtype=np.int32) % 200 + 3
+    targets = [np.full(num_targets, 40 + n, np.int32) for n in range(count)]
+    return [(context, one) for one in targets]
+
+
+def test_a_large_request_takes_turns_with_a_small_one_and_keeps_its_bits(
+    worker: Worker, resident: ResidentModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fam_engine.serving import slices
+
+    monkeypatch.setattr(slices, "_TOKENS_AT_ONCE", 64)
+    pairs = pairs_of(20, 10, 30) + pairs_of(1, 100, 3)
+    whole = sorted(resident.continuations(pairs, num_top=2), key=lambda one: one.index)
+    small: list[Any] = []
+
+    def do(batch: int) -> None:
+        if batch == 1:
+            small.append(worker.score([pair(50)]))
+        if batch == 4:
+            assert small[0].done()
+            assert not large.done()
+
+    asked = watching(resident, monkeypatch, do)
+    large = worker.score(pairs, num_top=2)
+    worker.start()
+    in_slices = large.result(60)
+    # 20 tokens of the context and four times 10 fit; what is larger than a slice goes alone.
+    assert asked == [4, 1, *[4] * 6, 2, 1, 1, 1]
+    for one, other in zip(whole, in_slices, strict=True):
+        assert one.facts.logprobs.tolist() == other.facts.logprobs.tolist()
+        assert one.top.logprobs.tolist() == other.top.logprobs.tolist()
+
+
+def test_a_long_prompt_is_not_computed_for_few_responses_at_a_time(
+    worker: Worker, resident: ResidentModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fam_engine.serving import slices
+
+    monkeypatch.setattr(slices, "_TOKENS_AT_ONCE", 64)
+    asked = watching(resident, monkeypatch, lambda _: None)
+    future = worker.score(pairs_of(60, 10, 20))
+    worker.start()
+    assert len(future.result(60)) == 20
+    assert asked == [6, 6, 6, 2]
+
+
+def test_scores_of_one_who_left_are_not_computed_on(
+    worker: Worker, resident: ResidentModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fam_engine.serving import slices
+
+    monkeypatch.setattr(slices, "_TOKENS_AT_ONCE", 64)
+    asked = watching(resident, monkeypatch, lambda batch: left.cancel() if batch == 2 else None)
+    left = worker.score(pairs_of(1, 60, 30))
+    worker.start()
+    while not left.done():
+        time.sleep(0.01)
+    assert left.cancelled()
+    assert len(worker.score([pair(50)]).result(60)) == 1
+    assert asked == [1, 1, 1]
+
+
+def test_a_large_request_that_fails_is_not_computed_on(
+    worker: Worker, resident: ResidentModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fam_engine.serving import slices
+
+    def do(batch: int) -> None:
+        if batch == 2:
+            raise ZeroDivisionError("poison")
+
+    monkeypatch.setattr(slices, "_TOKENS_AT_ONCE", 64)
+    asked = watching(resident, monkeypatch, do)
+    future = worker.score(pairs_of(1, 60, 30))
+    worker.start()
+    with pytest.raises(ZeroDivisionError):
+        future.result(60)
+    assert len(worker.score([pair(50)]).result(60)) == 1
+    assert len(asked) == 3
+
+
 def test_a_bad_request_fails_alone(
     worker: Worker,
     resident: ResidentModel,

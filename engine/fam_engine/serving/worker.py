@@ -1,11 +1,11 @@
 """The one thread that computes: what requests ask for, gathered into batches across them.
 
-In: pairs to score and contexts to continue, from any thread. Out: futures. All that waits to be scored goes together
-into the next batches; contexts whose sampling is the same are continued together, joining and leaving the run as they
-come and end, and between two of its steps one batch of what waits to be scored is scored. So neither a long text nor
-scores that keep coming hold the other up for ever, and requests for texts wait for each other only where their sampling
-differs: then they take turns, first come, first served. Of a request that nobody waits for any more nothing is computed
-beyond the step.
+In: pairs to score and contexts to continue, from any thread. Out: futures. What waits to be scored goes together into
+the next batches, large requests a slice at a time; contexts whose sampling is the same are continued together, joining
+and leaving the run as they come and end, and between two of its steps one batch of what waits to be scored is scored.
+So neither a long text nor scores that keep coming hold the other up for ever, and requests for texts wait for each
+other only where their sampling differs: then they take turns, first come, first served. Of a request that nobody waits
+for any more nothing is computed beyond the step or the batch.
 
 An error of a batch is an error of the requests in it only after each has been tried alone, and of the thread never.
 """
@@ -27,29 +27,7 @@ from fam_engine.jobs.resident import ResidentModel
 from fam_engine.jobs.scoring.continuations import Continuation, Pair
 from fam_engine.model.generation.requests import Completion, Request, Sampling
 from fam_engine.serving.metrics import Metrics
-
-# Tokens scored between two steps of a run of texts, and at most together: enough to fill batches.
-_TOKENS_AT_ONCE = 16384
-
-
-@dataclass(eq=False)
-class ScoreJob:
-    """Pairs of one request, scored together.
-
-    Attributes:
-        pairs: Contexts and targets.
-        num_top: How many of the most probable tokens are wanted.
-        future: Gets a `Continuation` a pair, in order.
-    """
-
-    pairs: Sequence[Pair]
-    num_top: int
-    future: Future[list[Continuation]] = field(default_factory=Future)
-
-    @property
-    def num_tokens(self) -> int:
-        """Count the tokens, shared contexts as often as they come."""
-        return sum(len(context) + len(targets) for context, targets in self.pairs)
+from fam_engine.serving.slices import ScoreJob, Slice, next_batch
 
 
 @dataclass(eq=False)
@@ -136,46 +114,29 @@ class Worker:
 
     def _score_waiting(self) -> None:
         """Score one batch of what waits, and no more: where scores keep coming, texts would wait for ever."""
-        if jobs := self._next_scores():
-            try:
-                self._score(jobs)
-            except Exception as error:
-                self._fail_alone(jobs, error)
-
-    def _next_scores(self) -> list[ScoreJob]:
-        """Take the first job, and others like it while they are few tokens together."""
-        jobs: list[ScoreJob] = []
-        room = _TOKENS_AT_ONCE
         with self._wakes:
-            while self._scores and room > 0:
-                job = self._scores[0]
-                if jobs and (job.num_tokens > room or job.num_top != jobs[0].num_top):
-                    break
-                self._scores.popleft()
-                if job.future.set_running_or_notify_cancel():
-                    jobs.append(job)
-                    room -= job.num_tokens
-        return jobs
+            batch = next_batch(self._scores)
+        error = self._score(batch) if batch else None
+        for part in batch if error else ():
+            own = error if len(batch) == 1 else self._score([part])
+            if own:
+                _fail(part.job.future, own)
+        with self._wakes:
+            self._scores.extend(part.job for part in batch if part.job.is_wanted)
 
-    def _score(self, jobs: Sequence[ScoreJob]) -> None:
-        pairs = [pair for job in jobs for pair in job.pairs]
-        found = list(self._model.continuations(pairs, num_top=jobs[0].num_top))
+    def _score(self, batch: Sequence[Slice]) -> Exception | None:
+        """Score a batch and hand out its results; give the error there was instead, if there was one."""
+        pairs = [pair for part in batch for pair in part.pairs]
+        try:
+            found = list(self._model.continuations(pairs, num_top=batch[0].job.num_top))
+        except Exception as error:
+            return _kept(error)
         results = iter(sorted(found, key=lambda result: result.index))
         self._metrics.add("score_batches")
-        for job in jobs:
-            self._metrics.add("scored_tokens", sum(len(targets) for _, targets in job.pairs))
-            job.future.set_result([next(results) for _ in job.pairs])
-
-    def _fail_alone(self, jobs: Sequence[ScoreJob], error: Exception) -> None:
-        """Try each of several jobs alone; a job alone has failed."""
-        if len(jobs) == 1:
-            _fail(jobs[0].future, error)
-            return
-        for job in jobs:
-            try:
-                self._score([job])
-            except Exception as own:
-                _fail(job.future, own)
+        for part in batch:
+            self._metrics.add("scored_tokens", sum(len(targets) for _, targets in part.pairs))
+            part.job.take([next(results) for _ in part.pairs])
+        return None
 
     # -- texts -----------------------------------------------------------------------------------
 
@@ -206,8 +167,7 @@ class Worker:
             ):
                 source.take(completion)
         except Exception as error:
-            # What follows happens after this returns: a traceback would keep the tensors alive.
-            return error.with_traceback(None) if _is_out_of_memory(error) else error
+            return _kept(error)
         return None
 
     def _has_halved_slots(self) -> bool:
@@ -296,6 +256,11 @@ class _Source:
             ordered = [sorted(texts, key=lambda text: text.sample) for texts in job.texts]
             if job.future.set_running_or_notify_cancel():
                 job.future.set_result(ordered)
+
+
+def _kept(error: Exception) -> Exception:
+    """Give an error as it may be kept while something else is tried: a traceback would keep the tensors alive."""
+    return error.with_traceback(None) if _is_out_of_memory(error) else error
 
 
 def _is_out_of_memory(error: Exception) -> bool:
