@@ -167,6 +167,29 @@ def test_a_bug_is_told_as_one_and_shown_where_the_server_runs(
         assert post("/v1/score", prompt="a", responses=["b"])[0] == 200
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_worker_that_has_ended_is_told(
+    resident: ResidentModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from starlette.testclient import TestClient
+
+    from fam_engine.serving.app import make_app
+
+    def ending(*_: object, **__: object) -> None:
+        raise SystemExit
+
+    service = make_service(resident)
+    monkeypatch.setattr(resident, "continuations", ending)
+    with asking(service) as post:
+        for _ in range(2):
+            status, body = post("/v1/score", prompt="a", responses=["b"])
+            assert (status, body["error"]["code"]) == (503, "worker_stopped")
+        status, body = post("/v1/completions", ASKED)
+        assert (status, body["error"]["code"]) == (503, "worker_stopped")
+        service.worker._thread.join()
+        assert TestClient(make_app(service)).get("/health").status_code == 503
+
+
 def test_a_model_without_numbers_is_an_error_not_a_nan(
     resident: ResidentModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

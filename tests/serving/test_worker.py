@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 import weakref
@@ -181,6 +182,49 @@ def test_a_bad_request_fails_alone(
         bad.result(60)
     assert "poison" in capsys.readouterr().err
     assert len(worker.score([pair(52)]).result(60)) == 1
+
+
+def test_a_closed_stderr_keeps_nobody_from_an_answer(
+    worker: Worker, resident: ResidentModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Closed:
+        def write(self, _: str) -> int:
+            raise BrokenPipeError
+
+    def do(batch: int) -> None:
+        if batch == 1:
+            raise ZeroDivisionError("poison")
+
+    monkeypatch.setattr(sys, "stderr", Closed())
+    watching(resident, monkeypatch, do)
+    bad = worker.score([pair(50)])
+    worker.start()
+    with pytest.raises(ZeroDivisionError):
+        bad.result(60)
+    assert len(worker.score([pair(50)]).result(60)) == 1
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_nobody_waits_for_a_thread_that_has_ended(
+    worker: Worker, resident: ResidentModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fam_engine.serving.worker import WorkerStoppedError
+
+    def do(_: int) -> None:
+        raise SystemExit
+
+    watching(resident, monkeypatch, do)
+    computed, text = worker.score([pair(50)]), worker.generate([request(40)], sampling(3))
+    left = worker.score([pair(51)])
+    left.cancel()
+    worker.start()
+    for future in (computed, text):
+        with pytest.raises(WorkerStoppedError):
+            future.result(60)
+    with pytest.raises(WorkerStoppedError):
+        worker.score([pair(52)])
+    with pytest.raises(WorkerStoppedError):
+        worker.generate([request(40)], sampling(3))
 
 
 def between_steps(

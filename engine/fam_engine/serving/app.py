@@ -10,9 +10,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
-import sys
 import time
-import traceback
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, ParamSpec, TypeVar
@@ -30,7 +28,8 @@ from fam_engine.serving.metrics import Metrics
 from fam_engine.serving.protocol import RequestError
 from fam_engine.serving.scores import plan_score, score_response
 from fam_engine.serving.served import Served
-from fam_engine.serving.worker import Worker
+from fam_engine.serving.showing import show
+from fam_engine.serving.worker import Worker, WorkerStoppedError
 
 # Once the body is there, it is looked every second whether its client is.
 _LOOK_SECONDS: Final = 1.0
@@ -203,7 +202,14 @@ def _as_request_error(error: Exception) -> RequestError:
             code="out_of_memory",
             kind="server_error",
         )
-    traceback.print_exception(error, file=sys.stderr)
+    if isinstance(error, WorkerStoppedError):
+        return RequestError(
+            "the server computes no more, and has to be started again",
+            status=503,
+            code="worker_stopped",
+            kind="server_error",
+        )
+    show(error)
     return RequestError(
         "internal error; the server's own output says more",
         status=500,

@@ -8,18 +8,17 @@ other only where their sampling differs: then they take turns, first come, first
 for any more nothing is computed beyond the step or the batch.
 
 An error of a batch is an error of the requests in it only after each has been tried alone, and of the thread never.
+Should the thread end all the same, whoever waits is told, and so is whoever comes.
 """
 
 from __future__ import annotations
 
-import sys
 import threading
-import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -27,7 +26,12 @@ from fam_engine.jobs.resident import ResidentModel
 from fam_engine.jobs.scoring.continuations import Continuation, Pair
 from fam_engine.model.generation.requests import Completion, Request, Sampling
 from fam_engine.serving.metrics import Metrics
+from fam_engine.serving.showing import show
 from fam_engine.serving.slices import ScoreJob, Slice, next_batch
+
+
+class WorkerStoppedError(Exception):
+    """Nothing is computed any more."""
 
 
 @dataclass(eq=False)
@@ -47,6 +51,9 @@ class TextJob:
     texts: list[list[Completion]] = field(default_factory=list)
 
 
+_Job = TypeVar("_Job", ScoreJob, TextJob)
+
+
 class Worker:
     """Computes for a server.
 
@@ -62,6 +69,8 @@ class Worker:
         self._texts: deque[TextJob] = deque()
         self._wakes = threading.Condition()
         self._is_stopping = False
+        # What is not answered yet; None: nothing will be.
+        self._open: set[Future[Any]] | None = set()
         self._thread = threading.Thread(target=self._work, name="fam-engine-worker", daemon=True)
 
     def start(self) -> None:
@@ -81,30 +90,58 @@ class Worker:
         return self._thread.is_alive()
 
     def score(self, pairs: Sequence[Pair], *, num_top: int = 0) -> Future[list[Continuation]]:
-        """Score pairs."""
+        """Score pairs.
+
+        Raises:
+            WorkerStoppedError: The thread has ended; the future raises it if the thread ends before it is done.
+        """
         job = ScoreJob(pairs, num_top)
-        with self._wakes:
-            self._scores.append(job)
-            self._wakes.notify()
+        self._queue(job, self._scores)
         return job.future
 
     def generate(
         self, requests: Sequence[Request], sampling: Sampling
     ) -> Future[list[list[Completion]]]:
-        """Continue contexts."""
+        """Continue contexts.
+
+        Raises:
+            WorkerStoppedError: As of `score`.
+        """
         job = TextJob(requests, sampling, texts=[[] for _ in requests])
-        with self._wakes:
-            self._texts.append(job)
-            self._wakes.notify()
+        self._queue(job, self._texts)
         return job.future
+
+    def _queue(self, job: _Job, waiting: deque[_Job]) -> None:
+        with self._wakes:
+            if self._open is None:
+                raise WorkerStoppedError
+            self._open.add(job.future)
+            waiting.append(job)
+            self._wakes.notify()
+        job.future.add_done_callback(self._forget)
+
+    def _forget(self, future: Future[Any]) -> None:
+        with self._wakes:
+            if self._open is not None:
+                self._open.discard(future)
 
     # -- the thread ------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        while self._has_work():
-            self._score_waiting()
-            if self._texts:
-                self._run_texts()
+        try:
+            while self._has_work():
+                self._score_waiting()
+                if self._texts:
+                    self._run_texts()
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Take no more, and fail what is not answered: nobody should wait for a thread that has ended."""
+        with self._wakes:
+            left, self._open = self._open or (), None
+        for future in left:
+            _set_error(future, WorkerStoppedError())
 
     def _has_work(self) -> bool:
         """Wait for work; False once there is none and the server stops."""
@@ -269,8 +306,12 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _fail(future: Future[Any], error: Exception) -> None:
     """Give an error to whoever waits; one that is not about memory is shown where the server runs."""
+    _set_error(future, error)
     if not _is_out_of_memory(error):
-        traceback.print_exception(error, file=sys.stderr)
+        show(error)
+
+
+def _set_error(future: Future[Any], error: Exception) -> None:
     # A future that was cancelled takes nothing more.
-    if future.running() or (not future.done() and future.set_running_or_notify_cancel()):
+    if not future.done() and future.set_running_or_notify_cancel():
         future.set_exception(error)
