@@ -380,6 +380,57 @@ def test_a_run_that_fails_is_tried_again_one_by_one(
         bad.result(60)
 
 
+def test_a_text_that_never_fits_costs_the_others_no_slots(
+    worker: Worker, resident: ResidentModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    tried: list[int] = []
+    generate = resident.generate
+
+    def short(requests: Any, how: Any, **rest: Any) -> Any:  # noqa: ANN401
+        for completion in generate(requests, how, **rest):
+            if 99 in requests.jobs[0].requests[0].context_ids:
+                tried.append(resident.generator.max_slots)
+                raise torch.OutOfMemoryError
+            yield completion
+
+    monkeypatch.setattr(resident, "generate", short)
+    monkeypatch.setattr(resident.generator, "max_slots", 64)
+    bad = worker.generate([request(99)], sampling(3))
+    worker.start()
+    with pytest.raises(torch.OutOfMemoryError):
+        bad.result(60)
+    assert len(worker.generate([request(50)], sampling(3)).result(60)[0][0].token_ids) == 3
+    assert tried == [64, 32, 16, 8, 4, 2, 1]
+    assert resident.generator.max_slots == 64
+
+
+def test_slots_that_memory_was_short_for_come_back(
+    worker: Worker, resident: ResidentModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    used: list[int] = []
+    generate = resident.generate
+    is_short = True
+
+    def short(requests: Any, how: Any, **rest: Any) -> Any:  # noqa: ANN401
+        used.append(resident.generator.max_slots)
+        for completion in generate(requests, how, **rest):
+            if is_short and resident.generator.max_slots > 16:
+                raise torch.OutOfMemoryError
+            yield completion
+
+    monkeypatch.setattr(resident, "generate", short)
+    monkeypatch.setattr(resident.generator, "max_slots", 64)
+    worker.start()
+    for _ in range(4):
+        assert len(worker.generate([request(50)], sampling(3)).result(60)[0][0].token_ids) == 3
+        is_short = False
+    assert used == [64, 32, 16, 16, 32, 64]
+
+
 def test_stopping_finishes_what_waits(worker: Worker) -> None:
     futures = [worker.score([pair(n)]) for n in (50, 51)]
     text = worker.generate([request(40)], sampling(5))

@@ -24,6 +24,7 @@ import torch
 
 from fam_engine.jobs.resident import ResidentModel
 from fam_engine.jobs.scoring.continuations import Continuation, Pair
+from fam_engine.model.generation.generator import MAX_SLOTS
 from fam_engine.model.generation.requests import Completion, Request, Sampling
 from fam_engine.serving.metrics import Metrics
 from fam_engine.serving.showing import show
@@ -181,13 +182,32 @@ class Worker:
         """Continue the contexts that wait, and those with the same sampling that come meanwhile."""
         source = _Source(self._texts, self._wakes)
         error = self._run(source)
+        if error is None:
+            self._double_slots()
         left = [job for job in source.jobs if not job.future.done()]
         for job in left if error else ():
             own = error if len(left) == 1 else self._run_alone(job)
-            while own and _is_out_of_memory(own) and self._has_halved_slots():
-                own = self._run_alone(job)
             if own:
-                _fail(job.future, own)
+                self._run_in_fewer_slots(job, own)
+
+    def _run_in_fewer_slots(self, job: TextJob, error: Exception) -> None:
+        """Continue the contexts of a job that failed, fewer at a time if it is memory they lacked."""
+        generator = self._model.generator
+        num_slots, own = generator.max_slots, error
+        while _is_out_of_memory(own) and generator.max_slots > 1:
+            generator.max_slots //= 2
+            failed = self._run_alone(job)
+            if failed is None:
+                return
+            own = failed
+        # Fewer did not help, so others need not go without.
+        generator.max_slots = num_slots
+        _fail(job.future, own)
+
+    def _double_slots(self) -> None:
+        """Take more texts at a time again, if there were fewer: memory that was short may be there now."""
+        generator = self._model.generator
+        generator.max_slots = min(2 * generator.max_slots, MAX_SLOTS)
 
     def _run_alone(self, job: TextJob) -> Exception | None:
         job.texts = [[] for _ in job.requests]
@@ -206,14 +226,6 @@ class Worker:
         except Exception as error:
             return _kept(error)
         return None
-
-    def _has_halved_slots(self) -> bool:
-        """Halve the texts on their way at a time; False if that is one already."""
-        generator = self._model.generator
-        if generator.max_slots == 1:
-            return False
-        generator.max_slots //= 2
-        return True
 
     def _between_steps(self, source: _Source, count: int) -> None:
         self._metrics.add("generated_tokens", count)
