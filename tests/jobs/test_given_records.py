@@ -106,3 +106,27 @@ def test_rows_of_a_data_frame_are_scored_whatever_their_other_columns_hold() -> 
     with fam_engine.Scorer("embedded") as scorer:
         table = scorer.score(frame.to_dict("records"))
     assert table["nll_sum"].null_count == 0
+
+
+GOOD = [{"prompt": f"{n} + 3 = ", "response": "5"} for n in range(3)]
+
+
+@pytest.mark.parametrize("bad", [{"prompt": 3, "response": "5"}, {"prompt": "a " * 2000}])
+def test_a_fault_is_told_before_anything_is_computed(
+    bad: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fam_engine.jobs.generation.texts import TextMaker
+    from fam_engine.jobs.scoring.entries import EntryScorer
+
+    computed: list[object] = []
+    for kind in (TextMaker, EntryScorer):
+        monkeypatch.setattr(kind, "run", lambda *_: computed.append(1))
+    record = {"response": "5", **bad}
+    with fam_engine.Scorer("embedded") as scorer, fam_engine.Generator("embedded") as generator:
+        for ask in (scorer.score, generator.generate):
+            with pytest.raises(InputError, match="record 4: "):
+                ask([*GOOD, record])
+            with pytest.raises(InputError, match="record 1: ") as caught:
+                ask([record])
+            assert "--" not in caught.value.message
+        assert not computed

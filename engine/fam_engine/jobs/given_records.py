@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from fam_engine.data.json_lines import dump_row
 from fam_engine.errors import FamEngineError, InputError, LockedError, RecordError, UsageError
-from fam_engine.jobs.journal import STATE_FOLDER, storage_errors
+from fam_engine.jobs.journal import STATE_FOLDER, Journal, storage_errors
 
 # What comes of a record that is none of JSON: a value of another type, a list in itself or nested without end.
 _NO_JSON = (RecordError, TypeError, ValueError, RecursionError)
+# What a job's messages advise and only its command can do: flags, in brackets at their end.
+_ADVICE = re.compile(r" \([^()]*--[a-z][^()]*\)$")
 
 
 def record_lines(
@@ -49,6 +52,27 @@ def record_lines(
             refused[number] = f"{error.code}: {error.message}"
             line = "null"
         yield f"{line}\n"
+
+
+def left_out(journal: Journal) -> list[tuple[int, str, str]]:
+    """Give line, code and reason of the records that a job has left out, in order."""
+    rows = journal.db.execute("SELECT line, code, reason FROM quarantine ORDER BY line")
+    return [(line, code, _ADVICE.sub("", reason)) for line, code, reason in rows]
+
+
+def raise_first_fault(journal: Journal, *, but: Collection[str] = ()) -> None:
+    """Tell whoever gave the records of the first that a job has left out.
+
+    Args:
+        journal: Of the job.
+        but: Codes that are no fault of a record.
+
+    Raises:
+        InputError: There is one; the message names it, counted from 1.
+    """
+    for line, code, reason in left_out(journal):
+        if code not in but:
+            raise InputError(reason, code=code, where=f"record {line}")
 
 
 def _line(record: object, number: int) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,15 @@ from fam_engine.jobs.generation.files import Origin, generated_records
 from fam_engine.jobs.generation.ingest import IngestPlan, ingest_questions
 from fam_engine.jobs.generation.judging import judge_texts
 from fam_engine.jobs.generation.texts import SCHEMA, TextMaker
-from fam_engine.jobs.given_records import record_lines
+from fam_engine.jobs.given_records import raise_first_fault, record_lines
 from fam_engine.jobs.journal import Journal
 from fam_engine.model.folders import resolve_model
 from fam_engine.model.generation import generator
 from fam_engine.model.generation.requests import Sampling
 from fam_engine.model.loading import load_model
+
+# Of a question whose answers have no text: they are left out, and that is all.
+_NO_TEXT = ("E_EMPTY_RESPONSE",)
 
 
 class Generator:
@@ -136,15 +139,25 @@ class Generator:
             # The records are written before: what gives them may itself call this generator.
             with self._one_at_a_time, Journal(Path(folder) / "state", {}, SCHEMA) as journal:
                 files = [DataFile("records", data)]
-                ingest_questions(journal, self._encoder, plan, files, _nothing)
+                self._ingest(journal, plan, files)
                 TextMaker(self._generator, journal, sampling, samples).run(_nothing, _nothing)
-                _raise_first_fault(journal)
+                raise_first_fault(journal, but=_NO_TEXT)
                 judge_texts(journal, _nothing)
                 model, adapter = self._names
                 origin = Origin(
                     source=Path(model).name, model=model, adapter=adapter, seed=int(seed)
                 )
                 return list(generated_records(journal, origin))
+
+    def _ingest(self, journal: Journal, plan: IngestPlan, files: Sequence[DataFile]) -> None:
+        """Read the questions, and tell the first fault before the others are answered for nothing."""
+        try:
+            ingest_questions(journal, self._encoder, plan, files, _nothing)
+        except InputError as error:
+            # Where not one record is usable it is still the first that is told about, as among others.
+            if error.code != "E_INPUT_UNUSABLE":
+                raise
+        raise_first_fault(journal)
 
     def _check_room(self, max_new_tokens: int) -> None:
         if max_new_tokens >= self._max_length:
@@ -162,14 +175,6 @@ def _check_samples(samples: int, sampling: Sampling) -> None:
         raise UsageError(
             message, code="E_CONFIG_VALUE", hint="give a Sampling with a temperature above 0"
         )
-
-
-def _raise_first_fault(journal: Journal) -> None:
-    bad = journal.db.execute(
-        "SELECT line, code, reason FROM quarantine WHERE code != 'E_EMPTY_RESPONSE'"
-    ).fetchone()
-    if bad is not None:
-        raise InputError(bad[2], code=bad[1], where=f"record {bad[0]}")
 
 
 def _nothing(_count: int) -> None:

@@ -167,7 +167,8 @@ class _Ingest:
             raise RecordError(
                 "E_TOO_LONG",
                 f"the prompt is {len(ids)} tokens long, expected at most {room}: "
-                f"{self._plan.max_length} less --max-new-tokens (--on-long cut-prompt shortens it)",
+                f"{self._plan.max_length} less {self._plan.max_new_tokens} for the answer "
+                "(--max-new-tokens; --on-long cut-prompt shortens the prompt)",
             )
         bos = ids[:1] if ids[0] == self._encoder.bos_id and room > 1 else ids[:0]
         return np.concatenate([bos, ids[len(ids) - room + len(bos) :]]), [*flags, "prompt_cut"]

@@ -8,7 +8,6 @@ equal to it.
 from __future__ import annotations
 
 import contextlib
-import re
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,7 +23,7 @@ from fam_engine.config import ComputeDtype, Device, Precision
 from fam_engine.data.tokenizer import TextEncoder
 from fam_engine.errors import InputError
 from fam_engine.jobs.data_files import DataFile
-from fam_engine.jobs.given_records import record_lines
+from fam_engine.jobs.given_records import left_out, raise_first_fault, record_lines
 from fam_engine.jobs.journal import Journal
 from fam_engine.jobs.scoring.entries import SCHEMA, EntryScorer
 from fam_engine.jobs.scoring.files import score_rows, scores_schema
@@ -36,8 +35,6 @@ from fam_engine.model.loading import load_model
 _COLUMNS = scores_schema(ifd=False, in_context=False)
 # What `score_each` gives.
 EACH_COLUMNS = _COLUMNS.append(pa.field("error", pa.string()))
-# What the job's messages advise and only its command can do: flags, in brackets at their end.
-_ADVICE = re.compile(r" \([^()]*--[a-z][^()]*\)$")
 
 
 class Scorer:
@@ -149,8 +146,8 @@ class Scorer:
             nothing = ("E_INPUT_UNUSABLE", "E_INPUT_EMPTY")
             self._score_usable(journal, data, unless=nothing, verbatim=verbatim)
             scored = {row["line"]: row for row in score_rows(journal.db)}
-            left_out = _left_out(journal)
-            errors = {line: f"{code}: {reason}" for line, code, reason in left_out} | refused
+            told = {line: f"{code}: {reason}" for line, code, reason in left_out(journal)}
+            errors = told | refused
         lines = range(1, num_records + 1)
         rows = [scored[line] if line in scored else {"error": errors[line]} for line in lines]
         return pa.Table.from_pylist(rows, schema=EACH_COLUMNS)
@@ -170,9 +167,9 @@ class Scorer:
 
     def _run(self, journal: Journal, data: Path, *, keep_tokens: bool = False) -> None:
         # Where not one record is usable it is still the first that is told about, as among others.
-        self._score_usable(journal, data, unless=("E_INPUT_UNUSABLE",), keep_tokens=keep_tokens)
-        for line, code, reason in _left_out(journal):
-            raise InputError(reason, code=code, where=f"record {line}")
+        nothing = ("E_INPUT_UNUSABLE",)
+        self._score_usable(journal, data, unless=nothing, needs_all=True, keep_tokens=keep_tokens)
+        raise_first_fault(journal)
 
     def _score_usable(
         self, journal: Journal, data: Path, *, unless: tuple[str, ...], **options: bool
@@ -185,7 +182,13 @@ class Scorer:
                 raise
 
     def _score(
-        self, journal: Journal, data: Path, *, keep_tokens: bool = False, verbatim: bool = False
+        self,
+        journal: Journal,
+        data: Path,
+        *,
+        needs_all: bool = False,
+        keep_tokens: bool = False,
+        verbatim: bool = False,
     ) -> None:
         plan = IngestPlan(self._decoder.config.max_position_embeddings, "quarantine")
         files = [DataFile("records", data)]
@@ -193,6 +196,8 @@ class Scorer:
         with self._one_at_a_time:
             encoder = self._without_template() if verbatim else self._encoder
             spool = ingest_records(journal, encoder, plan, files, _nothing)
+            if needs_all:  # before the others are scored for nothing
+                raise_first_fault(journal)
             scorer = EntryScorer(self._decoder, journal, spool, keep_tokens=keep_tokens)
             scorer.run(self._budget, _nothing)
 
@@ -224,12 +229,6 @@ def _written(
                 file.write(line)
         with Journal(Path(folder) / "state", {}, SCHEMA) as journal:
             yield journal, data, count
-
-
-def _left_out(journal: Journal) -> list[tuple[int, str, str]]:
-    """Give line, code and reason of the records that were left out, in order."""
-    rows = journal.db.execute("SELECT line, code, reason FROM quarantine ORDER BY line")
-    return [(line, code, _ADVICE.sub("", reason)) for line, code, reason in rows]
 
 
 def _nothing(_count: int) -> None:
