@@ -8,9 +8,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from fam_engine.errors import UsageError
+from fam_engine.errors import InputError, UsageError
 from fam_engine.integrations.trl import FamiliarityReward
 from fam_engine.jobs.scoring.scorer import Scorer
 
@@ -53,7 +54,8 @@ def test_it_is_minus_the_mean_so_length_alone_changes_nothing(tiny_model: Path) 
 def test_what_cannot_be_scored_gets_the_floor_and_nothing_gets_less(tiny_model: Path) -> None:
     reward = FamiliarityReward(tiny_model, floor=-50.0, precision="fp32", device="cpu")
     texts = ["", "x" * 300, "\ud800", "two"]
-    *unusable, usable = reward(prompts=["one\n"] * 4, completions=texts)
+    with pytest.warns(UserWarning, match=r"the floor, -50.0: E_JSON_SURROGATE: .*\\ud800"):
+        *unusable, usable = reward(prompts=["one\n"] * 4, completions=texts)
     assert unusable == [-50.0] * 3
     assert -50.0 < usable < -0.5
     assert reward(["a"], [""]) == [-50.0]
@@ -129,6 +131,43 @@ def test_tools_are_told_of(chat_reward: FamiliarityReward, chat_model: Path) -> 
     assert moods[0] != moods[1] == chat_reward(*asked)[0]
 
 
+def test_columns_may_be_arrays(chat_reward: FamiliarityReward) -> None:
+    asked = [turns("one")] * 2, [answer("two")] * 2
+    tools, moods = [[SCHEMA], None], [None, {"mood": "calm"}]
+    arrays = [np.empty(2, object), np.empty(2, object)]
+    arrays[0][:], arrays[1][:] = tools, moods
+    arrays[0][0] = np.array([SCHEMA, SCHEMA], object)
+    expected = chat_reward(*asked, tools=[[SCHEMA, SCHEMA], None], chat_template_kwargs=moods)
+    assert chat_reward(*asked, tools=arrays[0], chat_template_kwargs=arrays[1]) == expected  # type: ignore[arg-type]
+    assert len(set(expected)) == 2
+
+
+REFUSING = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system turns') }}"
+    "{% endif %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def test_a_template_that_refuses_every_prompt_is_no_constant_reward(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    template = tmp_path / "refusing.jinja"
+    template.write_text(REFUSING)
+    refused = [{"role": "system", "content": "be brief"}, *turns("one")]
+    reward = FamiliarityReward(tiny_model, template=str(template), precision="fp32", device="cpu")
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"not one completion .* E_TEMPLATE.*no system turns"):
+            reward([refused] * 2, [answer("two"), answer("three")])
+    # What a policy wrote may be its own fault.
+    assert reward([turns("one")], [answer("")]) == [-12.0]
+    # Among others it is warned of, once; and once something was scored nothing ends a training.
+    with pytest.warns(UserWarning, match="get the floor, -12.0: E_TEMPLATE.*no system turns"):
+        [right, wrong] = reward([turns("one"), refused], [answer("two"), answer("two")])
+    assert right > wrong == -12.0
+    assert reward([refused], [answer("two")]) == [-12.0]
+
+
 def undescribed(a: int) -> int:
     return a
 
@@ -142,9 +181,9 @@ def test_tools_that_are_none_are_refused(chat_model: Path, tools: Any) -> None: 
 def test_of_several_turns_the_last_is_rewarded(chat_reward: FamiliarityReward) -> None:
     call = {"role": "assistant", "tool_calls": [{"function": {"name": "add", "arguments": {}}}]}
     result = {"role": "tool", "content": "3"}
-    [found, at_a_result] = chat_reward(
-        [turns("one")] * 2, [[call, result, *answer("two")], [call, result]]
-    )
+    completions = [[call, result, *answer("two")], [call, result]]
+    with pytest.warns(UserWarning, match="E_RECORD_ROLE"):
+        [found, at_a_result] = chat_reward([turns("one")] * 2, completions)
     assert found == chat_reward([[*turns("one"), call, result]], [answer("two")])[0]
     assert found > at_a_result == -12.0
 

@@ -5,7 +5,9 @@ completion, higher for what the scoring model finds more familiar, and never dep
 token, or minus the bits a byte. The sum was rejected, for it pays a policy for stopping early.
 
 What cannot be scored gets the floor. TRL allows None, but then an empty completion takes part in no comparison (TRL
-1.16) or counts as 0, above any honest log-prob (older releases): either way a policy may hide there.
+1.16) or counts as 0, above any honest log-prob (older releases): either way a policy may hide there. What is neither
+empty nor too long is warned of, once a code, and where nothing at all can be scored the first call raises: a template
+that refuses every prompt would make the floor a constant, which teaches nothing and which nobody would see.
 
 What a policy can still do, for any likelihood is easily pleased: fall into repetition, which gets likelier the longer
 it goes on, write what is short or generic, or never end. The end of turn is not part of a completion's text, so its
@@ -21,15 +23,19 @@ itself is not imported, for a reward is any callable.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, Literal
 
 from fam_engine.arguments import is_number
 from fam_engine.config import ComputeDtype, Device, Precision
 from fam_engine.data.turns import read_told
-from fam_engine.errors import RecordError, UsageError
+from fam_engine.errors import InputError, RecordError, UsageError
 from fam_engine.jobs.scoring.lazy_scorer import LazyScorer
+
+# What a policy writes in the course of its training, rewarded with the floor.
+_OF_A_POLICY = ("E_EMPTY_RESPONSE", "E_TOO_LONG")
 
 
 class FamiliarityReward:
@@ -92,6 +98,9 @@ class FamiliarityReward:
         self._metric = metric
         self._floor = float(floor)
         self._tools = _schemas(tools)
+        self._has_scored = False
+        # Codes that nobody has to be told of (again).
+        self._told = set(_OF_A_POLICY)
         self._scorer = LazyScorer(
             model,
             adapter=adapter,
@@ -123,30 +132,67 @@ class FamiliarityReward:
 
         Returns:
             A finite number a completion, in order.
+
+        Raises:
+            InputError: No completion has been scored yet and none can be here, all for their form or what the
+                template says of it: every reward would be the floor.
         """
         absent = [None] * len(prompts)
-        columns = (prompts, completions, tools or absent, chat_template_kwargs or absent)
-        records = [self._record(*row) for row in zip(*columns, strict=True)]
+        # Columns may be arrays, which have no truth.
+        told = [absent if column is None else column for column in (tools, chat_template_kwargs)]
+        records = [self._record(*row) for row in zip(prompts, completions, *told, strict=True)]
         rewards = [self._floor] * len(records)
+        errors: list[str | None] = [None] * len(records)
         for verbatim in (True, False):
             places = [i for i, p in enumerate(prompts) if isinstance(p, str) == verbatim]
             if places:
                 table = self._scorer.score_each([records[i] for i in places], verbatim=verbatim)
-                for place, value in zip(places, table[self._metric].to_pylist(), strict=True):
-                    rewards[place] = self._reward(value)
+                found = (table[name].to_pylist() for name in (self._metric, "error"))
+                for place, value, error in zip(places, *found, strict=True):
+                    rewards[place], errors[place] = self._reward(value), error
+        self._tell(errors)
         return rewards
 
     def _record(self, prompt: Any, completion: Any, tools: Any, kwargs: Any) -> dict[str, Any]:  # noqa: ANN401
         """Make a record; text is told nothing, for no template reads it."""
         record = {"prompt": prompt, "completion": completion}
         if not isinstance(prompt, str):
-            record |= {"tools": tools or self._tools, "chat_template_kwargs": kwargs}
+            is_told = len(tools) > 0 if isinstance(tools, Sized) else tools is not None
+            own = tools if is_told else self._tools
+            record |= {"tools": own, "chat_template_kwargs": kwargs}
         return record
+
+    def _tell(self, errors: Sequence[str | None]) -> None:
+        """Warn of what cannot be scored, once a code: a floor for all looks like any other reward."""
+        told = [error for error in errors if error is not None]
+        self._has_scored |= len(told) < len(errors)
+        if told and not self._has_scored and all(map(_is_of_no_policy, told)):
+            raise InputError(
+                f"not one completion can be scored; the first fault is {told[0]}",
+                code="E_INPUT_UNUSABLE",
+                hint="see that the scoring model's chat template takes the prompts as they are",
+            )
+        for error in told:
+            code = _code(error)
+            if code not in self._told:
+                self._told.add(code)
+                message = f"completions that cannot be scored get the floor, {self._floor}: {error}"
+                warnings.warn(message, stacklevel=3)
 
     def _reward(self, value: float | None) -> float:
         if value is None or not math.isfinite(value):
             return self._floor
         return max(-value, self._floor)
+
+
+def _code(error: str) -> str:
+    return error.partition(":")[0]
+
+
+def _is_of_no_policy(error: str) -> bool:
+    """Whether an error is the template's or a form's. Which turn comes last is the policy's own."""
+    code = _code(error)
+    return code.startswith(("E_TEMPLATE", "E_RECORD")) and code != "E_RECORD_ROLE"
 
 
 def _schemas(tools: Iterable[Any] | None) -> list[Any] | None:
