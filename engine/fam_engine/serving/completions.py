@@ -254,7 +254,7 @@ def _choice(
         shown, offsets = after, names.offsets([row.token_id for row in after])
         if asked.echo:
             shown = before + after
-            starts = names.offsets(prompt.tolist(), length=len(echoed))
+            starts = names.offsets(prompt.tolist(), text=echoed)
             offsets = starts + [len(echoed) + offset for offset in offsets]
         choice["logprobs"] = openai_logprobs(shown, offsets, asked.logprobs, names)
     if asked.prompt_logprobs is not None:
