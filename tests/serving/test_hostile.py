@@ -294,6 +294,7 @@ def test_unknown_paths_and_methods(service: Any) -> None:  # noqa: ANN401
         ("GET", "/v1/chat", 404),
         ("GET", "/v1/completions", 405),
         ("POST", "/v1/chat/completions", 404),
+        ("POST", "/v1/completions/", 404),
         ("GET", "/v1/models/other", 404),
     ):
         response = client.request(method, path)

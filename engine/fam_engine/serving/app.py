@@ -105,6 +105,8 @@ def make_app(service: Service) -> Callable[[Scope, Receive, Send], Awaitable[Non
     ]
     handlers = {HTTPException: _not_found}
     inner = Starlette(routes=routes, exception_handlers=handlers)
+    # A path with a slash too many is told so: clients do not send a body on to where they are sent.
+    inner.router.redirect_slashes = False
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         """Let those in who show the token."""
