@@ -228,15 +228,16 @@ def test_a_client_that_still_sends_gets_its_refusal(address: str, kind: str, sta
     caught.value.close()
 
 
+@pytest.mark.parametrize("sent", [70_000, 1])
 def test_what_is_read_of_a_refused_body_is_bounded(
-    address: str, monkeypatch: pytest.MonkeyPatch
+    address: str, sent: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from fam_engine.serving import bodies
 
     monkeypatch.setattr(bodies, "_DISCARD_SECONDS", 0.1)
     host, port = place(address)
     with socket.create_connection((host, port), timeout=60) as client:
-        client.sendall(head(host, 1_000_000) + b" " * 70_000)
+        client.sendall(head(host, 1_000_000) + b" " * sent)
         # The rest never comes; the connection is closed, so that reading ends.
         answer = client.makefile("rb").read()
     assert answer.startswith(b"HTTP/1.1 413 ")

@@ -39,14 +39,19 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
             status=415,
             code="unsupported_media_type",
         )
+    too_large = RequestError(
+        f"the body is longer than {max_bytes} bytes", status=413, code="body_too_large"
+    )
+    # Before it is waited for what was announced.
+    if int(request.headers.get("content-length", "0")) > max_bytes:
+        raise too_large
     body = bytearray()
     try:
         async with asyncio.timeout(_BODY_SECONDS):
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > max_bytes:
-                    message = f"the body is longer than {max_bytes} bytes"
-                    raise RequestError(message, status=413, code="body_too_large")
+                    raise too_large
     except TimeoutError:
         message = f"the body was not there after {_BODY_SECONDS:.0f} seconds"
         raise RequestError(message, status=408, code="body_too_late") from None
