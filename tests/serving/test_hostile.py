@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -282,6 +283,21 @@ def test_a_body_too_large_is_not_read_to_its_end(post: Post) -> None:
     status, answer = post("/v1/completions", b'{"prompt": "' + b"a" * 70000)
     assert (status, answer["error"]["code"]) == (413, "body_too_large")
     still_answers(post)
+
+
+def test_nor_is_one_of_no_announced_length(service: Any) -> None:  # noqa: ANN401
+    from starlette.testclient import TestClient
+
+    from fam_engine.serving.app import make_app
+
+    def chunks() -> Iterator[bytes]:
+        yield b'{"prompt": "'
+        yield b"a" * 70000
+
+    headers = {"content-type": "application/json"}
+    answer = TestClient(make_app(service)).post("/v1/score", content=chunks(), headers=headers)
+    assert "content-length" not in answer.request.headers
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
 
 
 def test_unknown_paths_and_methods(service: Any) -> None:  # noqa: ANN401

@@ -34,6 +34,9 @@ def test_scores_have_the_bits_of_the_scoring_job(post: Post, bos_model: Path) ->
     found = scored(post, prompt=PROMPT, responses=RESPONSES)
     for row, one in zip(rows, found, strict=True):
         shared = set(row) & set(one)
+        # All but what places a record in a data file, as the documentation says.
+        place = {"id", "file", "line", "source", "group", "correct", "text_digest"}
+        assert set(row) - shared == place
         assert {"nll_sum", "perplexity", "eos_nll", "rank_mean", "flags", "num_bytes"} <= shared
         assert {name: row[name] for name in shared} == {name: one[name] for name in shared}
     assert found[3]["flags"] == ["special_in_text"]
@@ -161,6 +164,25 @@ def test_tools_reasoning_and_parts_are_those_of_files(bos_model: Path, tmp_path:
     assert "`moood`, which the chat template does not read" in wrong[2][1]["error"]["message"]
     assert one["nll_sum"] == expected["nll_sum"]
     assert one["num_prompt_tokens"] == expected["num_prompt_tokens"]
+
+
+def test_what_the_template_refuses_is_not_blamed_on_the_responses(
+    bos_model: Path, tmp_path: Path
+) -> None:
+    template = (
+        "{% for m in messages %}{% if m.content == 'no' %}{{ raise_exception('not that') }}{% endif %}"
+        "[{{ m.role }}]{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    with serving(with_template(bos_model, tmp_path, template)) as post:
+        for param, asked in (
+            ("prompt", {"prompt": "no"}),
+            ("messages", {"messages": [{"role": "user", "content": "no"}]}),
+        ):
+            status, body = post(PATH, **asked, responses=["a", "b"])
+            assert (status, body["error"]["param"]) == (400, param)
+            assert body["error"]["code"].startswith("E_TEMPLATE")
+            assert "not that" in body["error"]["message"]
+        assert scored(post, prompt="yes", responses=["a", "b"])
 
 
 def test_usage_counts_the_prompt_once(post: Post) -> None:

@@ -1,9 +1,10 @@
 """`POST /v1/score`: how familiar many responses to one prompt are.
 
-In: a body with `prompt` or `messages`, and `responses`. Out: the columns of `scores.parquet` for each response, with
-the same bits `fam-engine score` gives them; with `tokens` also its token ids, log-probs, ranks and entropies. The
-prompt is computed once for all of them. Texts become ids by the rule of `score`: chat template with its generation
-prompt, each response encoded alone, the end of turn scored apart. Ids are taken as they are, with no end of turn.
+In: a body with `prompt` or `messages`, and `responses`. Out: the numbers and `flags` of `scores.parquet` for each
+response, with the same bits `fam-engine score` gives them; with `tokens` also its token ids, log-probs, ranks and
+entropies. The prompt is computed once for all of them. Texts become ids by the rule of `score`: chat template with its
+generation prompt, each response encoded alone, the end of turn scored apart. Ids are taken as they are, with no end of
+turn.
 """
 
 from __future__ import annotations
@@ -137,19 +138,22 @@ def _encoded(
     asked: ScoreRequest, responses: Sequence[str | list[int]], served: Served
 ) -> list[Encoded]:
     form = detect_form(_row(asked, ""))
+    asked_by = "prompt" if asked.messages is None else "messages"
     try:
         records = [
             read_record(_row(asked, str(text)), form, file="request", line=number, stem="request")
             for number, text in enumerate(responses, start=1)
         ]
     except RecordError as error:
-        param = "prompt" if asked.messages is None else "messages"
-        raise RequestError(f"`{param}`: {error.reason}", param=param, code=error.code) from None
+        message = f"`{asked_by}`: {error.reason}"
+        raise RequestError(message, param=asked_by, code=error.code) from None
     results = served.model.encoder.encode(records)
     encoded = [one for one in results if isinstance(one, Encoded)]
     for one in results:
         if isinstance(one, RecordError):
-            raise RequestError(one.reason, param="responses", code=one.code)
+            # Of what a template refuses, the response is hardly ever the reason.
+            param = asked_by if one.code.startswith("E_TEMPLATE") else "responses"
+            raise RequestError(f"`{param}`: {one.reason}", param=param, code=one.code)
     return encoded
 
 
