@@ -3,7 +3,8 @@
 In: the ids and facts of some tokens, the most probable tokens in their places. Out: JSON values. The log-prob of a
 token is the same number wherever it appears in its place: clients tell by equality whether it is the most probable one.
 Those of other likely tokens are float32, and so is a token's that is read off the scores of its prompt: asked for in
-another way, the same token's may differ from it by some 1e-6.
+another way, the same token's may differ from it by some 1e-6. Those of a written text are computed again from its ids,
+in products of other shapes than its steps': in bf16 a greedy token that won by next to nothing may be second here.
 """
 
 from __future__ import annotations
