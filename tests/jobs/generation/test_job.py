@@ -329,6 +329,7 @@ def test_memory_that_runs_out_lowers_the_slots_and_blames_one_record(
     file = write(tmp_path / "q.jsonl", rows)
     generate(tiny_model, file, tmp_path / "healthy")
     original, shortages = Generator.generate, cycle(SHORTAGES[::-1])
+    slots = []
 
     def short(
         self: Generator,
@@ -337,6 +338,7 @@ def test_memory_that_runs_out_lowers_the_slots_and_blames_one_record(
         **more: Any,  # noqa: ANN401
     ) -> Iterator[Completion]:
         def checked() -> Iterator[Request]:
+            slots.append(self.max_slots)
             for number, request in enumerate(requests):
                 # Three texts at a time are too many, and one is too large by itself.
                 if len(request.context_ids) == 100 or (self.max_slots > 2 and number == 3):
@@ -349,6 +351,8 @@ def test_memory_that_runs_out_lowers_the_slots_and_blames_one_record(
     outcome = generate(tiny_model, file, tmp_path / "out")
     assert outcome.summary["records"]["quarantined_by_code"] == {"E_OOM_RECORD": 1}
     assert outcome.summary["samples"]["empty"] == 0, "what was left out is no answer"
+    assert 1 in slots
+    assert slots[-1] == 2, "the others are as many at a time as fit, though one did not fit alone"
     healthy = texts_in(tmp_path / "healthy")
     del healthy["q4#0"]
     assert texts_in(tmp_path / "out") == healthy

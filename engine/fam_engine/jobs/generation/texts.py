@@ -37,7 +37,7 @@ class TextMaker:
     """Generates what is missing.
 
     Args:
-        generator: The model. Its `max_slots` is lowered where memory runs out.
+        generator: The model. Its `max_slots` is lowered where memory runs out, until what took it is through.
         journal: Where questions are and texts go.
         sampling: How tokens are chosen.
         num_samples: Texts a question.
@@ -50,6 +50,7 @@ class TextMaker:
         self._journal = journal
         self._sampling = sampling
         self._num_samples = num_samples
+        self._max_slots = generator.max_slots
         # Questions read by the generator and not yet finished, in order.
         self._in_flight: list[int] = []
 
@@ -60,13 +61,16 @@ class TextMaker:
             on_question: Called with 1 for each question that is done.
             on_step: Called with the number of tokens made, after each step; may raise.
         """
-        with self._journal.flights():
-            for position in self._journal.examine_crash():
-                reason = "the process died each time this record was computed"
-                self._leave_out(position, "E_CRASH", reason)
-            for party in self._journal.suspect_parties():
-                self._make(party, on_question, on_step)
-            self._make(self.remaining(), on_question, on_step)
+        try:
+            with self._journal.flights():
+                for position in self._journal.examine_crash():
+                    reason = "the process died each time this record was computed"
+                    self._leave_out(position, "E_CRASH", reason)
+                for party in self._journal.suspect_parties():
+                    self._make(party, on_question, on_step)
+                self._make(self.remaining(), on_question, on_step)
+        finally:
+            self._generator.max_slots = self._max_slots
 
     def remaining(self) -> list[int]:
         """Give the positions without texts, the longest prompts first."""
@@ -96,6 +100,8 @@ class TextMaker:
             else:
                 for position in flying:
                     self._make([position], on_question, on_step)
+                # What did not fit is done or left out: for its sake the others need not be few at a time.
+                self._generator.max_slots = self._max_slots
             missing = set(self.remaining())
             positions = [position for position in positions if position in missing]
 
