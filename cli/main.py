@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from typing import Annotated, Final, TextIO
+from typing import Annotated, Any, Final, TextIO
 
 import typer
 
@@ -32,7 +32,7 @@ from fam_engine.cli import (
     tokenize,
     train,
 )
-from fam_engine.cli.remedies import GO_ON, Commands
+from fam_engine.cli.remedies import GO_ON, TyperUsageError, usage_error
 from fam_engine.errors import EXIT_BUG, FamEngineError, StorageError
 from fam_engine.jobs.interrupts import Interrupted
 
@@ -43,7 +43,6 @@ _DISK_ERRORS: Final = {
 
 app = typer.Typer(
     name="fam-engine",
-    cls=Commands,
     help="Measure how familiar answers are to a language model.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -100,13 +99,17 @@ def main() -> None:
         sys.exit(2)
     try:
         try:
-            app(_repeat_data(arguments), prog_name="fam-engine")
+            # Not standalone: typer would print errors of usage in a box of its own.
+            code = app(_repeat_data(arguments), prog_name="fam-engine", standalone_mode=False)
         finally:
             sys.stdout.flush()  # now, where it can still be told that it failed
+    except TyperUsageError as error:
+        code = _report_usage(error, arguments)
     except (Exception, Interrupted) as error:
         if debug:
             raise
-        sys.exit(_report(error, arguments))
+        code = _report(error, arguments)
+    sys.exit(code)
 
 
 def _repeat_data(arguments: list[str]) -> list[str]:
@@ -120,6 +123,16 @@ def _repeat_data(arguments: list[str]) -> list[str]:
         in_data = argument == "--data" if is_flag else in_data
         repeated.append(argument)
     return repeated
+
+
+def _report_usage(error: Any, arguments: list[str]) -> int:  # noqa: ANN401 - click's or typer's own
+    """Print what typer says of the arguments as one line, or the help that it gives without any; give the exit code."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return int(error.exit_code)
+    problem = usage_error(error, arguments)
+    _print(str(problem))
+    return problem.exit_code
 
 
 def _report(error: Exception | Interrupted, arguments: list[str]) -> int:
