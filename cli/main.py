@@ -33,13 +33,10 @@ from fam_engine.cli import (
     train,
 )
 from fam_engine.cli.remedies import GO_ON, TyperUsageError, usage_error
-from fam_engine.errors import EXIT_BUG, FamEngineError, StorageError
+from fam_engine.errors import EXIT_BUG, EXIT_UNREAD, FamEngineError, StorageError
 from fam_engine.jobs.interrupts import Interrupted
 
-_DISK_ERRORS: Final = {
-    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO),
-    errno.EPIPE,
-}
+_DISK_ERRORS: Final = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO}
 
 app = typer.Typer(
     name="fam-engine",
@@ -103,6 +100,13 @@ def main() -> None:
             code = app(_repeat_data(arguments), prog_name="fam-engine", standalone_mode=False)
         finally:
             sys.stdout.flush()  # now, where it can still be told that it failed
+    except SystemExit as stop:
+        # So typer and rich leave, with 1, where nobody reads what they write.
+        if not isinstance(stop.__context__, BrokenPipeError):
+            raise
+        code = _leave_unread()
+    except BrokenPipeError:
+        code = _leave_unread()
     except TyperUsageError as error:
         code = _report_usage(error, arguments)
     except (Exception, Interrupted) as error:
@@ -123,6 +127,13 @@ def _repeat_data(arguments: list[str]) -> list[str]:
         in_data = argument == "--data" if is_flag else in_data
         repeated.append(argument)
     return repeated
+
+
+def _leave_unread() -> int:
+    """Say nothing, as nobody reads it; give the exit code a shell has for a program that SIGPIPE ended."""
+    _drop_unwritten(sys.stdout)
+    _drop_unwritten(sys.stderr)
+    return EXIT_UNREAD
 
 
 def _report_usage(error: Any, arguments: list[str]) -> int:  # noqa: ANN401 - click's or typer's own

@@ -27,6 +27,8 @@ OTHER_EXITS = {
     3: "done, some records quarantined",
     11: "`bench --compare`: slower than before",
     130: "interrupted by Ctrl-C; the same command goes on from there, or starts over, as it says",
+    141: "whatever read standard output has ended before it was printed, as in `... | head -1`; a job prints there "
+    "when its files are written",
     143: "interrupted by SIGTERM; the same command goes on from there, or starts over, as it says",
 }
 # Said by a function that the code is handed to: the class of the error, and the gist of it.

@@ -14,6 +14,7 @@ EXIT_OK = 0
 EXIT_BUG = 1
 EXIT_QUARANTINED = 3
 EXIT_SLOWER = 11
+EXIT_UNREAD = 128 + 13  # as a shell says it of a program that SIGPIPE (13) ended
 
 
 class FamEngineError(Exception):
