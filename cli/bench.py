@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -48,8 +47,10 @@ def run(
     ] = None,
     max_tokens_per_batch: options.MaxTokensPerBatch = None,
     compare: Annotated[
-        Path | None,
-        typer.Option(help="An earlier --out to compare with.", rich_help_panel=_MEASURE),
+        str | None,
+        typer.Option(
+            metavar=options.PATH, help="An earlier --out to compare with.", rich_help_panel=_MEASURE
+        ),
     ] = None,
     max_slowdown: Annotated[
         float | None,
@@ -59,7 +60,10 @@ def run(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="JSON file for the result.", rich_help_panel=options.RUN)
+        str | None,
+        typer.Option(
+            metavar=options.PATH, help="JSON file for the result.", rich_help_panel=options.RUN
+        ),
     ] = None,
     config: options.Config = None,
     as_json: options.AsJson = False,
@@ -75,7 +79,7 @@ def run(
     _run(settings, config, as_json=as_json, quiet=quiet)
 
 
-def _run(settings: dict[str, Any], file: Path | None, *, as_json: bool, quiet: bool) -> None:
+def _run(settings: dict[str, Any], file: str | None, *, as_json: bool, quiet: bool) -> None:
     from fam_engine.config import BenchConfig
     from fam_engine.settings_reading import read_config
 

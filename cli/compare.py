@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,8 +13,8 @@ EPILOG = "Example: fam-engine compare scores-base scores-tuned"
 
 
 def run(
-    run_a: Annotated[Path, typer.Argument(help="The --out of a score or eval run, or its table.")],
-    run_b: Annotated[Path, typer.Argument(help="Another over the same records.")],
+    run_a: Annotated[str, typer.Argument(help="The --out of a score or eval run, or its table.")],
+    run_b: Annotated[str, typer.Argument(help="Another over the same records.")],
     seed: Annotated[
         int, typer.Option(help="Of the bootstrap intervals.", rich_help_panel=options.RUN)
     ] = 0,
@@ -30,8 +29,9 @@ def run(
 
     from fam_engine.jobs.comparing.job import compare_runs
     from fam_engine.report.comparison import print_comparison
+    from fam_engine.settings_reading import given_path
 
-    comparison = compare_runs(run_a, run_b, seed=seed)
+    comparison = compare_runs(given_path(run_a, "run_a"), given_path(run_b, "run_b"), seed=seed)
     if as_json:
         print(json.dumps(comparison))
     else:

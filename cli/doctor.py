@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pathlib
 from typing import Annotated
 
 import typer
@@ -21,8 +20,9 @@ def run(
         ),
     ] = None,
     adapter: Annotated[
-        pathlib.Path | None,
+        str | None,
         typer.Option(
+            metavar=options.PATH,
             help="PEFT LoRA folder: would PEFT, vLLM, llama.cpp and --model accept it?",
             rich_help_panel=options.MODEL,
         ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,8 +21,9 @@ def run(
     data: options.Data = None,
     out: options.Out = None,
     adapter: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
+            metavar=options.PATH,
             help="PEFT LoRA folder to compare with the base model; repeat it.",
             rich_help_panel=options.MODEL,
         ),

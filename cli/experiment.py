@@ -49,11 +49,12 @@ def run(
         raise UsageError("--out is missing", code="E_USAGE", hint="give a folder")
     from fam_engine.config import NOWHERE
     from fam_engine.jobs.experiment.job import read_study
+    from fam_engine.settings_reading import given_path
 
-    out = out or NOWHERE
+    folder = NOWHERE if out is None else given_path(out, "out")
     config = read_study(study, {"device": device, "download": download})
-    load = partial(_load, out)
-    options.execute(config, out, load, dry_run=dry_run, as_json=as_json, quiet=quiet)
+    load = partial(_load, folder)
+    options.execute(config, folder, load, dry_run=dry_run, as_json=as_json, quiet=quiet)
 
 
 def _load(out: Path) -> options.Job:

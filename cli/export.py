@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pathlib
 from typing import Annotated, Any
 
 import typer
@@ -29,12 +28,15 @@ def run(
         typer.Option("--format", help="trl, axolotl, llama-factory.", rich_help_panel=options.DATA),
     ] = None,
     out: Annotated[
-        pathlib.Path | None,
-        typer.Option(help="Output file, .jsonl.", rich_help_panel=options.RUN),
+        str | None,
+        typer.Option(
+            metavar=options.PATH, help="Output file, .jsonl.", rich_help_panel=options.RUN
+        ),
     ] = None,
     verify: Annotated[
-        pathlib.Path | None,
+        str | None,
         typer.Option(
+            metavar=options.PATH,
             help="Instead: compare how this PEFT LoRA folder may be served with how it was trained.",
             rich_help_panel=_VERIFY,
         ),
@@ -96,9 +98,7 @@ def _load() -> options.Job:
     return options.Job(run_export, print_export, "a line a record")
 
 
-def _verify(
-    given: dict[str, Any], file: pathlib.Path | None, *, as_json: bool, quiet: bool
-) -> None:
+def _verify(given: dict[str, Any], file: str | None, *, as_json: bool, quiet: bool) -> None:
     from fam_engine.config import VerifyConfig
     from fam_engine.settings_reading import read_config
 

@@ -28,12 +28,15 @@ MODEL = "Model"
 DATA = "Data"
 TEXTS = "Texts"
 
+# Of options that are texts to typer: as paths it would check them in its own words and make "" this folder.
+PATH = "<path>"
+
 Model = Annotated[
     str | None,
     typer.Option(help="Folder, hub id with --download, or `embedded`.", rich_help_panel=MODEL),
 ]
 Adapter = Annotated[
-    pathlib.Path | None, typer.Option(help="PEFT LoRA folder.", rich_help_panel=MODEL)
+    str | None, typer.Option(metavar=PATH, help="PEFT LoRA folder.", rich_help_panel=MODEL)
 ]
 Precision = Annotated[
     str | None, typer.Option(help="Weights: nf4 (default), bf16, fp32.", rich_help_panel=MODEL)
@@ -125,12 +128,13 @@ MaxSlots = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option(help="Of the random choices.", rich_help_panel=RUN)]
 
-Out = Annotated[pathlib.Path | None, typer.Option(help="Output folder.", rich_help_panel=RUN)]
+Out = Annotated[str | None, typer.Option(metavar=PATH, help="Output folder.", rich_help_panel=RUN)]
 MaxTokensPerBatch = Annotated[
     int | None, typer.Option(help="Default: from free memory.", rich_help_panel=RUN)
 ]
 Config = Annotated[
-    pathlib.Path | None, typer.Option(help="YAML file of these settings.", rich_help_panel=RUN)
+    str | None,
+    typer.Option(metavar=PATH, help="YAML file of these settings.", rich_help_panel=RUN),
 ]
 DryRun = Annotated[
     bool,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pathlib
 from typing import Annotated
 
 import typer
@@ -31,8 +30,9 @@ def run(
         ),
     ] = None,
     prompt_file: Annotated[
-        pathlib.Path | None,
+        str | None,
         typer.Option(
+            metavar=options.PATH,
             help="In place of the method's prompt: text with {{question}}, {{response}}, "
             "{{answer}}, {{attempt}}.",
             rich_help_panel=_HOW,

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import pathlib
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -29,8 +27,12 @@ _LIMITS = "Within which limits"
 def run(
     data: options.Data = None,
     scores: Annotated[
-        pathlib.Path | None,
-        typer.Option(help="scores.parquet of a `score` run.", rich_help_panel=options.DATA),
+        str | None,
+        typer.Option(
+            metavar=options.PATH,
+            help="scores.parquet of a `score` run.",
+            rich_help_panel=options.DATA,
+        ),
     ] = None,
     out: options.Out = None,
     metric: Annotated[
@@ -90,8 +92,9 @@ def run(
     limit: options.Limit = None,
     map_: options.Map = None,
     replay: Annotated[
-        pathlib.Path | None,
+        str | None,
         typer.Option(
+            metavar=options.PATH,
             help="Judge metrics on a CSV of known accuracies instead: columns model, task, "
             "variant, accuracy, and one a metric.",
             rich_help_panel=options.RUN,
@@ -145,7 +148,7 @@ def _load() -> options.Job:
     )
 
 
-def _replay(settings: dict[str, Any], file: Path | None, *, as_json: bool) -> None:
+def _replay(settings: dict[str, Any], file: str | None, *, as_json: bool) -> None:
     from fam_engine.config import ReplayConfig
     from fam_engine.settings_reading import read_config
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -38,8 +37,9 @@ def run(
         typer.Option(help="What requests call it; default: --model.", rich_help_panel=_SERVER),
     ] = None,
     token_file: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
+            metavar=options.PATH,
             help="File with the token clients must show; or set FAM_ENGINE_TOKEN.",
             rich_help_panel=_SERVER,
         ),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,7 +13,7 @@ EPILOG = "Example: fam-engine status demo-out"
 
 
 def run(
-    out: Annotated[Path, typer.Argument(help="The --out of the job.")],
+    out: Annotated[str, typer.Argument(help="The --out of the job.")],
     as_json: options.AsJson = False,
 ) -> None:
     """Say how far a job is, whether it runs, and what to do to go on.
@@ -25,8 +24,9 @@ def run(
 
     from fam_engine.jobs.status.job import as_values, read_status
     from fam_engine.report.status import print_status
+    from fam_engine.settings_reading import given_path
 
-    status = as_values(read_status(out))
+    status = as_values(read_status(given_path(out, "out")))
     if as_json:
         print(json.dumps(status))
     else:

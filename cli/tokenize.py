@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -77,7 +76,7 @@ def run(
     _run(settings, config, as_json=as_json, quiet=quiet)
 
 
-def _run(settings: dict[str, Any], file: Path | None, *, as_json: bool, quiet: bool) -> None:
+def _run(settings: dict[str, Any], file: str | None, *, as_json: bool, quiet: bool) -> None:
     from fam_engine.config import TokenizeConfig
     from fam_engine.settings_reading import read_config
 

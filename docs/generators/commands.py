@@ -13,6 +13,7 @@ import click
 import typer
 
 from fam_engine.cli.main import app
+from fam_engine.cli.options import PATH
 from fam_engine.jobs.schemas import SETTINGS, settings_schema
 
 # By a part of the type's name.
@@ -72,10 +73,11 @@ def _spelling(given: click.Parameter) -> str:
 
 
 def _kind(given: click.Parameter) -> str:
+    is_many = given.nargs == -1 or getattr(given, "multiple", False)
     descriptor = getattr(given, "type_descriptor", None)  # older releases of typer have click's
     name = str(descriptor.annotation if descriptor else given.type.name)
-    kind = next(word for part, word in KINDS.items() if part in name.lower())
-    is_many = given.nargs == -1 or getattr(given, "multiple", False)
+    is_path = getattr(given, "metavar", None) == PATH  # such are texts to typer
+    kind = "path" if is_path else next(w for part, w in KINDS.items() if part in name.lower())
     return f"one or more of {kind}" if is_many else kind
 
 

@@ -10,7 +10,7 @@ import difflib
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_origin
+from typing import Annotated, Any, Literal, LiteralString, get_origin
 
 from pydantic import (
     BaseModel,
@@ -21,6 +21,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from fam_engine.errors import UsageError
 
@@ -49,6 +50,13 @@ RECORD_FIELDS = (
     "tools",
     "chat_template_kwargs",
 )
+
+# Settings that name files or folders, wherever their values are texts; data files are checked further as they are read.
+DATA_PATHS = {"data", "test", "train", "validation", "few_shot_file", "file"}
+PATHS = DATA_PATHS | {
+    *("model", "adapter", "template", "scores", "out", "prompt_file", "token_file"),
+    *("verify", "compare", "replay"),
+}
 
 # The matrices of a layer an adapter can change, in PEFT's names.
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -87,6 +95,17 @@ class Settings(BaseModel):
             name: (value,) if name in lists and isinstance(value, str | Path) else value
             for name, value in values.items()
         }
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _paths_that_can_be(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - whatever was given
+        """Refuse a path that names nothing: an empty one, from a shell's unset variable, would be this folder."""
+        if info.field_name in PATHS:
+            for path in value if isinstance(value, tuple | list) else (value,):
+                problem = path_problem(path) if isinstance(path, str | Path) else None
+                if problem:
+                    raise PydanticCustomError("path", problem[0], {"hint": problem[1]})
+        return value
 
     @model_validator(mode="before")
     @classmethod
@@ -514,6 +533,13 @@ def check_threshold(settings: TrainConfig) -> None:
                 code="E_CONFIG_VALUE",
                 hint="give that loss, or leave the threshold out",
             )
+
+
+def path_problem(path: str | Path) -> tuple[LiteralString, str] | None:
+    """Say why a path cannot be taken, and what to do; None where it can."""
+    if not str(path):
+        return "is empty", "give a path; `.` is this folder"
+    return None
 
 
 def nearest(name: str, known: tuple[str, ...] | list[str]) -> str:

@@ -12,14 +12,14 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from fam_engine.config import NOWHERE, Settings, nearest
+from fam_engine.config import NOWHERE, Settings, nearest, path_problem
 from fam_engine.errors import UsageError
 
 ConfigT = TypeVar("ConfigT", bound=Settings)
 
 
 def read_config(
-    kind: type[ConfigT], flags: dict[str, Any], file: Path | None, *, dry_run: bool = False
+    kind: type[ConfigT], flags: dict[str, Any], file: str | Path | None, *, dry_run: bool = False
 ) -> ConfigT:
     """Join a YAML file with the flags given, flags winning, and check the result.
 
@@ -32,6 +32,7 @@ def read_config(
     Raises:
         UsageError: The file does not read, a name is unknown, or a value does not fit.
     """
+    file = None if file is None else given_path(file, "config")
     values = _read_yaml(file) if file else {}
     values.update({name: value for name, value in flags.items() if value is not None})
     if dry_run:
@@ -48,6 +49,22 @@ def read_config(
         return kind.model_validate(values)
     except ValidationError as error:
         raise _first_problem(error, file) from None
+
+
+def given_path(path: str | Path, name: str) -> Path:
+    """Check an argument that names a file or folder and is no setting.
+
+    Args:
+        path: What was given.
+        name: The argument.
+
+    Raises:
+        UsageError: It cannot be one.
+    """
+    problem = path_problem(path)
+    if problem:
+        raise UsageError(f"`{name}` {problem[0]}", code="E_CONFIG_VALUE", hint=problem[1])
+    return Path(path)
 
 
 class _Loader(yaml.SafeLoader):
@@ -115,6 +132,10 @@ def _first_problem(error: ValidationError, file: Path | None) -> UsageError:
         hint = "see --help" if file else f"give --{name.replace('_', '-')}"
         return UsageError(f"setting `{name}` is missing", code=code, where=where, hint=hint)
     message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "path":
+        return UsageError(
+            f"setting `{name}` {message}", code=code, where=where, hint=problem["ctx"]["hint"]
+        )
     # A whole section would hide what is wrong in it.
     given = "" if isinstance(problem["input"], dict) else f", given {_shown(problem['input'])}"
     lead = f"setting `{name}`: " if name else ""
