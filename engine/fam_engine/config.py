@@ -23,7 +23,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from fam_engine.errors import UsageError
+from fam_engine.errors import NOT_UTF8_HINT, UsageError, is_utf8
 
 # What --map may name: the columns of every form of records, and what stands beside them.
 RECORD_FIELDS = (
@@ -99,11 +99,12 @@ class Settings(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _paths_that_can_be(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - whatever was given
-        """Refuse a path that names nothing: an empty one, from a shell's unset variable, would be this folder."""
+        """Refuse paths a job would fail at later; an empty one, as from an unset variable, would be this folder."""
         if info.field_name in PATHS:
-            for path in value if isinstance(value, tuple | list) else (value,):
-                problem = path_problem(path) if isinstance(path, str | Path) else None
-                if problem:
+            any_name = info.field_name in DATA_PATHS
+            values = value if isinstance(value, tuple | list) else (value,)
+            for path in (one for one in values if isinstance(one, str | Path)):
+                if problem := path_problem(path, any_name=any_name):
                     raise PydanticCustomError("path", problem[0], {"hint": problem[1]})
         return value
 
@@ -535,10 +536,17 @@ def check_threshold(settings: TrainConfig) -> None:
             )
 
 
-def path_problem(path: str | Path) -> tuple[LiteralString, str] | None:
-    """Say why a path cannot be taken, and what to do; None where it can."""
+def path_problem(path: str | Path, *, any_name: bool = False) -> tuple[LiteralString, str] | None:
+    """Say why a path cannot be taken, and what to do; None where it can.
+
+    Args:
+        path: What was given.
+        any_name: Whether its name may be no UTF-8, as of what is read only, or is looked at elsewhere, as of data.
+    """
     if not str(path):
         return "is empty", "give a path; `.` is this folder"
+    if not (any_name or is_utf8(str(path))):
+        return "has a name that is not UTF-8", NOT_UTF8_HINT
     return None
 
 

@@ -8,7 +8,7 @@ quarantine.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 EXIT_OK = 0
 EXIT_BUG = 1
@@ -115,6 +115,18 @@ class RecordError(Exception):
         super().__init__(reason)
         self.code = code
         self.reason = reason
+
+
+NOT_UTF8_HINT: Final = "rename it, or call it through a link"
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a name can be written into tables and summaries, which are UTF-8; to the system a name is any bytes."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def printable(text: str) -> str:

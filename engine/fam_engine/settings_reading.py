@@ -32,7 +32,7 @@ def read_config(
     Raises:
         UsageError: The file does not read, a name is unknown, or a value does not fit.
     """
-    file = None if file is None else given_path(file, "config")
+    file = None if file is None else given_path(file, "config", any_name=True)
     values = _read_yaml(file) if file else {}
     values.update({name: value for name, value in flags.items() if value is not None})
     if dry_run:
@@ -51,19 +51,25 @@ def read_config(
         raise _first_problem(error, file) from None
 
 
-def given_path(path: str | Path, name: str) -> Path:
+def given_path(path: str | Path, name: str, *, any_name: bool = False) -> Path:
     """Check an argument that names a file or folder and is no setting.
 
     Args:
         path: What was given.
         name: The argument.
+        any_name: See `config.path_problem`.
 
     Raises:
         UsageError: It cannot be one.
     """
-    problem = path_problem(path)
+    problem = path_problem(path, any_name=any_name)
     if problem:
-        raise UsageError(f"`{name}` {problem[0]}", code="E_CONFIG_VALUE", hint=problem[1])
+        raise UsageError(
+            f"`{name}` {problem[0]}",
+            code="E_CONFIG_VALUE",
+            where=str(path) or None,
+            hint=problem[1],
+        )
     return Path(path)
 
 
@@ -132,14 +138,11 @@ def _first_problem(error: ValidationError, file: Path | None) -> UsageError:
         hint = "see --help" if file else f"give --{name.replace('_', '-')}"
         return UsageError(f"setting `{name}` is missing", code=code, where=where, hint=hint)
     message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "path":
-        return UsageError(
-            f"setting `{name}` {message}", code=code, where=where, hint=problem["ctx"]["hint"]
-        )
     # A whole section would hide what is wrong in it.
     given = "" if isinstance(problem["input"], dict) else f", given {_shown(problem['input'])}"
     lead = f"setting `{name}`: " if name else ""
-    return UsageError(f"{lead}{message}{given}", code=code, where=where, hint="see --help")
+    hint = problem.get("ctx", {}).get("hint", "see --help")
+    return UsageError(f"{lead}{message}{given}", code=code, where=where, hint=hint)
 
 
 def _shown(value: object) -> str:

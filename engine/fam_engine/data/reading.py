@@ -29,7 +29,7 @@ from fam_engine.data.compressed import (
 )
 from fam_engine.data.json_arrays import Line, holds_array, read_array
 from fam_engine.data.parquet import read_parquet
-from fam_engine.errors import InputError
+from fam_engine.errors import NOT_UTF8_HINT, InputError, is_utf8
 
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 PARQUET_SUFFIXES = (".parquet", ".pq")
@@ -65,6 +65,10 @@ def check_file(name: str) -> Path:
         InputError: It is not.
     """
     path = Path(name)
+    if not is_utf8(name):
+        raise InputError(
+            "has a name that is not UTF-8", code="E_INPUT_FILE", where=name, hint=NOT_UTF8_HINT
+        )
     if not path.is_file():
         found = "is not a plain file" if path.exists() else "does not exist"
         raise InputError(found, code="E_INPUT_FILE", where=name, hint="check the path")

@@ -80,7 +80,8 @@ def _connect(path: Path) -> sqlite3.Connection:
     """Connect so that no file appears: without a write-ahead log nobody is writing."""
     is_at_rest = not path.with_name(f"{path.name}-wal").exists()
     query = "immutable=1" if is_at_rest else "mode=ro"
-    return sqlite3.connect(f"file:{quote(str(path.absolute()))}?{query}", uri=True)
+    address = quote(os.fsencode(path.absolute()))  # a folder's name may be no UTF-8
+    return sqlite3.connect(f"file:{address}?{query}", uri=True)
 
 
 def kept(db: sqlite3.Connection, name: str) -> Any:  # noqa: ANN401 - any JSON value
