@@ -185,6 +185,7 @@ def test_a_page_says_it_all_and_is_safe(summary: dict[str, Any]) -> None:
     assert "<script" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;\\x1b[31m" in page
     assert "<b>sums" not in page
+    assert "<h2>Some questions of each task, first those on which the models differ</h2>" in page
     assert "id&lt;1&gt;" in page
     assert 'class="better"' in page
     assert 'class="worse"' not in page
