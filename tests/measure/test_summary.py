@@ -127,6 +127,7 @@ def test_a_source_keeps_its_intervals_in_other_company() -> None:
     alone = summarize(make_columns({"a": 0.0}, 30), seed=3)
     together = summarize(make_columns({"a": 0.0, "b": 0.3}, 30), seed=3)
     assert alone["sources"]["a"] == together["sources"]["a"]
+    assert alone["overall"] == alone["sources"]["a"]
     assert alone["comparison"] is None
 
 

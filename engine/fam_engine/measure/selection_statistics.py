@@ -8,7 +8,6 @@ compared on the questions both answer, so a source that was given the easier que
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from fam_engine.measure.familiarity import Averaged, Direction
+from fam_engine.measure.sources import source_seed
 from fam_engine.measure.statistics import (
     MIN_GROUPS,
     NUM_RESAMPLES,
@@ -59,7 +59,7 @@ def compare_sources(
     chances = _chances(parts, sources, groups, len(names), pick, seed)
     entries = {}
     for code, name in enumerate(names):
-        estimate = _average(parts, rows[name], groups, (seed, _name_seed(name)))
+        estimate = _average(parts, rows[name], groups, source_seed(seed, name))
         entries[name] = {
             "n": len(rows[name]),
             "num_groups": len(np.unique(groups[rows[name][known[rows[name]]]])),
@@ -90,10 +90,6 @@ def _rows_by_source(sources: Ints, names: Sequence[str]) -> dict[str, Ints]:
     order = np.argsort(sources, kind="stable")
     ends = np.cumsum(np.bincount(sources, minlength=len(names)))
     return dict(zip(names, np.split(order, ends[:-1]), strict=True))
-
-
-def _name_seed(name: str) -> int:
-    return zlib.crc32(name.encode("utf-8", "surrogatepass"))
 
 
 def _average(parts: Averaged, rows: Ints, groups: Ints, seed: tuple[int, ...]) -> Estimate:
@@ -161,7 +157,7 @@ def _pair(
     estimate = Estimate(None)
     if len(shared):
         of_shared = [part[np.isin(groups[part], shared)] for part in pair]
-        seeds = (seed, *(_name_seed(name) for name in names))
+        seeds = source_seed(seed, *names)
         estimate = _difference(parts, of_shared, groups, shared, seeds)
     return {
         "source": names[0],

@@ -6,6 +6,7 @@ column of addresses has as many sources as records. So no more than `MAX_SOURCES
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -31,6 +32,11 @@ class BySource:
     rows: Mapping[str, Ints]
     pooled: Ints
     num_pooled: int
+
+
+def source_seed(seed: int, *names: str) -> tuple[int, ...]:
+    """Give the seed of resampling a source, or several against each other: whatever others there are."""
+    return seed, *(zlib.crc32(name.encode("utf-8", "surrogatepass")) for name in names)
 
 
 def by_source(labels: list[object]) -> BySource:

@@ -8,7 +8,6 @@ answer) and the token-weighted one (exp of the mean loss a token).
 
 from __future__ import annotations
 
-import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -18,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fam_engine.measure.accuracy import share_right
-from fam_engine.measure.sources import by_source
+from fam_engine.measure.sources import by_source, source_seed
 from fam_engine.measure.statistics import (
     NUM_RESAMPLES,
     Estimate,
@@ -78,25 +77,22 @@ def summarize(columns: Mapping[str, Column], *, seed: int) -> dict[str, Any]:
     sources = by_source(_listed(columns["source"]))
     flags = _listed(columns.get("flags", []))
     entries = {
-        name: _entry(numbers, groups, flags, rows, (seed, _name_seed(name)))
+        name: _entry(numbers, groups, flags, rows, source_seed(seed, name))
         for name, rows in sources.rows.items()
     }
     pooled = {}
     if sources.num_pooled:
         entry = _entry(numbers, groups, flags, sources.pooled, (seed,))
         pooled = {"pooled": {"num_sources": sources.num_pooled, **entry}}
-    every_row = np.arange(count)
+    # A source that is everything has the same intervals as everything.
+    alone = next(iter(entries.values())) if len(entries) == 1 and not pooled else None
     return {
-        "overall": _entry(numbers, groups, flags, every_row, (seed,)),
+        "overall": alone or _entry(numbers, groups, flags, np.arange(count), (seed,)),
         "sources": entries,
         **pooled,
         "comparison": _compare(entries, numbers["nll_mean"], groups, sources.rows, seed),
         "intervals": {"level": LEVEL, "resamples": NUM_RESAMPLES, "unit": "group", "seed": seed},
     }
-
-
-def _name_seed(name: str) -> int:
-    return zlib.crc32(name.encode("utf-8", "surrogatepass"))
 
 
 def _listed(column: Column) -> list[Any]:
@@ -207,7 +203,7 @@ def _compare(
         if name == reference:
             continue
         estimate, num_groups = paired_difference(
-            means[name], means[reference], seed=(seed, _name_seed(name), _name_seed(reference))
+            means[name], means[reference], seed=source_seed(seed, name, reference)
         )
         verdict = _verdict(estimate, num_groups)
         pairs.append(

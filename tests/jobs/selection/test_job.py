@@ -89,6 +89,10 @@ def test_a_whole_source_is_chosen_and_its_rivals_are_judged(scored: Scored) -> N
     summary, responses = select(data, scores, per="source")
     assert len(responses) == 60
     assert {response.split()[0] for response in responses} == {"a"}
+    first, metric = summary["comparison"]["sources"]["a"], summary["selected"]["metric"]
+    assert [first["value"], *first["interval"]] == [
+        metric[name] for name in ("value", "low", "high")
+    ]
     verdicts = {pair["source"]: pair["verdict"] for pair in summary["comparison"]["pairs"]}
     assert verdicts == {"b": "behind", "c": "not distinguishable"}
 

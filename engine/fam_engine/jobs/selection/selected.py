@@ -33,7 +33,7 @@ from fam_engine.measure.familiarity import (
 )
 from fam_engine.measure.overlap import Overlap
 from fam_engine.measure.selection_statistics import compare_sources
-from fam_engine.measure.sources import MAX_SOURCES
+from fam_engine.measure.sources import MAX_SOURCES, source_seed
 from fam_engine.measure.statistics import Ints, ratio_estimate, resample_groups
 
 # What to do where no record is left, by what took most of them.
@@ -111,8 +111,8 @@ def select_records(
         "choice": choice | {"meaning": metric.meaning, "average": parts.kind},
         "questions": _questions(labels.groups, admitted, reasons),
         "sources": _sources(labels.sources, labels.names, admitted, reasons),
-        "all": _profile(parts, columns, np.arange(len(reasons)), config.seed),
-        "selected": _profile(parts, columns, chosen, config.seed),
+        "all": _profile(parts, columns, np.arange(len(reasons)), labels.names, config.seed),
+        "selected": _profile(parts, columns, chosen, labels.names, config.seed),
         "comparison": comparison,
         "cautions": _cautions(chosen, labels, records, joined, overlap),
         "scored_by": {name: scores.settings.get(name) for name in _SCORED_BY},
@@ -280,9 +280,14 @@ def _sources(
     }
 
 
-def _profile(parts: Averaged, columns: Columns, rows: Ints, seed: int) -> dict[str, Any]:
+def _profile(
+    parts: Averaged, columns: Columns, rows: Ints, names: Sequence[str], seed: int
+) -> dict[str, Any]:
     """Say what some records are like: the metric, their length, their correctness."""
-    resamples = resample_groups(columns.groups[rows], seed=seed)
+    held = np.unique(columns.sources[rows])
+    # Of one source alone the intervals are those it has beside others.
+    seeds = source_seed(seed, *(names[held[0]],) if len(held) == 1 else ())
+    resamples = resample_groups(columns.groups[rows], seed=seeds)
     ones = np.ones(len(rows))
     known = columns.correct[rows] != UNKNOWN
     correct = np.where(known, columns.correct[rows], np.nan)
