@@ -80,6 +80,16 @@ def test_scores_that_may_not_be_read_are_refused_as_input(run: Run, tmp_path: Pa
     assert f"] {scores}: " in errors
 
 
+@pytest.mark.parametrize("name", ["-", "pipe.jsonl"])
+def test_a_pipe_is_refused_with_what_to_do(run: Run, tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    path = name if name == "-" else tmp_path / name
+    code, _, errors = run("score", "--model", "embedded", "--data", path, "--out", tmp_path / "out")
+    assert code == 4
+    assert f"error[E_INPUT_FILE] {path}: " in errors
+    assert "(write it to a file first: " in errors
+
+
 _LATIN = os.fsdecode(b"caf\xe9")  # as a shell hands over what another system has named
 
 

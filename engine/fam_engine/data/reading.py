@@ -71,7 +71,13 @@ def check_file(name: str) -> Path:
         )
     if not path.is_file():
         found = "is not a plain file" if path.exists() else "does not exist"
-        raise InputError(found, code="E_INPUT_FILE", where=name, hint="check the path")
+        is_stream = name == "-" or (path.exists() and not path.is_dir())
+        hint = (
+            "write it to a file first: records are read more than once, a pipe gives them once"
+            if is_stream
+            else "check the path"
+        )
+        raise InputError(found, code="E_INPUT_FILE", where=name, hint=hint)
     bare = uncompressed_name(path)
     if bare.suffix.lower() not in JSON_SUFFIXES + (PARQUET_SUFFIXES if bare == path else ()):
         raise InputError(
