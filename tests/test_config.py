@@ -70,6 +70,14 @@ def test_a_training_without_end_is_refused(length: dict[str, float]) -> None:
         read_config(TrainConfig, FLAGS | length, None)
 
 
+@pytest.mark.parametrize("name", ["quiet", "json", "debug", "dry-run", "config"])
+def test_what_is_a_flag_only_is_said_to_be_one(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(f"model: m\nout: o\ndata: b.jsonl\n{name}: true\n")
+    with pytest.raises(UsageError, match=rf"only a flag \(give --{name} to the command\)"):
+        read_config(ScoreConfig, {}, file)
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [

@@ -16,6 +16,8 @@ from fam_engine.config import NOWHERE, Settings, nearest, path_problem
 from fam_engine.errors import UsageError
 
 ConfigT = TypeVar("ConfigT", bound=Settings)
+# Flags that say how a command runs, of which a file knows nothing.
+_FLAGS_ONLY = ("quiet", "json", "debug", "dry_run", "config")
 
 
 def read_config(
@@ -39,6 +41,14 @@ def read_config(
         values.setdefault("out", NOWHERE)
     known = list(kind.model_fields)
     for name in values:
+        if name not in known and name in _FLAGS_ONLY:
+            flag = f"--{name.replace('_', '-')}"
+            raise UsageError(
+                f"`{name}` is no setting, only a flag",
+                code="E_CONFIG_NAME",
+                where=str(file) if file else None,
+                hint=f"give {flag} to the command",
+            )
         if name not in known:
             raise UsageError(
                 f"unknown setting `{name}`{nearest(str(name), known)}",
