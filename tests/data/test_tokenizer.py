@@ -198,6 +198,97 @@ def test_a_template_s_context_has_at_most_one_bos(
     assert encoder.encode_context((Message("user", "a"),), "").tolist()[:2] == first
 
 
+def add_bos_in_the_tokenizer(folder: Path) -> None:
+    """Have `tokenizer.json` itself put `<s>` before a text and `</s>` behind it."""
+    from tokenizers import Tokenizer, processors
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 6), ("</s>", 7)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+NAMED = {"bos_token": "<s>", "eos_token": "</s>"}
+OBJECTS = {name: {"content": text, "lstrip": False} for name, text in NAMED.items()}
+SPEAKING = "{{ bos_token }}{% for m in messages %}{{ m.content }} {{ eos_token }}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("config", "older", "bos", "eos"),
+    [
+        ({}, NAMED, "<s>", "</s>"),
+        ({}, OBJECTS, "<s>", "</s>"),
+        ({}, {"eos_token": "<|im_end|>"}, None, "<|im_end|>"),
+        # Where both name one, transformers takes the older file's; with tokens by their ids it does not read it.
+        ({"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}, NAMED, "<s>", "</s>"),
+        ({"eos_token": "<|im_end|>", "added_tokens_decoder": {}}, NAMED, None, "<|im_end|>"),
+    ],
+)
+def test_bos_and_eos_are_those_transformers_finds_in_the_older_file_too(
+    words: Path, config: dict[str, Any], older: dict[str, Any], bos: str | None, eos: str
+) -> None:
+    from transformers import AutoTokenizer
+
+    (words / "special_tokens_map.json").write_text(json.dumps(older))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast"} | config
+    encoder = configure(words, **config, chat_template=SPEAKING)
+    theirs = AutoTokenizer.from_pretrained(words)
+    assert (theirs.bos_token, theirs.eos_token) == (bos, eos)
+    conversation = [{"role": "user", "content": "a"}]
+    expected = theirs.apply_chat_template(conversation, return_dict=False)
+    encoded = encode(encoder, "a", "b")
+    assert encoded.context_ids.tolist() == expected
+    assert encoded.end_of_turn_ids.tolist() == [theirs.eos_token_id]
+    plain = TextEncoder(words, template="none")
+    assert encode(plain, "a", "b").context_ids.tolist() == theirs("a").input_ids == [1]
+    assert plain.end_of_turn_ids.tolist() == [theirs.eos_token_id]
+
+
+@pytest.mark.parametrize("named", [{}, NAMED])
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "special_tokens_map.json"])
+def test_a_plain_prompt_gets_the_bos_that_tokenizer_json_adds(
+    words: Path, named: dict[str, str], file: str
+) -> None:
+    from transformers import AutoTokenizer
+
+    add_bos_in_the_tokenizer(words)
+    (words / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    (words / file).write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"} | named))
+    theirs = AutoTokenizer.from_pretrained(words)("a b").input_ids
+    assert theirs == [6, 1, 2, 7]
+    encoder = TextEncoder(words)
+    assert encode(encoder, "a b", "c").context_ids.tolist() == theirs[:-1]
+    # A prompt that begins with it gets no second one.
+    parsing = TextEncoder(words, parse_special=True)
+    assert encode(parsing, "<s> a b", "c").context_ids.tolist() == theirs[:-1]
+
+
+def test_no_bos_is_made_of_what_stands_elsewhere(words: Path) -> None:
+    from tokenizers import Tokenizer, processors
+
+    file = str(words / "tokenizer.json")
+    for single in ("$A <s>", "<s> </s> $A"):
+        tokenizer = Tokenizer.from_file(file)
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=single, special_tokens=[("<s>", 6), ("</s>", 7)]
+        )
+        tokenizer.save(file)
+        assert configure(words).bos_id is None
+    assert configure(words, bos_token="<s>").bos_id == 6
+    assert configure(words, bos_token="<s>", add_bos_token=False).bos_id is None
+
+
+def test_published_tokenizers_that_name_no_bos_begin_as_in_transformers(shared: Path) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    for name in ("mistral_v03", "gpt2", "falcon", "gpt_neox"):
+        folder = shared / "tokenizers" / name
+        theirs = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+        encoded = encode(TextEncoder(folder), "Who?", "Lily")
+        assert encoded.context_ids.tolist() == theirs("Who?").input_ids, name
+
+
 def test_alone_starts_from_bos_or_from_the_first_token(words: Path) -> None:
     ids = np.array([1, 2, 3], np.int32)
     with_bos = configure(words, bos_token="<s>", add_bos_token=True)

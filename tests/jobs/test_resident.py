@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,20 @@ def test_bos_is_put_first_once(model: ResidentModel) -> None:
 
 def test_special_tokens_are_known_by_name(model: ResidentModel) -> None:
     assert (model.bos_token_id, model.eos_token_id, model.max_length) == (0, 1, 256)
+
+
+def test_special_tokens_are_known_where_only_the_older_file_or_the_tokenizer_has_them(
+    bos_model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "m"
+    shutil.copytree(bos_model, folder)
+    (folder / "tokenizer_config.json").unlink()
+    with ResidentModel(folder, precision="fp32", device="cpu") as nameless:
+        assert (nameless.bos_token_id, nameless.eos_token_id) == (0, None)
+        assert nameless.encode(["<s>a", "a"])[0].tolist() == nameless.encode(["a"])[0].tolist()
+    (folder / "special_tokens_map.json").write_text('{"bos_token": "<s>", "eos_token": "</s>"}')
+    with ResidentModel(folder, precision="fp32", device="cpu") as older:
+        assert (older.bos_token_id, older.eos_token_id) == (0, 1)
 
 
 def test_a_length_beyond_the_model_is_refused(bos_model: Path) -> None:

@@ -29,9 +29,8 @@ from fam_engine.data.templates import Template, find_template, with_kwargs
 from fam_engine.data.tokenizer_files import (
     config_eos,
     num_rows,
-    read_config,
+    read_tokenizer_config,
     template_constants,
-    token_text,
 )
 from fam_engine.data.tokenizer_loading import load_tokenizer
 from fam_engine.data.turns import NOTHING, Message, Told
@@ -97,19 +96,20 @@ class TextEncoder:
         _check_size(self.tokenizer, folder)
         self.boundary = boundary
         self.parse_special = parse_special
-        config = read_config(folder)
+        config = read_tokenizer_config(folder)
+        names = template_constants(config)
         self._special = dict(self.tokenizer.special_tokens())
         self._stand_ins = StandIns(self._special)
-        self.bos_id = self._bos(config)
-        found = find_template(folder, template, template_constants(config))
+        self.bos_id = self._bos(names, config.get("add_bos_token"))
+        found = find_template(folder, template, names)
         self.template: Template | None = with_kwargs(found, chat_template_kwargs or {})
         self._renderer = Renderer(self.template) if self.template else None
         self._texts = TextMaker(self._renderer, self._stand_ins, parse_special=parse_special)
         self._texts_encoder = TextsEncoder(self.tokenizer, folder / "tokenizer.json")
         try:
-            self.end_of_turn_ids = self._find_end_of_turn(folder, config)
+            self.end_of_turn_ids = self._find_end_of_turn(folder, names)
             self._section_continues = not starts_anew_after_special(self.tokenizer)
-            self._doubled_bos_id = self._probe_bos(config)
+            self._doubled_bos_id = self._probe_bos(names)
             otherwise = read_otherwise(self.tokenizer, folder) if found else None
             self.read_otherwise = f"{otherwise} ({REMEDY})" if otherwise else None
         except BaseException:
@@ -272,20 +272,36 @@ class TextEncoder:
 
     # -- what the model's files say --------------------------------------------------------------
 
-    def _bos(self, config: dict[str, Any]) -> int | None:
-        """Find the token a plain prompt starts with, if this tokenizer adds one."""
-        name = token_text(config.get("bos_token"))
-        bos = self.tokenizer.token_to_id(name) if name else None
-        wanted = config.get("add_bos_token")
-        if wanted is None and bos is not None:
-            ids, _ = self.tokenizer.encode_batch(["a"], add_special_tokens=True)
-            wanted = len(ids) > 0 and int(ids[0]) == bos
-        return bos if wanted else None
+    def _bos(self, names: Mapping[str, str], is_wanted: object) -> int | None:
+        """Find the token a plain prompt starts with, if this tokenizer adds one.
 
-    def _probe_bos(self, config: dict[str, Any]) -> int | None:
+        Args:
+            names: Of special tokens, as the files beside `tokenizer.json` have them.
+            is_wanted: What they say of adding it; None: nothing, so `tokenizer.json` tells.
+        """
+        if is_wanted is not None and not is_wanted:
+            return None
+        named = self._named_id(names, "bos_token")
+        return named if is_wanted and named is not None else self._first_added(named)
+
+    def _first_added(self, named: int | None) -> int | None:
+        """Give the token that `tokenizer.json` puts before a text: the named one, or one alone."""
+        (full, _), (bare, _) = (
+            self.tokenizer.encode_batch(["a"], add_special_tokens=adds) for adds in (True, False)
+        )
+        if len(full) == 0:
+            return None
+        # What stands before nothing may as well stand behind it, as the EOS of T5 does.
+        is_before = len(bare) > 0 and np.array_equal(full[1 : 1 + len(bare)], bare)
+        return int(full[0]) if full[0] == named or is_before else None
+
+    def _named_id(self, names: Mapping[str, str], name: str) -> int | None:
+        return self.tokenizer.token_to_id(names[name]) if name in names else None
+
+    def _probe_bos(self, names: Mapping[str, str]) -> int | None:
         """Find the beginning-of-sequence token, if the template writes it more than once."""
-        name = token_text(config.get("bos_token"))
-        bos = self.tokenizer.token_to_id(name) if name else None
+        named = self._named_id(names, "bos_token")
+        bos = self.bos_id if named is None else named
         if self._renderer is None or bos is None:
             return None
         try:
@@ -295,14 +311,13 @@ class TextEncoder:
         (ids,) = self._ids([text], parse=True)
         return bos if ids[:2].tolist() == [bos, bos] else None
 
-    def _find_end_of_turn(self, folder: Path, config: dict[str, Any]) -> Ids:
+    def _find_end_of_turn(self, folder: Path, names: Mapping[str, str]) -> Ids:
         """Find what ends an assistant's turn: the template's next special token, else EOS."""
         if self._renderer is not None:
             ids = self._template_end()
             if len(ids):
                 return ids
-        name = token_text(config.get("eos_token"))
-        eos = self.tokenizer.token_to_id(name) if name else config_eos(folder)
+        eos = self._named_id(names, "eos_token") if "eos_token" in names else config_eos(folder)
         return np.array([] if eos is None else [eos], np.int32)
 
     def _template_end(self) -> Ids:

@@ -50,6 +50,22 @@ def read_config(folder: Path, name: str = TOKENIZER_CONFIG) -> dict[str, Any]:
     return read_json_object(plain_file(folder, name, code=CODE), code=CODE)
 
 
+def read_tokenizer_config(folder: Path) -> dict[str, Any]:
+    """Read `tokenizer_config.json` with its named tokens, `bos_token` and its like, as transformers knows them.
+
+    Where the file has no tokens by their ids, the older `special_tokens_map.json` names them too, and what it says
+    wins: so do transformers 4 and 5 (`_from_pretrained` in `tokenization_utils_base.py`).
+
+    Raises:
+        ModelRefusedError: A file is no JSON object, or a link that leaves the folder.
+    """
+    config = read_config(folder)
+    if config.get(_DECODER) is not None:
+        return config
+    older = read_config(folder, _SPECIAL_TOKENS)
+    return config | {name: value for name, value in older.items() if name.endswith("_token")}
+
+
 def template_constants(config: dict[str, Any]) -> dict[str, str]:
     """Give the special tokens templates may name, `bos_token` and its like."""
     texts = {name: token_text(value) for name, value in config.items() if name.endswith("_token")}

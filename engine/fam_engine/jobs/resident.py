@@ -19,7 +19,7 @@ from fam_engine.arguments import check_whole_number, checked_token_ids, is_whole
 from fam_engine.config import ComputeDtype, Device, Precision
 from fam_engine.data.packing import Int32
 from fam_engine.data.tokenizer import TextEncoder
-from fam_engine.data.tokenizer_files import read_config, token_text
+from fam_engine.data.tokenizer_files import read_tokenizer_config, template_constants
 from fam_engine.errors import InputError, UsageError
 from fam_engine.jobs.beginning import longest_sequence
 from fam_engine.jobs.scoring.continuations import Continuation, Pair, continuations
@@ -50,8 +50,8 @@ class ResidentModel:
         encoder: Its tokenizer and template.
         max_length: Longest sequence, tokens.
         revision: Commit it was fetched at, if it was.
-        bos_token_id: Beginning of a sequence, None if the tokenizer names none.
-        eos_token_id: End of a sequence, likewise.
+        bos_token_id: Beginning of a sequence, None if the tokenizer neither names nor adds one.
+        eos_token_id: End of a sequence, None if the tokenizer names none.
 
     Raises:
         ModelRefusedError: The model or the adapter cannot be used.
@@ -102,10 +102,13 @@ class ResidentModel:
         self.encoder = TextEncoder(
             folder, template=template, chat_template_kwargs=chat_template_kwargs
         )
-        names = read_config(folder)
-        self._bos_text = token_text(names.get("bos_token"))
+        names = template_constants(read_tokenizer_config(folder))
+        self.eos_token_id = self._token_id(names.get("eos_token"))
+        self._bos_text = names.get("bos_token")
         self.bos_token_id = self._token_id(self._bos_text)
-        self.eos_token_id = self._token_id(token_text(names.get("eos_token")))
+        if self.bos_token_id is None and self.encoder.bos_id is not None:
+            self.bos_token_id = self.encoder.bos_id
+            self._bos_text = self.encoder.tokenizer.id_to_token(self.encoder.bos_id)
         self._budget = tokens_per_batch(max_tokens_per_batch, self.decoder)
 
     def __enter__(self) -> ResidentModel:
