@@ -234,11 +234,14 @@ impl RecordEncoder {
         true
     }
 
-    /// Whether there is a context and the model takes the record; the last target is never read.
+    /// Whether there is a context, something to predict, and the model takes the record; the last
+    /// target is never read.
     fn fits(&self, scratch: &Scratch) -> bool {
         let targets = scratch.response.len() + self.settings.end_of_turn.len();
-        let inputs = scratch.context.len() + targets.saturating_sub(1);
-        !scratch.context.is_empty() && inputs <= self.settings.max_length
+        let Some(read) = targets.checked_sub(1) else {
+            return false;
+        };
+        !scratch.context.is_empty() && scratch.context.len() + read <= self.settings.max_length
     }
 
     /// Fills context and response; gives the flags, or None if the record is not for this path.

@@ -84,6 +84,18 @@ def test_without_a_bos_an_empty_prompt_leaves_the_first_token_unscored(words: Pa
     assert encode(with_bos, "", "a b").context_ids.tolist() == [6]
 
 
+def test_a_record_without_a_token_costs_one_record(words: Path) -> None:
+    encoder = configure(words)
+    joint = TextEncoder(words, boundary="joint")
+    for one in (encoder, joint):
+        bad, good = one.encode([record("", " "), record("", "a b")])
+        assert isinstance(bad, RecordError)
+        assert bad.code == "E_EMPTY_TOKENS"
+        assert isinstance(good, Encoded)
+    with_bos = configure(words, bos_token="<s>", add_bos_token=True)
+    assert encode(with_bos, "", " ").context_ids.tolist() == [6]
+
+
 def test_special_tokens_in_texts_are_text_unless_asked(words: Path) -> None:
     encoder = configure(words, bos_token="<s>", eos_token="</s>", chat_template=CHATML)
     encoded = encode(encoder, "a <|im_end|> b", "c </s>")

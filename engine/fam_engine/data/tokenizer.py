@@ -186,20 +186,24 @@ class TextEncoder:
 
     # -- ids -----------------------------------------------------------------------------------
 
-    def _encode_texts(self, texts: Sequence[Texts]) -> list[Encoded]:
+    def _encode_texts(self, texts: Sequence[Texts]) -> list[Encoded | RecordError]:
         contexts = self._contexts([text.context for text in texts])
         responses = self._responses(texts)
         joint = self._contexts([text.context + text.response for text in texts])
-        encoded = []
+        encoded: list[Encoded | RecordError] = []
         for text, context, response, both in zip(texts, contexts, responses, joint, strict=True):
             merged = not np.array_equal(both, np.concatenate([context, response]))
             flags = (*text.flags, "boundary_merged") if merged else text.flags
-            one = self._finish(context, response, text, flags)
-            if self.boundary == "joint":
-                cut = len(context)
-                together = self._finish(both[:cut], both[cut:], text, flags)
-                one = replace(together, prompt_ids=one.prompt_ids)
-            encoded.append(one)
+            try:
+                one = self._finish(context, response, text, flags)
+                if self.boundary == "joint":
+                    cut = len(context)
+                    together = self._finish(both[:cut], both[cut:], text, flags)
+                    one = replace(together, prompt_ids=one.prompt_ids)
+            except RecordError as error:
+                encoded.append(error)
+            else:
+                encoded.append(one)
         return encoded
 
     def _responses(self, texts: Sequence[Texts]) -> list[Ids]:
@@ -218,6 +222,11 @@ class TextEncoder:
             # Nothing stands before the first token, so it has no probability to speak of.
             context, response = response[:1], response[1:]
             flags = (*flags, "first_token_unscored")
+        if len(context) == 0:
+            raise RecordError(
+                "E_EMPTY_TOKENS",
+                "the tokenizer makes no token of the prompt and the response, and the model has no BOS to begin with",
+            )
         return Encoded(
             context,
             response,

@@ -410,6 +410,24 @@ def test_a_second_answer_is_refused_both_ways(encoders: Encoders, tmp_path: Path
     path = tmp_path / "data.jsonl"
     row = {"question": "a", "answer": "b"}
     rows = [row, row, row | {"response": "q"}, row | {"response": ""}, row]
+def test_what_has_no_token_to_predict_is_put_aside_both_ways(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models
+
+    Tokenizer(models.BPE({"a": 0, "b": 1}, [])).save(str(tmp_path / "tokenizer.json"))
+    texts = [("a", "b"), ("", "x"), ("a", "x"), ("", "a"), ("x", "b"), ("", "ab"), ("a", "ab")]
+    rows = [{"prompt": prompt, "response": response} for prompt, response in texts]
+    path = tmp_path / "data.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    files, plan = [DataFile("data", path)], IngestPlan(90, "quarantine")
+    for boundary in ("separate", "joint"):
+        with closing(TextEncoder(tmp_path, boundary=boundary)) as encoder:  # type: ignore[arg-type]
+            slow = outcome(tmp_path / f"slow-{boundary}", encoder, plan, files, fast=False)
+            assert outcome(tmp_path / f"fast-{boundary}", encoder, plan, files) == slow
+        assert len(slow["records"]) == 3
+        codes = [(line, code) for _, _, line, _, code, _ in slow["quarantine"]]
+        assert codes == [(line, "E_EMPTY_TOKENS") for line in (2, 3, 4, 5)]
+
+
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     plan, files = IngestPlan(4096, "quarantine"), [DataFile("data", path)]
     encoder = encoders("none", "separate", False)

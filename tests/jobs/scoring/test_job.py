@@ -366,7 +366,7 @@ def test_running_out_of_memory_halves_batches_and_spares_the_job(
     assert table(tmp_path / "out") == expected
 
 
-def test_a_record_with_nothing_to_predict_is_scored_as_nothing(
+def test_a_record_with_nothing_to_predict_is_put_aside(
     tiny_model: Path, tmp_path: Path
 ) -> None:
     model = tmp_path / "model"
@@ -377,13 +377,12 @@ def test_a_record_with_nothing_to_predict_is_scored_as_nothing(
     (model / "tokenizer_config.json").write_text("{}")
     config = json.loads((model / "config.json").read_text()) | {"eos_token_id": None}
     (model / "config.json").write_text(json.dumps(config))
-    data = write(tmp_path / "data.jsonl", [{"prompt": "", "response": "a"}])
+    rows = [{"prompt": "", "response": text} for text in ("a", "ab")]
+    data = write(tmp_path / "data.jsonl", rows)
     outcome = score(model, data, tmp_path / "out")
-    assert outcome.summary["records"]["quarantined_by_code"] == {}
+    assert outcome.summary["records"]["quarantined_by_code"] == {"E_EMPTY_TOKENS": 1}
     (row,) = table(tmp_path / "out")
-    assert row["num_response_tokens"] == 0
-    assert row["nll_sum"] is None
-    assert row["perplexity"] is None
+    assert row["num_response_tokens"] == 1
     assert row["flags"] == ["first_token_unscored"]
 
 

@@ -321,9 +321,16 @@ class Ingest:
         writer.flush()
 
     def _fit(self, encoded: Encoded | RecordError) -> Encoded | RecordError:
-        """Apply the rule for records longer than the model."""
+        """Put aside what has nothing to predict; apply the rule for records longer than the model."""
         if isinstance(encoded, RecordError):
             return encoded
+        if len(encoded.response_ids) + len(encoded.end_of_turn_ids) == 0:
+            unscored = "first_token_unscored" in encoded.flags
+            what = "nothing stands before its only one" if unscored else "the tokenizer makes none"
+            return RecordError(
+                "E_EMPTY_TOKENS",
+                f"the response has no token to predict ({what}, and nothing ends the turn), expected at least one",
+            )
         room = self.plan.max_length - _num_inputs(encoded.response_ids, encoded.end_of_turn_ids)
         excess = len(encoded.context_ids) - room
         if excess <= 0:
