@@ -24,7 +24,7 @@ use crate::sections::{Cutter, Sections, Step, parsing};
 use crate::specials::Specials;
 use crate::spool::hash_ids;
 use crate::spool_writer::NewEntry;
-use crate::template::{Content, Piece, Template, answer_after, render};
+use crate::template::{Content, Piece, Template, answer_after, is_bare, render, trims};
 use crate::threads;
 
 /// A special token is written in one of the texts.
@@ -63,6 +63,9 @@ struct Shape {
     sections: Sections,
     /// How the answer stands in `whole`, where that is the context, the answer and anything.
     answer: Option<Content>,
+    /// Whether white space around the answer is left out of `whole`; None: the answer stands there
+    /// never or several times.
+    trims: Option<bool>,
 }
 
 /// Encodes the records of one job.
@@ -160,8 +163,9 @@ impl RecordEncoder {
             return Err(Error::Argument(format!("a template names turn {last:?} of {answer}")));
         }
         let sections = Cutter::new(self.encoder.as_ref(), &self.specials)?.cut(&context.pieces)?;
+        let trims = trims(&whole, answer);
         let answer = answer_after(&context, &whole, answer);
-        self.shapes.insert(roles, Shape { context, whole, sections, answer });
+        self.shapes.insert(roles, Shape { context, whole, sections, answer, trims });
         Ok(())
     }
 
@@ -477,13 +481,15 @@ impl Shape {
         if special {
             return None;
         }
+        // White space that the template writes itself is not the answer's.
+        let is_trimmed = !is_bare(answer) && self.trims?;
         text.clear();
         whole.clear();
         render(&self.context.pieces, conversation, text);
         render(&self.whole.pieces, conversation, whole);
         let same = text.chars().zip(whole.chars()).take_while(|(mine, theirs)| mine == theirs);
         let start: usize = same.map(|(char, _)| char.len_utf8()).sum();
-        Some(!whole[start..].contains(answer))
+        Some(is_trimmed || !whole[start..].contains(answer))
     }
 }
 

@@ -116,6 +116,22 @@ pub fn answer_after(context: &Template, whole: &Template, answer: usize) -> Opti
     }
 }
 
+/// Whether `whole` leaves out white space around the answer; None if that does not stand there once.
+#[must_use]
+pub fn trims(whole: &Template, answer: usize) -> Option<bool> {
+    let mut places = whole.pieces.iter().filter_map(|piece| match piece {
+        Piece::Content(place) if place.turn == answer => Some(place.trimmed),
+        _ => None,
+    });
+    places.next().filter(|_| places.next().is_none())
+}
+
+/// Whether a text has no white space at its ends.
+#[must_use]
+pub fn is_bare(text: &str) -> bool {
+    text.trim_matches(is_space) == text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -143,6 +143,23 @@ def test_a_template_that_trims_alters_only_what_has_white_space_at_its_ends(word
     assert encode(encoder, "a", "b ").flags == ("template_altered",)
 
 
+def test_white_space_of_the_template_s_own_is_not_the_answer_s(words: Path) -> None:
+    # Compiles, as most templates that trim do.
+    spacing = CHATML.replace("\n{{ m.content }}", "\n\n{{ m.content | trim }}\n")
+    encoder = configure(words, eos_token="</s>", chat_template=spacing)
+    assert encode(encoder, "a", "b").flags == ()
+    for answer in ("\nb", "\n\nb", "b\n", "\n", "\nb\n"):
+        assert encode(encoder, "a", answer).flags == ("template_altered",), answer
+
+
+def test_leading_newlines_that_qwen3_strips_are_flagged(shared: Path) -> None:
+    encoder = TextEncoder(shared / "tokenizers" / "qwen3")
+    for answer in ("foo", "foo\n", " foo", "<think>\nr\n</think>\n\nfoo\n"):
+        assert "template_altered" not in encode(encoder, "q", answer).flags, answer
+    for answer in ("\n\nfoo", "\nfoo", "\n", "\n\nfoo\n"):
+        assert "template_altered" in encode(encoder, "q", answer).flags, answer
+
+
 def test_each_record_of_a_batch_keeps_its_own_error_and_flags(words: Path) -> None:
     refusing = "{{ raise_exception('no') if messages[-1].content == 'no' }}"
     shouting = "{{ (messages[-1].content | upper) ~ ' ' if messages[-1].content == 'c' }}"

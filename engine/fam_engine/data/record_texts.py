@@ -16,7 +16,7 @@ from os.path import commonprefix
 from typing import Any, TypeVar
 
 from fam_engine.data.records import Record
-from fam_engine.data.rendering import Renderer
+from fam_engine.data.rendering import PROBE, Renderer
 from fam_engine.data.stand_ins import StandIns
 from fam_engine.data.tool_probes import find_dropped, find_dropped_turns, needs_probe, unseen_turns
 from fam_engine.data.turns import NOTHING, Message, Told
@@ -54,6 +54,11 @@ class Texts:
     def whole(self) -> tuple[Message, ...]:
         """Give the turns with the response as the last."""
         return (*self.turns, self.turn or Message("assistant", self.response))
+
+    @property
+    def has_outer_space(self) -> bool:
+        """Whether the response begins or ends in white space."""
+        return self.response != self.response.strip()
 
 
 class TextMaker:
@@ -183,17 +188,28 @@ class TextMaker:
             or text.turn is not None
             or not renderer.surely_keeps(text.turns, text.response, text.told)
         ]
-        wholes = renderer.render_batch(
-            [texts[i].whole() for i in unsure],
-            add_generation_prompt=False,
-            told=[texts[i].told for i in unsure],
-        )
+        wholes = self._wholes([texts[i] for i in unsure])
+        spaced = [i for i in unsure if texts[i].has_outer_space and not texts[i].is_written]
+        probe = Message("assistant", PROBE)
+        probed = self._wholes([replace(texts[i], turn=probe) for i in spaced])
+        around = dict(zip(spaced, probed, strict=True))
         for index, whole in zip(unsure, wholes, strict=True):
             text = texts[index]
             compared[index] = (
-                self._written(text, whole) if text.is_written else _flag_altered(text, whole)
+                self._written(text, whole)
+                if text.is_written
+                else _flag_altered(text, whole, around.get(index))
             )
         return compared
+
+    def _wholes(self, texts: Sequence[Texts]) -> list[str | RecordError]:
+        """Render them with their responses."""
+        assert self._renderer is not None
+        return self._renderer.render_batch(
+            [text.whole() for text in texts],
+            add_generation_prompt=False,
+            told=[text.told for text in texts],
+        )
 
     def _written(self, text: Texts, whole: str | RecordError) -> Texts | RecordError:
         """Take the response from the whole rendering."""
@@ -278,11 +294,19 @@ def for_good(
     return [item if isinstance(item, RecordError) else next(results) for item in items]
 
 
-def _flag_altered(text: Texts, whole: str | RecordError) -> Texts | RecordError:
+def _flag_altered(
+    text: Texts, whole: str | RecordError, probed: str | RecordError | None
+) -> Texts | RecordError:
+    """Flag a response not in `whole`; `probed`: the same with `PROBE` in its place, for one with outer white space."""
     if isinstance(whole, RecordError):
         return whole
     context = text.context
     start = len(context) if whole.startswith(context) else len(commonprefix([context, whole]))  # noqa: RUF071
-    if text.response in whole[start:]:
-        return text
-    return replace(text, flags=(*text.flags, "template_altered"))
+    is_kept = text.response in whole[start:]
+    if is_kept and isinstance(probed, str) and PROBE in probed:
+        # White space that the template writes itself is not the response's.
+        before, _, after = probed.partition(PROBE)
+        is_kept = whole.endswith(text.response + after)
+        if text.response[0].isspace():
+            is_kept = whole == before + text.response + after
+    return text if is_kept else replace(text, flags=(*text.flags, "template_altered"))

@@ -41,8 +41,8 @@ _MAX_KWARGS = 16
 _BATCH_CONVERSATIONS = 256
 _BATCH_CHARACTERS = 1 << 20
 # Stands for an answer when a template is asked what it adds around one.
-_PROBE: Final = "fam-engine-probe-response"
-_ANSWERED: Final = (Message("user", "a"), Message("assistant", _PROBE))
+PROBE: Final = "fam-engine-probe-response"
+_ANSWERED: Final = (Message("user", "a"), Message("assistant", PROBE))
 _PARTS: Final = ("fam-engine-probe-first", "fam-engine-probe-second")
 _CALL: Final = {"id": "probe0000", "type": "function", "function": {"name": "f", "arguments": {}}}
 # What stands before a turn of a role, where no template refuses a conversation that begins with it.
@@ -156,7 +156,7 @@ class Renderer:
         if is_for_tools not in self._answer_ends:
             known = told if is_for_tools else NOTHING
             text = self.render(_ANSWERED, add_generation_prompt=False, told=known)
-            self._answer_ends[is_for_tools] = text.partition(_PROBE)[2]
+            self._answer_ends[is_for_tools] = text.partition(PROBE)[2]
         return self._answer_ends[is_for_tools]
 
     def openings(self) -> tuple[str, str]:
@@ -166,7 +166,7 @@ class Renderer:
             RecordError: It does not render a plain question and its answer.
         """
         asked = self.render(_ANSWERED[:1], add_generation_prompt=True)
-        given = self.render(_ANSWERED, add_generation_prompt=False).partition(_PROBE)[0]
+        given = self.render(_ANSWERED, add_generation_prompt=False).partition(PROBE)[0]
         shared = len(commonprefix([asked, given]))  # noqa: RUF071
         return asked[shared:], given[shared:]
 

@@ -189,6 +189,36 @@ fn an_answer_the_template_trims_is_flagged() {
 }
 
 #[test]
+fn white_space_that_the_template_writes_is_not_the_answers() {
+    let whole_with = |answer: &[Piece]| {
+        let mut encoder = RecordEncoder::new(Arc::new(PLAIN), settings()).unwrap();
+        let context = [literal("<s>user:"), content(0, false), literal("</s><s>a")];
+        let before = [literal("<s>user:"), content(0, false), literal("</s><s>a\n\n")];
+        let whole = [&before[..], answer, &[literal("\n</s>")]].concat();
+        encoder.add_shape(vec![Role::User], template(&context), template(&whole)).unwrap();
+        encoder
+    };
+    let trimming = whole_with(&[content(1, true)]);
+    assert_eq!(one(&trimming, r#"{"p":"q","r":"x"}"#).2, 0);
+    for answer in ["\\nx", "\\n\\nx", "x\\n", "\\n"] {
+        let line = format!(r#"{{"p":"q","r":"{answer}"}}"#);
+        assert_eq!(one(&trimming, &line).2, TEMPLATE_ALTERED, "{line}");
+        assert_eq!(one(&whole_with(&[content(1, false)]), &line).2, 0, "{line}");
+        // Written twice, the other reader tells which one it is.
+        let twice = whole_with(&[content(1, true), content(1, false)]);
+        assert_eq!(encode(&twice, Form::Prompt, &line).others, [0], "{line}");
+    }
+}
+
+#[test]
+fn what_has_no_token_to_predict_is_for_the_other_reader() {
+    let settings = Settings { end_of_turn: vec![], has_template: false, ..settings() };
+    let plain = RecordEncoder::new(Arc::new(PLAIN), settings).unwrap();
+    assert_eq!(one(&plain, r#"{"p":"","r":"xy"}"#).1, letters("y"));
+    assert_eq!(encode(&plain, Form::Prompt, r#"{"p":"","r":"x"}"#).others, [0]);
+}
+
+#[test]
 fn without_a_template_a_prompt_is_verbatim_and_led_by_one_bos() {
     let plain = |bos| {
         let settings = Settings { bos, has_template: false, parse_special: true, ..settings() };

@@ -32,6 +32,10 @@ TEMPLATES = {
     "chatml": CHATML,
     "trimming": CHATML.replace("m.content", "m.content | trim"),
     "doubled": f"<s><s>{CHATML}",
+    # White space of its own where it takes away the answer's.
+    "spacing": CHATML.replace("\n{{ m.content }}", "\n\n{{ m.content | trim }}\n").replace(
+        "assistant\n", "assistant"
+    ),
 }
 Encoders = Callable[..., TextEncoder]
 
@@ -406,10 +410,6 @@ def test_both_ways_leave_the_same_with_real_tokenizers(
     assert fast == slow
 
 
-def test_a_second_answer_is_refused_both_ways(encoders: Encoders, tmp_path: Path) -> None:
-    path = tmp_path / "data.jsonl"
-    row = {"question": "a", "answer": "b"}
-    rows = [row, row, row | {"response": "q"}, row | {"response": ""}, row]
 def test_what_has_no_token_to_predict_is_put_aside_both_ways(tmp_path: Path) -> None:
     from tokenizers import Tokenizer, models
 
@@ -428,6 +428,10 @@ def test_what_has_no_token_to_predict_is_put_aside_both_ways(tmp_path: Path) -> 
         assert codes == [(line, "E_EMPTY_TOKENS") for line in (2, 3, 4, 5)]
 
 
+def test_a_second_answer_is_refused_both_ways(encoders: Encoders, tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    row = {"question": "a", "answer": "b"}
+    rows = [row, row, row | {"response": "q"}, row | {"response": ""}, row]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     plan, files = IngestPlan(4096, "quarantine"), [DataFile("data", path)]
     encoder = encoders("none", "separate", False)

@@ -366,9 +366,7 @@ def test_running_out_of_memory_halves_batches_and_spares_the_job(
     assert table(tmp_path / "out") == expected
 
 
-def test_a_record_with_nothing_to_predict_is_put_aside(
-    tiny_model: Path, tmp_path: Path
-) -> None:
+def test_a_record_with_nothing_to_predict_is_put_aside(tiny_model: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     model.mkdir()
     for file in tiny_model.iterdir():
