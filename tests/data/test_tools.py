@@ -620,6 +620,38 @@ def test_a_sharegpt_call_that_is_none_is_named(value: str) -> None:
     assert caught.value.code == "E_RECORD_TYPE"
 
 
+def nested(levels: int) -> str:
+    """JSON that nests so deep, with brackets in a text that do not count."""
+    return "[" * (levels - 1) + '"[[\\"[["' + "]" * (levels - 1)
+
+
+def test_a_text_without_end_takes_linear_time() -> None:
+    # A million quotation marks, none of which ends a text.
+    with pytest.raises(RecordError, match="no JSON"):
+        record_of({"messages": [ASKED[1], TEXT_ANSWER], "tools": "[]" * 65 + '"' + '\\"' * 10**6})
+
+
+@pytest.mark.parametrize("levels", [64, 65, 850, 960, 999, 100_000])
+def test_a_text_of_json_nests_no_deeper_than_a_file(make: Any, levels: int) -> None:  # noqa: ANN401
+    in_tools = f'[{{"name": "f", "x": {nested(levels - 1)}}}]'
+    in_kwargs = f'{{"x": {nested(levels)}}}'
+    in_calls = f'{{"name": "f", "arguments": {nested(levels)}}}'
+    said = [{"from": "human", "value": "a"}, {"from": "function_call", "value": in_calls}]
+    rows: list[dict[str, Any]] = [
+        {"messages": [ASKED[1], TEXT_ANSWER], "tools": in_tools},
+        {"messages": [ASKED[1], TEXT_ANSWER], "chat_template_kwargs": in_kwargs},
+        {"conversations": said},
+    ]
+    encoder = make("{% for m in messages %}{{ m.content }}{% endfor %}{{ tools }}{{ x }}")
+    for row in rows:
+        if levels > 64:
+            with pytest.raises(RecordError, match=r"(than|nested) 64") as caught:
+                record_of(row)
+            assert caught.value.code == "E_RECORD_TYPE"
+        else:
+            encoder.encode([record_of(row)])
+
+
 def test_an_answer_of_nothing_is_still_refused() -> None:
     for content in ("", [], [{"type": "text", "text": ""}]):
         with pytest.raises(RecordError, match="response is empty"):

@@ -10,6 +10,7 @@ template. Parts of other types than text are refused: nothing here sees images.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -36,6 +37,10 @@ _SHAREGPT_ROLES |= {_CALLER: "assistant"}
 _ROLES = {role: role for role in ("system", "developer", "user", "assistant", "tool")}
 # Keys of the speaker and of what is said, and the speakers.
 _OWN, _SHAREGPT = ("role", "content", _ROLES), ("from", "value", _SHAREGPT_ROLES)
+# As the reader of files in Rust has it (`MAX_DEPTH`), of JSON that stands in a text too.
+_MAX_DEPTH: Final = 64
+# A whole text, or what opens or closes a level; a lone quotation mark is a text without end.
+_TOKEN: Final = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["{}\[\]]', re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -199,10 +204,24 @@ def _read_kwargs(value: object) -> Mapping[str, Any]:
 
 
 def _from_json(text: str, refusal: Callable[[str], RecordError]) -> object:
+    if _is_deep(text):
+        raise refusal(f"a text whose JSON nests deeper than {_MAX_DEPTH}")
     try:
         return json.loads(text)
-    except (ValueError, RecursionError):
+    except ValueError:
         raise refusal("a text that is no JSON") from None
+
+
+def _is_deep(text: str) -> bool:
+    """Whether a text of JSON nests deeper than a file may, so that writing it again could end in a RecursionError."""
+    if text.count("[") + text.count("{") <= _MAX_DEPTH:
+        return False
+    depth = 0
+    for match in _TOKEN.finditer(text):
+        depth += (match[0] in "[{") - (match[0] in "]}")
+        if depth > _MAX_DEPTH or match[0] == '"':
+            break
+    return depth > _MAX_DEPTH
 
 
 def text_of(row: Mapping[str, Any], name: str) -> str:
@@ -270,15 +289,15 @@ def _reasoning(handed: Mapping[str, Any], name: str) -> Mapping[str, str]:
 def _read_calls(text: str, name: str) -> Sequence[Mapping[str, Any]]:
     """Read the JSON of a call, or of a list of them, as the calls of a turn."""
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = None if _is_deep(text) else json.loads(text)
+    except ValueError:
         value = None
     calls = value if isinstance(value, list) else [value]
     if not calls or not all(isinstance(call, Mapping) and "name" in call for call in calls):
         raise RecordError(
             "E_RECORD_TYPE",
             f"`{name}` is from {_CALLER} and its value is not the JSON of a call or a list of calls, expected "
-            '{"name": ..., "arguments": ...}',
+            f'{{"name": ..., "arguments": ...}}, nested {_MAX_DEPTH} deep at most',
         )
     return [{"type": "function", "function": call} for call in calls]
 
