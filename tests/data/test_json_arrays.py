@@ -103,6 +103,17 @@ def test_an_element_without_end_is_refused_before_it_fills_the_memory(
         list(read_rows(write(tmp_path, b'[{"a":"' + b"x" * 10000 + b'"}]')))
 
 
+def test_small_elements_are_read_a_bounded_number_at_a_time(tmp_path: Path) -> None:
+    path = write(tmp_path, b"[" + b"1," * 5000 + b"{}]")
+    with path.open("rb") as file:
+        json_arrays._skip_to_array(file)
+        sizes = [len(batch) for batch in json_arrays._batches(json_arrays._elements(path, file))]
+    assert sizes == [1024] * 4 + [905]
+    rows = list(read_rows(path))
+    assert [row.line for row in rows] == list(range(1, 5002))
+    assert rows[-1].columns == {}
+
+
 def test_an_empty_array_has_no_rows_and_lines_stay_lines(tmp_path: Path) -> None:
     assert list(read_rows(write(tmp_path, b" [ ]\n"))) == []
     assert [row.columns for row in read_rows(write(tmp_path, b'{"a":1}\n{"a":2}\n'))] == [

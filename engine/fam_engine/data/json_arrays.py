@@ -23,7 +23,7 @@ Line = tuple[int, int, str | None, str | None, str | None]
 
 MAX_ELEMENT_BYTES = 64 << 20
 _CHUNK_BYTES = 1 << 20
-_BATCH_BYTES = 16 << 20
+_BATCH_BYTES, _BATCH_ELEMENTS = 16 << 20, 1024  # an element of a byte costs a hundred times that
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _BLANK = b" \t\r\n"
 # A whole text, or what may begin or end an element; a lone quotation mark is a text that goes on beyond the buffer.
@@ -121,7 +121,7 @@ def _batches(elements: Iterable[tuple[int, bytes]]) -> Iterator[list[tuple[int, 
     for element in elements:
         batch.append(element)
         num_bytes += len(element[1])
-        if num_bytes >= _BATCH_BYTES:
+        if num_bytes >= _BATCH_BYTES or len(batch) == _BATCH_ELEMENTS:
             yield batch
             batch, num_bytes = [], 0
     if batch:
