@@ -77,6 +77,17 @@ def test_a_bad_element_between_two_good_ones(tmp_path: Path, element: bytes, cod
 
 
 @pytest.mark.parametrize(
+    ("text", "byte"),
+    [(b"x\ny", "0x0A"), (b"x\ry", "0x0D"), (b"\\\ny\r", "0x0A"), (b"\r\n", "0x0D")],
+)
+def test_a_line_end_in_a_text_is_named_as_it_is_written(
+    tmp_path: Path, text: bytes, byte: str
+) -> None:
+    (row,) = read_rows(write(tmp_path, b'[{"a"\n:\r"' + text + b'"}]'))
+    assert f"found byte {byte}" in (row.reason or "")
+
+
+@pytest.mark.parametrize(
     ("content", "after", "found"),
     [
         (b'[{"a":1}', 0, "end of the file"),
@@ -85,6 +96,9 @@ def test_a_bad_element_between_two_good_ones(tmp_path: Path, element: bytes, cod
         (b'[{"a":1},]', 1, "nothing before `]`"),
         (b'[,{"a":1}]', 0, "nothing before `,`"),
         (b'[{"a":"b]', 0, "end of the file"),
+        (b'[{"a":1}}', 1, "`}`, before `]`"),
+        (b'[{"a":1},2}]', 2, "`}`, before `]`"),
+        (b"[}", 0, "`}`, before `]`"),
     ],
 )
 def test_a_damaged_array_is_one_clear_error(

@@ -28,6 +28,7 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _BLANK = b" \t\r\n"
 # A whole text, or what may begin or end an element; a lone quotation mark is a text that goes on beyond the buffer.
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["{}\[\],]', re.DOTALL)
+_LINE_END = re.compile(rb"[\r\n]")
 
 
 def holds_array(path: Path) -> bool:
@@ -57,8 +58,19 @@ def read_array(path: Path) -> Iterator[Line]:
             while read := reader.read_batch(len(batch)):
                 for line, _, *rest in read:
                     text, code, reason = rest
-                    yield first + line - 1, batch[line - 1][0], text, code, reason
+                    offset, element = batch[line - 1]
+                    reason = reason and _as_written(reason, element)
+                    yield first + line - 1, offset, text, code, reason
             first += len(batch)
+
+
+def _as_written(reason: str, element: bytes) -> str:
+    """Name the newline that stands in a text, where the carriage return is named that was read in its place."""
+    if "0x0D" not in reason:
+        return reason
+    found = (_LINE_END.search(match[0]) for match in _TOKEN.finditer(element))
+    end = next(filter(None, found), None)
+    return reason.replace("0x0D", "0x0A") if end and end[0] == b"\n" else reason
 
 
 def _skip_to_array(file: ByteStream) -> bool:
@@ -94,6 +106,8 @@ def _elements(path: Path, file: ByteStream) -> Iterator[tuple[int, bytes]]:
                     raise _damaged(path, count, f"nothing before `{token.decode()}`")
                 start = place
             if depth == 0:
+                if token != b"]":
+                    raise _damaged(path, count, f"`{token.decode()}`, before `]`")
                 _check_end(path, count, buffer[place:], file)
                 return
         buffer, offset, place, start = buffer[start:], offset + start, place - start, 0
