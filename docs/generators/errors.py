@@ -70,7 +70,7 @@ OF_RECORDS = {
     "E_NOTHING_SCORED": "the answer has no token with something before it",
     "E_NOT_JUDGED": "the answer could not be judged",
     "E_OOM_RECORD": "does not fit in memory even alone in its batch",
-    "E_PARQUET_VALUE": "a value that Python does not have, such as a date beyond the year 9999",
+    "E_PARQUET_VALUE": "a value that Python does not have, such as a text that is no UTF-8",
 }
 
 

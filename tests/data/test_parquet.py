@@ -60,10 +60,46 @@ def test_values_of_every_type_come_through(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        (
+            # As pandas writes times by default; pyarrow gives them only where pandas is installed.
+            pa.array([10**18, None, 10**18 + 1], pa.timestamp("ns")),
+            ["2001-09-09 01:46:40.000000000", None, "2001-09-09 01:46:40.000000001"],
+        ),
+        (
+            pa.array([10**18], pa.timestamp("ns", tz="UTC")),
+            ["2001-09-09 01:46:40.000000000Z"],
+        ),
+        (pa.array([1, None, 1001], pa.duration("ns")), ["1", None, "1001"]),
+        (pa.array([1001], pa.time64("ns")), ["00:00:00.000001001"]),
+        (
+            pa.array([1, 2**30], pa.date32()),
+            [datetime.date(1970, 1, 2), f"<value out of range: {2**30}>"],
+        ),
+        (
+            pa.array([0, 2**62], pa.timestamp("us")),
+            [datetime.datetime(1970, 1, 1), f"<value out of range: {2**62}>"],
+        ),
+        (
+            pa.array([10**15], pa.timestamp("us", tz="Mars/Olympus")),
+            ["2001-09-09 01:46:40.000000Z"],
+        ),
+        (pa.array([1], pa.date32()), [datetime.date(1970, 1, 2)]),
+        (pa.array([1], pa.duration("us")), [datetime.timedelta(microseconds=1)]),
+    ],
+    ids=lambda value: str(value.type) if isinstance(value, pa.Array) else "",
+)
+def test_times_that_python_has_not_are_text(file: Path, column: Any, values: list[Any]) -> None:  # noqa: ANN401
+    pq.write_table(pa.table({"prompt": ["q"] * len(values), "a": column}), file)
+    assert list(read_parquet(file)) == [{"prompt": "q", "a": value} for value in values]
+
+
+@pytest.mark.parametrize(
     ("column", "reason"),
     [
         (pa.Array.from_buffers(pa.string(), 3, pa.array([b"a", b"\xff", b"c"]).buffers()), "UTF8"),
-        (pa.array([0, 2**62, 0], pa.timestamp("us")), "date value out of range"),
+        (pa.array([[0], [2**62], [0]], pa.list_(pa.timestamp("us"))), "date value out of range"),
     ],
     ids=["no UTF-8", "beyond the calendar"],
 )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fam_engine.data.children import how_it_ended, start_child
+from fam_engine.data.parquet_values import rows_of
 from fam_engine.errors import InputError
 
 # Of computing, for a batch of rows: far more than any needs.
@@ -35,7 +36,7 @@ def read_parquet(path: Path) -> Iterator[dict[str, Any] | str]:
     try:
         with _stream(path) as stream:
             for batch, fault in _batches(stream):
-                rows = batch.to_pylist() if fault is None else [fault]
+                rows = rows_of(batch) if fault is None else [fault]
                 count += len(rows)
                 yield from rows
     except ParquetError as error:

@@ -1,10 +1,10 @@
 """The child process that reads Parquet: the file is a stranger's, and its parser a large program in C++.
 
 In (arguments): the file, the seconds a batch may take, and which columns (none: all). Out (standard output): an Arrow
-stream of batches. A row that has no value in Python (a text that is no UTF-8, a time beyond the calendar) comes as a
-batch of no rows with the reason in its metadata under `fault`, so that it costs itself only. What is wrong with the
-file as a whole goes to standard error, in one line, and the exit code is 1. So does a name that comes twice, of columns
-or of fields within one: a row as a dict would keep the last and say nothing.
+stream of batches. A row that has no value in Python (a text that is no UTF-8, a time beyond the calendar within a list)
+comes as a batch of no rows with the reason in its metadata under `fault`, so that it costs itself only. What is wrong
+with the file as a whole goes to standard error, in one line, and the exit code is 1. So does a name that comes twice,
+of columns or of fields within one: a row as a dict would keep the last and say nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import pyarrow
 import pyarrow.parquet
 
 from fam_engine.data.children import allow_seconds, become_child
+from fam_engine.data.parquet_values import rows_of
 
 # A row group's compressed columns are held at once, and what of them is decoded.
 MEMORY_BYTES = 4 << 30
@@ -28,7 +29,7 @@ def _fault(batch: Any) -> str | None:  # noqa: ANN401 - pyarrow is untyped
     """Say why a batch has no value in Python, if so."""
     try:
         batch.validate(full=True)
-        batch.to_pylist()
+        rows_of(batch)
     except MemoryError:
         raise
     except (pyarrow.ArrowException, ValueError, OverflowError) as error:
