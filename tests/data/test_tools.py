@@ -686,6 +686,36 @@ def test_a_turn_is_looked_for_whatever_the_template_makes_of_its_text(
     encoded(make(source.replace("SEEN", "true")), {"messages": turns})
 
 
+@pytest.mark.parametrize("name", ["phi3_mini", "qwen2.5"])
+def test_a_turn_left_out_is_missed_even_where_its_text_stands_elsewhere(
+    shared: Path, name: str
+) -> None:
+    """Neither template has a place for a developer; both write the word `user`."""
+    with contextlib.closing(TextEncoder(shared / "tokenizers" / name)) as ours:
+        for text in ("Answer in French.", "user", "How", "user"):
+            told = [{"role": "developer", "content": text}, ASKED[1], TEXT_ANSWER]
+            assert "turn 1, of role `developer`" in refused(
+                ours, {"messages": told}, "E_TEMPLATE_TURN"
+            )
+        encoded(ours, {"messages": [ASKED[1], TEXT_ANSWER]})
+
+
+@pytest.mark.parametrize("is_compiled", [True, False])
+def test_each_conversation_of_a_kind_is_judged_by_itself(make: Any, *, is_compiled: bool) -> None:  # noqa: ANN401
+    content = "{{ m.content }}" if is_compiled else "{{ m.content | upper }}"
+    source = (
+        "{% for m in messages %}{% if m.role != 'system' %}user<s>"
+        + content
+        + "</s>{% endif %}{% endfor %}{% if add_generation_prompt %}<s>{% endif %}"
+    )
+    encoder = make(source)
+    for text, is_refused in (("user", True), ("user", True), (" ", False), ("s", True)):
+        row = {"messages": [{"role": "system", "content": text}, ASKED[1], TEXT_ANSWER]}
+        (result,) = encoder.encode([record_of(row)])
+        assert isinstance(result, RecordError) == is_refused
+    encoded(encoder, {"messages": [{"role": "user", "content": "user"}, TEXT_ANSWER]})
+
+
 def test_an_empty_turn_may_be_left_out(make: Any) -> None:  # noqa: ANN401
     source = (
         "{% for m in messages %}{% if m.content %}<s>{{ m.content }}</s>\n{% endif %}{% endfor %}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, Literal
 
 # What `trim` and `str.strip()` take away: the characters of `str.isspace`. Unlike Unicode's White_Space (and Rust's
@@ -108,10 +109,10 @@ class CompiledTemplate:
             piece if isinstance(piece, str) else piece.of(contents) for piece in self.pieces
         )
 
-    def writes(self, turns: Sequence[int]) -> bool:
-        """Whether the contents of all these turns stand in the rendering."""
-        written = {piece.turn for piece in self.pieces if isinstance(piece, Content)}
-        return written.issuperset(turns)
+    @cached_property
+    def written(self) -> frozenset[int]:
+        """The turns whose contents stand in the rendering."""
+        return frozenset(piece.turn for piece in self.pieces if isinstance(piece, Content))
 
 
 def keeps_response(context: CompiledTemplate, whole: CompiledTemplate) -> bool:

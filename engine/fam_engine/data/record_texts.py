@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from fam_engine.data.records import Record
 from fam_engine.data.rendering import PROBE, Renderer
 from fam_engine.data.stand_ins import StandIns
-from fam_engine.data.tool_probes import find_dropped, find_dropped_turns, needs_probe, unseen_turns
+from fam_engine.data.tool_probes import TurnCheck, find_dropped, find_dropped_turns, needs_probe
 from fam_engine.data.turns import NOTHING, Message, Told
 from fam_engine.errors import RecordError
 
@@ -74,6 +74,7 @@ class TextMaker:
         self, renderer: Renderer | None, stand_ins: StandIns, *, parse_special: bool
     ) -> None:
         self._renderer = renderer
+        self._turn_check = TurnCheck(renderer) if renderer else None
         self._stand_ins = stand_ins
         self._parse_special = parse_special
 
@@ -149,31 +150,38 @@ class TextMaker:
     def _checked(self, texts: Sequence[Texts]) -> list[Texts | RecordError]:
         """Put those aside of which the template leaves out a turn, or what is said with tools."""
         assert self._renderer is not None
+        assert self._turn_check is not None
         checked: list[Texts | RecordError] = list(texts)
-        unseen = {
+        doubtful = {
             index: places
             for index, text in enumerate(texts)
-            if (places := unseen_turns(text.turns, text.context))
+            if (places := self._turn_check.doubtful(text.turns, text.told, text.context))
         }
         left_out = find_dropped_turns(
             self._renderer,
-            [(texts[i].turns, texts[i].told, places) for i, places in unseen.items()],
+            [(texts[i].turns, texts[i].told, places) for i, places in doubtful.items()],
         )
         unsure = [
             index
             for index, text in enumerate(texts)
-            if needs_probe(text.turns, text.told.tools)
-            and not self._renderer.writes_tool_turns(text.turns, text.told)
+            if needs_probe(text.turns, text.told.tools) and not self._writes_results(text)
         ]
         dropped = find_dropped(
             self._renderer,
             [(texts[i].turns, texts[i].told) for i in unsure],
             add_generation_prompt=True,
         )
-        errors = [*zip(unseen, left_out, strict=True), *zip(unsure, dropped, strict=True)]
+        errors = [*zip(doubtful, left_out, strict=True), *zip(unsure, dropped, strict=True)]
         for index, error in errors:
             checked[index] = error or checked[index]
         return checked
+
+    def _writes_results(self, text: Texts) -> bool:
+        """Whether the results of tools are known to stand in the context."""
+        assert self._renderer is not None
+        written = self._renderer.written_turns(text.turns, text.told)
+        results = [place for place, turn in enumerate(text.turns) if turn.role == "tool"]
+        return written is not None and written.issuperset(results)
 
     def _compared(self, texts: Sequence[Texts]) -> list[Texts | RecordError]:
         """Flag those whose response the template does not keep verbatim after the context."""

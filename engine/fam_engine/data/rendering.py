@@ -178,15 +178,15 @@ class Renderer:
         """Whether a conversation is rendered by the template that is for tools."""
         return told.tools is not None and self._template.for_tools is not None
 
-    def writes_tool_turns(self, messages: Conversation, told: Told) -> bool:
-        """Whether the results of tools are known to stand in what these turns are rendered to.
+    def written_turns(self, messages: Conversation, told: Told) -> frozenset[int] | None:
+        """Give the places of the turns whose texts are known to stand in what these turns are rendered to.
 
-        False is no answer: then only rendering tells. It is so for all turns that call, and where more is told.
+        None is no answer: then only rendering tells. It is so for all turns that call, and where more is told.
         """
         compiled = self._compiled(messages, True, told)
         if compiled is None or not compiled.fits([message.content for message in messages]):
-            return False
-        return compiled.writes([i for i, turn in enumerate(messages) if turn.role == "tool"])
+            return None
+        return compiled.written
 
     def compile(self, shape: Shape) -> CompiledTemplate | None:
         """Compile the template for a shape; None if only running it tells what it renders."""

@@ -10,7 +10,8 @@ reasoning of earlier turns, which most templates leave out on purpose; that of t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -20,6 +21,8 @@ from fam_engine.errors import RecordError
 
 # Letters and a number, so that no JSON, quoting or trimming changes it; the end keeps 1 out of 10.
 _MARKER: Final = "famengineprobe{}end"
+# Kinds of conversations kept; in a data set of more every turn of the others is looked for.
+_MAX_KINDS: Final = 1024
 
 
 def needs_probe(turns: Sequence[Message], tools: Tools | None) -> bool:
@@ -27,13 +30,40 @@ def needs_probe(turns: Sequence[Message], tools: Tools | None) -> bool:
     return bool(tools) or any([turn.role == "tool" or turn.tool_calls for turn in turns])
 
 
-def unseen_turns(turns: Sequence[Message], context: str) -> list[int]:
-    """Give the places of turns whose text is not in a rendering as it is; what tools return is probed anyway."""
-    return [
-        index
-        for index, turn in enumerate(turns)
-        if turn.role != "tool" and turn.content.strip() not in context
-    ]
+class TurnCheck:
+    """Which turns of conversations a template may leave out; what tools return is probed anyway.
+
+    That a turn's text stands in a rendering is no proof that the template writes the turn: a short one stands there by
+    chance. It is looked for only where the template is known to write every turn of conversations of this kind, whose
+    first one is rendered with markers.
+
+    Args:
+        renderer: Of the template.
+    """
+
+    def __init__(self, renderer: Renderer) -> None:
+        self._renderer = renderer
+        self._writes_all: dict[Hashable, bool] = {}
+
+    def doubtful(self, turns: Sequence[Message], told: Told, context: str) -> list[int]:
+        """Give the places of the turns that are to be looked for with markers; `context`: as the turns are rendered."""
+        said = [i for i, turn in enumerate(turns) if turn.role != "tool" and turn.content.strip()]
+        written = self._renderer.written_turns(turns, told)
+        if written is not None:
+            return [place for place in said if place not in written]
+        if not self._knows(turns, told, said):
+            return said
+        return [place for place in said if turns[place].content.strip() not in context]
+
+    def _knows(self, turns: Sequence[Message], told: Told, said: Sequence[int]) -> bool:
+        """Whether the template writes every turn of such conversations, so far as is known."""
+        roles = tuple([(turn.role, bool(turn.tool_calls)) for turn in turns])
+        kwargs = json.dumps(told.kwargs, sort_keys=True) if told.kwargs else ""
+        kind = (roles, tuple(said), told.tools is not None, kwargs)
+        if kind not in self._writes_all and len(self._writes_all) < _MAX_KINDS:
+            (dropped,) = find_dropped_turns(self._renderer, [(turns, told, said)])
+            self._writes_all[kind] = dropped is None
+        return self._writes_all.get(kind, False)
 
 
 def find_dropped_turns(
