@@ -43,7 +43,7 @@ def _message(error: Any) -> str:  # noqa: ANN401
     """Give what was found, and the option spelt most like it, which comes first, in words of ours."""
     alike = getattr(error, "possibilities", None)
     if alike:
-        return f"{error.message}; did you mean {alike[0]}?"
+        return f"{error.message.removesuffix('.')}; did you mean {alike[0]}?"
     return str(error.format_message())
 
 

@@ -24,7 +24,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "lowest": (
         *("torch==2.11.*", "triton==3.6.*", "transformers==5.0.*", "safetensors==0.5.*"),
         *("bitsandbytes==0.50.*", "numpy==1.26.*", "packaging==23.0", "pyarrow==18.*"),
-        *("typer==0.16.0", "rich==14.2.*", "pydantic==2.8.*", "PyYAML==6.0.*", "jinja2==3.1.*"),
+        *("typer==0.18.0", "rich==14.2.*", "pydantic==2.8.*", "PyYAML==6.0.*", "jinja2==3.1.*"),
     ),
     "middle": ("torch==2.13.*", "transformers==5.12.*"),
     "newest": (),
