@@ -23,6 +23,7 @@ itself is not imported, for a reward is any callable.
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from pathlib import Path
@@ -192,7 +193,7 @@ def _code(error: str) -> str:
 def _is_of_no_policy(error: str) -> bool:
     """Whether an error is the template's or a form's. Which turn comes last is the policy's own."""
     code = _code(error)
-    return code.startswith(("E_TEMPLATE", "E_RECORD")) and code != "E_RECORD_ROLE"
+    return re.match("E_(TEMPLATE|RECORD)", code) is not None and code != "E_RECORD_ROLE"
 
 
 def _schemas(tools: Iterable[Any] | None) -> list[Any] | None:

@@ -99,13 +99,11 @@ def _question(record: Record, places: Sequence[int]) -> str:
 
 
 def find_examples(journal: Journal, spool: Spool) -> Examples:
-    """Give the entries of a spool that have something to learn."""
+    """Give the entries of a spool, all of which have something to learn: pass 1 puts aside what has not."""
     rows = journal.db.execute("SELECT entry, grp FROM records ORDER BY entry").fetchall()
     folder = spool_folder(journal)
-    whole = measured(folder, spool, np.array([row[0] for row in rows], np.int64), ())
-    useful = [(entry, group) for entry, group in rows if whole.target_len[entry]]
-    entries = np.array([entry for entry, _ in useful], np.int64)
-    return replace(whole, entries=entries, groups=tuple(group for _, group in useful))
+    entries = np.array([entry for entry, _ in rows], np.int64)
+    return measured(folder, spool, entries, tuple(group for _, group in rows))
 
 
 def measured(folder: Path, spool: Spool, entries: Entries, groups: tuple[str, ...]) -> Examples:
@@ -166,19 +164,15 @@ def is_far_off(num_aside: int, wanted: float) -> bool:
 
 
 def check_examples(examples: Examples, where: Sequence[str]) -> None:
-    """Refuse examples that would train nothing, or train wrongly.
+    """Refuse examples that would train wrongly.
 
     Args:
         examples: Those to be trained on.
         where: Names of the data files.
 
     Raises:
-        InputError: No token is supervised, or no end of turn is.
+        InputError: No end of turn is supervised.
     """
-    if len(examples.entries) == 0:
-        raise InputError(
-            "no record has a token to learn", code="E_NO_TARGETS", where=", ".join(where)
-        )
     if not examples.spool.index()["num_eot"][examples.entries].any():
         raise InputError(
             "no record ends its turn, so the model would never learn to stop",
