@@ -191,7 +191,7 @@ def _questions(count: int) -> list[dict[str, Any]]:
 def _sums(count: int) -> list[dict[str, Any]]:
     return [
         {
-            "question": f"What is {n} + {n + 1}?",
+            "prompt": f"What is {n} + {n + 1}?",
             "response": f"{n} + {n + 1} = {2 * n + 1}\n#### {2 * n + 1}",
             "answer": str(2 * n + 1),
         }
