@@ -152,10 +152,11 @@ class TextMaker:
         assert self._renderer is not None
         assert self._turn_check is not None
         checked: list[Texts | RecordError] = list(texts)
+        written = [self._renderer.written_turns(text.turns, text.told) for text in texts]
         doubtful = {
             index: places
-            for index, text in enumerate(texts)
-            if (places := self._turn_check.doubtful(text.turns, text.told, text.context))
+            for index, (text, known) in enumerate(zip(texts, written, strict=True))
+            if (places := self._turn_check.doubtful(text.turns, text.told, text.context, known))
         }
         left_out = find_dropped_turns(
             self._renderer,
@@ -164,7 +165,7 @@ class TextMaker:
         unsure = [
             index
             for index, text in enumerate(texts)
-            if needs_probe(text.turns, text.told.tools) and not self._writes_results(text)
+            if needs_probe(text.turns, text.told.tools) and not _has_results(text, written[index])
         ]
         dropped = find_dropped(
             self._renderer,
@@ -175,13 +176,6 @@ class TextMaker:
         for index, error in errors:
             checked[index] = error or checked[index]
         return checked
-
-    def _writes_results(self, text: Texts) -> bool:
-        """Whether the results of tools are known to stand in the context."""
-        assert self._renderer is not None
-        written = self._renderer.written_turns(text.turns, text.told)
-        results = [place for place, turn in enumerate(text.turns) if turn.role == "tool"]
-        return written is not None and written.issuperset(results)
 
     def _compared(self, texts: Sequence[Texts]) -> list[Texts | RecordError]:
         """Flag those whose response the template does not keep verbatim after the context."""
@@ -300,6 +294,12 @@ def for_good(
     """Apply a function to what is no error, all at once, and leave the errors in their places."""
     results = iter(function([item for item in items if not isinstance(item, RecordError)]))
     return [item if isinstance(item, RecordError) else next(results) for item in items]
+
+
+def _has_results(text: Texts, written: frozenset[int] | None) -> bool:
+    """Whether the results of tools are known to stand in the context; `written`: see `Renderer.written_turns`."""
+    results = [place for place, turn in enumerate(text.turns) if turn.role == "tool"]
+    return written is not None and written.issuperset(results)
 
 
 def _flag_altered(

@@ -11,7 +11,7 @@ reasoning of earlier turns, which most templates leave out on purpose; that of t
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any, Final
 
@@ -45,10 +45,18 @@ class TurnCheck:
         self._renderer = renderer
         self._writes_all: dict[Hashable, bool] = {}
 
-    def doubtful(self, turns: Sequence[Message], told: Told, context: str) -> list[int]:
-        """Give the places of the turns that are to be looked for with markers; `context`: as the turns are rendered."""
+    def doubtful(
+        self, turns: Sequence[Message], told: Told, context: str, written: Set[int] | None
+    ) -> list[int]:
+        """Give the places of the turns that are to be looked for with markers.
+
+        Args:
+            turns: The turns.
+            told: What else the template is told.
+            context: As they are rendered.
+            written: See `Renderer.written_turns`.
+        """
         said = [i for i, turn in enumerate(turns) if turn.role != "tool" and turn.content.strip()]
-        written = self._renderer.written_turns(turns, told)
         if written is not None:
             return [place for place in said if place not in written]
         if not self._knows(turns, told, said):
